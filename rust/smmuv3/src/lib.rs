@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The Non-secure programming interface of an Arm `SMMUv3`, without any I/O.
+//!
+//! The crate holds what the architecture specification (Arm IHI 0070) says and
+//! nothing else: the register file, the Command queue, the decoding of
+//! commands and of the tables in memory, and the rules by which invalidations
+//! are handed to a host SMMU in batches. Memory, host and interrupts are
+//! reached through narrow traits ([`GuestMemory`], [`Host`], [`Signals`]), so
+//! that the same code runs in an emulator, in a test and in a fuzzer.
+//!
+//! Section numbers in the documentation are those of IHI 0070.
+//!
+//! Nothing that a guest, a host or a saved state can put into these functions
+//! makes them panic or loop without bound.
+
+#![forbid(unsafe_code)]
+
+pub mod bits;
+pub mod cd;
+pub mod cmdq;
+pub mod command;
+pub mod event;
+pub mod features;
+pub mod gerror;
+pub mod invalidation;
+pub mod queue;
+pub mod registers;
+pub mod ste;
+pub mod stream_table;
+
+pub use cd::Cd;
+pub use cmdq::{BusAbort, Cmdq, GuestMemory, Host, Progress, Signals};
+pub use command::{Command, Illegal};
+pub use event::Event;
+pub use features::Features;
+pub use gerror::CommandError;
+pub use invalidation::{EioReport, FlushPolicy, HostError};
+pub use queue::QueueRegisters;
+pub use registers::{Effects, InvalidState, Registers};
+pub use ste::{BadSte, Ste, StreamConfig};
+pub use stream_table::SteFault;
+
+/// A `StreamID` (3.2): which device a transaction or a command is about.
+pub type StreamId = u32;

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Queues in memory: their registers and index arithmetic (3.5.1).
+
+use crate::bits::mask64;
+
+/// `PROD.WR` and `CONS.RD` with their wrap flag: at most 20 bits (6.3.27).
+pub const POINTER_MASK: u32 = 0x000f_ffff;
+
+/// `ADDR` of a queue base register, bits [55:5] (6.3.26).
+const BASE_ADDR_MASK: u64 = mask64(5, 51);
+
+/// `LOG2SIZE` of a queue base register (6.3.26).
+const BASE_LOG2SIZE_MASK: u64 = mask64(0, 5);
+
+/// The registers of one queue, as they read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueRegisters {
+    /// `*_BASE`: allocation hint [62], `ADDR` [55:5], `LOG2SIZE` [4:0].
+    pub base: u64,
+    /// `*_PROD`: where the producer writes next.
+    pub prod: u32,
+    /// `*_CONS`: what the consumer reads next.
+    pub cons: u32,
+}
+
+impl QueueRegisters {
+    /// The ring that the base register describes.
+    ///
+    /// `max_log2size` is what the identification registers allow,
+    /// `oas_bits` the output address size and `log2_entry` the log2 of the
+    /// size of an entry in bytes.
+    #[inline]
+    pub const fn ring(&self, max_log2size: u32, oas_bits: u32, log2_entry: u32) -> Ring {
+        let written = (self.base & BASE_LOG2SIZE_MASK) as u32;
+        let log2size = if written < max_log2size {
+            written
+        } else {
+            max_log2size
+        };
+        // A queue is aligned to its size but never to less than 32 bytes: the
+        // bits below are ignored, not faulted (6.3.26). An address too large
+        // for the SMMU is truncated (3.4.3).
+        let alignment = if log2size + log2_entry > 5 {
+            log2size + log2_entry
+        } else {
+            5
+        };
+        let address = self.base & BASE_ADDR_MASK & mask64(0, oas_bits) & !mask64(0, alignment);
+        Ring {
+            address,
+            log2size,
+            log2_entry,
+        }
+    }
+}
+
+/// Geometry of a queue of `2^log2size` entries, `log2size` at most 19.
+///
+/// Pointers carry the index in the low `log2size` bits and the wrap flag in
+/// the bit above; what is higher is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    address: u64,
+    log2size: u32,
+    log2_entry: u32,
+}
+
+impl Ring {
+    /// log2 of the number of entries.
+    #[inline]
+    pub const fn log2size(&self) -> u32 {
+        self.log2size
+    }
+
+    /// Number of entries.
+    #[inline]
+    pub const fn entries(&self) -> u32 {
+        1 << self.log2size
+    }
+
+    /// The bits of a pointer that mean something: index and wrap flag.
+    #[inline]
+    pub const fn pointer_mask(&self) -> u32 {
+        (self.entries() << 1) - 1
+    }
+
+    /// Index of the entry that `pointer` names.
+    #[inline]
+    pub const fn index(&self, pointer: u32) -> u32 {
+        pointer & (self.entries() - 1)
+    }
+
+    /// `pointer` moved on by `count` entries, wrapping as the hardware does.
+    #[inline]
+    pub const fn advance(&self, pointer: u32, count: u32) -> u32 {
+        pointer.wrapping_add(count) & self.pointer_mask()
+    }
+
+    /// Entries between consumer and producer, or `None` if the two can not
+    /// belong to one queue: more entries than there are (3.5.1).
+    #[inline]
+    pub const fn used(&self, prod: u32, cons: u32) -> Option<u32> {
+        let used = prod.wrapping_sub(cons) & self.pointer_mask();
+        if used <= self.entries() {
+            Some(used)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the queue is empty.
+    #[inline]
+    pub const fn is_empty(&self, prod: u32, cons: u32) -> bool {
+        (prod ^ cons) & self.pointer_mask() == 0
+    }
+
+    /// Whether the queue is full: same index, other wrap flag.
+    #[inline]
+    pub const fn is_full(&self, prod: u32, cons: u32) -> bool {
+        (prod ^ cons) & self.pointer_mask() == self.entries()
+    }
+
+    /// Address in memory of the entry that `pointer` names.
+    #[inline]
+    pub const fn entry_address(&self, pointer: u32) -> u64 {
+        self.address
+            .wrapping_add((self.index(pointer) as u64) << self.log2_entry)
+    }
+
+    /// How many entries from `pointer` on lie behind one another in memory.
+    #[inline]
+    pub const fn until_wrap(&self, pointer: u32) -> u32 {
+        self.entries() - self.index(pointer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(base: u64) -> Ring {
+        let queue = QueueRegisters {
+            base,
+            ..QueueRegisters::default()
+        };
+        queue.ring(19, 44, 4)
+    }
+
+    #[test]
+    fn pointers_wrap_for_every_size() {
+        for log2size in 0..=19_u32 {
+            let ring = ring(0x4000_0000 | u64::from(log2size));
+            let entries = ring.entries();
+            assert_eq!(entries, 1 << log2size);
+            let last = ring.pointer_mask();
+            assert_eq!(ring.advance(last, 1), 0);
+            assert_eq!(ring.advance(entries - 1, 1), entries);
+            assert_eq!(ring.index(last), entries - 1);
+            assert_eq!(ring.until_wrap(last), 1);
+            assert!(ring.is_empty(last, last));
+            assert!(ring.is_full(last, ring.advance(last, entries)));
+            assert_eq!(ring.used(last, last), Some(0));
+            assert_eq!(ring.used(ring.advance(last, entries), last), Some(entries));
+            if log2size > 0 {
+                assert_eq!(ring.used(ring.advance(last, entries + 1), last), None);
+            }
+        }
+    }
+
+    #[test]
+    fn bits_above_the_wrap_flag_mean_nothing() {
+        let ring = ring(4);
+        assert!(ring.is_empty(0xfff0_0003, 0x0000_0003));
+        assert_eq!(ring.used(0xffff_ffe5, 0x0000_0003), Some(2));
+    }
+
+    #[test]
+    fn the_base_is_aligned_down_and_truncated() {
+        assert_eq!(ring(0x4000_1228).entry_address(0), 0x4000_1000);
+        assert_eq!(ring(0x4000_0020).entry_address(0), 0x4000_0020);
+        assert_eq!(ring(0x4000_0021).entry_address(1), 0x4000_0030);
+        assert_eq!(ring(0x4000_0022).entry_address(0), 0x4000_0000);
+        assert_eq!(ring(0x0010_0000_4000_0004).entry_address(3), 0x4000_0030);
+    }
+
+    #[test]
+    fn the_size_is_capped() {
+        let queue = QueueRegisters {
+            base: 0x4000_001f,
+            ..QueueRegisters::default()
+        };
+        assert_eq!(queue.ring(8, 44, 4).log2size(), 8);
+        assert_eq!(queue.ring(19, 44, 4).pointer_mask(), POINTER_MASK);
+    }
+}
