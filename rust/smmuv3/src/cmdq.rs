@@ -2,15 +2,26 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! The Command queue's consumer (3.5, 4.1, 7.1).
+//!
+//! Commands are fetched, copied, decoded and executed in order. Invalidations
+//! for the host wait in a [`Batch`] until something demands that they are
+//! complete: a `CMD_SYNC`, a command with another effect, an error, or the end
+//! of the queue.
 
+mod consumer;
+
+use self::consumer::Consumer;
 use crate::{
     command::Command,
     features::Features,
     gerror::CommandError,
-    invalidation::{FlushPolicy, HostError},
-    registers::Registers,
+    invalidation::{Batch, FlushPolicy, HostError},
+    registers::{Registers, COMMAND_LOG2_BYTES},
     StreamId,
 };
+
+/// Size of a command in bytes (4.1.1).
+const COMMAND_BYTES: usize = 1 << COMMAND_LOG2_BYTES;
 
 /// An access to guest memory was answered with an abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +123,9 @@ pub struct Cmdq {
     /// A `CMD_ATC_INV` failed and no `CMD_SYNC` has told yet.
     atc_failed: bool,
     /// Fetched commands; kept for its allocation only.
-    buffer: Vec<u8>,
+    buffer: Vec<[u8; COMMAND_BYTES]>,
+    /// Empty between calls.
+    batch: Batch,
 }
 
 impl Cmdq {
@@ -122,6 +135,7 @@ impl Cmdq {
             policy,
             atc_failed: false,
             buffer: Vec::new(),
+            batch: Batch::new(),
         }
     }
 
@@ -142,6 +156,11 @@ impl Cmdq {
 
     /// Consumes commands until the queue is empty, an error stops it, or
     /// `budget` commands were consumed.
+    ///
+    /// `CMDQ_CONS.RD` moves on only over commands that are complete, and all
+    /// that were consumed are complete when this returns: nothing fetched
+    /// outlives the call. Nothing happens while the queue is disabled, an
+    /// error is active, or its indexes contradict each other.
     pub fn consume<M: GuestMemory, H: Host, S: Signals>(
         &mut self,
         registers: &mut Registers,
@@ -151,15 +170,25 @@ impl Cmdq {
         signals: &mut S,
         budget: u32,
     ) -> Progress {
-        let _ = (
-            &mut self.buffer,
-            registers,
+        if !registers.cmdq_ready(features) {
+            return Progress::Idle;
+        }
+        signals.consume_begin(registers);
+        let ring = registers.cmdq_ring(features);
+        let mut consumer = Consumer {
+            ring,
+            cursor: registers.cmdq.cons & ring.pointer_mask(),
             features,
             memory,
             host,
             signals,
-            budget,
-        );
-        Progress::Idle
+            policy: &self.policy,
+            atc_failed: &mut self.atc_failed,
+            batch: &mut self.batch,
+            registers,
+        };
+        let progress = consumer.run(&mut self.buffer, budget);
+        signals.consume_end(registers);
+        progress
     }
 }

@@ -2,13 +2,29 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! Invalidations on their way to the host, in batches.
+//!
+//! One batch is one call of the host and holds no more commands than the host
+//! driver puts before one `CMD_SYNC` of its own. So an accepted batch is
+//! complete, and a batch with an illegal command was not begun. Nothing else
+//! is assumed of the host: whatever is in doubt is submitted again, which is
+//! harmless because invalidating twice is (4.4).
 
-/// What the host answered to a batch it did not accept.
+mod batch;
+mod errno;
+mod flush;
+mod set;
+
+pub use batch::{Batch, Failure};
+
+/// Most commands in one call of the host.
+pub const MAX_BATCH: usize = 63;
+
+/// What the host answered to a batch that it did not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError {
     /// Positive error number, as Linux counts them.
     pub errno: i32,
-    /// How many entries the host says it handled.
+    /// How many entries the host says it handled. Believed for `EIO` only.
     pub entry_num: u32,
 }
 
@@ -23,15 +39,17 @@ pub enum EioReport {
     BlockStart,
 }
 
-/// What is done when the host does not accept a batch.
+/// What is done when the host does not complete a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlushPolicy {
-    /// How often a batch that timed out is submitted again.
+    /// How often a batch that timed out is submitted again. Each attempt can
+    /// keep the host busy for a second.
     pub timeout_retries: u32,
-    /// How often a command is submitted again that the host has no memory for.
-    /// Waiting in between is the host's affair.
+    /// How often a single command is submitted again that the host has no
+    /// memory for. Waiting in between is the [`Host`](crate::Host)'s affair.
     pub memory_retries: u32,
-    /// Submit TLBI and CFGI twice (erratum T264-SMMU-3).
+    /// Submit TLBI and CFGI twice and apart from `CMD_ATC_INV` (erratum
+    /// T264-SMMU-3).
     pub repeat_tlbi_cfgi: bool,
     /// What `entry_num` means when a command is illegal.
     pub eio: EioReport,

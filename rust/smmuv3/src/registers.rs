@@ -40,6 +40,9 @@ pub const IRQ_CTRL_GERROR: u32 = 1 << 0;
 /// `IRQ_CTRL.EVENTQ_IRQEN`.
 pub const IRQ_CTRL_EVENTQ: u32 = 1 << 2;
 
+/// Lowest bit of `CMDQ_CONS.ERR` (6.3.28).
+pub const CMDQ_CONS_ERR_SHIFT: u32 = 24;
+
 /// log2 of the size of a command in bytes (4.1.1).
 pub const COMMAND_LOG2_BYTES: u32 = 4;
 /// log2 of the size of an event record in bytes (7.2).

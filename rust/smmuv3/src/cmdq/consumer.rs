@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! One visit to the Command queue.
+
+use super::{GuestMemory, Host, Progress, Signals, COMMAND_BYTES};
+use crate::{
+    command::{decode, opcode, Command, CompletionSignal, Kind},
+    features::Features,
+    gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
+    invalidation::{Batch, Failure, FlushPolicy},
+    queue::Ring,
+    registers::{Registers, CMDQ_CONS_ERR_SHIFT},
+    StreamId,
+};
+
+/// Most commands in one read of guest memory: 64KB stay in a near cache.
+const MAX_FETCH: u32 = 4096;
+
+/// What was fetched of a contiguous run.
+struct Fetched {
+    count: u32,
+    /// The command behind those could not be read.
+    aborted: bool,
+}
+
+pub(super) struct Consumer<'a, M, H, S> {
+    pub(super) registers: &'a mut Registers,
+    pub(super) features: &'a Features,
+    pub(super) memory: &'a mut M,
+    pub(super) host: &'a mut H,
+    pub(super) signals: &'a mut S,
+    pub(super) policy: &'a FlushPolicy,
+    pub(super) atc_failed: &'a mut bool,
+    pub(super) batch: &'a mut Batch,
+    pub(super) ring: Ring,
+    /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
+    /// are complete.
+    pub(super) cursor: u32,
+}
+
+impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
+    pub(super) fn run(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
+        let was_full = self
+            .ring
+            .is_full(self.registers.cmdq.prod, self.registers.cmdq.cons);
+        let result = self.consume(buffer, budget).and_then(|progress| {
+            self.flush()?;
+            Ok(progress)
+        });
+        self.tell_non_full(was_full);
+        match result {
+            Ok(progress) => progress,
+            Err(failure) => {
+                self.raise(failure);
+                Progress::Idle
+            }
+        }
+    }
+
+    /// On success the last commands may still wait in the batch; on failure
+    /// none does.
+    fn consume(
+        &mut self,
+        buffer: &mut Vec<[u8; COMMAND_BYTES]>,
+        budget: u32,
+    ) -> Result<Progress, Failure> {
+        let mut left = budget;
+        loop {
+            let used = self
+                .ring
+                .used(self.registers.cmdq.prod, self.cursor)
+                .unwrap_or(0);
+            if used == 0 {
+                return Ok(Progress::Idle);
+            }
+            if left == 0 {
+                return Ok(Progress::More);
+            }
+            let run = used
+                .min(left)
+                .min(self.ring.until_wrap(self.cursor))
+                .min(MAX_FETCH);
+            let fetched = self.fetch(buffer, run);
+            for entry in buffer.iter().take(fetched.count as usize) {
+                let both = u128::from_le_bytes(*entry);
+                self.step([both as u64, (both >> 64) as u64])?;
+            }
+            if fetched.aborted {
+                self.flush()?;
+                return Err(self.failure(0, CommandError::Abort));
+            }
+            left -= run;
+        }
+    }
+
+    /// Copies `run` commands from the cursor on, or those before the first
+    /// that cannot be read: consumption has to stop at exactly that one (7.1).
+    fn fetch(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, run: u32) -> Fetched {
+        let wanted = run as usize;
+        if buffer.len() < wanted {
+            buffer.resize(wanted, [0; COMMAND_BYTES]);
+        }
+        let entries = &mut buffer[..wanted];
+        let address = self.ring.entry_address(self.cursor);
+        if self
+            .memory
+            .read(address, entries.as_flattened_mut())
+            .is_ok()
+        {
+            return Fetched {
+                count: run,
+                aborted: false,
+            };
+        }
+        let mut count = 0;
+        for entry in entries {
+            let pointer = self.ring.advance(self.cursor, count);
+            let address = self.ring.entry_address(pointer);
+            if self.memory.read(address, entry).is_err() {
+                break;
+            }
+            count += 1;
+        }
+        Fetched {
+            count,
+            aborted: count < run,
+        }
+    }
+
+    /// Decodes the command at the cursor and sees to it.
+    #[inline]
+    fn step(&mut self, words: [u64; 2]) -> Result<(), Failure> {
+        let decoded = decode(words, self.features);
+        self.signals.opcode(words, decoded.as_ref().ok());
+        match decoded {
+            Ok(Command::Forward {
+                words,
+                target,
+                kind,
+            }) => self.forward(words, target, kind),
+            Ok(Command::Sync { signal }) => self.sync(words, signal),
+            Ok(Command::CfgiSte { sid, leaf: _ }) => self.install(words, sid, sid),
+            Ok(Command::CfgiSteRange { first, last }) => self.install(words, first, last),
+            Ok(Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect) => {
+                self.advance();
+                Ok(())
+            }
+            Err(_) => {
+                // What waits is older and still has to be done.
+                self.flush()?;
+                Err(self.failure(words[0] as u8, CommandError::Illegal))
+            }
+        }
+    }
+
+    #[inline]
+    fn forward(
+        &mut self,
+        words: [u64; 2],
+        target: Option<StreamId>,
+        kind: Kind,
+    ) -> Result<(), Failure> {
+        if self.has_effect(target, kind) {
+            self.batch.push(self.cursor, words, kind);
+        }
+        self.advance();
+        if self.batch.is_full() {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (6.3.9.6); a stream without
+    /// a device holds nothing.
+    #[inline]
+    fn has_effect(&mut self, target: Option<StreamId>, kind: Kind) -> bool {
+        if kind == Kind::Atc && !self.registers.smmu_enabled() {
+            return false;
+        }
+        target.is_none_or(|sid| self.host.next_stream(sid, sid) == Some(sid))
+    }
+
+    /// `CMD_SYNC` (4.7.3): its effects are seen before `CMDQ_CONS` passes it,
+    /// and that before its signal (3.18).
+    fn sync(&mut self, words: [u64; 2], signal: CompletionSignal) -> Result<(), Failure> {
+        self.flush()?;
+        if core::mem::take(self.atc_failed) {
+            return Err(self.failure(words[0] as u8, CommandError::AtcInvSync));
+        }
+        self.advance();
+        self.publish();
+        match signal {
+            CompletionSignal::None => {}
+            CompletionSignal::Irq => self.signals.cmd_sync(),
+            CompletionSignal::Sev => self.signals.sev(),
+            CompletionSignal::Msi { address, data } => {
+                if self.memory.write_u32(address, data).is_err() {
+                    self.activate(MSI_CMDQ_ABT_ERR);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `CMD_CFGI_STE` and its kin (4.3.1, 4.3.2, 4.3.6) for the streams in
+    /// `first..=last` that have a device.
+    fn install(&mut self, words: [u64; 2], first: StreamId, last: StreamId) -> Result<(), Failure> {
+        let mut next = Some(first);
+        while let Some(sid) = next.and_then(|from| self.host.next_stream(from, last)) {
+            // A host that goes backwards must not keep us here.
+            if sid > last || next > Some(sid) {
+                break;
+            }
+            self.flush()?;
+            if self.host.install_ste(sid) {
+                self.invalidate_cds(words, sid)?;
+            }
+            next = sid.checked_add(1).filter(|from| *from <= last);
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// Attaching what is attached already reaches no cache, but the guest asked
+    /// for the Context descriptors of this stream to be dropped too (4.3.1).
+    fn invalidate_cds(&mut self, words: [u64; 2], sid: StreamId) -> Result<(), Failure> {
+        let command = [u64::from(opcode::CFGI_CD_ALL) | (u64::from(sid) << 32), 0];
+        self.batch.push(self.cursor, command, Kind::Cfgi);
+        let flushed = self.batch.flush(self.policy, self.host, self.atc_failed);
+        match flushed {
+            Ok(()) => Ok(()),
+            // The guest's command was not illegal. Without the invalidation
+            // the stream may use stale descriptors: it uses none.
+            Err(failure) if failure.error == CommandError::Illegal => {
+                self.host.quarantine(sid);
+                Ok(())
+            }
+            Err(failure) => Err(Failure {
+                opcode: words[0] as u8,
+                ..failure
+            }),
+        }
+    }
+
+    /// Completes what waits, so that `CMDQ_CONS` may show it as consumed.
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.batch.flush(self.policy, self.host, self.atc_failed)?;
+        self.publish();
+        Ok(())
+    }
+
+    #[inline]
+    fn advance(&mut self) {
+        self.cursor = self.ring.advance(self.cursor, 1);
+    }
+
+    /// Shows everything before the cursor as consumed.
+    fn publish(&mut self) {
+        let cons = &mut self.registers.cmdq.cons;
+        let err = *cons >> CMDQ_CONS_ERR_SHIFT << CMDQ_CONS_ERR_SHIFT;
+        *cons = err | (self.cursor & self.ring.pointer_mask());
+    }
+
+    const fn failure(&self, opcode: u8, error: CommandError) -> Failure {
+        Failure {
+            position: self.cursor,
+            opcode,
+            error,
+        }
+    }
+
+    /// Stops the queue at a command (7.1): first the reason and the command in
+    /// one store, then the error, then the interrupt.
+    fn raise(&mut self, failure: Failure) {
+        let position = failure.position & self.ring.pointer_mask();
+        self.registers.cmdq.cons = (failure.error.code() << CMDQ_CONS_ERR_SHIFT) | position;
+        self.signals.error(failure.opcode, failure.error);
+        self.activate(CMDQ_ERR);
+    }
+
+    /// Activates a global error, and its interrupt if that is new (7.5.1).
+    fn activate(&mut self, error: u32) {
+        let new = self.registers.activate_errors(error);
+        if new != 0 && self.registers.gerror_irq_enabled() {
+            self.signals.gerror();
+        }
+    }
+
+    /// With `IDR0.SEV`, a producer that waits for space is woken (4.1.2).
+    fn tell_non_full(&mut self, was_full: bool) {
+        let (prod, cons) = (self.registers.cmdq.prod, self.registers.cmdq.cons);
+        if self.features.sev() && was_full && !self.ring.is_full(prod, cons) {
+            self.signals.sev();
+        }
+    }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Getting a batch executed by a host that may fail.
+//!
+//! What a guest is told follows from what it does about it. After `CERROR_ILL`
+//! it gives the command up, so that is for a command that really is illegal.
+//! After `CERROR_ABT` it submits the same command again, so that is for a host
+//! that could not do it now. `CERROR_ATC_INV_SYNC` belongs to the `CMD_SYNC`.
+
+use super::{batch::Batch, errno::*, set::Set, EioReport, FlushPolicy, HostError};
+use crate::{gerror::CommandError, Host};
+
+/// How often an interrupted call is repeated before the host is given up on:
+/// the consumer must not loop without bound.
+const INTERRUPT_RETRIES: u32 = 16;
+
+/// How often a call is repeated after an error that no working host reports.
+const DEFECT_RETRIES: u32 = 1;
+
+/// The command at which a flush ends, by its index in the batch.
+pub(super) struct Stop {
+    pub(super) index: u32,
+    pub(super) error: CommandError,
+}
+
+/// What became of the commands of one call.
+enum Outcome {
+    /// All are complete.
+    Done,
+    /// There is nothing left that they could invalidate.
+    Gone,
+    /// None was executed, because one of them is illegal.
+    Illegal { entry_num: u32 },
+    /// None was executed.
+    NoMemory,
+    /// Some may have been executed.
+    TimedOut,
+    /// Nothing is known.
+    Failed,
+}
+
+pub(super) struct Flush<'a, H> {
+    batch: &'a Batch,
+    policy: &'a FlushPolicy,
+    host: &'a mut H,
+    atc_failed: &'a mut bool,
+}
+
+impl<'a, H: Host> Flush<'a, H> {
+    pub(super) fn new(
+        batch: &'a Batch,
+        policy: &'a FlushPolicy,
+        host: &'a mut H,
+        atc_failed: &'a mut bool,
+    ) -> Self {
+        Self {
+            batch,
+            policy,
+            host,
+            atc_failed,
+        }
+    }
+
+    /// Completes the commands of `set`, or all that are older than the one
+    /// given back.
+    ///
+    /// Each call of the host either completes its commands or shrinks the sets
+    /// that are left, so there are at most a few per command.
+    pub(super) fn execute(&mut self, set: Set) -> Result<(), Stop> {
+        if !self.policy.repeat_tlbi_cfgi {
+            return self.complete(set, 1);
+        }
+        // T264-SMMU-3: an ATC could be filled again from the entry that only
+        // the second pass removes, so CMD_ATC_INV comes after it, and alone.
+        let mut rest = set;
+        while !rest.is_empty() {
+            let run = rest.leading_run(self.batch.atc());
+            let passes = if run.without(self.batch.atc()).is_empty() {
+                1
+            } else {
+                2
+            };
+            self.complete(run, passes)?;
+            rest = rest.without(run);
+        }
+        Ok(())
+    }
+
+    /// Has the whole of `set` executed `passes` times.
+    fn complete(&mut self, set: Set, passes: u32) -> Result<(), Stop> {
+        if set.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..passes {
+            match self.submit(set) {
+                Outcome::Done => {}
+                Outcome::Gone => return Ok(()),
+                Outcome::Illegal { entry_num } => return self.one_illegal(set, entry_num),
+                Outcome::NoMemory if set.len() > 1 => return self.by_halves(set),
+                Outcome::TimedOut => return self.timed_out(set),
+                Outcome::NoMemory | Outcome::Failed => return Err(abort(set)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls the host until it gives an answer that counts.
+    fn submit(&mut self, set: Set) -> Outcome {
+        let mut interrupts = INTERRUPT_RETRIES;
+        let mut timeouts = self.policy.timeout_retries;
+        let mut defects = DEFECT_RETRIES;
+        // Halves of a batch need less memory, so waiting is for single
+        // commands.
+        let mut shortages = if set.len() == 1 {
+            self.policy.memory_retries
+        } else {
+            0
+        };
+        loop {
+            let host = &mut *self.host;
+            let answer = self.batch.with(set, |commands| host.invalidate(commands));
+            let Err(HostError { errno, entry_num }) = answer else {
+                return Outcome::Done;
+            };
+            let (retries, outcome) = match errno {
+                EIO => return Outcome::Illegal { entry_num },
+                ENOENT if self.host.gone() => return Outcome::Gone,
+                EINTR | EAGAIN => (&mut interrupts, Outcome::Failed),
+                ENOMEM => (&mut shortages, Outcome::NoMemory),
+                ETIMEDOUT => (&mut timeouts, Outcome::TimedOut),
+                _ if defects == 0 => {
+                    self.host.fail_closed();
+                    return Outcome::Failed;
+                }
+                _ => (&mut defects, Outcome::Failed),
+            };
+            match retries.checked_sub(1) {
+                Some(left) => *retries = left,
+                None => return outcome,
+            }
+        }
+    }
+
+    /// A command is illegal to the host, and none of `set` was executed.
+    fn one_illegal(&mut self, set: Set, entry_num: u32) -> Result<(), Stop> {
+        let named = match self.policy.eio {
+            _ if set.len() == 1 => Some(set.first()),
+            EioReport::Offender => set.nth(entry_num),
+            EioReport::BlockStart => None,
+        };
+        let Some(index) = named else {
+            return self.by_halves(set);
+        };
+        self.execute(set.before(index))?;
+        if !self.has_vanished(index) {
+            return Err(Stop {
+                index,
+                error: CommandError::Illegal,
+            });
+        }
+        self.execute(set.after(index))
+    }
+
+    /// Whether a command names a stream whose device is no longer there: it
+    /// has no effect then (4.1.7).
+    fn has_vanished(&mut self, index: u32) -> bool {
+        self.batch
+            .target(index)
+            .is_some_and(|sid| self.host.next_stream(sid, sid) != Some(sid))
+    }
+
+    fn by_halves(&mut self, set: Set) -> Result<(), Stop> {
+        let (older, newer) = set.halves();
+        self.execute(older)?;
+        self.execute(newer)
+    }
+
+    /// The commands were submitted again and again and did not complete.
+    fn timed_out(&mut self, set: Set) -> Result<(), Stop> {
+        let atc = set.and(self.batch.atc());
+        let rest = set.without(atc);
+        if atc.is_empty() {
+            return Err(abort(set));
+        }
+        if rest.is_empty() {
+            self.give_up_atc(atc);
+            return Ok(());
+        }
+        // One device that does not answer keeps everything from completing:
+        // find out whether it is that.
+        match self.execute(rest) {
+            Ok(()) => self.execute(atc),
+            Err(stop) if stop.error == CommandError::Illegal => {
+                self.execute(atc.before(stop.index))?;
+                Err(stop)
+            }
+            // From the oldest of all: an older CMD_ATC_INV must not be lost.
+            Err(_) => Err(abort(set)),
+        }
+    }
+
+    /// These ATS invalidations will never complete (3.9.1.4).
+    fn give_up_atc(&mut self, atc: Set) {
+        *self.atc_failed = true;
+        for index in atc.iter() {
+            let target = self.batch.target(index);
+            let mut older = atc.before(index).iter();
+            if older.any(|other| self.batch.target(other) == target) {
+                continue;
+            }
+            if let Some(sid) = target {
+                self.host.quarantine(sid);
+            }
+        }
+    }
+}
+
+/// Consumption stops at the oldest of `set`, to be tried again from there.
+const fn abort(set: Set) -> Stop {
+    Stop {
+        index: set.first(),
+        error: CommandError::Abort,
+    }
+}

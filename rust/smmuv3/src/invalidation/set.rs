@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Which commands of a batch are meant.
+
+/// Commands of one batch, by index: bit n is command n.
+///
+/// Indexes are below 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Set(pub(super) u64);
+
+impl Set {
+    /// The first `count` commands.
+    pub(super) const fn first_n(count: usize) -> Self {
+        Self(crate::bits::mask64(0, count as u32))
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The oldest command; 64 if there is none.
+    pub(super) const fn first(self) -> u32 {
+        self.0.trailing_zeros()
+    }
+
+    /// The commands also in `other`.
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The commands not in `other`.
+    pub(super) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The commands older than `index`.
+    pub(super) const fn before(self, index: u32) -> Self {
+        self.and(Self(crate::bits::mask64(0, index)))
+    }
+
+    /// The commands newer than `index`.
+    pub(super) const fn after(self, index: u32) -> Self {
+        self.without(Self(crate::bits::mask64(0, index + 1)))
+    }
+
+    /// Index of the command with `n` older ones in the set.
+    pub(super) fn nth(self, n: u32) -> Option<u32> {
+        self.iter().nth(n as usize)
+    }
+
+    /// The older and the newer half.
+    pub(super) fn halves(self) -> (Self, Self) {
+        let middle = self.nth(self.len() / 2).unwrap_or(0);
+        let older = self.before(middle);
+        (older, self.without(older))
+    }
+
+    /// The oldest commands up to the first that is not in `class` as the very
+    /// oldest is (or is not).
+    pub(super) const fn leading_run(self, class: Self) -> Self {
+        let inside = self.and(class);
+        let outside = self.without(class);
+        if inside.first() < outside.first() {
+            inside.before(outside.first())
+        } else {
+            outside.before(inside.first())
+        }
+    }
+
+    /// Indexes, oldest first.
+    pub(super) fn iter(self) -> impl Iterator<Item = u32> {
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
+            let index = rest.trailing_zeros();
+            rest &= rest - 1;
+            Some(index)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_in_order_and_cover_everything() {
+        let set = Set(0b1011_0110);
+        let (older, newer) = set.halves();
+        assert_eq!((older, newer), (Set(0b0000_0110), Set(0b1011_0000)));
+        assert_eq!(Set(0b110).halves(), (Set(0b010), Set(0b100)));
+    }
+
+    #[test]
+    fn runs_end_where_the_class_changes() {
+        let class = Set(0b0011_0100);
+        assert_eq!(Set(0xff).leading_run(class), Set(0b011));
+        assert_eq!(Set(0xfc).leading_run(class), Set(0b100));
+        assert_eq!(Set(0xf8).leading_run(class), Set(0b1000));
+        assert_eq!(Set(0xf0).leading_run(class), Set(0b0011_0000));
+        assert_eq!(Set(0xc0).leading_run(class), Set(0xc0));
+        assert_eq!(Set(0).leading_run(class), Set(0));
+    }
+
+    #[test]
+    fn a_set_is_cut_at_an_index() {
+        let set = Set::first_n(63);
+        assert_eq!(set.len(), 63);
+        assert_eq!(set.before(2), Set(0b11));
+        assert_eq!(set.after(60), Set(0b11 << 61));
+        assert!(set.after(62).is_empty() && set.before(0).is_empty());
+        assert_eq!(set.nth(62), Some(62));
+        assert_eq!(set.nth(63), None);
+    }
+}
