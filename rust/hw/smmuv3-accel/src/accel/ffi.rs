@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The host's iommufd, as safe functions on typed objects.
+//!
+//! Everything goes through QEMU's iommufd backend but one call:
+//! IOMMU_HWPT_INVALIDATE is issued here, because the backend's function turns
+//! errno into text, and errno decides what the guest is told (see
+//! [`smmuv3::invalidation`]).
+
+use std::{
+    ffi::CStr,
+    mem::size_of,
+    ptr::{addr_of_mut, NonNull},
+};
+
+use common::Opaque;
+use qom::prelude::*;
+use smmuv3::invalidation::{HostError, MAX_BATCH};
+use util::{Error, Result};
+
+use crate::bindings;
+
+/// Number of the ioctl, of type `;` (`IOMMUFD_TYPE`), without size or direction.
+const IOMMU_HWPT_INVALIDATE: u64 = 0x3b00 | 0x8d;
+
+/// No PASID: the device as a whole.
+const NO_PASID: u32 = 0;
+
+/// QEMU's `iommufd` object: an open /dev/iommu.
+#[repr(transparent)]
+#[derive(Debug, common::Wrapper)]
+pub struct IommufdBackend(Opaque<bindings::IOMMUFDBackend>);
+
+// SAFETY: used under the BQL only
+unsafe impl Send for IommufdBackend {}
+// SAFETY: as above
+unsafe impl Sync for IommufdBackend {}
+
+// SAFETY: instance struct of "iommufd"; the class is not looked into
+unsafe impl ObjectType for IommufdBackend {
+    type Class = qom::ObjectClass;
+    const TYPE_NAME: &'static CStr = c"iommufd";
+}
+
+qom_isa!(IommufdBackend: Object);
+
+/// A device of the host that is bound to iommufd.
+#[repr(transparent)]
+#[derive(Debug, common::Wrapper)]
+pub struct HostDevice(Opaque<bindings::HostIOMMUDeviceIOMMUFD>);
+
+// SAFETY: used under the BQL only
+unsafe impl Send for HostDevice {}
+// SAFETY: as above
+unsafe impl Sync for HostDevice {}
+
+// SAFETY: instance struct of "host-iommu-device-iommufd", the abstract parent of
+// what VFIO hands over; the class is not looked into
+unsafe impl ObjectType for HostDevice {
+    type Class = qom::ObjectClass;
+    const TYPE_NAME: &'static CStr = c"host-iommu-device-iommufd";
+}
+
+qom_isa!(HostDevice: Object);
+
+/// What the host's SMMU says of itself (`struct iommu_hw_info_arm_smmuv3`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostInfo {
+    /// `IOMMU_HW_INFO_ARM_SMMUV3_*`
+    pub flags: u32,
+    /// IDR0 to IDR5, raw
+    pub idr: [u32; 6],
+}
+
+/// An iommufd object that is destroyed when the value goes.
+#[derive(Debug)]
+pub struct HostObject {
+    backend: Owned<IommufdBackend>,
+    id: u32,
+}
+
+impl HostObject {
+    /// The object's ID in its iommufd.
+    pub const fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for HostObject {
+    fn drop(&mut self) {
+        let backend = self.backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: the backend is kept alive by `self.backend`; the callee reports
+        // a failure and goes on
+        unsafe { bindings::iommufd_backend_free_id(backend, self.id) }
+    }
+}
+
+impl HostDevice {
+    /// The device behind a `HostIOMMUDevice *`, if it is one of iommufd.
+    ///
+    /// # Safety
+    ///
+    /// `device` must be NULL or point to a QOM object.
+    pub unsafe fn of(device: *mut qom::bindings::Object) -> Option<Owned<Self>> {
+        let device = NonNull::new(device)?;
+        // SAFETY: promised by the caller; a reference is added, which keeps it so
+        let object: &Object = unsafe { Object::from_raw(device.as_ptr()) };
+        // SAFETY: the object is owned by its caller; a reference is added
+        object.dynamic_cast::<Self>().map(|device| unsafe { Owned::from(device) })
+    }
+
+    fn raw(&self) -> &bindings::HostIOMMUDeviceIOMMUFD {
+        // SAFETY: the fields that are read are set before the object is handed
+        // over and stay
+        unsafe { &*self.0.as_ptr() }
+    }
+
+    /// The device's ID in its iommufd.
+    pub fn id(&self) -> u32 {
+        self.raw().devid
+    }
+
+    /// ID of the stage 2 that the VFIO core made for the guest's memory.
+    pub fn stage2_id(&self) -> u32 {
+        self.raw().hwpt_id
+    }
+
+    /// The iommufd that the device is bound to.
+    pub fn backend(&self) -> Owned<IommufdBackend> {
+        // SAFETY: the device is bound to the backend, which is therefore alive; a
+        // reference is added
+        unsafe { Owned::from(IommufdBackend::from_raw(self.raw().iommufd)) }
+    }
+
+    /// IOMMU_GET_HW_INFO.
+    pub fn info(&self) -> Result<HostInfo> {
+        let backend = self.backend();
+        let mut info = bindings::iommu_hw_info_arm_smmuv3::default();
+        let mut kind = bindings::IOMMU_HW_INFO_TYPE_DEFAULT;
+        let mut capabilities = 0;
+        // SAFETY: all pointers are valid for the call; the callee writes no more
+        // than the size of `info`
+        let done = unsafe {
+            Error::with_errp(|errp| {
+                bindings::iommufd_backend_get_device_info(
+                    backend.as_mut_ptr::<IommufdBackend>().cast(),
+                    self.id(),
+                    &mut kind,
+                    addr_of_mut!(info).cast(),
+                    size_of::<bindings::iommu_hw_info_arm_smmuv3>() as u32,
+                    &mut capabilities,
+                    std::ptr::null_mut(),
+                    errp,
+                )
+            })?
+        };
+        util::ensure!(done, "the host does not tell what its IOMMU is");
+        util::ensure!(
+            kind == bindings::IOMMU_HW_INFO_TYPE_ARM_SMMUV3,
+            "the host IOMMU of this device is no SMMUv3 (iommufd type {kind})"
+        );
+        Ok(HostInfo {
+            flags: info.flags,
+            idr: info.idr,
+        })
+    }
+
+    /// Allocates an object of which the device is part.
+    fn allocate(
+        &self,
+        what: &str,
+        call: impl FnOnce(*mut bindings::IOMMUFDBackend, &mut u32, &mut *mut util::bindings::Error) -> bool,
+    ) -> Result<HostObject> {
+        let backend = self.backend();
+        let mut id = 0;
+        let pointer = backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: `call` is one of the closures below: it passes errp to a C
+        // function, which leaves it untouched or valid
+        let done = unsafe { Error::with_errp(|errp| call(pointer, &mut id, errp)) }
+            .map_err(|error| Error::msg(format!("cannot allocate {what}: {error}")))?;
+        util::ensure!(done, "cannot allocate {what}");
+        Ok(HostObject { backend, id })
+    }
+
+    /// IOMMU_VIOMMU_ALLOC: the guest's slice of the SMMU that this device is behind.
+    pub fn allocate_viommu(&self) -> Result<HostObject> {
+        let (device, stage2) = (self.id(), self.stage2_id());
+        self.allocate("a vIOMMU", |backend, id, errp| {
+            // SAFETY: valid pointers; no driver data
+            unsafe {
+                bindings::iommufd_backend_alloc_viommu(
+                    backend,
+                    device,
+                    bindings::IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+                    stage2,
+                    std::ptr::null_mut(),
+                    0,
+                    id,
+                    errp,
+                )
+            }
+        })
+    }
+
+    /// IOMMU_HWPT_ALLOC: a nested translation as words 0 and 1 of an STE say.
+    pub fn allocate_nested(&self, viommu: &HostObject, ste: [u64; 2]) -> Result<HostObject> {
+        let (device, viommu) = (self.id(), viommu.id());
+        let mut data = bindings::iommu_hwpt_arm_smmuv3 {
+            ste: ste.map(u64::to_le),
+        };
+        self.allocate("a nested translation", |backend, id, errp| {
+            // SAFETY: valid pointers; `data` has the type that its type ID names
+            unsafe {
+                bindings::iommufd_backend_alloc_hwpt(
+                    backend,
+                    device,
+                    viommu,
+                    0,
+                    bindings::IOMMU_HWPT_DATA_ARM_SMMUV3,
+                    size_of::<bindings::iommu_hwpt_arm_smmuv3>() as u32,
+                    addr_of_mut!(data).cast(),
+                    id,
+                    errp,
+                )
+            }
+        })
+    }
+
+    /// IOMMU_VDEVICE_ALLOC: tells the host under which StreamID the guest knows
+    /// this device.
+    pub fn allocate_vdevice(&self, viommu: &HostObject, stream_id: u32) -> Result<HostObject> {
+        let (device, viommu) = (self.id(), viommu.id());
+        self.allocate("a vDEVICE", |backend, id, errp| {
+            // SAFETY: valid pointers
+            unsafe {
+                bindings::iommufd_backend_alloc_vdev(backend, device, viommu, u64::from(stream_id), id, errp)
+            }
+        })
+    }
+
+    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT: from now on the device's transactions are
+    /// translated by the page table `id`.
+    pub fn attach(&self, id: u32) -> Result<()> {
+        // SAFETY: a valid object of the type that the callee expects
+        let done = unsafe {
+            Error::with_errp(|errp| {
+                bindings::host_iommu_device_iommufd_attach_hwpt(self.0.as_mut_ptr(), NO_PASID, id, errp)
+            })?
+        };
+        util::ensure!(done, "cannot attach the device to page table {id}");
+        Ok(())
+    }
+
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: from now on the device's transactions are
+    /// blocked.
+    pub fn detach(&self) -> Result<()> {
+        // SAFETY: as above
+        let done = unsafe {
+            Error::with_errp(|errp| {
+                bindings::host_iommu_device_iommufd_detach_hwpt(self.0.as_mut_ptr(), NO_PASID, errp)
+            })?
+        };
+        util::ensure!(done, "cannot detach the device");
+        Ok(())
+    }
+}
+
+impl HostObject {
+    /// IOMMU_HWPT_INVALIDATE on a vIOMMU: hands `commands` to the host's SMMU,
+    /// and returns when they are complete.
+    ///
+    /// On failure `entry_num` is what the kernel wrote back; what it means
+    /// depends on errno.
+    pub fn invalidate(&self, commands: &[[u64; 2]]) -> std::result::Result<(), HostError> {
+        let mut entries = [[0_u64; 2]; MAX_BATCH];
+        let Some(batch) = entries.get_mut(..commands.len()) else {
+            return Err(HostError {
+                errno: libc::E2BIG,
+                entry_num: 0,
+            });
+        };
+        for (entry, command) in batch.iter_mut().zip(commands) {
+            *entry = command.map(u64::to_le);
+        }
+        #[allow(clippy::cast_possible_truncation)]
+        let mut request = bindings::iommu_hwpt_invalidate {
+            size: size_of::<bindings::iommu_hwpt_invalidate>() as u32,
+            hwpt_id: self.id,
+            data_uptr: batch.as_ptr() as u64,
+            data_type: bindings::IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3,
+            entry_len: size_of::<[u64; 2]>() as u32,
+            entry_num: batch.len() as u32,
+            __reserved: 0,
+        };
+        // SAFETY: the backend is open as long as it has users, and a device that
+        // is bound to it is one; the request is as the kernel's uAPI has it
+        let status = unsafe {
+            let fd = (*self.backend.as_mut_ptr::<IommufdBackend>().cast::<bindings::IOMMUFDBackend>()).fd;
+            libc::ioctl(fd, IOMMU_HWPT_INVALIDATE as _, addr_of_mut!(request))
+        };
+        if status == 0 {
+            return Ok(());
+        }
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        Err(HostError {
+            errno,
+            entry_num: request.entry_num,
+        })
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! One assigned device: what its transactions are translated by.
+
+use qom::prelude::*;
+use smmuv3::ste::StreamConfig;
+use util::{Error, Result};
+
+use super::{
+    ffi::{HostDevice, HostObject},
+    viommu::Viommu,
+};
+use crate::ffi::{report, PciFunction};
+
+::trace::include_trace!("hw_arm");
+
+/// What a device is attached to in the host.
+#[derive(Debug)]
+enum Attachment {
+    /// What VFIO attached it to: the guest's memory, untranslated. Only until
+    /// the SMMU has taken the device over.
+    Stage2,
+    /// Nothing: the host blocks every transaction
+    Blocked,
+    /// The vIOMMU's abort translation
+    Abort,
+    /// The vIOMMU's bypass translation
+    Bypass,
+    /// Stage 1 as these words of the STE say, nested in stage 2
+    Stage1 { object: HostObject, ste: [u64; 2] },
+}
+
+/// The host's record of the StreamID under which the guest knows the device.
+#[derive(Debug)]
+struct Vdevice {
+    stream_id: u32,
+    _object: HostObject,
+}
+
+/// An assigned device behind the SMMU. The fields are dropped in this order.
+#[derive(Debug)]
+pub struct Stream {
+    attachment: Attachment,
+    vdevice: Option<Vdevice>,
+    device: Owned<HostDevice>,
+    function: PciFunction,
+    /// Aborted because its ATS invalidations do not complete (section 3.9.1.4)
+    quarantined: bool,
+    /// A failure to attach was reported, and none has succeeded since
+    reported: bool,
+}
+
+impl Stream {
+    /// Takes a device over from VFIO. It stays on what VFIO gave it until
+    /// [`apply`](Self::apply) is called, which the caller does at once.
+    pub fn new(function: PciFunction, device: Owned<HostDevice>) -> Self {
+        Self {
+            attachment: Attachment::Stage2,
+            vdevice: None,
+            device,
+            function,
+            quarantined: false,
+            reported: false,
+        }
+    }
+
+    /// The function on the guest's bus.
+    pub const fn function(&self) -> PciFunction {
+        self.function
+    }
+
+    /// The device in the host.
+    pub fn device(&self) -> &HostDevice {
+        &self.device
+    }
+
+    /// The StreamID by the guest's current bus numbers.
+    pub fn stream_id(&self) -> u32 {
+        self.function.stream_id()
+    }
+
+    /// Does the host know the device by `stream_id`?
+    pub fn has_vdevice(&self, stream_id: u32) -> bool {
+        self.vdevice.as_ref().is_some_and(|vdevice| vdevice.stream_id == stream_id)
+    }
+
+    /// Takes the device to abort until the guest configures it anew.
+    pub fn quarantine(&mut self, viommu: &Viommu) {
+        self.quarantined = true;
+        self.abort(viommu);
+    }
+
+    /// The guest configures the stream, or the system is reset.
+    pub fn release(&mut self) {
+        self.quarantined = false;
+    }
+
+    /// Forgets the StreamID: bus numbers are about to be assigned anew.
+    pub fn forget_stream_id(&mut self) {
+        self.vdevice = None;
+    }
+
+    /// Attaches the device to what `config` says. If the host refuses, the
+    /// device goes to abort: it never stays on what it had.
+    ///
+    /// Returns whether stage 1 now translates.
+    pub fn apply(&mut self, viommu: &Viommu, config: &StreamConfig) -> bool {
+        let wanted = if self.quarantined {
+            &StreamConfig::Abort
+        } else {
+            config
+        };
+        let result = match wanted {
+            StreamConfig::Abort | StreamConfig::Bad(_) => {
+                self.abort(viommu);
+                return false;
+            }
+            StreamConfig::Bypass => self.bypass(viommu).map(|()| false),
+            StreamConfig::Stage1 { ste } => self.stage1(viommu, *ste).map(|()| true),
+        };
+        match result {
+            Ok(translates) => {
+                self.reported = false;
+                translates
+            }
+            Err(error) => {
+                self.complain(&error);
+                self.abort(viommu);
+                false
+            }
+        }
+    }
+
+    /// As [`apply`](Self::apply), for a device that is being plugged: a refusal
+    /// is the caller's to report, and leaves the device blocked.
+    pub fn adopt(&mut self, viommu: &Viommu, config: &StreamConfig) -> Result<()> {
+        let result = match config {
+            StreamConfig::Abort | StreamConfig::Bad(_) => self.attach_abort(viommu),
+            StreamConfig::Bypass => self.bypass(viommu),
+            StreamConfig::Stage1 { ste } => self.stage1(viommu, *ste),
+        };
+        if result.is_err() {
+            self.block();
+        }
+        result
+    }
+
+    /// Gives the device back to VFIO, blocked: nothing that the guest says
+    /// applies to it any more, and the guest's memory is no longer its own.
+    pub fn block(&mut self) {
+        if let Err(error) = self.device.detach() {
+            // the object cannot be destroyed while the device uses it, but it is
+            // the translation that the guest chose: no more than it had
+            report(&Error::msg(format!("arm-smmuv3: cannot block a device: {error}")));
+            return;
+        }
+        self.attachment = Attachment::Blocked;
+    }
+
+    fn abort(&mut self, viommu: &Viommu) {
+        if let Err(error) = self.attach_abort(viommu) {
+            self.complain(&error);
+            self.block();
+        }
+    }
+
+    fn attach_abort(&mut self, viommu: &Viommu) -> Result<()> {
+        if !matches!(self.attachment, Attachment::Abort) {
+            self.device.attach(viommu.abort.id())?;
+            self.attachment = Attachment::Abort;
+        }
+        self.trace(c"abort", viommu.abort.id());
+        Ok(())
+    }
+
+    fn bypass(&mut self, viommu: &Viommu) -> Result<()> {
+        if !matches!(self.attachment, Attachment::Bypass) {
+            self.device.attach(viommu.bypass.id())?;
+            self.attachment = Attachment::Bypass;
+        }
+        self.trace(c"bypass", viommu.bypass.id());
+        Ok(())
+    }
+
+    fn stage1(&mut self, viommu: &Viommu, ste: [u64; 2]) -> Result<()> {
+        self.ensure_vdevice(viommu)?;
+        if let Attachment::Stage1 { object, ste: current } = &self.attachment {
+            if *current == ste {
+                self.trace(c"translate", object.id());
+                return Ok(());
+            }
+        }
+        let object = self.device.allocate_nested(&viommu.object, ste)?;
+        self.device.attach(object.id())?;
+        trace::trace_smmuv3_accel_translate_ste(self.stream_id(), object.id(), ste[1], ste[0]);
+        self.trace(c"translate", object.id());
+        // drops what was attached before
+        self.attachment = Attachment::Stage1 { object, ste };
+        Ok(())
+    }
+
+    /// Makes the host know the device by its present StreamID. The guest may
+    /// have renumbered its buses since the last time.
+    pub fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<()> {
+        let stream_id = self.stream_id();
+        if self.has_vdevice(stream_id) {
+            return Ok(());
+        }
+        self.vdevice = None;
+        let object = self.device.allocate_vdevice(&viommu.object, stream_id)?;
+        self.vdevice = Some(Vdevice {
+            stream_id,
+            _object: object,
+        });
+        Ok(())
+    }
+
+    /// One report for a row of failures: the guest can cause as many as it likes.
+    fn complain(&mut self, error: &Error) {
+        if !self.reported {
+            self.reported = true;
+            report(&Error::msg(format!(
+                "arm-smmuv3: StreamID {:#x}: {error}; its transactions are aborted",
+                self.stream_id()
+            )));
+        }
+    }
+
+    fn trace(&self, kind: &std::ffi::CStr, id: u32) {
+        trace::trace_smmuv3_accel_install_ste(self.stream_id(), kind, id);
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Commands as the trace events show them, which tools parse.
+
+use std::ffi::CStr;
+
+use smmuv3::command::{opcode::*, Command};
+
+::trace::include_trace!("hw_arm");
+
+/// Name of an opcode in `smmuv3_cmdq_opcode` and `smmuv3_cmdq_consume_error`.
+pub const fn name(opcode: u8) -> &'static CStr {
+    match opcode {
+        PREFETCH_CONFIG => c"SMMU_CMD_PREFETCH_CONFIG",
+        PREFETCH_ADDR => c"SMMU_CMD_PREFETCH_ADDR",
+        CFGI_STE => c"SMMU_CMD_CFGI_STE",
+        CFGI_STE_RANGE => c"SMMU_CMD_CFGI_STE_RANGE",
+        CFGI_CD => c"SMMU_CMD_CFGI_CD",
+        CFGI_CD_ALL => c"SMMU_CMD_CFGI_CD_ALL",
+        TLBI_NH_ALL => c"SMMU_CMD_TLBI_NH_ALL",
+        TLBI_NH_ASID => c"SMMU_CMD_TLBI_NH_ASID",
+        TLBI_NH_VA => c"SMMU_CMD_TLBI_NH_VA",
+        TLBI_NH_VAA => c"SMMU_CMD_TLBI_NH_VAA",
+        0x18 => c"SMMU_CMD_TLBI_EL3_ALL",
+        0x1a => c"SMMU_CMD_TLBI_EL3_VA",
+        TLBI_EL2_ALL => c"SMMU_CMD_TLBI_EL2_ALL",
+        TLBI_EL2_ASID => c"SMMU_CMD_TLBI_EL2_ASID",
+        TLBI_EL2_VA => c"SMMU_CMD_TLBI_EL2_VA",
+        TLBI_EL2_VAA => c"SMMU_CMD_TLBI_EL2_VAA",
+        TLBI_S12_VMALL => c"SMMU_CMD_TLBI_S12_VMALL",
+        TLBI_S2_IPA => c"SMMU_CMD_TLBI_S2_IPA",
+        TLBI_NSNH_ALL => c"SMMU_CMD_TLBI_NSNH_ALL",
+        ATC_INV => c"SMMU_CMD_ATC_INV",
+        PRI_RESP => c"SMMU_CMD_PRI_RESP",
+        RESUME => c"SMMU_CMD_RESUME",
+        STALL_TERM => c"SMMU_CMD_STALL_TERM",
+        SYNC => c"SMMU_CMD_SYNC",
+        0 | 0x47.. => c"INVALID",
+        _ => c"UNKNOWN",
+    }
+}
+
+/// The event of each kind of command, with its parameters.
+pub fn command(words: [u64; 2], command: Option<&Command>) {
+    let sid = (words[0] >> 32) as u32;
+    let asid = (words[0] >> 48) as i32;
+    match command {
+        Some(Command::CfgiSte { sid, .. }) => trace::trace_smmuv3_cmdq_cfgi_ste(*sid as i32),
+        Some(Command::CfgiSteRange { first, last }) => {
+            trace::trace_smmuv3_cmdq_cfgi_ste_range(*first as i32, *last as i32);
+        }
+        Some(Command::Forward { .. }) => match words[0] as u8 {
+            CFGI_CD | CFGI_CD_ALL => trace::trace_smmuv3_cmdq_cfgi_cd(sid),
+            TLBI_NH_ALL => trace::trace_smmuv3_cmdq_tlbi_nh(-1),
+            TLBI_NH_ASID => trace::trace_smmuv3_cmdq_tlbi_nh_asid(asid),
+            TLBI_NSNH_ALL => trace::trace_smmuv3_cmdq_tlbi_nsnh(),
+            TLBI_NH_VA => range(words, asid),
+            TLBI_NH_VAA => range(words, -1),
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+/// Stage 1 invalidation by address (section 4.4.1.1).
+fn range(words: [u64; 2], asid: i32) {
+    let field = |word: u64, low: u32, width: u32| (word >> low) & ((1 << width) - 1);
+    let (num, scale) = (field(words[0], 12, 5), field(words[0], 20, 5));
+    let (ttl, granule) = (field(words[1], 8, 2), field(words[1], 10, 2));
+    let pages = if granule == 0 { 1 } else { (num + 1) << scale };
+    trace::trace_smmuv3_range_inval(
+        -1,
+        asid,
+        words[1] & !0xfff,
+        granule as u8,
+        pages,
+        ttl as u8,
+        words[1] & 1 != 0,
+        1,
+    );
+}

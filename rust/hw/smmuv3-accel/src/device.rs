@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The QOM type `arm-smmuv3`.
+
+use std::{
+    ffi::CStr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bql::prelude::*;
+use common::prelude::*;
+use hwcore::prelude::*;
+use migration::prelude::*;
+use qom::prelude::*;
+use smmuv3::{cmdq::Cmdq, features::Features, invalidation::FlushPolicy, registers::Registers};
+use system::prelude::*;
+use util::{Error, Result};
+
+use crate::{
+    accel::Accel,
+    bindings,
+    ffi::{
+        self, BottomHalf, IommuMemoryRegion, MigrationBlocker, OasMode, OnOffAuto, ParentMethods, SmmuState,
+        SsidSizeMode, StringProperty,
+    },
+    mmio,
+    properties::{Choices, DESCRIPTIONS},
+    vmstate::{SavedRegisters, VMSTATE_SMMUV3},
+};
+
+::trace::include_trace!("hw_arm");
+
+/// Size of the register file: two pages of 64 KiB (section 6.1).
+const MMIO_SIZE: u64 = 0x2_0000;
+
+/// The interrupt lines, in the order in which boards connect them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Interrupt {
+    /// Event queue no longer empty; none until the device delivers events
+    #[allow(dead_code)]
+    EventQ = 0,
+    /// PRI queue; never raised, IDR0.PRI is 0
+    #[allow(dead_code)]
+    PriQ = 1,
+    /// Completion of a CMD_SYNC
+    CmdSync = 2,
+    /// Global error
+    Gerror = 3,
+}
+
+/// What the guest can see, and what translation depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The ID registers
+    pub features: Features,
+    /// All other registers
+    pub registers: Registers,
+}
+
+/// An SMMUv3.
+///
+/// ```text
+///  * sysbus MMIO region 0: the register file, two pages
+///  * sysbus IRQ 0: Event queue
+///  * sysbus IRQ 1: PRI queue
+///  * sysbus IRQ 2: CMD_SYNC
+///  * sysbus IRQ 3: GERROR
+/// ```
+///
+/// The Big QEMU Lock protects everything but `shared`, which translation on
+/// behalf of other devices reads without it. `shared` is locked for the length
+/// of a copy only: never across an ioctl, an access to guest memory, or an
+/// interrupt.
+#[repr(C)]
+#[derive(qom::Object, hwcore::Device)]
+pub struct Smmuv3 {
+    parent_obj: ParentField<SmmuState>,
+    iomem: MemoryRegion,
+    interrupts: [InterruptSource; 4],
+
+    /// Stages of translation: "1" (or not given), "2", "nested"
+    #[property(rename = "stage")]
+    pub stage: StringProperty,
+    /// Identifier of the node in the IORT
+    #[property(rename = "identifier", default = 0)]
+    identifier: u8,
+    /// Nested translation for assigned devices
+    #[property(rename = "accel", default = false)]
+    pub accel: bool,
+    /// Guest physical address of the MSI doorbell, set by the machine
+    #[property(rename = "msi-gpa", default = 0)]
+    msi_gpa: u64,
+    /// Range invalidation
+    #[property(rename = "ril", default = 0)]
+    pub ril: OnOffAuto,
+    /// Address Translation Services
+    #[property(rename = "ats", default = 0)]
+    pub ats: OnOffAuto,
+    /// Output address size
+    #[property(rename = "oas", default = 0)]
+    pub oas: OasMode,
+    /// Number of SubstreamID bits
+    #[property(rename = "ssidsize", default = 0)]
+    pub ssidsize: SsidSizeMode,
+    /// CMDQ virtualization
+    #[property(rename = "cmdqv", default = 0)]
+    pub cmdqv: OnOffAuto,
+
+    shared: Mutex<Shared>,
+    /// Registers in the layout of the migration stream, while one is written or read
+    pub saved: BqlRefCell<SavedRegisters>,
+    /// The Command queue's consumer; taken out while it runs
+    pub cmdq: BqlRefCell<Option<Cmdq>>,
+    /// Assigned devices; none before the device is realized
+    pub accel_state: BqlRefCell<Option<Accel>>,
+    /// Goes on consuming commands when a doorbell's slice is used up
+    pub consume_later: BqlRefCell<Option<BottomHalf>>,
+    migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
+}
+
+qom_isa!(Smmuv3: SmmuState, SysBusDevice, DeviceState, Object);
+
+/// Class of [`Smmuv3`]: the parent's methods, which its own ones call.
+#[repr(C)]
+pub struct Smmuv3Class {
+    parent_class: bindings::SMMUBaseClass,
+    parent_methods: ParentMethods,
+}
+
+impl Smmuv3Class {
+    fn class_init(&mut self) {
+        self.parent_methods.save(&mut self.parent_class);
+        let sysbus_class: &mut <SysBusDevice as ObjectType>::Class = &mut self.parent_class.parent_class;
+        sysbus_class.class_init::<Smmuv3>();
+        let device_class = &mut sysbus_class.parent_class;
+        ffi::set_user_creatable(device_class);
+        for (name, text) in DESCRIPTIONS {
+            ffi::describe_property(device_class, name, text);
+        }
+    }
+}
+
+// SAFETY: Smmuv3 begins with its parent's instance, Smmuv3Class with its parent's class
+unsafe impl ObjectType for Smmuv3 {
+    type Class = Smmuv3Class;
+    const TYPE_NAME: &'static CStr = crate::TYPE_ARM_SMMUV3;
+}
+
+impl ObjectImpl for Smmuv3 {
+    type ParentType = SmmuState;
+
+    const INSTANCE_INIT: Option<unsafe fn(ParentInit<Self>)> = Some(Self::init);
+    const CLASS_INIT: fn(&mut Self::Class) = Self::Class::class_init;
+}
+
+impl DeviceImpl for Smmuv3 {
+    const VMSTATE: Option<VMStateDescription<Self>> = Some(VMSTATE_SMMUV3);
+    const REALIZE: Option<fn(&Self) -> Result<()>> = Some(Self::realize);
+}
+
+impl ResettablePhasesImpl for Smmuv3 {
+    const EXIT: Option<fn(&Self, ResetType)> = Some(Self::reset_exit);
+}
+
+impl SysBusDeviceImpl for Smmuv3 {}
+
+impl Smmuv3 {
+    /// # Safety
+    ///
+    /// Called by QOM, with memory that C has zeroed and whose parent fields are
+    /// initialized.
+    unsafe fn init(mut this: ParentInit<Self>) {
+        static OPS: MemoryRegionOps<Smmuv3> = mmio::OPS;
+
+        MemoryRegion::init_io(
+            &mut uninit_field_mut!(*this, iomem),
+            &OPS,
+            "arm-smmuv3",
+            MMIO_SIZE,
+        );
+        let features = Features::arm_smmuv3();
+        uninit_field_mut!(*this, interrupts).write(Default::default());
+        uninit_field_mut!(*this, shared).write(Mutex::new(Shared {
+            features,
+            registers: Registers::reset(&features),
+        }));
+        uninit_field_mut!(*this, saved).write(Default::default());
+        uninit_field_mut!(*this, cmdq).write(Default::default());
+        uninit_field_mut!(*this, accel_state).write(Default::default());
+        uninit_field_mut!(*this, consume_later).write(Default::default());
+        uninit_field_mut!(*this, migration_blocker).write(Default::default());
+    }
+
+    fn realize(&self) -> Result<()> {
+        let choices = Choices::of(self)?;
+        self.shared().features = choices.features();
+
+        let blocker = MigrationBlocker::new(&Error::msg(
+            "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
+        ))?;
+        ffi::use_accel_ops(self);
+        ffi::set_region_type(self, REGION_TYPE);
+        self.get_class().parent_methods.realize(self)?;
+
+        self.migration_blocker.borrow_mut().replace(blocker);
+        *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
+        *self.accel_state.borrow_mut() = Some(Accel::new(choices));
+        *self.consume_later.borrow_mut() = Some(BottomHalf::new(self, &Self::consume));
+        if choices.wants_host() {
+            ffi::on_machine_done(self, &Self::machine_done);
+        }
+        self.init_mmio(&self.iomem);
+        for interrupt in &self.interrupts {
+            self.init_irq(interrupt);
+        }
+        Ok(())
+    }
+
+    /// `auto` needs a host to take its values from, before the guest runs.
+    fn machine_done(&self) {
+        let resolved = self.accel_state.borrow().as_ref().is_some_and(Accel::is_resolved);
+        if !resolved {
+            ffi::exit_with(&Error::msg(
+                "arm-smmuv3 with accel=on takes its 'auto' properties from the host of an assigned device: \
+                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize",
+            ));
+        }
+    }
+
+    /// In the exit phase, when every other device has stopped its DMA.
+    fn reset_exit(&self, reset_type: ResetType) {
+        trace::trace_smmu_reset_exit();
+        self.get_class().parent_methods.reset_exit(self, reset_type);
+        {
+            let mut shared = self.shared();
+            shared.registers = Registers::reset(&shared.features);
+        }
+        if let Some(cmdq) = self.cmdq.borrow_mut().as_mut() {
+            cmdq.reset();
+        }
+        self.reset_streams();
+    }
+
+    /// Locks registers and ID registers. Keep it short: see [`Smmuv3`].
+    pub fn shared(&self) -> MutexGuard<'_, Shared> {
+        // nothing panics while it is locked, and if it did, every value is valid
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ID registers as the guest sees them.
+    pub fn features(&self) -> Features {
+        self.shared().features
+    }
+
+    /// Where assigned devices' MSIs go, in the guest's physical address space.
+    pub const fn msi_gpa(&self) -> u64 {
+        self.msi_gpa
+    }
+
+    /// Pulses an interrupt line: interrupts of the SMMU are edges (section 3.18).
+    pub fn pulse(&self, interrupt: Interrupt) {
+        trace::trace_smmuv3_trigger_irq(interrupt as i32);
+        if let Some(line) = self.interrupts.get(interrupt as usize) {
+            line.pulse();
+        }
+    }
+}
+
+/// QOM name of the memory regions through which emulated functions see memory.
+const REGION_TYPE: &CStr = c"smmuv3-iommu-memory-region";
+
+/// The memory region of one emulated function behind an SMMU.
+#[repr(C)]
+#[derive(qom::Object)]
+pub struct Smmuv3MemoryRegion {
+    parent_obj: ParentField<IommuMemoryRegion>,
+}
+
+qom_isa!(Smmuv3MemoryRegion: IommuMemoryRegion, MemoryRegion, Object);
+
+// SAFETY: the struct begins with its parent's instance; the class adds nothing
+unsafe impl ObjectType for Smmuv3MemoryRegion {
+    type Class = system::bindings::IOMMUMemoryRegionClass;
+    const TYPE_NAME: &'static CStr = REGION_TYPE;
+}
+
+impl ObjectImpl for Smmuv3MemoryRegion {
+    type ParentType = IommuMemoryRegion;
+
+    const CLASS_INIT: fn(&mut Self::Class) = ffi::set_region_methods;
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Arm SMMUv3 device model for QEMU.
+//!
+//! The type `arm-smmuv3`: a drop-in for QEMU's C device of that name. What the
+//! architecture says lives in the crate [`smmuv3`], which knows nothing of
+//! QEMU; this crate connects it to QOM, guest memory, interrupts and the host's
+//! iommufd.
+//!
+//! * [`device`]: the QOM type, its life cycle
+//! * [`properties`]: what a user can set, and what that makes of the ID registers
+//! * [`mmio`]: register accesses and the command queue's doorbell
+//! * [`translate`]: translation for emulated bridges and root ports
+//! * [`vmstate`]: the migration stream
+//! * [`accel`]: assigned devices, nested translation
+
+mod accel;
+mod bindings;
+mod device;
+mod ffi;
+mod mmio;
+mod properties;
+mod translate;
+mod vmstate;
+
+pub use device::Smmuv3;
+
+/// The QOM type name, as in `-device arm-smmuv3`.
+pub const TYPE_ARM_SMMUV3: &::std::ffi::CStr = c"arm-smmuv3";

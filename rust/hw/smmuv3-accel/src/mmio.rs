@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Register accesses, and the Command queue that they set in motion.
+
+use smmuv3::cmdq::Progress;
+use system::prelude::*;
+use util::prelude::*;
+
+use crate::{
+    accel::{GuestRam, Host, Lines},
+    device::Smmuv3,
+};
+
+::trace::include_trace!("hw_arm");
+
+/// Commands that one doorbell consumes before the vCPU goes on; the rest is
+/// consumed from the main loop, slice by slice.
+const SLICE: u32 = 4096;
+
+/// Page 1 shows the registers of page 0 (section 6.1 leaves that choice).
+const PAGE_MASK: u64 = 0xffff;
+
+/// The register file's operations: aligned accesses of 4 and 8 bytes (section 6.2).
+pub const OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>::new()
+    .read(&Smmuv3::read)
+    .write(&Smmuv3::write)
+    .little_endian()
+    .valid_sizes(4, 8)
+    .impl_sizes(4, 8)
+    .build();
+
+impl Smmuv3 {
+    fn read(&self, offset: hwaddr, size: u32) -> u64 {
+        let value = {
+            let shared = self.shared();
+            shared.registers.read(&shared.features, offset, size)
+        };
+        trace::trace_smmuv3_read_mmio(offset & PAGE_MASK, value, size, 0);
+        value
+    }
+
+    fn write(&self, offset: hwaddr, value: u64, size: u32) {
+        trace::trace_smmuv3_write_mmio(offset & PAGE_MASK, value, size, 0);
+        let (effects, acknowledged, gerrorn) = {
+            let mut shared = self.shared();
+            let features = shared.features;
+            let pending = shared.registers.gerror ^ shared.registers.gerrorn;
+            let effects = shared.registers.write(&features, offset, value, size);
+            let still = shared.registers.gerror ^ shared.registers.gerrorn;
+            (effects, pending & !still, shared.registers.gerrorn)
+        };
+        if acknowledged != 0 {
+            trace::trace_smmuv3_write_gerrorn(acknowledged, gerrorn);
+        }
+        if let Some(message) = effects.guest_error {
+            log_mask_ln!(Log::GuestError, "arm-smmuv3: {message} (write of {value:#x} to {offset:#x})");
+        }
+        if effects.streams {
+            self.evaluate_streams();
+        }
+        if effects.cmdq {
+            self.consume();
+        }
+    }
+
+    /// Consumes commands: one slice, the rest later.
+    pub fn consume(&self) {
+        // Empty while the consumer runs: what it does cannot come back here, as
+        // QEMU's re-entry guards see to; if it did, it would find nothing to do.
+        let Some(mut cmdq) = self.cmdq.borrow_mut().take() else {
+            return;
+        };
+        let (features, mut registers) = {
+            let shared = self.shared();
+            (shared.features, shared.registers.clone())
+        };
+        let before = registers.gerror;
+        let progress = cmdq.consume(
+            &mut registers,
+            &features,
+            &mut GuestRam,
+            &mut Host::new(self),
+            &mut Lines::new(self),
+            SLICE,
+        );
+        {
+            // only what the consumer owns: events may toggle other errors meanwhile
+            let mut shared = self.shared();
+            shared.registers.cmdq.cons = registers.cmdq.cons;
+            shared.registers.gerror ^= registers.gerror ^ before;
+        }
+        *self.cmdq.borrow_mut() = Some(cmdq);
+        if progress == Progress::More {
+            if let Some(bottom_half) = self.consume_later.borrow().as_ref() {
+                bottom_half.schedule();
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What a user can set on `-device arm-smmuv3`, and the ID registers that come
+//! of it.
+
+use smmuv3::features::Features;
+use util::{ensure, Error, Result};
+
+use crate::{accel::ffi::HostInfo, device::Smmuv3, ffi::Choice};
+
+include!("descriptions.inc.rs");
+
+/// The properties that shape the ID registers, as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// IDR0.ATS
+    pub ats: Choice<bool>,
+    /// IDR3.RIL
+    pub ril: Choice<bool>,
+    /// IDR5.OAS, in bits
+    pub oas: Choice<u8>,
+    /// IDR1.SSIDSIZE, in bits
+    pub ssidsize: Choice<u8>,
+}
+
+impl Choices {
+    /// Reads and checks the properties of `device`.
+    pub fn of(device: &Smmuv3) -> Result<Self> {
+        let Some(oas) = device.oas.choice() else {
+            return Err(Error::msg(
+                "property 'oas' of arm-smmuv3 can be auto, 44 or 48: other sizes are not implemented",
+            ));
+        };
+        let stage = device.stage.get().map_or("1".into(), |stage| stage.to_string_lossy());
+        ensure!(
+            device.accel,
+            "arm-smmuv3 of this build serves assigned devices only: set accel=on (a QEMU configured with \
+             --disable-rust has software translation)"
+        );
+        ensure!(
+            stage == "1",
+            "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{stage}')"
+        );
+        ensure!(
+            device.cmdqv.choice() != Choice::Given(true),
+            "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
+        );
+        Ok(Self {
+            ats: device.ats.choice(),
+            ril: device.ril.choice(),
+            oas,
+            ssidsize: device.ssidsize.choice(),
+        })
+    }
+
+    /// Is there anything to be taken from the host?
+    pub fn wants_host(&self) -> bool {
+        self.ats == Choice::Auto
+            || self.ril == Choice::Auto
+            || self.oas == Choice::Auto
+            || self.ssidsize == Choice::Auto
+    }
+
+    /// The ID registers before a host is known: `auto` is what a guest without
+    /// assigned devices would see.
+    pub fn features(&self) -> Features {
+        let mut features = Features::arm_smmuv3();
+        if let Choice::Given(ats) = self.ats {
+            features = features.with_ats(ats);
+        }
+        if let Choice::Given(ril) = self.ril {
+            features = features.with_ril(ril);
+        }
+        if let Choice::Given(bits) = self.oas {
+            features = features.with_oas(oas_encoding(bits));
+        }
+        if let Choice::Given(bits) = self.ssidsize {
+            features = features.with_ssidsize(bits);
+        }
+        features
+    }
+
+    /// The ID registers once the host of the first device is known.
+    ///
+    /// `auto` becomes what the host has. ASID16 and BBML have no property: a
+    /// guest is shown no more of them than the host can do, or its ASIDs above
+    /// 255 and its live changes of block sizes would be undone by the host.
+    pub fn resolve(&self, mut features: Features, info: &HostInfo) -> Features {
+        let host = info.features();
+        if self.ats == Choice::Auto {
+            features = features.with_ats(host.ats());
+        }
+        if self.ril == Choice::Auto {
+            features = features.with_ril(host.ril());
+        }
+        if self.oas == Choice::Auto {
+            features = features.with_oas(host.oas());
+        }
+        if self.ssidsize == Choice::Auto {
+            features = features.with_ssidsize(host.ssidsize());
+        }
+        features
+            .with_asid16(features.asid16() && host.asid16())
+            .with_bbml(features.bbml().min(host.bbml()))
+    }
+}
+
+/// IDR5.OAS for a size that [`Choices::of`] lets through (section 6.3.6).
+const fn oas_encoding(bits: u8) -> u8 {
+    if bits == 48 {
+        0b101
+    } else {
+        0b100
+    }
+}
