@@ -58,6 +58,12 @@ pub trait Host {
     /// knows of.
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId>;
 
+    /// Whether the host knows a device by this `StreamID`: only then are
+    /// commands that name it forwarded, and only then can it answer to them.
+    fn has_vdevice(&mut self, sid: StreamId) -> bool {
+        self.next_stream(sid, sid) == Some(sid)
+    }
+
     /// Reads the Stream table entry of `sid` again and attaches what it says.
     /// Tells whether the host may hold Context descriptors cached through this
     /// stream, so that they must be invalidated too.

@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The Stream table (3.3.1, 5.1).
+//! The Stream table (3.3.1, 5.1, 6.3.24, 6.3.25).
 
 use crate::{
+    bits::{field32, field64, mask64},
     cmdq::GuestMemory,
     features::Features,
     registers::Registers,
-    ste::{Ste, StreamConfig},
+    ste::{Ste, StreamConfig, STE_BYTES},
     StreamId,
 };
+
+/// log2 of the size of a Stream table entry in bytes.
+const STE_LOG2_BYTES: u32 = 6;
+/// Size of a Level 1 Stream table descriptor in bytes, and its log2 (5.1).
+const L1STD_BYTES: usize = 8;
+const L1STD_LOG2_BYTES: u32 = 3;
+/// The largest `L1STD.Span` that is not Reserved (5.1).
+const MAX_SPAN: u32 = 11;
+/// Address bits of `STRTAB_BASE` and of `L1STD.L2Ptr`: [55:6].
+const TABLE_ADDRESS: u64 = mask64(6, 50);
 
 /// Why there is no Stream table entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,28 +34,128 @@ pub enum SteFault {
     },
 }
 
-/// Finds the Stream table entry of `sid`.
+/// `STRTAB_BASE` and `STRTAB_BASE_CFG` as they are used (6.3.24, 6.3.25).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Table {
+    base: u64,
+    /// `LOG2SIZE` as written: it aligns the table.
+    log2size: u32,
+    /// Split point of a two-level table.
+    split: Option<u32>,
+    oas_bits: u32,
+}
+
+impl Table {
+    fn new(registers: &Registers, features: &Features) -> Self {
+        let config = registers.strtab_base_cfg;
+        let two_level = features.st_level() != 0 && field32(config, 16, 2) == 0b01;
+        let split = match field32(config, 6, 5) {
+            split @ (6 | 8 | 10) => split,
+            // Reserved values behave as 6.
+            _ => 6,
+        };
+        Self {
+            base: registers.strtab_base & TABLE_ADDRESS,
+            log2size: field32(config, 0, 6),
+            split: two_level.then_some(split),
+            oas_bits: features.oas_bits(),
+        }
+    }
+
+    /// `address` truncated to the output address size (3.4.3) and aligned to
+    /// `2^log2` bytes.
+    fn aligned(&self, address: u64, log2: u32) -> u64 {
+        address & mask64(0, self.oas_bits) & !mask64(0, log2.min(64))
+    }
+
+    /// Address of entry `sid` of a linear table.
+    fn linear(&self, sid: StreamId) -> u64 {
+        let base = self.aligned(self.base, self.log2size + STE_LOG2_BYTES);
+        entry(base, u64::from(sid), STE_LOG2_BYTES)
+    }
+
+    /// Address of the descriptor that covers `sid` in a two-level table.
+    fn descriptor(&self, sid: StreamId, split: u32) -> u64 {
+        let log2_bytes = self.log2size.saturating_sub(split) + L1STD_LOG2_BYTES;
+        // No table is aligned to less than 64 bytes.
+        let base = self.aligned(self.base, log2_bytes.max(6));
+        entry(base, u64::from(sid >> split), L1STD_LOG2_BYTES)
+    }
+
+    /// Address of entry `sid` below the descriptor `l1std` (5.1).
+    fn second_level(&self, sid: StreamId, split: u32, l1std: u64) -> Result<u64, SteFault> {
+        let span = field64(l1std, 0, 5) as u32;
+        if span == 0 || span > MAX_SPAN || span > split + 1 {
+            return Err(SteFault::BadStreamId);
+        }
+        let index = u64::from(sid) & mask64(0, split);
+        if index >> (span - 1) != 0 {
+            return Err(SteFault::BadStreamId);
+        }
+        let base = self.aligned(l1std & TABLE_ADDRESS, STE_LOG2_BYTES + (span - 1));
+        Ok(entry(base, index, STE_LOG2_BYTES))
+    }
+}
+
+/// Address of entry `index` of an array.
+const fn entry(base: u64, index: u64, log2_bytes: u32) -> u64 {
+    base.wrapping_add(index << log2_bytes)
+}
+
+/// Finds the Stream table entry of `sid`, whatever `SMMUEN` says.
 ///
 /// # Errors
 ///
-/// [`SteFault`] if there is none.
+/// [`SteFault`] if the table does not reach that far or cannot be read.
 pub fn fetch<M: GuestMemory>(
     registers: &Registers,
     features: &Features,
     memory: &mut M,
     sid: StreamId,
 ) -> Result<Ste, SteFault> {
-    let _ = (registers, features, memory, sid);
-    Err(SteFault::BadStreamId)
+    let table = Table::new(registers, features);
+    // For the range check LOG2SIZE counts up to SIDSIZE (6.3.25).
+    if sid > features.max_sid() || u64::from(sid) >> table.log2size.min(63) != 0 {
+        return Err(SteFault::BadStreamId);
+    }
+    let address = match table.split {
+        None => table.linear(sid),
+        Some(split) => {
+            let descriptor: [u8; L1STD_BYTES] = read(memory, table.descriptor(sid, split))?;
+            table.second_level(sid, split, u64::from_le_bytes(descriptor))?
+        }
+    };
+    let bytes: [u8; STE_BYTES] = read(memory, address)?;
+    Ok(Ste::from_bytes(&bytes))
 }
 
-/// What the stream `sid` must be attached to now.
+/// What the stream `sid` must be attached to now: what `GBPA` says while the
+/// SMMU is disabled (6.3.14), else what its entry says. Without an entry
+/// transactions abort.
+///
+/// The table is not read while the SMMU is disabled (6.3.9.6).
 pub fn evaluate<M: GuestMemory>(
     registers: &Registers,
     features: &Features,
     memory: &mut M,
     sid: StreamId,
 ) -> StreamConfig {
-    let _ = (registers, features, memory, sid);
-    StreamConfig::Abort
+    if registers.smmu_enabled() {
+        match fetch(registers, features, memory, sid) {
+            Ok(ste) => ste.config(features),
+            Err(_) => StreamConfig::Abort,
+        }
+    } else if registers.gbpa_abort() {
+        StreamConfig::Abort
+    } else {
+        StreamConfig::Bypass
+    }
+}
+
+fn read<M: GuestMemory, const N: usize>(memory: &mut M, address: u64) -> Result<[u8; N], SteFault> {
+    let mut bytes = [0; N];
+    match memory.read(address, &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(_) => Err(SteFault::FetchAbort { address }),
+    }
 }

@@ -102,12 +102,8 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             buffer.resize(wanted, [0; COMMAND_BYTES]);
         }
         let entries = &mut buffer[..wanted];
-        let address = self.ring.entry_address(self.cursor);
-        if self
-            .memory
-            .read(address, entries.as_flattened_mut())
-            .is_ok()
-        {
+        let start = self.ring.entry_address(self.cursor);
+        if self.memory.read(start, entries.as_flattened_mut()).is_ok() {
             return Fetched {
                 count: run,
                 aborted: false,
@@ -130,18 +126,18 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
 
     /// Decodes the command at the cursor and sees to it.
     #[inline]
-    fn step(&mut self, words: [u64; 2]) -> Result<(), Failure> {
-        let decoded = decode(words, self.features);
-        self.signals.opcode(words, decoded.as_ref().ok());
+    fn step(&mut self, fetched: [u64; 2]) -> Result<(), Failure> {
+        let decoded = decode(fetched, self.features);
+        self.signals.opcode(fetched, decoded.as_ref().ok());
         match decoded {
             Ok(Command::Forward {
                 words,
                 target,
                 kind,
             }) => self.forward(words, target, kind),
-            Ok(Command::Sync { signal }) => self.sync(words, signal),
-            Ok(Command::CfgiSte { sid, leaf: _ }) => self.install(words, sid, sid),
-            Ok(Command::CfgiSteRange { first, last }) => self.install(words, first, last),
+            Ok(Command::Sync { signal }) => self.sync(fetched, signal),
+            Ok(Command::CfgiSte { sid, leaf: _ }) => self.install(fetched, sid, sid),
+            Ok(Command::CfgiSteRange { first, last }) => self.install(fetched, first, last),
             Ok(Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect) => {
                 self.advance();
                 Ok(())
@@ -149,7 +145,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             Err(_) => {
                 // What waits is older and still has to be done.
                 self.flush()?;
-                Err(self.failure(words[0] as u8, CommandError::Illegal))
+                Err(self.failure(fetched[0] as u8, CommandError::Illegal))
             }
         }
     }
@@ -178,7 +174,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         if kind == Kind::Atc && !self.registers.smmu_enabled() {
             return false;
         }
-        target.is_none_or(|sid| self.host.next_stream(sid, sid) == Some(sid))
+        target.is_none_or(|sid| self.host.has_vdevice(sid))
     }
 
     /// `CMD_SYNC` (4.7.3): its effects are seen before `CMDQ_CONS` passes it,

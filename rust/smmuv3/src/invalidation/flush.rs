@@ -167,7 +167,7 @@ impl<'a, H: Host> Flush<'a, H> {
     fn has_vanished(&mut self, index: u32) -> bool {
         self.batch
             .target(index)
-            .is_some_and(|sid| self.host.next_stream(sid, sid) != Some(sid))
+            .is_some_and(|sid| !self.host.has_vdevice(sid))
     }
 
     fn by_halves(&mut self, set: Set) -> Result<(), Stop> {
