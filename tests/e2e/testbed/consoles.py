@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""Serial lines into the levels: byte streams, the shell protocol of guest/agent, and QMP.
+
+Everything runs in one thread. Whoever waits for one line keeps reading all of them, so that no level ever stands still
+because nobody takes its output.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+# A slower machine may need more than the time that is plenty on a small one.
+PATIENCE = float(os.environ.get("E2E_PATIENCE") or 1)
+
+
+class TestbedError(Exception):
+    """Something did not happen that should have; the message is one line, or that and an excerpt."""
+
+
+class TimedOut(TestbedError):
+    """A wait came to its end."""
+
+
+class Stream:
+    """One line to a level: what has arrived and was not taken yet, and a log of everything."""
+
+    def __init__(self, name: str, sock: socket.socket, log: Path) -> None:
+        self.name = name
+        self.buffer = bytearray()
+        self.closed = False
+        self.socket = sock
+        self._log = log.open("ab", buffering=0)
+
+    def receive(self) -> None:
+        try:
+            data = self.socket.recv(1 << 16)
+        except OSError:
+            data = b""
+        if data:
+            self.buffer += data
+            self._log.write(data)
+        else:
+            self.closed = True
+
+    def send(self, data: bytes) -> None:
+        self.note(b"\n<<< " + data)
+        try:
+            self.socket.sendall(data)
+        except OSError as error:
+            raise TestbedError(f"{self.name} is gone: {error}") from error
+
+    def note(self, data: bytes) -> None:
+        """Writes into the log only."""
+        self._log.write(data)
+
+    def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """Removes everything up to the end of the first match."""
+        match = pattern.search(self.buffer)
+        if match:
+            # The match must outlive the bytes it was found in.
+            match = pattern.search(bytes(self.buffer))
+            assert match
+            del self.buffer[: match.end()]
+        return match
+
+
+class Pump:
+    """Reads all streams while somebody waits for something."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        # Each says in one line what has gone wrong, if something has; asked during every wait.
+        self.alarms: list[Callable[[], str | None]] = []
+
+    def add(self, stream: Stream) -> None:
+        self._selector.register(stream.socket, selectors.EVENT_READ, stream)
+
+    def read(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            stream: Stream = key.data
+            stream.receive()
+            if stream.closed:
+                self._selector.unregister(stream.socket)
+
+    def wait(self, ready: Callable[[], T | None], timeout: float, what: str) -> T:
+        """Waits until `ready` returns something; raises TimedOut after `timeout` seconds."""
+        end = time.monotonic() + timeout * PATIENCE
+        while True:
+            result = ready()
+            if result is not None:
+                return result
+            for alarm in self.alarms:
+                if trouble := alarm():
+                    raise TestbedError(f"{trouble} (while waiting for {what})")
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimedOut(f"no {what} within {timeout * PATIENCE:.0f} s")
+            self.read(min(left, 1.0))
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass without letting any output pile up."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.read(left)
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+class Output(NamedTuple):
+    status: int
+    text: str
+
+
+class Shell:
+    """Runs commands through the agent at a stream's other end."""
+
+    _READY = re.compile(rb"\n#ready\n")
+
+    def __init__(self, pump: Pump, stream: Stream) -> None:
+        self._pump = pump
+        self._stream = stream
+        self._ids = itertools.count(1)
+
+    def wait_ready(self, timeout: float) -> None:
+        self._pump.wait(lambda: self._stream.take(self._READY), timeout, f"answer from {self._stream.name}")
+
+    def start(self, code: str) -> Callable[[float], Output]:
+        """Sends a command; what is returned waits for its end."""
+        number = next(self._ids)
+        line = " ".join(line.strip() for line in code.strip().splitlines())
+        self._stream.send(f"{number} {line}\n".encode())
+        end = re.compile(rb"(?s)(.*?)\n#%d (\d+)\n" % number)
+
+        def finish(timeout: float) -> Output:
+            match = self._pump.wait(lambda: self._stream.take(end), timeout,
+                                    f"end of '{line[:100]}' on {self._stream.name}")
+            return Output(int(match[2]), match[1].decode(errors="replace").strip("\n"))
+
+        return finish
+
+    def attempt(self, code: str, timeout: float = 20) -> Output:
+        return self.start(code)(timeout)
+
+    def run(self, code: str, timeout: float = 20) -> str:
+        """Runs a command that must succeed; returns its output."""
+        status, text = self.attempt(code, timeout)
+        if status:
+            raise TestbedError(f"{self._stream.name}: '{code.strip()}' failed with {status}:\n{text}")
+        return text
+
+
+class Qmp:
+    """A QMP session on a stream. Events are kept until somebody waits for them."""
+
+    _LINE = re.compile(rb"[^\n]*\n")
+
+    def __init__(self, pump: Pump, stream: Stream) -> None:
+        self._pump = pump
+        self._stream = stream
+        self._messages: list[dict[str, Any]] = []
+
+    def _receive(self) -> None:
+        while match := self._stream.take(self._LINE):
+            # Carriage returns come from the line, anything else that is not JSON from a QEMU that died.
+            text = match[0].strip()
+            if text.startswith(b"{"):
+                self._messages.append(json.loads(text))
+
+    def _wait(self, wanted: Callable[[dict[str, Any]], bool], timeout: float, what: str) -> dict[str, Any]:
+        def find() -> dict[str, Any] | None:
+            self._receive()
+            for index, message in enumerate(self._messages):
+                if wanted(message):
+                    return self._messages.pop(index)
+            return None
+
+        return self._pump.wait(find, timeout, what)
+
+    def connect(self, timeout: float) -> None:
+        self._wait(lambda message: "QMP" in message, timeout, "QMP greeting")
+        self.command("qmp_capabilities")
+
+    def command(self, name: str, timeout: float = 20, **arguments: Any) -> Any:
+        request: dict[str, Any] = {"execute": name}
+        if arguments:
+            request["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+        self._stream.send(json.dumps(request).encode() + b"\n")
+        answer = self._wait(lambda message: "return" in message or "error" in message, timeout, f"answer to QMP {name}")
+        if "error" in answer:
+            raise TestbedError(f"QMP {name}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def wait_event(self, name: str, timeout: float, **data: Any) -> dict[str, Any]:
+        def wanted(message: dict[str, Any]) -> bool:
+            return message.get("event") == name and data.items() <= message.get("data", {}).items()
+
+        return self._wait(wanted, timeout, f"QMP event {name}")
+
+    def forget_events(self) -> None:
+        self._receive()
+        self._messages.clear()

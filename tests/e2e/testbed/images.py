@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""What the levels boot: initramfs archives, made of the build environment's arm64 files, our tools and the QEMUs to test.
+
+All of this runs inside the build environment (scripts/in-root).
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .consoles import TestbedError
+
+GUEST = Path(__file__).resolve().parent.parent / "guest"
+FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
+BUSYBOX = Path("/usr/bin/busybox")
+LIBRARIES = [Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/aarch64-linux-gnu/lib")]
+LOADER = "ld-linux-aarch64.so.1"
+TOOLS = ["directio", "badcmd"]
+CC = ["aarch64-linux-gnu-gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror"]
+
+
+class Cpio:
+    """A cpio archive in the format the kernel unpacks ("newc"), the same for the same contents."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._inode = 0
+        self._directories: set[str] = set()
+
+    def _entry(self, name: str, mode: int, data: bytes) -> None:
+        self._inode += 1
+        encoded = name.encode() + b"\0"
+        fields = (self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
+        header = b"070701" + b"".join(b"%08x" % field for field in fields)
+        for part in (header + encoded, data):
+            self._parts.append(part)
+            self._parts.append(b"\0" * (-len(part) % 4))
+
+    def _parents(self, name: str) -> None:
+        for parent in reversed(Path(name).parents[:-1]):
+            if str(parent) not in self._directories:
+                self._directories.add(str(parent))
+                self._entry(str(parent), 0o040755, b"")
+
+    def file(self, name: str, data: bytes, executable: bool = True) -> None:
+        self._parents(name)
+        self._entry(name, 0o100755 if executable else 0o100644, data)
+
+    def link(self, name: str, target: str) -> None:
+        self._parents(name)
+        self._entry(name, 0o120777, target.encode())
+
+    def finish(self) -> bytes:
+        self._entry("TRAILER!!!", 0, b"")
+        return b"".join(self._parts)
+
+
+def acpi_override(iort: bytes) -> bytes:
+    """The archive that must come first of all in the initramfs."""
+    cpio = Cpio()
+    cpio.file("kernel/firmware/acpi/iort.aml", iort, executable=False)
+    return cpio.finish()
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        raise TestbedError(f"'{command[0]}' failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def library_closure(binary: Path) -> dict[str, Path]:
+    """The shared libraries that an arm64 program needs, by name."""
+    found: dict[str, Path] = {}
+    todo = [binary]
+    while todo:
+        for name in re.findall(r"\(NEEDED\).*\[(.*)\]", _run("aarch64-linux-gnu-readelf", "-d", todo.pop())):
+            if name in found:
+                continue
+            at = next((directory / name for directory in LIBRARIES if (directory / name).exists()), None)
+            if at is None:
+                raise TestbedError(f"{binary} needs {name}, which the build environment does not have for arm64")
+            found[name] = at.resolve()
+            todo.append(at)
+    return found
+
+
+@dataclass(frozen=True)
+class Images:
+    """Finds or makes everything that is booted. `qemus` maps the short name of each QEMU to be tested to its path."""
+
+    cache: Path
+    kernel: Path  # scripts/kernel's directory
+    qemus: dict[str, Path]
+
+    @property
+    def image(self) -> Path:
+        return self.kernel / "Image"
+
+    def _cached(self, name: str, make: list[str | Path], *sources: Path) -> Path:
+        """The result of a command on `sources`, kept by their contents. The command ends with the output's path."""
+        to = self.cache / f"{name}-{_digest(*sources)}"
+        if not to.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            new = to.with_name(f"{to.name}.{os.getpid()}")
+            _run(*make, new)
+            os.replace(new, to)
+            self._prune(f"{name}-*", keep=4)
+        return to
+
+    def _prune(self, pattern: str, keep: int) -> None:
+        for old in sorted(self.cache.glob(pattern), key=lambda path: path.stat().st_mtime)[:-keep]:
+            old.unlink()
+
+    def _tool(self, name: str) -> bytes:
+        source = GUEST / f"{name}.c"
+        return self._cached(name, [*CC, source, "-o"], source).read_bytes()
+
+    def _level2(self) -> bytes:
+        cpio = Cpio()
+        cpio.file("init", (GUEST / "l2-init").read_bytes())
+        cpio.file("bin/busybox", BUSYBOX.read_bytes())
+        for script in ("agent", "rebind", "disk"):
+            cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
+        for tool in TOOLS:
+            cpio.file(f"e2e/{tool}", self._tool(tool))
+        cpio.file("e2e/dma_map_benchmark", (self.kernel / "dma_map_benchmark").read_bytes())
+        return cpio.finish()
+
+    def _minimal(self) -> Cpio:
+        cpio = Cpio()
+        cpio.file("init", (GUEST / "l1-init").read_bytes())
+        cpio.file("bin/busybox", BUSYBOX.read_bytes())
+        for script in ("agent", "rebind", "disk", "counters"):
+            cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
+        return cpio
+
+    def level1_without_guests(self) -> bytes:
+        """Enough to read level 1's ACPI tables."""
+        return self._minimal().finish()
+
+    def level1(self) -> bytes:
+        cpio = self._minimal()
+        cpio.file("e2e/Image", self.image.read_bytes(), executable=False)
+        cpio.file("e2e/QEMU_EFI.fd", FIRMWARE.read_bytes(), executable=False)
+        cpio.file("e2e/l2.cpio", self._level2(), executable=False)
+        cpio.file("e2e/directio", self._tool("directio"))
+        libraries: dict[str, Path] = {}
+        for name, binary in self.qemus.items():
+            if not binary.is_file():
+                raise TestbedError(f"no QEMU to test at {binary}")
+            stripped = self._cached(f"qemu-{name}", ["aarch64-linux-gnu-strip", binary, "-o"], binary)
+            cpio.file(f"e2e/qemu-{name}", stripped.read_bytes())
+            libraries |= library_closure(binary)
+        for name, path in sorted(libraries.items()):
+            cpio.file(f"lib/{name}", path.read_bytes())
+        if LOADER not in libraries and libraries:
+            raise TestbedError(f"no {LOADER} among the libraries")
+        return cpio.finish()
+
+
+def make_disk(path: Path, mebibytes: int) -> None:
+    """A sparse disk image."""
+    with path.open("wb") as file:
+        file.truncate(mebibytes << 20)
+
+
+def fits(directory: Path, mebibytes: int) -> None:
+    free = shutil.disk_usage(directory).free >> 20
+    if free < mebibytes:
+        raise TestbedError(f"too little disk for the testbed: needs {mebibytes} MiB in {directory}, {free} MiB available")

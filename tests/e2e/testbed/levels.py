@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""The three levels as objects: Level0 runs a machine under TCG, Level1 is the KVM host in it, Guest is level 2."""
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import counters
+from .consoles import Pump, Qmp, Shell, Stream, TestbedError, TimedOut
+from .images import FIRMWARE, Images, acpi_override, make_disk
+from .iort import with_canwbs
+
+DISKS = ("disk0", "disk1")
+DISK_MIB = 64
+# Level 1's PCI devices that guests may get. The addresses follow from Level0._devices().
+ASSIGNABLE = {"disk0": "0000:00:01.0", "disk1": "0000:00:02.0", "edu": "0000:00:03.0"}
+_DRIVERS = {"disk0": "nvme", "disk1": "nvme"}
+
+# A CPU without pointer authentication: emulating that is slow.
+_MACHINE = ["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3", "-global", "arm-smmuv3.stage=nested",
+            "-cpu", "neoverse-n1", "-smp", "2", "-accel", "tcg,thread=multi", "-bios", str(FIRMWARE)]
+_QEMU = "qemu-system-aarch64"
+_LINES = ("l1-shell", "l2-console", "l2-qmp", "l2-shell")  # level 1's hvc0, hvc1...
+_TRACE = "/tmp/trace.log"
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Level0:
+    """The emulated machine. Its process ends with close(), or with ours."""
+
+    def __init__(self, logs: Path, kernel: Path, initrd: Path, memory: str = "4G",
+                 disks: dict[str, Path] | None = None) -> None:
+        self.pump = Pump()
+        self.streams: dict[str, Stream] = {}
+        self.disks = disks or {}
+        arguments, theirs = self._lines(logs)
+        command = [_QEMU, *_MACHINE, "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
+                   "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyAMA0 rdinit=/init panic=-1",
+                   *arguments, *self._devices()]
+        (logs / "l0-command").write_text(" ".join(command) + "\n")
+        self._errors = logs / "l0-errors.log"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                                             pass_fds=[line.fileno() for line in theirs], start_new_session=True,
+                                             preexec_fn=_die_with_parent)
+        for line in theirs:
+            line.close()
+        self.pump.alarms.append(self._trouble)
+
+    def _lines(self, logs: Path) -> tuple[list[str], list[socket.socket]]:
+        """Level 1's serial port, and a virtio console for each of _LINES; as options, with our ends in self.streams."""
+        options = ["-device", "virtio-serial-device,max_ports=8"]
+        theirs = []
+        for name in ("l1-console", *_LINES):
+            ours, other = socket.socketpair()
+            theirs.append(other)
+            self.streams[name] = Stream(name, ours, logs / f"{name}.log")
+            self.pump.add(self.streams[name])
+            options += ["-chardev", f"socket,id={name},fd={other.fileno()}"]
+            options += ["-serial", f"chardev:{name}"] if name == "l1-console" else ["-device", f"virtconsole,chardev={name}"]
+        return options, theirs
+
+    def _devices(self) -> list[str]:
+        options = []
+        for slot, (serial, path) in enumerate(self.disks.items(), start=1):
+            options += ["-drive", f"file={path},if=none,id={serial},format=raw",
+                        "-device", f"nvme,drive={serial},serial={serial},addr={slot}"]
+        return options + ["-device", "edu,addr=3"]
+
+    def _trouble(self) -> str | None:
+        if (status := self._process.poll()) is not None:
+            return f"level 0's QEMU ended with {status}: {self._errors.read_text().strip()[-300:]}"
+        if panic := re.search(rb"Kernel panic[^\r\n]*", self.streams["l1-console"].buffer):
+            return f"level 1: {panic[0].decode(errors='replace')}"
+        return None
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self.pump.close()
+        for stream in self.streams.values():
+            stream.socket.close()
+
+
+@dataclass(frozen=True)
+class GuestConfig:
+    """One run of a QEMU under test. `smmus` lists, for each SMMUv3, the names (ASSIGNABLE) of the devices behind it."""
+
+    name: str
+    qemu: str
+    properties: str = ""  # more of -device arm-smmuv3, such as ",ril=off"
+    smp: int = 1
+    memory: str = "512M"
+    smmus: Sequence[Sequence[str]] = (("disk0",),)
+    trace: bool = True
+    append: str = ""
+
+    def device(self, name: str, bus: str) -> dict[str, str]:
+        return {"driver": "vfio-pci", "id": name, "host": ASSIGNABLE[name], "bus": bus, "iommufd": "iommufd0", "romfile": ""}
+
+    def ports(self) -> Iterator[tuple[int, str, str]]:
+        """(SMMU number, root port, device name) of every assigned device."""
+        for smmu, devices in enumerate(self.smmus):
+            for slot, name in enumerate(devices):
+                yield smmu, f"port{smmu}.{slot}", name
+
+    def command(self) -> list[str]:
+        words = [f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
+                 "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
+                 "-append", f"console=ttyAMA0 rdinit=/init panic=-1 {self.append}".strip(), "-nodefaults", "-display", "none",
+                 "-chardev", "serial,id=console,path=/dev/hvc1", "-serial", "chardev:console",
+                 "-chardev", "serial,id=qmp,path=/dev/hvc2", "-mon", "chardev=qmp,mode=control",
+                 "-chardev", "serial,id=shell,path=/dev/hvc3",
+                 # Not behind an accelerated SMMU: those take assigned devices only.
+                 "-device", "virtio-serial-pci,bus=pcie.0", "-device", "virtconsole,chardev=shell",
+                 "-object", "iommufd,id=iommufd0"]
+        for smmu in range(len(self.smmus)):
+            words += ["-device", f"pxb-pcie,id=pxb{smmu},bus_nr={8 * (smmu + 1)},bus=pcie.0",
+                      "-device", f"arm-smmuv3,primary-bus=pxb{smmu},id=smmu{smmu},accel=on{self.properties}"]
+        for chassis, (smmu, port, name) in enumerate(self.ports(), start=1):
+            device = ",".join(f"{key}={value}" for key, value in self.device(name, port).items()).removeprefix("driver=")
+            words += ["-device", f"pcie-root-port,id={port},bus=pxb{smmu},chassis={chassis},slot={chassis}",
+                      "-device", device]
+        words += ["-D", _TRACE, "-d", "guest_errors"]
+        if self.trace:
+            for event in counters.TRACE_EVENTS:
+                words += ["-trace", f"enable={event}"]
+        return words
+
+
+def _quote(words: Sequence[str]) -> str:
+    return " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
+
+
+@dataclass
+class Measurement:
+    """Filled when the `with` block that it belongs to ends."""
+
+    counts: counters.Counts | None = None
+
+    @property
+    def result(self) -> counters.Counts:
+        assert self.counts, "the measured stretch has not ended"
+        return self.counts
+
+
+@dataclass
+class KernelLog:
+    """A kernel's messages from a mark on."""
+
+    shell: Shell
+    mark: str = ""
+    # What any kernel says that has met an error it should not have met, at whatever level it says so.
+    _BAD = re.compile(r"WARNING:|BUG:|Oops|Call trace|I/O error|timeout, |event 0x|CMDQ error|unexpected global error"
+                      r"|blk_update_request|critical target|soft lockup|hung|F_TRANSLATION|C_BAD")
+
+    def set_mark(self, text: str) -> None:
+        self.mark = f"e2e-mark {text}"
+        self.shell.run(f"echo '<6>{self.mark}' >/dev/kmsg")
+
+    def lines(self) -> list[tuple[int, str]]:
+        """(level, text), the oldest first."""
+        found = []
+        for line in self.shell.run("dmesg -r").splitlines():
+            match = re.match(r"<(\d+)>\[ *[\d.]+\] ?(.*)", line)
+            if match:
+                found.append((int(match[1]) & 7, match[2]))
+        if self.mark:
+            marks = [index for index, (_, text) in enumerate(found) if text.endswith(self.mark)]
+            found = found[marks[-1] + 1:] if marks else found
+        return found
+
+    def errors(self, harmless: re.Pattern[str]) -> list[str]:
+        return [text for level, text in self.lines() if (level <= 3 or self._BAD.search(text)) and not harmless.search(text)]
+
+
+class Guest:
+    """A running level 2."""
+
+    def __init__(self, level1: Level1, config: GuestConfig) -> None:
+        self.config = config
+        self._level1 = level1
+        self._pump = level1.pump
+        streams = level1.level0.streams
+        self._console = streams["l2-console"]
+        for name in ("l2-console", "l2-shell", "l2-qmp"):
+            streams[name].buffer.clear()
+            streams[name].note(f"\n=== {config.name}\n".encode())
+        self.shell = Shell(self._pump, streams["l2-shell"])
+        self.qmp = Qmp(self._pump, streams["l2-qmp"])
+        self.log = KernelLog(self.shell)
+        self._pump.alarms.append(self._trouble)
+        command = _quote(config.command())
+        self.pid = int(level1.shell.run(f"rm -f {_TRACE}; cd /tmp; {command} >/tmp/qemu.out 2>&1 & echo $!"))
+
+    def _trouble(self) -> str | None:
+        if panic := re.search(rb"Kernel panic[^\r\n]*", self._console.buffer):
+            return f"level 2: {panic[0].decode(errors='replace')}"
+        return None
+
+    def running(self) -> bool:
+        return self._level1.shell.attempt(f"grep -q '^State:.[^Z]' /proc/{self.pid}/status 2>/dev/null").status == 0
+
+    def output(self) -> str:
+        """What QEMU itself has printed."""
+        return self._level1.shell.run("cat /tmp/qemu.out")
+
+    def _wait(self, what: Callable[[float], None], seconds: float, name: str) -> None:
+        """Waits, and looks now and then whether QEMU still lives."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return what(3)
+            except TimedOut:
+                if not self.running():
+                    raise TestbedError(f"QEMU ended before level 2 gave a {name}:\n{self.output()}") from None
+                if time.monotonic() > end:
+                    raise
+
+    def wait_booted(self, seconds: float = 90) -> None:
+        self._wait(self.shell.wait_ready, seconds, "shell")
+
+    def connect(self) -> None:
+        self._wait(self.qmp.connect, 20, "QMP greeting")
+        self.wait_booted()
+
+    def run(self, code: str, timeout: float = 60) -> str:
+        return self.shell.run(code, timeout)
+
+    def set_trace(self, events: Sequence[str], enable: bool) -> None:
+        for event in events:
+            self.qmp.command("trace-event-set-state", name=event, enable=enable, ignore_unavailable=True)
+
+    def trace_size(self) -> int:
+        return counters.parse(self._level1.shell.run(f"counters now {_TRACE}"))["log"]
+
+    def trace_lines(self, pattern: str, start: int = 0) -> list[str]:
+        """The lines of QEMU's trace, from a byte of it on, that match a pattern of grep -E."""
+        return self._level1.shell.attempt(f"tail -c +{start + 1} {_TRACE} | grep -E '{pattern}'").text.splitlines()
+
+    @contextmanager
+    def measure(self) -> Iterator[Measurement]:
+        """Counts what happens in the `with` block."""
+        shell = self._level1.shell
+        measurement = Measurement()
+        shell.run("counters watch")
+        before, begun = counters.parse(shell.run(f"counters now {_TRACE}")), time.monotonic()
+        yield measurement
+        seconds = time.monotonic() - begun
+        after = counters.parse(shell.run(f"counters now {_TRACE}"))
+        shell.run("counters ignore")
+        trace = counters.parse(shell.run(f"counters trace {_TRACE} {before['log']}", timeout=120))
+        after.subtract(before)
+        measurement.counts = counters.Counts(trace, after, seconds)
+
+    def stop(self) -> None:
+        """Ends QEMU the hard way, and waits until it is gone."""
+        self._pump.alarms.remove(self._trouble)
+        self._level1.shell.run(
+            f"kill -9 {self.pid} 2>/dev/null; for i in $(seq 100); do [ -e /proc/{self.pid}/exe ] || exit 0; sleep 0.1; done; exit 1")
+
+
+class Level1:
+    """The KVM host, booted once; guests run in it one after the other."""
+
+    def __init__(self, images: Images, work: Path, logs: Path, say: Callable[[str], None]) -> None:
+        self._logs = logs
+        disks = {name: work / f"{name}.img" for name in DISKS}
+        for path in disks.values():
+            make_disk(path, DISK_MIB)
+        iort = self._iort(images, work, logs, disks, say)
+        initrd = work / "l1.cpio"
+        initrd.write_bytes(acpi_override(iort) + images.level1())
+        say("level 1: booting the KVM host under emulation")
+        self.level0 = Level0(logs, images.image, initrd, disks=disks)
+        self.pump = self.level0.pump
+        self.shell = Shell(self.pump, self.level0.streams["l1-shell"])
+        self.log = KernelLog(self.shell)
+        try:
+            self.shell.wait_ready(120)
+            initrd.unlink()
+            if "override [IORT" not in self.shell.run("dmesg | grep -i 'Table Upgrade'; true"):
+                raise TestbedError("level 1 did not take the IORT with CANWBS")
+            for name, address in ASSIGNABLE.items():
+                self.shell.run(f"rebind {address} vfio-pci")
+        except BaseException:
+            self.level0.close()
+            raise
+
+    def _iort(self, images: Images, work: Path, logs: Path, disks: dict[str, Path], say: Callable[[str], None]) -> bytes:
+        """Level 1's IORT, corrected. It is the emulated machine's alone, so it is read once for each such machine."""
+        identity = hashlib.sha256(repr((_MACHINE, _LINES, list(disks), images.image.parent.name,
+                                        FIRMWARE.stat().st_size)).encode()).hexdigest()[:12]
+        cached = images.cache / f"iort-{identity}"
+        if not cached.exists():
+            say("level 1: reading its IORT (once)")
+            initrd = work / "iort.cpio"
+            initrd.write_bytes(images.level1_without_guests())
+            (logs / "iort").mkdir()
+            level0 = Level0(logs / "iort", images.image, initrd, memory="1G", disks=disks)
+            try:
+                shell = Shell(level0.pump, level0.streams["l1-shell"])
+                shell.wait_ready(120)
+                text = shell.run("od -An -v -t x1 /sys/firmware/acpi/tables/IORT")
+            finally:
+                level0.close()
+            images.cache.mkdir(parents=True, exist_ok=True)
+            new = cached.with_name(f"{cached.name}.{os.getpid()}")
+            new.write_bytes(bytes.fromhex("".join(text.split())))
+            os.replace(new, cached)
+        return with_canwbs(cached.read_bytes())
+
+    @contextmanager
+    def guest(self, config: GuestConfig) -> Iterator[Guest]:
+        """A booted guest; when the block raises, what there is to know of it is written to the logs."""
+        guest = Guest(self, config)
+        try:
+            guest.connect()
+            yield guest
+        except BaseException:
+            self._keep_traces(config.name)
+            raise
+        finally:
+            guest.stop()
+
+    def _keep_traces(self, name: str) -> None:
+        try:
+            for file, command in ((f"{name}.qemu-output.log", "tail -n 50 /tmp/qemu.out"),
+                                  (f"{name}.qemu-trace.log", f"tail -n 400 {_TRACE}"), (f"{name}.l1-dmesg.log", "dmesg")):
+                (self._logs / file).write_text(self.shell.attempt(command).text + "\n")
+        except TestbedError as error:
+            (self._logs / f"{name}.qemu-output.log").write_text(f"level 1 does not answer: {error}\n")
+
+    def host_sha256(self, disk: str, offset: int, size: int) -> str:
+        """The checksum of a part of a disk as this machine, level 0, has it."""
+        with self.level0.disks[disk].open("rb") as file:
+            file.seek(offset)
+            return hashlib.sha256(file.read(size)).hexdigest()
+
+    def use_from_level1(self, name: str) -> None:
+        """Takes a disk back from vfio, uses it here, and gives it to vfio again: it must be in order."""
+        address = ASSIGNABLE[name]
+        self.shell.run(f"rebind {address} {_DRIVERS[name]} && disk=$(disk {name}) && "
+                       "directio read $disk 0 1048576 4 | wc -c | grep -qx 4194304", timeout=60)
+        self.shell.run(f"rebind {address} vfio-pci")
+
+    def close(self) -> None:
+        self.level0.close()

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""What a guest is put through. Each scenario runs in the one level 1, and raises TestbedError where something is not so."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from .consoles import TestbedError
+from .counters import BUSY_EVENTS, Counts
+from .levels import ASSIGNABLE, Guest, GuestConfig, Level1
+
+MIB = 1 << 20
+# Error-level messages of a healthy boot on these machines.
+HARMLESS = re.compile(r"$^")
+
+
+def expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise TestbedError(otherwise)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a scenario runs: level 1, and the name of the QEMU to test."""
+
+    level1: Level1
+    qemu: str
+
+    @contextmanager
+    def guest(self, config: GuestConfig, harmless: re.Pattern[str] = HARMLESS) -> Iterator[Guest]:
+        """A guest; when the block has ended well, both kernels' logs must be clean but for what is `harmless`."""
+        self.level1.log.set_mark(config.name)
+        with self.level1.guest(config) as guest:
+            yield guest
+            for where, log in (("level 2", guest.log), ("level 1", self.level1.log)):
+                if errors := log.errors(harmless):
+                    raise TestbedError(f"{where}'s kernel reports:\n" + "\n".join(errors[:20]))
+            expect(guest.running(), f"QEMU has ended:\n{guest.output()}")
+
+    def config(self, name: str, **more: object) -> GuestConfig:
+        return GuestConfig(name=name, qemu=self.qemu, **more)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    summary: str
+    run: Callable[[Bench], None]
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(name: str, summary: str) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
+    def register(run: Callable[[Bench], None]) -> Callable[[Bench], None]:
+        SCENARIOS[name] = Scenario(name, summary, run)
+        return run
+
+    return register
+
+
+# --- what several of them do --------------------------------------------------------------------------------------
+
+
+def copy_and_compare(bench: Bench, guest: Guest, disk: str = "disk0", at_mib: int = 0, mib: int = 8) -> str:
+    """The guest writes random data and reads it back, both past its page cache; three checksums must agree.
+
+    Returns the checksum.
+    """
+    written, read = guest.run(f"""
+        disk=$(disk {disk}) && head -c {mib * MIB} /dev/urandom >data &&
+        sha256sum <data && directio write $disk {at_mib * MIB} {MIB} {mib} <data && rm data &&
+        directio read $disk {at_mib * MIB} {MIB} {mib} | sha256sum""", timeout=120).split()[::2]
+    host = bench.level1.host_sha256(disk, at_mib * MIB, mib * MIB)
+    expect(written == read, f"{disk}: level 2 wrote {written} and read back {read}")
+    expect(written == host, f"{disk}: level 2 wrote {written}, level 0 has {host}")
+    return written
+
+
+def small_reads(guest: Guest, count: int, disk: str = "disk0") -> None:
+    guest.run(f"directio read $(disk {disk}) 0 4096 {count} >&-", timeout=180)
+
+
+def check_counts(bench: Bench, counts: Counts) -> None:
+    """That the work went the accelerated way, was seen by the kernel, and was batched (by a device that batches)."""
+    expect(counts.tlbi > 0, "the guest gave no TLBI commands: its I/O does not go through the SMMU")
+    expect(counts.kernel_ioctls > 0, "level 1's kernel saw no invalidation: nothing is nested")
+    expect(counts.ioctls == counts.kernel_ioctls,
+           f"QEMU traced {counts.ioctls} invalidation ioctls, level 1's kernel served {counts.kernel_ioctls}")
+    expect(counts.entries == counts.invalidations,
+           f"the guest gave {counts.invalidations} invalidation commands, {counts.entries} reached the host")
+    expect(counts.errors == 0, f"{counts.errors} errors in QEMU's trace")
+    expect(counts.doorbells > 0, "no doorbells in QEMU's trace")
+    if bench.qemu != "c":
+        expect(counts.ioctls <= counts.most_ioctls_expected,
+               f"{counts.ioctls} ioctls for {counts.syncs} CMD_SYNCs and {counts.invalidations} commands: not batched")
+
+
+def measured_io(bench: Bench, guest: Guest) -> tuple[Counts, str]:
+    with guest.measure() as measurement:
+        checksum = copy_and_compare(bench, guest)
+        small_reads(guest, 256)
+    check_counts(bench, measurement.result)
+    return measurement.result, checksum
+
+
+# --- the scenarios ------------------------------------------------------------------------------------------------
+
+
+@scenario("default", "default properties: random data written, read back, compared with the host's copy")
+def default(bench: Bench) -> None:
+    with bench.guest(bench.config("default")) as guest:
+        measured_io(bench, guest)
+
+
+@scenario("ril-off", "ril=off: one TLBI a page, and still batched")
+def ril_off(bench: Bench) -> None:
+    with bench.guest(bench.config("ril-off", properties=",ril=off")) as guest:
+        counts, _ = measured_io(bench, guest)
+        expect(counts.tlbi > 2 * counts.syncs, f"{counts.tlbi} TLBIs for {counts.syncs} CMD_SYNCs: range invalidation is on")
+
+
+@scenario("two-vcpus", "two vCPUs with I/O in parallel")
+def two_vcpus(bench: Bench) -> None:
+    with bench.guest(bench.config("two-vcpus", smp=2)) as guest:
+        expect(guest.run("nproc") == "2", "level 2 does not have two CPUs")
+        jobs, mib = 4, 4
+        with guest.measure() as measurement:
+            text = guest.run(f"""
+                disk=$(disk disk0);
+                job() {{ head -c {mib * MIB} /dev/urandom >data$1 &&
+                    directio write $disk $(($1 * {mib * MIB})) 65536 {mib * 16} <data$1 &&
+                    directio read $disk $(($1 * {mib * MIB})) 16384 {mib * 64} | cmp - data$1 &&
+                    echo $1 $(sha256sum <data$1); }};
+                for job in $(seq 0 {jobs - 1}); do job $job & done; wait""", timeout=180)
+        sums = {int(line.split()[0]): line.split()[1] for line in text.splitlines()}
+        expect(sorted(sums) == list(range(jobs)), f"not all jobs ended well:\n{text}")
+        for job, checksum in sums.items():
+            host = bench.level1.host_sha256("disk0", job * mib * MIB, mib * MIB)
+            expect(checksum == host, f"job {job}: level 2 wrote {checksum}, level 0 has {host}")
+        check_counts(bench, measurement.result)
+
+
+@scenario("reboot", "the guest reboots inside the same QEMU, then the machine is reset under I/O; I/O after each")
+def reboot(bench: Bench) -> None:
+    with bench.guest(bench.config("reboot")) as guest:
+        first = copy_and_compare(bench, guest)
+        guest.qmp.forget_events()
+        guest.shell.start("reboot -f")
+        guest.qmp.wait_event("RESET", 30, guest=True)
+        guest.wait_booted()
+        again = guest.run(f"directio read $(disk disk0) 0 {MIB} 8 | sha256sum").split()[0]
+        expect(again == first, f"after the reboot level 2 reads {again}, not {first}")
+        copy_and_compare(bench, guest)
+
+        guest.shell.run("disk=$(disk disk0); directio read $disk 0 4096 16000 >&- 2>/dev/null & echo started")
+        guest.qmp.command("system_reset")
+        guest.wait_booted()
+        measured_io(bench, guest)
+
+
+@scenario("illegal-command", "illegal commands in the guest's queue: registers, the guest driver's recovery, I/O afterwards")
+def illegal_command(bench: Bench) -> None:
+    provoked = re.compile(r"unexpected global error reported \(0x0000000[01]\)|CMDQ error \(cons 0x01......\): Illegal command"
+                          r"|skipping command in error state|\t0x[0-9a-f]{16}$")
+    with bench.guest(bench.config("illegal-command"), harmless=provoked) as guest:
+        copy_and_compare(bench, guest)
+        start = guest.trace_size()
+        text = guest.run("badcmd illegal")
+        injected = int(text.splitlines()[-1].removeprefix("injected "))
+        illegal = len(re.findall(r"^.* at 0x", text, re.M))
+
+        # The same as QEMU saw it: CERROR_ILL (1) each time, and GERROR.CMDQ_ERR toggled.
+        errors = guest.trace_lines("smmuv3_cmdq_consume_error", start)
+        expect(len(errors) == illegal and all(line.endswith(": 1") for line in errors),
+               f"{illegal} illegal commands, but QEMU traced:\n" + "\n".join(errors))
+        toggled = guest.trace_lines("smmuv3_write_gerror toggled=0x1,", start)
+        expect(len(toggled) == illegal, f"{illegal} illegal commands, but GERROR.CMDQ_ERR was toggled {len(toggled)} times")
+
+        # One of them was left to the guest's driver: it must have said so, and it has gone on.
+        messages = [line for _, line in guest.log.lines()]
+        for wanted in (r"CMDQ error \(cons 0x01......\): Illegal command", r"skipping command in error state"):
+            found = [line for line in messages if re.search(wanted, line)]
+            expect(len(found) == 1, f"level 2's driver said '{wanted}' {len(found)} times")
+
+        # A million CMD_SYNCs are not worth a trace.
+        guest.set_trace(BUSY_EVENTS, False)
+        guest.run(f"badcmd rewind {injected}", timeout=120)
+        guest.set_trace(BUSY_EVENTS, True)
+        measured_io(bench, guest)
+
+
+@scenario("killed", "QEMU is killed under I/O: the host gets its device back in order, and the next QEMU does")
+def killed(bench: Bench) -> None:
+    for turn in ("first", "second"):
+        with bench.guest(bench.config(f"killed-{turn}")) as guest:
+            copy_and_compare(bench, guest, mib=2)
+            guest.shell.start("directio read $(disk disk0) 0 4096 16000 >&-")
+        # The guest is killed at the end of the block; now nothing may hold the device or an iommufd any more.
+        holders = bench.level1.shell.run("ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E '/dev/(iommu|vfio)' || true")
+        expect(not holders, f"after QEMU's end somebody holds:\n{holders}")
+        bench.level1.use_from_level1("disk0")
+
+
+@scenario("hotplug", "the assigned device is unplugged and plugged again in the running guest")
+def hotplug(bench: Bench) -> None:
+    config = bench.config("hotplug", smmus=(("disk0", "disk1"),))
+    with bench.guest(config) as guest:
+        copy_and_compare(bench, guest)
+        # The root port takes a request only when the guest has seen the one before.
+        guest.qmp.forget_events()
+        guest.qmp.command("device_del", id="disk0")
+        guest.qmp.wait_event("DEVICE_DELETED", 60, device="disk0")
+        expect(guest.run("ls /sys/class/nvme | wc -l") == "1", "level 2 still has the unplugged disk")
+        # The other device behind the same SMMU must not have noticed.
+        copy_and_compare(bench, guest, "disk1")
+        port = next(port for _, port, name in config.ports() if name == "disk0")
+        device = config.device("disk0", port)
+        guest.qmp.command("device_add", **device)
+        guest.run("disk disk0", timeout=60)
+        copy_and_compare(bench, guest, "disk0")
+        copy_and_compare(bench, guest, "disk1")
+
+
+@scenario("two-devices", "two devices behind one SMMU, with I/O in parallel")
+def two_devices(bench: Bench) -> None:
+    two_disks(bench, bench.config("two-devices", smmus=(("disk0", "disk1"),)))
+
+
+@scenario("two-smmus", "two SMMUs with a device each, and I/O in parallel")
+def two_smmus(bench: Bench) -> None:
+    two_disks(bench, bench.config("two-smmus", smmus=(("disk0",), ("disk1",))))
+
+
+def two_disks(bench: Bench, config: GuestConfig) -> None:
+    with bench.guest(config) as guest:
+        with guest.measure() as measurement:
+            text = guest.run(f"""
+                job() {{ d=$(disk $1) && head -c {4 * MIB} /dev/urandom >$1 && directio write $d 0 {MIB} 4 <$1 &&
+                    directio read $d 0 16384 256 | cmp - $1 && echo $1 $(sha256sum <$1); }};
+                job disk0 & job disk1 & wait""", timeout=120)
+        sums = dict(line.split()[:2] for line in text.splitlines())
+        expect(set(sums) == {"disk0", "disk1"}, f"not both jobs ended well:\n{text}")
+        for disk, checksum in sums.items():
+            host = bench.level1.host_sha256(disk, 0, 4 * MIB)
+            expect(checksum == host, f"{disk}: level 2 wrote {checksum}, level 0 has {host}")
+        check_counts(bench, measurement.result)
