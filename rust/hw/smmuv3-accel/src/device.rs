@@ -44,7 +44,7 @@ pub enum Interrupt {
     /// PRI queue; never raised, IDR0.PRI is 0
     #[allow(dead_code)]
     PriQ = 1,
-    /// Completion of a CMD_SYNC
+    /// Completion of a `CMD_SYNC`
     CmdSync = 2,
     /// Global error
     Gerror = 3,
@@ -59,7 +59,7 @@ pub struct Shared {
     pub registers: Registers,
 }
 
-/// An SMMUv3.
+/// An `SMMUv3`.
 ///
 /// ```text
 ///  * sysbus MMIO region 0: the register file, two pages
@@ -101,7 +101,7 @@ pub struct Smmuv3 {
     /// Output address size
     #[property(rename = "oas", default = 0)]
     pub oas: OasMode,
-    /// Number of SubstreamID bits
+    /// Number of `SubstreamID` bits
     #[property(rename = "ssidsize", default = 0)]
     pub ssidsize: SsidSizeMode,
     /// CMDQ virtualization

@@ -205,7 +205,7 @@ impl OasMode {
 }
 
 impl SsidSizeMode {
-    /// Number of SubstreamID bits asked for, 0 to 20.
+    /// Number of `SubstreamID` bits asked for, 0 to 20.
     pub const fn choice(self) -> Choice<u8> {
         match self.0 {
             bindings::SSID_SIZE_MODE_AUTO => Choice::Auto,
@@ -324,7 +324,7 @@ impl PciFunction {
         self.devfn
     }
 
-    /// The StreamID: bus, device and function number as the guest has
+    /// The `StreamID`: bus, device and function number as the guest has
     /// programmed them by now.
     pub fn stream_id(self) -> u32 {
         // SAFETY: the PCI core's bus outlives the devices on it, and the device

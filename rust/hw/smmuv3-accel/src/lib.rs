@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Arm SMMUv3 device model for QEMU.
+//! Arm `SMMUv3` device model for QEMU.
 //!
 //! The type `arm-smmuv3`: a drop-in for QEMU's C device of that name. What the
 //! architecture says lives in the crate [`smmuv3`], which knows nothing of

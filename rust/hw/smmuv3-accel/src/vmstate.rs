@@ -121,7 +121,7 @@ pub const VMSTATE_SMMUV3: VMStateDescription<Smmuv3> = VMStateDescriptionBuilder
     })
     .build();
 
-/// STRTAB_BASE_CFG.SPLIT as it takes effect, if FMT says two levels (section 6.3.25).
+/// `STRTAB_BASE_CFG.SPLIT` as it takes effect, if FMT says two levels (section 6.3.25).
 const fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
     match ((strtab_base_cfg >> 16) & 3, (strtab_base_cfg >> 6) & 0x1f) {
         (1, 8) => Some(8),

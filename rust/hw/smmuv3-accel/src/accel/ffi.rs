@@ -4,7 +4,7 @@
 //! The host's iommufd, as safe functions on typed objects.
 //!
 //! Everything goes through QEMU's iommufd backend but one call:
-//! IOMMU_HWPT_INVALIDATE is issued here, because the backend's function turns
+//! `IOMMU_HWPT_INVALIDATE` is issued here, because the backend's function turns
 //! errno into text, and errno decides what the guest is told (see
 //! [`smmuv3::invalidation`]).
 
@@ -107,7 +107,7 @@ impl HostDevice {
         // SAFETY: promised by the caller; a reference is added, which keeps it so
         let object: &Object = unsafe { Object::from_raw(device.as_ptr()) };
         // SAFETY: the object is owned by its caller; a reference is added
-        object.dynamic_cast::<Self>().map(|device| unsafe { Owned::from(device) })
+        object.dynamic_cast::<Self>().map(|found| unsafe { Owned::from(found) })
     }
 
     fn raw(&self) -> &bindings::HostIOMMUDeviceIOMMUFD {
@@ -133,7 +133,7 @@ impl HostDevice {
         unsafe { Owned::from(IommufdBackend::from_raw(self.raw().iommufd)) }
     }
 
-    /// IOMMU_GET_HW_INFO.
+    /// `IOMMU_GET_HW_INFO`.
     pub fn info(&self) -> Result<HostInfo> {
         let backend = self.backend();
         let mut info = bindings::iommu_hw_info_arm_smmuv3::default();
@@ -183,7 +183,7 @@ impl HostDevice {
         Ok(HostObject { backend, id })
     }
 
-    /// IOMMU_VIOMMU_ALLOC: the guest's slice of the SMMU that this device is behind.
+    /// `IOMMU_VIOMMU_ALLOC`: the guest's slice of the SMMU that this device is behind.
     pub fn allocate_viommu(&self) -> Result<HostObject> {
         let (device, stage2) = (self.id(), self.stage2_id());
         self.allocate("a vIOMMU", |backend, id, errp| {
@@ -203,7 +203,7 @@ impl HostDevice {
         })
     }
 
-    /// IOMMU_HWPT_ALLOC: a nested translation as words 0 and 1 of an STE say.
+    /// `IOMMU_HWPT_ALLOC`: a nested translation as words 0 and 1 of an STE say.
     pub fn allocate_nested(&self, viommu: &HostObject, ste: [u64; 2]) -> Result<HostObject> {
         let (device, viommu) = (self.id(), viommu.id());
         let mut data = bindings::iommu_hwpt_arm_smmuv3 {
@@ -227,7 +227,7 @@ impl HostDevice {
         })
     }
 
-    /// IOMMU_VDEVICE_ALLOC: tells the host under which StreamID the guest knows
+    /// `IOMMU_VDEVICE_ALLOC`: tells the host under which `StreamID` the guest knows
     /// this device.
     pub fn allocate_vdevice(&self, viommu: &HostObject, stream_id: u32) -> Result<HostObject> {
         let (device, viommu) = (self.id(), viommu.id());
@@ -239,7 +239,7 @@ impl HostDevice {
         })
     }
 
-    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT: from now on the device's transactions are
+    /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: from now on the device's transactions are
     /// translated by the page table `id`.
     pub fn attach(&self, id: u32) -> Result<()> {
         // SAFETY: a valid object of the type that the callee expects
@@ -252,7 +252,7 @@ impl HostDevice {
         Ok(())
     }
 
-    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: from now on the device's transactions are
+    /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`: from now on the device's transactions are
     /// blocked.
     pub fn detach(&self) -> Result<()> {
         // SAFETY: as above
@@ -267,7 +267,7 @@ impl HostDevice {
 }
 
 impl HostObject {
-    /// IOMMU_HWPT_INVALIDATE on a vIOMMU: hands `commands` to the host's SMMU,
+    /// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: hands `commands` to the host's SMMU,
     /// and returns when they are complete.
     ///
     /// On failure `entry_num` is what the kernel wrote back; what it means
@@ -297,7 +297,7 @@ impl HostObject {
         // is bound to it is one; the request is as the kernel's uAPI has it
         let status = unsafe {
             let fd = (*self.backend.as_mut_ptr::<IommufdBackend>().cast::<bindings::IOMMUFDBackend>()).fd;
-            libc::ioctl(fd, IOMMU_HWPT_INVALIDATE as _, addr_of_mut!(request))
+            libc::ioctl(fd, IOMMU_HWPT_INVALIDATE, addr_of_mut!(request))
         };
         if status == 0 {
             return Ok(());

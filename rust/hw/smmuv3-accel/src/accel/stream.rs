@@ -31,7 +31,7 @@ enum Attachment {
     Stage1 { object: HostObject, ste: [u64; 2] },
 }
 
-/// The host's record of the StreamID under which the guest knows the device.
+/// The host's record of the `StreamID` under which the guest knows the device.
 #[derive(Debug)]
 struct Vdevice {
     stream_id: u32,
@@ -75,7 +75,7 @@ impl Stream {
         &self.device
     }
 
-    /// The StreamID by the guest's current bus numbers.
+    /// The `StreamID` by the guest's current bus numbers.
     pub fn stream_id(&self) -> u32 {
         self.function.stream_id()
     }
@@ -96,7 +96,7 @@ impl Stream {
         self.quarantined = false;
     }
 
-    /// Forgets the StreamID: bus numbers are about to be assigned anew.
+    /// Forgets the `StreamID`: bus numbers are about to be assigned anew.
     pub fn forget_stream_id(&mut self) {
         self.vdevice = None;
     }
@@ -200,7 +200,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Makes the host know the device by its present StreamID. The guest may
+    /// Makes the host know the device by its present `StreamID`. The guest may
     /// have renumbered its buses since the last time.
     pub fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<()> {
         let stream_id = self.stream_id();

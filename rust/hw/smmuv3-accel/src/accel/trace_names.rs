@@ -46,7 +46,7 @@ pub fn command(words: [u64; 2], command: Option<&Command>) {
     let sid = (words[0] >> 32) as u32;
     let asid = (words[0] >> 48) as i32;
     match command {
-        Some(Command::CfgiSte { sid, .. }) => trace::trace_smmuv3_cmdq_cfgi_ste(*sid as i32),
+        Some(Command::CfgiSte { .. }) => trace::trace_smmuv3_cmdq_cfgi_ste(sid as i32),
         Some(Command::CfgiSteRange { first, last }) => {
             trace::trace_smmuv3_cmdq_cfgi_ste_range(*first as i32, *last as i32);
         }

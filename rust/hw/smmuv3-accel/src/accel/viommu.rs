@@ -14,7 +14,7 @@ use super::ffi::{HostDevice, HostObject, IommufdBackend};
 const STE_VALID: u64 = 1;
 const STE_CONFIG_BYPASS: u64 = 0b100 << 1;
 
-/// Two commands of which the host must refuse the second: TLBI_NSNH_ALL, which
+/// Two commands of which the host must refuse the second: `TLBI_NSNH_ALL`, which
 /// does no harm, and the reserved opcode 0.
 const PROBE: [[u64; 2]; 2] = [[0x30, 0], [0, 0]];
 
@@ -25,7 +25,7 @@ pub struct Viommu {
     pub abort: HostObject,
     /// Stage 2 only
     pub bypass: HostObject,
-    /// IOMMU_VIOMMU_ALLOC
+    /// `IOMMU_VIOMMU_ALLOC`
     pub object: HostObject,
     /// The iommufd that all of it lives in
     pub backend: Owned<IommufdBackend>,
