@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A host that answers as it is told to.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use smmuv3::{Host, HostError, StreamId};
+
+pub const ENOENT: i32 = 2;
+pub const EINTR: i32 = 4;
+pub const EIO: i32 = 5;
+pub const EBADF: i32 = 9;
+pub const EAGAIN: i32 = 11;
+pub const ENOMEM: i32 = 12;
+pub const EFAULT: i32 = 14;
+pub const EINVAL: i32 = 22;
+pub const ENOTTY: i32 = 25;
+pub const E2BIG: i32 = 7;
+pub const EOPNOTSUPP: i32 = 95;
+pub const ETIMEDOUT: i32 = 110;
+
+/// What the host says to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Error { errno: i32, entry_num: u32 },
+}
+
+impl Answer {
+    pub const fn error(errno: i32, entry_num: u32) -> Self {
+        Self::Error { errno, entry_num }
+    }
+}
+
+/// Decides what happens to the commands of a call, given its number.
+pub type Behaviour = Box<dyn FnMut(usize, &[[u64; 2]]) -> Answer>;
+
+#[derive(Default)]
+pub struct TestHost {
+    /// Answers to the next calls; then `afterwards`, then success.
+    pub answers: VecDeque<Answer>,
+    /// What is answered when `answers` is empty.
+    pub afterwards: Option<Answer>,
+    /// Asked when neither has anything to say.
+    pub behaviour: Option<Behaviour>,
+    /// `StreamIDs` that have a device.
+    pub streams: BTreeSet<StreamId>,
+    /// Whether reinstalling an entry leaves Context descriptors behind.
+    pub caches_cds: bool,
+    /// What [`Host::gone`] says.
+    pub is_gone: bool,
+    /// Every call in order.
+    pub calls: Vec<Vec<[u64; 2]>>,
+    /// The commands of the calls that succeeded, in order.
+    pub executed: Vec<[u64; 2]>,
+    pub installed: Vec<StreamId>,
+    pub quarantined: Vec<StreamId>,
+    pub failed_closed: usize,
+}
+
+impl TestHost {
+    fn answer(&mut self, commands: &[[u64; 2]]) -> Answer {
+        if let Some(answer) = self.answers.pop_front() {
+            return answer;
+        }
+        if let Some(answer) = self.afterwards {
+            return answer;
+        }
+        let number = self.calls.len() - 1;
+        match &mut self.behaviour {
+            Some(behaviour) => behaviour(number, commands),
+            None => Answer::Done,
+        }
+    }
+}
+
+impl Host for TestHost {
+    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
+        assert!(
+            (1..=63).contains(&commands.len()),
+            "1 to 63 commands a call"
+        );
+        self.calls.push(commands.to_vec());
+        match self.answer(commands) {
+            Answer::Done => {
+                self.executed.extend_from_slice(commands);
+                Ok(())
+            }
+            Answer::Error { errno, entry_num } => Err(HostError { errno, entry_num }),
+        }
+    }
+
+    fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId> {
+        self.streams.range(first..=last).next().copied()
+    }
+
+    fn install_ste(&mut self, sid: StreamId) -> bool {
+        self.installed.push(sid);
+        self.caches_cds
+    }
+
+    fn quarantine(&mut self, sid: StreamId) {
+        self.quarantined.push(sid);
+    }
+
+    fn fail_closed(&mut self) {
+        self.failed_closed += 1;
+    }
+
+    fn gone(&mut self) -> bool {
+        self.is_gone
+    }
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! An SMMU as a guest sees it.
+
+use smmuv3::{Cmdq, Effects, Features, FlushPolicy, Progress, Registers, Signals};
+
+use super::{Memory, TestHost};
+
+pub const CR0: u64 = 0x20;
+pub const GERROR: u64 = 0x60;
+pub const GERRORN: u64 = 0x64;
+pub const CMDQ_BASE: u64 = 0x90;
+pub const CMDQ_PROD: u64 = 0x98;
+pub const CMDQ_CONS: u64 = 0x9c;
+pub const IRQ_CTRL: u64 = 0x50;
+
+/// `CR0` with `CMDQEN` and `SMMUEN`.
+pub const RUNNING: u64 = 0x9;
+/// `CR0` with `SMMUEN` only.
+pub const STOPPED: u64 = 0x1;
+
+/// Where the Command queue lies unless a test moves it.
+pub const QUEUE: u64 = 0x4000_0000;
+
+/// Interrupts so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub gerror: u32,
+    pub cmd_sync: u32,
+    pub sev: u32,
+}
+
+impl Signals for Counters {
+    fn cmd_sync(&mut self) {
+        self.cmd_sync += 1;
+    }
+
+    fn gerror(&mut self) {
+        self.gerror += 1;
+    }
+
+    fn sev(&mut self) {
+        self.sev += 1;
+    }
+}
+
+pub struct Machine {
+    pub features: Features,
+    pub registers: Registers,
+    pub cmdq: Cmdq,
+    pub memory: Memory,
+    pub host: TestHost,
+    pub signals: Counters,
+    pub budget: u32,
+}
+
+impl Machine {
+    /// A running SMMU with an empty queue of 16 entries and a device behind
+    /// `StreamID` 8.
+    pub fn new(features: Features, policy: FlushPolicy) -> Self {
+        let mut machine = Self::out_of_reset(features, policy);
+        machine.host.streams.insert(8);
+        machine.host.caches_cds = true;
+        machine.write64(CMDQ_BASE, QUEUE | 4);
+        machine.write(IRQ_CTRL, 0x1);
+        machine.write(CR0, RUNNING);
+        machine
+    }
+
+    pub fn out_of_reset(features: Features, policy: FlushPolicy) -> Self {
+        Self {
+            features,
+            registers: Registers::reset(&features),
+            cmdq: Cmdq::new(policy),
+            memory: Memory::default(),
+            host: TestHost::default(),
+            signals: Counters::default(),
+            budget: 4096,
+        }
+    }
+
+    /// The same with a queue of `2^log2size` entries at index `start`.
+    pub fn resized(features: Features, policy: FlushPolicy, log2size: u32, start: u32) -> Self {
+        let mut machine = Self::new(features, policy);
+        machine.write(CR0, STOPPED);
+        machine.write64(CMDQ_BASE, QUEUE | u64::from(log2size));
+        machine.write(CMDQ_CONS, start.into());
+        machine.write(CMDQ_PROD, start.into());
+        machine.write(CR0, RUNNING);
+        machine
+    }
+
+    pub fn write(&mut self, offset: u64, value: u64) -> Effects {
+        self.write_sized(offset, value, 4)
+    }
+
+    pub fn write64(&mut self, offset: u64, value: u64) -> Effects {
+        self.write_sized(offset, value, 8)
+    }
+
+    fn write_sized(&mut self, offset: u64, value: u64, size: u32) -> Effects {
+        let effects = self.registers.write(&self.features, offset, value, size);
+        if effects.cmdq {
+            self.consume();
+        }
+        effects
+    }
+
+    pub fn read(&self, offset: u64) -> u64 {
+        self.registers.read(&self.features, offset, 4)
+    }
+
+    pub fn read64(&self, offset: u64) -> u64 {
+        self.registers.read(&self.features, offset, 8)
+    }
+
+    /// Works on the queue until it is idle.
+    pub fn consume(&mut self) {
+        while self.consume_once() == Progress::More {}
+    }
+
+    pub fn consume_once(&mut self) -> Progress {
+        self.cmdq.consume(
+            &mut self.registers,
+            &self.features,
+            &mut self.memory,
+            &mut self.host,
+            &mut self.signals,
+            self.budget,
+        )
+    }
+
+    /// Stores commands from queue index `index` on, wrapping.
+    pub fn store_commands(&mut self, index: u32, commands: &[[u64; 2]]) {
+        let ring = self.registers.cmdq_ring(&self.features);
+        for (pointer, command) in (index..).zip(commands) {
+            self.memory
+                .store_words(ring.entry_address(pointer), command);
+        }
+    }
+
+    /// Appends commands at `CMDQ_PROD` and rings the doorbell.
+    pub fn submit(&mut self, commands: &[[u64; 2]]) {
+        let ring = self.registers.cmdq_ring(&self.features);
+        let prod = self.registers.cmdq.prod;
+        self.store_commands(prod, commands);
+        let prod = ring.advance(prod, commands.len() as u32);
+        self.write(CMDQ_PROD, prod.into());
+    }
+
+    pub fn rd(&self) -> u32 {
+        self.read(CMDQ_CONS) as u32 & 0xf_ffff
+    }
+
+    /// `CMDQ_CONS.ERR` while a Command queue error is active.
+    pub fn error(&self) -> Option<u32> {
+        let active = (self.read(GERROR) ^ self.read(GERRORN)) & 1 != 0;
+        active.then(|| (self.read(CMDQ_CONS) as u32 >> 24) & 0x7f)
+    }
+
+    /// Acknowledges whatever global errors are active.
+    pub fn acknowledge(&mut self) {
+        let gerror = self.read(GERROR);
+        self.write(GERRORN, gerror);
+    }
+}

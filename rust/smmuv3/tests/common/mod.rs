@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A machine around the crate: memory, a host that answers as it is told to,
+//! and counters for interrupts.
+
+// Each test crate uses its part of this.
+#![allow(dead_code, unused_imports)]
+
+pub mod host;
+pub mod machine;
+pub mod memory;
+
+pub use host::{Answer, TestHost};
+pub use machine::{Counters, Machine};
+pub use memory::Memory;
+
+use smmuv3::Features;
+
+/// What the test vectors assume unless they say otherwise: an SMMUv3.2 with
+/// stage 1, ATS and `SubstreamIDs`, without MSIs.
+pub fn vector_features() -> Features {
+    Features::arm_smmuv3()
+        .with_ats(true)
+        .with_ssidsize(20)
+        .with_aidr(2)
+}
