@@ -24,7 +24,6 @@ use crate::{
         self, BottomHalf, IommuMemoryRegion, MigrationBlocker, OasMode, OnOffAuto, ParentMethods, SmmuState,
         SsidSizeMode, StringProperty,
     },
-    mmio,
     properties::{Choices, DESCRIPTIONS},
     vmstate::{SavedRegisters, VMSTATE_SMMUV3},
 };
@@ -172,14 +171,6 @@ impl Smmuv3 {
     /// Called by QOM, with memory that C has zeroed and whose parent fields are
     /// initialized.
     unsafe fn init(mut this: ParentInit<Self>) {
-        static OPS: MemoryRegionOps<Smmuv3> = mmio::OPS;
-
-        MemoryRegion::init_io(
-            &mut uninit_field_mut!(*this, iomem),
-            &OPS,
-            "arm-smmuv3",
-            MMIO_SIZE,
-        );
         let features = Features::arm_smmuv3();
         uninit_field_mut!(*this, interrupts).write(Default::default());
         uninit_field_mut!(*this, shared).write(Mutex::new(Shared {
@@ -211,6 +202,7 @@ impl Smmuv3 {
         if choices.wants_host() {
             ffi::on_machine_done(self, &Self::machine_done);
         }
+        ffi::init_registers_region(self, &self.iomem, MMIO_SIZE);
         self.init_mmio(&self.iomem);
         for interrupt in &self.interrupts {
             self.init_irq(interrupt);

@@ -7,7 +7,7 @@
 //! why. What talks to iommufd is in [`accel::ffi`](crate::accel::ffi).
 
 use std::{
-    ffi::{c_char, c_int, c_void, CStr},
+    ffi::{c_char, c_int, c_uint, c_void, CStr},
     ptr::{self, addr_of, addr_of_mut, NonNull},
     sync::{
         atomic::{fence, Ordering},
@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use common::{callbacks::FnCall, Opaque};
+use common::{callbacks::FnCall, Opaque, Zeroable};
 use foreign::prelude::*;
 use hwcore::prelude::*;
 use qom::prelude::*;
@@ -299,6 +299,54 @@ fn shared_system_address_space() -> *mut bindings::AddressSpace {
 unsafe fn zeroed_leaked<T>() -> *mut T {
     // SAFETY: g_malloc0 aborts rather than return NULL, and aligns for any C type
     unsafe { glib_sys::g_malloc0(std::mem::size_of::<T>()).cast() }
+}
+
+// ---------------------------------------------------------------------------
+// The register file's memory region
+
+unsafe extern "C" fn read_register(opaque: *mut c_void, offset: hwaddr, size: c_uint) -> u64 {
+    // SAFETY: the device that init_registers_region was called with
+    unsafe { &*opaque.cast::<Smmuv3>() }.read(offset, size)
+}
+
+unsafe extern "C" fn write_register(opaque: *mut c_void, offset: hwaddr, value: u64, size: c_uint) {
+    // SAFETY: as above
+    unsafe { &*opaque.cast::<Smmuv3>() }.write(offset, value, size)
+}
+
+/// Makes `region` the register file of `device`, when it is realized.
+///
+/// [`MemoryRegion::init_io`] works in `instance_init` only, where the region
+/// would show as one more child of the object than the C device has.
+pub fn init_registers_region(device: &Smmuv3, region: &MemoryRegion, size: u64) {
+    static OPS: system::bindings::MemoryRegionOps = system::bindings::MemoryRegionOps {
+        read: Some(read_register),
+        write: Some(write_register),
+        endianness: system::bindings::device_endian::DEVICE_LITTLE_ENDIAN,
+        valid: system::bindings::MemoryRegionOps__bindgen_ty_1 {
+            min_access_size: 4,
+            max_access_size: 8,
+            ..Zeroable::ZERO
+        },
+        impl_: system::bindings::MemoryRegionOps__bindgen_ty_2 {
+            min_access_size: 4,
+            max_access_size: 8,
+            ..Zeroable::ZERO
+        },
+        ..Zeroable::ZERO
+    };
+    // SAFETY: `region` is a field of `device`, zeroed and not yet initialized
+    // (a device is realized once); the table is static
+    unsafe {
+        system::bindings::memory_region_init_io(
+            region.as_mut_ptr(),
+            device.upcast::<Object>().as_mut_ptr(),
+            &OPS,
+            (device as *const Smmuv3).cast_mut().cast(),
+            c"arm-smmuv3".as_ptr(),
+            size,
+        );
+    }
 }
 
 // ---------------------------------------------------------------------------
@@ -736,6 +784,6 @@ pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
 
 /// Which CMDQ virtualization the SMMU has: none (`SMMUV3_CMDQV_NONE`).
 #[no_mangle]
-pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> std::ffi::c_uint {
+pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> c_uint {
     0
 }

@@ -4,7 +4,6 @@
 //! Register accesses, and the Command queue that they set in motion.
 
 use smmuv3::cmdq::Progress;
-use system::prelude::*;
 use util::prelude::*;
 
 use crate::{
@@ -21,17 +20,9 @@ const SLICE: u32 = 4096;
 /// Page 1 shows the registers of page 0 (section 6.1 leaves that choice).
 const PAGE_MASK: u64 = 0xffff;
 
-/// The register file's operations: aligned accesses of 4 and 8 bytes (section 6.2).
-pub const OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>::new()
-    .read(&Smmuv3::read)
-    .write(&Smmuv3::write)
-    .little_endian()
-    .valid_sizes(4, 8)
-    .impl_sizes(4, 8)
-    .build();
-
 impl Smmuv3 {
-    fn read(&self, offset: hwaddr, size: u32) -> u64 {
+    /// A read of 4 or 8 bytes, aligned (section 6.2).
+    pub fn read(&self, offset: u64, size: u32) -> u64 {
         let value = {
             let shared = self.shared();
             shared.registers.read(&shared.features, offset, size)
@@ -40,7 +31,8 @@ impl Smmuv3 {
         value
     }
 
-    fn write(&self, offset: hwaddr, value: u64, size: u32) {
+    /// A write of 4 or 8 bytes, aligned.
+    pub fn write(&self, offset: u64, value: u64, size: u32) {
         trace::trace_smmuv3_write_mmio(offset & PAGE_MASK, value, size, 0);
         let (effects, acknowledged, gerrorn) = {
             let mut shared = self.shared();
