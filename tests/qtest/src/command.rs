@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Commands as a guest writes them (section 4), built from their fields.
+
+/// The two words of a command.
+pub type Command = [u64; 2];
+
+/// Bytes in a command.
+pub const BYTES: u64 = 16;
+
+/// A command that is Reserved: `CERROR_ILL` (4.1.1).
+pub const RESERVED: Command = [0, 0];
+/// `CMD_SYNC` without a completion signal (4.7.3).
+pub const SYNC: Command = [0x46, 0];
+/// `CMD_SYNC` with the interrupt as completion signal.
+pub const SYNC_IRQ: Command = [0x1046, 0];
+/// `CMD_TLBI_NSNH_ALL` (4.4.4.1).
+pub const TLBI_NSNH_ALL: Command = [0x30, 0];
+/// `CMD_CFGI_ALL` (4.3.6).
+pub const CFGI_ALL: Command = [0x04, 31];
+
+/// A command with an opcode and nothing else.
+pub const fn of(opcode: u8) -> Command {
+    [opcode as u64, 0]
+}
+
+/// `CMD_CFGI_STE` of one stream (4.3.1).
+pub const fn cfgi_ste(sid: u32) -> Command {
+    [0x03 | (sid as u64) << 32, 1]
+}
+
+/// `CMD_CFGI_STE_RANGE` (4.3.2): 2^(range+1) streams.
+pub const fn cfgi_ste_range(sid: u32, range: u8) -> Command {
+    [0x04 | (sid as u64) << 32, range as u64 & 31]
+}
+
+/// `CMD_CFGI_CD` of one Context descriptor (4.3.3).
+pub const fn cfgi_cd(sid: u32, ssid: u32) -> Command {
+    [0x05 | (ssid as u64) << 12 | (sid as u64) << 32, 1]
+}
+
+/// `CMD_CFGI_CD_ALL` of one stream (4.3.4).
+pub const fn cfgi_cd_all(sid: u32) -> Command {
+    [0x06 | (sid as u64) << 32, 0]
+}
+
+/// `CMD_TLBI_NH_ASID` (4.4.2.2).
+pub const fn tlbi_nh_asid(asid: u16) -> Command {
+    [0x11 | (asid as u64) << 48, 0]
+}
+
+/// `CMD_TLBI_NH_VA` of one page's last level (4.4.2.4).
+pub const fn tlbi_nh_va(asid: u16, address: u64) -> Command {
+    [0x12 | (asid as u64) << 48, (address & !0xfff) | 1]
+}
+
+/// `CMD_ATC_INV` of everything that a stream has cached (4.5.1).
+pub const fn atc_inv_all(sid: u32) -> Command {
+    [0x40 | (sid as u64) << 32, 52]
+}
+
+/// Commands as they are in memory.
+pub fn to_bytes(commands: &[Command]) -> Vec<u8> {
+    commands
+        .iter()
+        .flatten()
+        .flat_map(|word| word.to_le_bytes())
+        .collect()
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A client for QEMU as a test bench: start a binary, drive its devices through
+//! the qtest protocol, talk to it through QMP, and look at how it ended.
+//!
+//! Everything here is for tests: what goes wrong panics, with the command line
+//! and what QEMU said. Every wait has a time limit, and QEMU does not outlive
+//! the [`Machine`] that stands for it.
+
+pub mod binary;
+pub mod command;
+mod line;
+pub mod machine;
+pub mod process;
+pub mod qmp;
+pub mod qtest;
+pub mod smmu;
+mod wait;
+
+pub use binary::{qemu, qemu_c};
+pub use machine::Machine;
+pub use process::{Builder, Finished};
+pub use smmu::Smmu;
+pub use wait::{until, TIMEOUT};

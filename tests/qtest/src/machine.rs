@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A running QEMU with its two connections.
+
+use std::{cell::RefCell, io};
+
+use serde_json::{json, Value};
+
+use crate::{
+    process::{Finished, Process},
+    qmp::{Qmp, QmpError},
+    qtest::{Irq, Qtest},
+};
+
+/// Guest physical address of the RAM of a `virt` machine.
+pub const RAM: u64 = 0x4000_0000;
+
+/// A running QEMU.
+///
+/// All methods panic when QEMU is gone or does not answer; the message has the
+/// command line and QEMU's standard error.
+pub struct Machine {
+    process: Process,
+    qtest: RefCell<Qtest>,
+    qmp: RefCell<Qmp>,
+}
+
+impl Machine {
+    pub(crate) const fn new(process: Process, qtest: Qtest, qmp: Qmp) -> Self {
+        Self {
+            process,
+            qtest: RefCell::new(qtest),
+            qmp: RefCell::new(qmp),
+        }
+    }
+
+    #[track_caller]
+    fn alive<T>(&self, result: io::Result<T>) -> T {
+        match result {
+            Ok(value) => value,
+            Err(error) => panic!("{error}\n{}", self.process),
+        }
+    }
+
+    #[track_caller]
+    fn qtest<T>(&self, function: impl FnOnce(&mut Qtest) -> io::Result<T>) -> T {
+        let result = function(&mut self.qtest.borrow_mut());
+        self.alive(result)
+    }
+
+    /// Reads 4 bytes with one access.
+    #[track_caller]
+    pub fn read32(&self, address: u64) -> u32 {
+        self.qtest(|qtest| qtest.read_value(address, 4)) as u32
+    }
+
+    /// Reads 8 bytes with one access.
+    #[track_caller]
+    pub fn read64(&self, address: u64) -> u64 {
+        self.qtest(|qtest| qtest.read_value(address, 8))
+    }
+
+    /// Writes 4 bytes with one access.
+    #[track_caller]
+    pub fn write32(&self, address: u64, value: u32) {
+        self.qtest(|qtest| qtest.write_value(address, value.into(), 4));
+    }
+
+    /// Writes 8 bytes with one access.
+    #[track_caller]
+    pub fn write64(&self, address: u64, value: u64) {
+        self.qtest(|qtest| qtest.write_value(address, value, 8));
+    }
+
+    /// Reads 1, 2, 4 or 8 bytes with one access.
+    #[track_caller]
+    pub fn read_sized(&self, address: u64, size: u32) -> u64 {
+        self.qtest(|qtest| qtest.read_value(address, size))
+    }
+
+    /// Writes 1, 2, 4 or 8 bytes with one access.
+    #[track_caller]
+    pub fn write_sized(&self, address: u64, value: u64, size: u32) {
+        self.qtest(|qtest| qtest.write_value(address, value, size));
+    }
+
+    /// Reads guest memory.
+    #[track_caller]
+    pub fn read_memory(&self, address: u64, size: usize) -> Vec<u8> {
+        let mut buffer = vec![0; size];
+        self.qtest(|qtest| qtest.read_memory(address, &mut buffer));
+        buffer
+    }
+
+    /// Writes guest memory.
+    #[track_caller]
+    pub fn write_memory(&self, address: u64, bytes: &[u8]) {
+        self.qtest(|qtest| qtest.write_memory(address, bytes));
+    }
+
+    /// Fills guest memory with a byte.
+    #[track_caller]
+    pub fn fill_memory(&self, address: u64, size: u64, byte: u8) {
+        self.qtest(|qtest| qtest.request(&format!("memset {address:#x} {size:#x} {byte:#x}")));
+    }
+
+    /// Sends a request of the qtest protocol and gives what follows `OK`.
+    #[track_caller]
+    pub fn request(&self, request: &str) -> String {
+        self.qtest(|qtest| qtest.request(request))
+    }
+
+    /// Reports changes of the interrupt inputs of the device at `path` from now on.
+    #[track_caller]
+    pub fn intercept_inputs(&self, path: &str) {
+        self.request(&format!("irq_intercept_in {path}"));
+    }
+
+    /// Reports changes of the outputs called `name` of the device at `path`
+    /// from now on; they reach nothing else any more.
+    #[track_caller]
+    pub fn intercept_outputs(&self, path: &str, name: &str) {
+        self.request(&format!("irq_intercept_out {path} {name}"));
+    }
+
+    /// Changes of intercepted lines since the last call, up to this moment.
+    #[track_caller]
+    pub fn take_irqs(&self) -> Vec<Irq> {
+        self.qtest(|qtest| {
+            // an answer comes after all that happened before it
+            qtest.read_value(RAM, 1)?;
+            Ok(qtest.take_irqs())
+        })
+    }
+
+    /// Lets virtual time go on by nanoseconds.
+    #[track_caller]
+    pub fn clock_step(&self, nanoseconds: u64) {
+        self.request(&format!("clock_step {nanoseconds}"));
+    }
+
+    /// Executes a QMP command that must succeed.
+    #[track_caller]
+    pub fn qmp(&self, command: &str, arguments: Value) -> Value {
+        match self.try_qmp(command, arguments) {
+            Ok(value) => value,
+            Err(error) => panic!("{command}: {error}\n{}", self.process),
+        }
+    }
+
+    /// Executes a QMP command.
+    ///
+    /// # Errors
+    ///
+    /// What QEMU says about it.
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value)] // json!({...}) at every call
+    pub fn try_qmp(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        let result = self.qmp.borrow_mut().execute(command, &arguments);
+        self.alive(result)
+    }
+
+    /// Waits for a QMP event. Events before it are dropped.
+    #[track_caller]
+    pub fn wait_event(&self, name: &str) -> Value {
+        let result = self.qmp.borrow_mut().wait_event(name);
+        self.alive(result)
+    }
+
+    /// Executes a command of the human monitor and gives its output.
+    #[track_caller]
+    pub fn monitor(&self, command_line: &str) -> String {
+        let output = self.qmp(
+            "human-monitor-command",
+            json!({ "command-line": command_line }),
+        );
+        output.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// A property of an object.
+    #[track_caller]
+    pub fn qom_get(&self, path: &str, property: &str) -> Value {
+        self.qmp("qom-get", json!({ "path": path, "property": property }))
+    }
+
+    /// Resets the machine and waits until that is done.
+    #[track_caller]
+    pub fn system_reset(&self) {
+        self.qmp("system_reset", json!({}));
+        self.wait_event("RESET");
+    }
+
+    /// The state of the machine, such as `running`.
+    #[track_caller]
+    pub fn status(&self) -> String {
+        let status = self.qmp("query-status", json!({}));
+        status["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What QEMU has written to its standard error so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// QEMU's process identifier.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends QEMU through QMP.
+    #[track_caller]
+    pub fn quit(self) -> Finished {
+        self.qmp("quit", json!({}));
+        self.process.finish()
+    }
+}
