@@ -19,7 +19,7 @@
     clippy::useless_transmute
 )]
 
-//! What bindgen made of `wrapper.h`.
+//! What bindgen made of `include/hw/arm/smmuv3-rust.h`.
 
 pub use glib_sys::GHashTable;
 pub use hwcore::bindings::{DeviceClass, DeviceRealize, ResettablePhases};
