@@ -65,8 +65,8 @@ fn qmp_gives_results_errors_and_events() {
 fn a_refused_command_line_is_one_line_and_status_1() {
     let finished = Builder::virt(qemu_c()).device("no-such-device").run();
     assert!(finished.refusal().contains("no-such-device"));
-    let Err(finished) = Builder::virt(qemu_c()).device("no-such-device").try_start() else {
+    let Err(early_end) = Builder::virt(qemu_c()).device("no-such-device").try_start() else {
         panic!("it started");
     };
-    assert!(finished.refusal().contains("no-such-device"));
+    assert!(early_end.refusal().contains("no-such-device"));
 }

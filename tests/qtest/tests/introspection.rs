@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What QEMU tells about `arm-smmuv3` without a guest: the Rust device must be
+//! indistinguishable from the C device for users, libvirt and old machine types.
+
+use std::path::PathBuf;
+
+use serde_json::{json, Value};
+use smmuv3_qtest::{qemu, qemu_c, smmu::PATH, Builder, Machine};
+
+/// `ask` gets the same answer from both binaries; that answer.
+#[track_caller]
+fn same<T: PartialEq + std::fmt::Debug>(ask: impl Fn(PathBuf) -> T) -> T {
+    let (rust, c) = (ask(qemu()), ask(qemu_c()));
+    assert_eq!(rust, c, "left: the Rust device, right: the C device");
+    rust
+}
+
+/// A machine without anything, for questions about types.
+fn bare(binary: PathBuf) -> Machine {
+    Builder::new(binary).args(["-machine", "none"]).start()
+}
+
+/// What `-device ARGUMENT` prints.
+fn help(binary: PathBuf, argument: &str) -> Vec<String> {
+    let finished = Builder::new(binary)
+        .args(["-machine", "virt", "-device", argument])
+        .run();
+    finished.output().lines().map(str::to_owned).collect()
+}
+
+/// `device-list-properties`, by name.
+fn properties(binary: PathBuf) -> Vec<Value> {
+    let answer = bare(binary).qmp(
+        "device-list-properties",
+        json!({ "typename": "arm-smmuv3" }),
+    );
+    let mut properties = answer.as_array().expect("a list").clone();
+    properties.sort_by_key(|property| property["name"].to_string());
+    properties
+}
+
+#[test]
+fn the_help_of_the_device_is_that_of_the_c_device() {
+    let lines = same(|binary| help(binary, "arm-smmuv3,help"));
+    assert!(lines
+        .iter()
+        .any(|line| line.contains("ssidsize=<SsidSizeMode>")));
+}
+
+#[test]
+fn the_line_in_the_list_of_devices_is_that_of_the_c_device() {
+    let lines = same(|binary| {
+        let mut lines = help(binary, "help");
+        lines.retain(|line| line.contains("smmu"));
+        lines
+    });
+    assert_eq!(lines, ["name \"arm-smmuv3\", bus System"]);
+}
+
+#[test]
+fn the_properties_in_qmp_are_those_of_the_c_device() {
+    let properties = same(properties);
+    assert!(properties.len() > 10);
+}
+
+#[test]
+fn the_qom_types_are_those_of_the_c_device() {
+    let types = same(|binary| {
+        let machine = bare(binary);
+        let mut types: Vec<String> = machine
+            .qmp("qom-list-types", json!({ "abstract": true }))
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|entry| {
+                entry["name"]
+                    .as_str()
+                    .is_some_and(|name| name.contains("smmu"))
+            })
+            .map(Value::to_string)
+            .collect();
+        types.sort();
+        types
+    });
+    assert!(types.iter().any(|entry| entry.contains("\"arm-smmuv3\"")));
+}
+
+#[test]
+fn the_qom_properties_of_the_type_are_those_of_the_c_device() {
+    same(|binary| {
+        let answer = bare(binary).qmp("qom-list-properties", json!({ "typename": "arm-smmuv3" }));
+        let mut lines: Vec<String> = answer
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(Value::to_string)
+            .collect();
+        lines.sort();
+        lines
+    });
+}
+
+#[test]
+fn the_migration_stream_has_the_fields_of_the_c_device() {
+    let section = same(|binary| {
+        let finished = Builder::new(binary)
+            .args(["-machine", "virt", "-dump-vmstate", "/dev/stdout"])
+            .run();
+        let dump: Value = serde_json::from_str(finished.output()).expect("JSON");
+        dump["arm-smmuv3"].clone()
+    });
+    assert_eq!(section["Description"]["name"], "smmuv3");
+}
+
+#[test]
+fn libvirt_finds_what_it_probes_for() {
+    let machine = bare(qemu());
+    let types = machine.qmp("qom-list-types", json!({ "implements": "device" }));
+    let listed = |name: &str| {
+        let types = types.as_array().expect("a list");
+        types.iter().any(|entry| entry["name"] == name)
+    };
+    assert!(listed("arm-smmuv3"));
+    let properties = properties(qemu());
+    for (name, json_type) in [
+        ("smmu_per_bus", "bool"),
+        ("accel", "bool"),
+        ("cmdqv", "OnOffAuto"),
+        ("primary-bus", "link<PCI>"),
+        ("ats", "OnOffAuto"),
+        ("ril", "OnOffAuto"),
+        ("ssidsize", "SsidSizeMode"),
+        ("oas", "OasMode"),
+    ] {
+        let found = properties.iter().find(|property| property["name"] == name);
+        let Some(property) = found else {
+            panic!("no property {name}");
+        };
+        assert_eq!(property["type"], json_type, "{name}");
+    }
+}
+
+#[test]
+fn the_type_can_be_asked_about_any_number_of_times() {
+    // each answer makes an instance and throws it away
+    let machine = bare(qemu());
+    let ask = || {
+        machine.qmp(
+            "device-list-properties",
+            json!({ "typename": "arm-smmuv3" }),
+        )
+    };
+    let first = ask();
+    for _ in 0..100 {
+        assert_eq!(ask(), first);
+    }
+    let finished = machine.quit();
+    assert_eq!(finished.stderr, "");
+}
+
+/// The user's properties of the SMMU of a machine.
+fn values(machine: &Machine) -> Value {
+    let names = [
+        "accel",
+        "ats",
+        "ril",
+        "ssidsize",
+        "oas",
+        "cmdqv",
+        "stage",
+        "smmu_per_bus",
+        "bus_num",
+        "primary-bus",
+        "memory",
+        "secure-memory",
+    ];
+    let pairs = names.map(|name| (name.to_owned(), machine.qom_get(PATH, name)));
+    Value::Object(pairs.into_iter().collect())
+}
+
+/// An SMMU with `options` in a `machine`.
+fn instance(binary: PathBuf, machine: &str, options: &str) -> Machine {
+    let machine = format!("{machine},accel=qtest");
+    Builder::new(binary)
+        .args(["-machine", &machine, "-bios", "/dev/null"])
+        .device("pxb-pcie,id=pcie.1,bus_nr=8,bus=pcie.0")
+        .smmu(options)
+        .start()
+}
+
+#[test]
+fn an_old_machine_type_fixes_what_the_c_device_had_then() {
+    for machine in ["virt-11.0", "virt-10.2", "virt-10.0"] {
+        let rust = values(&instance(qemu(), machine, "accel=on"));
+        let c = values(&instance(qemu_c(), machine, "accel=on"));
+        assert_eq!(
+            rust, c,
+            "{machine}; left: the Rust device, right: the C device"
+        );
+        assert_eq!(rust["ats"], "off");
+        assert_eq!(rust["ril"], "on");
+        assert_eq!(rust["ssidsize"], "0");
+        assert_eq!(rust["oas"], "44");
+    }
+}
+
+#[test]
+fn a_user_overrides_what_an_old_machine_type_fixes() {
+    let machine = instance(
+        qemu(),
+        "virt-11.0",
+        "accel=on,ats=on,ril=off,ssidsize=20,oas=48",
+    );
+    let values = values(&machine);
+    assert_eq!(values["ats"], "on");
+    assert_eq!(values["ril"], "off");
+    assert_eq!(values["ssidsize"], "20");
+    assert_eq!(values["oas"], "48");
+}
+
+#[test]
+fn the_newest_machine_type_leaves_everything_to_the_device() {
+    // what the user does not give is auto; the rest would be auto as well
+    let fixed = [
+        ("ats", "off"),
+        ("ril", "on"),
+        ("ssidsize", "0"),
+        ("oas", "44"),
+    ];
+    let given: Vec<String> = fixed
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let rust = values(&instance(
+        qemu(),
+        "virt",
+        &format!("accel=on,{}", given.join(",")),
+    ));
+    let mut c = values(&instance(qemu_c(), "virt", "accel=off"));
+    for (name, value) in fixed {
+        assert_eq!(c[name], "auto", "{name}");
+        c[name] = json!(value);
+    }
+    c["accel"] = json!(true);
+    assert_eq!(rust, c, "left: the Rust device, right: the C device");
+}
