@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+#
+# Each target is one line of intent; scripts/ and tests/ do the work. Everything that is built or fetched goes to
+# $(XDG_CACHE_HOME)/smmuv3-accel (CACHE= moves it). QEMU_SRC=/path uses a QEMU tree of yours.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench qemu overlay revert clean tools
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: tools ## boot the three levels, a guest's NVMe I/O through the Rust SMMUv3, and a table of what it did
+	@tests/e2e/run --run
+
+test: tools ## everything: unit tests, lints, QEMU builds, functional tests, the nested testbed
+	@scripts/test
+
+check: tools ## the inner loop: format, lints, unit tests, documentation (and the device inside QEMU once that is built)
+	@scripts/test --fast
+
+bench: tools ## compare with QEMU's C device in the nested testbed, then the command queue's consumer alone
+	@tests/e2e/run --bench
+	@scripts/in-root cargo bench --quiet --package smmuv3
+
+qemu: tools ## build QEMU with the Rust device, for this machine and for arm64
+	@scripts/qemu-build x86 arm64
+
+overlay: tools ## put the Rust device into QEMU_SRC
+	@scripts/overlay apply "$${QEMU_SRC:?say QEMU_SRC=/path}"
+
+revert: tools ## take the Rust device out of QEMU_SRC again
+	@scripts/overlay revert "$${QEMU_SRC:?say QEMU_SRC=/path}"
+
+clean: ## delete the cache: the build environment, the builds, everything that was fetched
+	@scripts/clean
+
+tools:
+	@scripts/host-tools
