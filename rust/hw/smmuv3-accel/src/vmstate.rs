@@ -200,7 +200,7 @@ impl Smmuv3 {
     /// Takes over a stream's registers, if a guest could have written them.
     fn post_load(&self, _version_id: u8) -> Result<(), InvalidError> {
         let saved = *self.saved.borrow();
-        let registers = Registers {
+        let mut registers = Registers {
             cr: saved.cr,
             cr0ack: saved.cr0ack,
             statusr: saved.statusr,
@@ -220,6 +220,8 @@ impl Smmuv3 {
             eventq: saved.eventq.registers(),
         };
         let features = self.features();
+        // the C device keeps and saves what a guest wrote to Reserved bits
+        registers.clear_reserved(&features);
         if let Err(invalid) = registers.validate(&features) {
             crate::ffi::report(&util::Error::msg(format!("arm-smmuv3: migration stream: {invalid}")));
             return Err(InvalidError);
