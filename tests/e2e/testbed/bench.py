@@ -1,2 +1,127 @@
-from .levels import Level1
-def run(l, p, s): raise NotImplementedError
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""The comparison with QEMU's C device: both in one boot of level 1, in pairs, C first, and ratios as the result.
+
+Absolute times are those of an emulated machine and no verdict is passed on them.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import report
+from .consoles import TestbedError
+from .counters import Counts
+from .levels import Guest, GuestConfig, Level1
+
+DEVICES = ("c", "rust")
+MODES = {"default": "", "ril=off": ",ril=off"}
+GRANULES = (1, 32, 256)  # pages in each mapping
+SECONDS = 3  # of dma_map_benchmark, each
+
+
+@dataclass
+class Results:
+    # (mode, device) -> what the NVMe workload took
+    workload: dict[tuple[str, str], Counts] = field(default_factory=dict)
+    # (mode, granule) -> for each pair (C, Rust) mean latencies in microseconds
+    unmap: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
+    map: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        def latencies(source: dict[tuple[str, int], list[tuple[float, float]]]) -> list[dict[str, object]]:
+            return [{"mode": mode, "pages": pages, "c_us": [pair[0] for pair in pairs], "rust_us": [pair[1] for pair in pairs],
+                     "ratio": dict(zip(("min", "median", "max"), _ratios(pairs)))}
+                    for (mode, pages), pairs in source.items()]
+
+        return {
+            "nvme_workload": [{"mode": mode, "device": device, **counts.as_json()}
+                              for (mode, device), counts in self.workload.items()],
+            "unmap_latency": latencies(self.unmap),
+            "map_latency": latencies(self.map),
+        }
+
+
+def _ratios(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """How many times cheaper the Rust device is: minimum, median, maximum over the pairs."""
+    return report.spread([c / rust for c, rust in pairs])
+
+
+def _nvme_workload(guest: Guest) -> Counts:
+    """32 MiB in reads of 1 MiB, then 2,000 reads of 4 KiB, all of them direct."""
+    disk = guest.run("disk disk0")
+    with guest.measure() as measurement:
+        guest.run(f"directio read {disk} 0 1048576 32 >&-", timeout=300)
+        guest.run(f"directio read {disk} 0 4096 2000 >&-", timeout=300)
+    return measurement.result
+
+
+def _latency(guest: Guest, pages: int) -> tuple[float, float]:
+    """(map, unmap) mean latency in microseconds of one thread that maps and unmaps so many pages at once."""
+    text = guest.run(f"dma_map_benchmark -t 1 -s {SECONDS} -g {pages}", timeout=120)
+    means = [re.search(rf"average {kind} latency\(us\):([\d.]+)", text) for kind in ("map", "unmap")]
+    if not means[0] or not means[1]:
+        raise TestbedError(f"dma_map_benchmark printed:\n{text}")
+    return float(means[0][1]), float(means[1][1])
+
+
+def _guest_address(guest: Guest) -> str:
+    """The disk's PCI address in level 2."""
+    return guest.run("basename $(readlink /sys/class/nvme/nvme0/device)").strip()
+
+
+def _measure_latencies(level1: Level1, config: GuestConfig) -> dict[int, tuple[float, float]]:
+    with level1.guest(config) as guest:
+        guest.run(f"rebind {_guest_address(guest)} dma_map_benchmark")
+        return {pages: _latency(guest, pages) for pages in GRANULES}
+
+
+def run(level1: Level1, pairs: int, say: Callable[[str], None]) -> Results:
+    results = Results()
+    for mode, properties in MODES.items():
+        for device in DEVICES:
+            say(f"NVMe workload, {mode}, {device}")
+            config = GuestConfig(name=f"bench-{device}", qemu=device, properties=properties)
+            with level1.guest(config) as guest:
+                results.workload[mode, device] = _nvme_workload(guest)
+    for pair in range(1, pairs + 1):
+        for mode, properties in MODES.items():
+            measured = {}
+            for device in DEVICES:
+                say(f"unmap latency, pair {pair} of {pairs}, {mode}, {device}")
+                # Tracing would cost each command some time.
+                config = GuestConfig(name=f"bench-{device}", qemu=device, properties=properties, trace=False)
+                measured[device] = _measure_latencies(level1, config)
+            for pages in GRANULES:
+                (map_c, unmap_c), (map_rust, unmap_rust) = (measured[device][pages] for device in DEVICES)
+                results.map.setdefault((mode, pages), []).append((map_c, map_rust))
+                results.unmap.setdefault((mode, pages), []).append((unmap_c, unmap_rust))
+    return results
+
+
+def _workload_table(results: Results) -> str:
+    rows = [(f"{mode}, {device}", counts.tlbi, counts.syncs, counts.doorbells, counts.kernel_ioctls, counts.user_exits,
+             counts.exits) for (mode, device), counts in results.workload.items()]
+    return report.table(rows, ("", "TLBI", "CMD_SYNC", "doorbells", "ioctls", "exits to QEMU", "exits in all"))
+
+
+def _latency_table(latencies: dict[tuple[str, int], list[tuple[float, float]]]) -> str:
+    rows = []
+    for (mode, pages), pairs in latencies.items():
+        medians = [report.spread([pair[side] for pair in pairs])[1] for side in (0, 1)]
+        ratios = " / ".join(f"{ratio:.2f}" for ratio in _ratios(pairs))
+        rows.append((f"{mode}, {pages} page{'s' if pages > 1 else ''}", *(f"{median:.0f}" for median in medians), ratios))
+    return report.table(rows, ("", "C", "Rust", "C / Rust: min / median / max"))
+
+
+def tables(results: Results) -> str:
+    return "\n".join([
+        "",
+        "NVMe workload (32 MiB in 1 MiB reads, 2,000 reads of 4 KiB; strict mode):",
+        "", _workload_table(results), "",
+        "Guest unmap latency, microseconds (dma_map_benchmark, one thread; medians, and the ratios of the pairs):",
+        "", _latency_table(results.unmap), "",
+        "Guest map latency, likewise:",
+        "", _latency_table(results.map), "",
+    ])

@@ -192,7 +192,7 @@ class Qmp:
         self._wait(lambda message: "QMP" in message, timeout, "QMP greeting")
         self.command("qmp_capabilities")
 
-    def command(self, name: str, timeout: float = 20, **arguments: Any) -> Any:
+    def command(self, name: str, /, timeout: float = 20, **arguments: Any) -> Any:
         request: dict[str, Any] = {"execute": name}
         if arguments:
             request["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}

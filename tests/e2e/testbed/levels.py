@@ -125,7 +125,7 @@ class GuestConfig:
     def command(self) -> list[str]:
         words = [f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
-                 "-append", f"console=ttyAMA0 rdinit=/init panic=-1 {self.append}".strip(), "-nodefaults", "-display", "none",
+                 "-append", f"console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 {self.append}".strip(), "-nodefaults", "-display", "none",
                  "-chardev", "serial,id=console,path=/dev/hvc1", "-serial", "chardev:console",
                  "-chardev", "serial,id=qmp,path=/dev/hvc2", "-mon", "chardev=qmp,mode=control",
                  "-chardev", "serial,id=shell,path=/dev/hvc3",

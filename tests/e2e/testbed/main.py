@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,9 @@ def _scenarios(level1: Level1, arguments: argparse.Namespace, logs: Path, say: S
             scenario.run(Bench(level1, arguments.device))
         except TestbedError as error:
             trouble = str(error)
+        except Exception:  # a mistake of the testbed's own must not hide the other scenarios' results
+            trouble = traceback.format_exc()
+        if trouble:
             _show_tails(logs, say)
         tap.result(scenario.name, time.monotonic() - begun, trouble)
     return 1 if tap.failed else 0

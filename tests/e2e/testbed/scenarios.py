@@ -84,6 +84,11 @@ def small_reads(guest: Guest, count: int, disk: str = "disk0") -> None:
     guest.run(f"directio read $(disk {disk}) 0 4096 {count} >&-", timeout=180)
 
 
+def start_reading(guest: Guest) -> None:
+    """Leaves the guest busy with more I/O than it will ever finish."""
+    guest.run("disk=$(disk disk0); directio read $disk 0 4096 16000 >&- 2>/dev/null &")
+
+
 def check_counts(bench: Bench, counts: Counts) -> None:
     """That the work went the accelerated way, was seen by the kernel, and was batched (by a device that batches)."""
     expect(counts.tlbi > 0, "the guest gave no TLBI commands: its I/O does not go through the SMMU")
@@ -156,7 +161,7 @@ def reboot(bench: Bench) -> None:
         expect(again == first, f"after the reboot level 2 reads {again}, not {first}")
         copy_and_compare(bench, guest)
 
-        guest.shell.run("disk=$(disk disk0); directio read $disk 0 4096 16000 >&- 2>/dev/null & echo started")
+        start_reading(guest)
         guest.qmp.command("system_reset")
         guest.wait_booted()
         measured_io(bench, guest)
@@ -198,7 +203,7 @@ def killed(bench: Bench) -> None:
     for turn in ("first", "second"):
         with bench.guest(bench.config(f"killed-{turn}")) as guest:
             copy_and_compare(bench, guest, mib=2)
-            guest.shell.start("directio read $(disk disk0) 0 4096 16000 >&-")
+            start_reading(guest)
         # The guest is killed at the end of the block; now nothing may hold the device or an iommufd any more.
         holders = bench.level1.shell.run("ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E '/dev/(iommu|vfio)' || true")
         expect(not holders, f"after QEMU's end somebody holds:\n{holders}")
