@@ -202,13 +202,16 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// `CMD_CFGI_STE` and its kin (4.3.1, 4.3.2, 4.3.6) for the streams in
     /// `first..=last` that have a device.
     fn install(&mut self, words: [u64; 2], first: StreamId, last: StreamId) -> Result<(), Failure> {
+        // Whether a device is there is asked after what is older was done.
+        if self.host.next_stream(first, last).is_some() {
+            self.flush()?;
+        }
         let mut next = Some(first);
         while let Some(sid) = next.and_then(|from| self.host.next_stream(from, last)) {
             // A host that goes backwards must not keep us here.
             if sid > last || next > Some(sid) {
                 break;
             }
-            self.flush()?;
             if self.host.install_ste(sid) {
                 self.invalidate_cds(words, sid)?;
             }

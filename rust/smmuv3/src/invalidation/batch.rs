@@ -131,6 +131,12 @@ impl Batch {
         (self.for_stream >> index & 1 != 0).then_some((words[0] >> 32) as StreamId)
     }
 
+    /// The commands of `set` that name the stream `target`.
+    pub(super) fn same_target(&self, set: Set, target: Option<StreamId>) -> Set {
+        let same = set.iter().filter(|index| self.target(*index) == target);
+        Set(same.fold(0, |bits, index| bits | 1 << index))
+    }
+
     fn position(&self, index: u32) -> u32 {
         self.positions.get(index as usize).copied().unwrap_or(0)
     }

@@ -18,6 +18,9 @@ const INTERRUPT_RETRIES: u32 = 16;
 /// How often a call is repeated after an error that no working host reports.
 const DEFECT_RETRIES: u32 = 1;
 
+/// After how many streams that do not answer the others are no longer asked.
+const MAX_SILENT_STREAMS: usize = 2;
+
 /// The command at which a flush ends, by its index in the batch.
 pub(super) struct Stop {
     pub(super) index: u32,
@@ -93,7 +96,7 @@ impl<'a, H: Host> Flush<'a, H> {
             return Ok(());
         }
         for _ in 0..passes {
-            match self.submit(set) {
+            match self.submit(set, self.policy.timeout_retries) {
                 Outcome::Done => {}
                 Outcome::Gone => return Ok(()),
                 Outcome::Illegal { entry_num } => return self.one_illegal(set, entry_num),
@@ -106,9 +109,8 @@ impl<'a, H: Host> Flush<'a, H> {
     }
 
     /// Calls the host until it gives an answer that counts.
-    fn submit(&mut self, set: Set) -> Outcome {
+    fn submit(&mut self, set: Set, mut timeouts: u32) -> Outcome {
         let mut interrupts = INTERRUPT_RETRIES;
-        let mut timeouts = self.policy.timeout_retries;
         let mut defects = DEFECT_RETRIES;
         // Halves of a batch need less memory, so waiting is for single
         // commands.
@@ -184,7 +186,7 @@ impl<'a, H: Host> Flush<'a, H> {
             return Err(abort(set));
         }
         if rest.is_empty() {
-            self.give_up_atc(atc);
+            self.atc_timed_out(atc);
             return Ok(());
         }
         // One device that does not answer keeps everything from completing:
@@ -200,15 +202,21 @@ impl<'a, H: Host> Flush<'a, H> {
         }
     }
 
-    /// These ATS invalidations will never complete (3.9.1.4).
-    fn give_up_atc(&mut self, atc: Set) {
-        *self.atc_failed = true;
-        for index in atc.iter() {
-            let target = self.batch.target(index);
-            let mut older = atc.before(index).iter();
-            if older.any(|other| self.batch.target(other) == target) {
+    /// A device did not answer to ATS invalidations (3.9.1.4). It is taken to
+    /// abort, so that what its ATC still holds is of no use; the others are not.
+    fn atc_timed_out(&mut self, atc: Set) {
+        let mut silent = 0;
+        let mut rest = atc;
+        while !rest.is_empty() {
+            let target = self.batch.target(rest.first());
+            let stream = self.batch.same_target(rest, target);
+            rest = rest.without(stream);
+            let asked = stream != atc && silent < MAX_SILENT_STREAMS;
+            if asked && matches!(self.submit(stream, 0), Outcome::Done | Outcome::Gone) {
                 continue;
             }
+            silent += 1;
+            *self.atc_failed = true;
             if let Some(sid) = target {
                 self.host.quarantine(sid);
             }

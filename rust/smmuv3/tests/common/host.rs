@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use smmuv3::{Host, HostError, StreamId};
 
+use super::log::{Event, Log};
+
 pub const ENOENT: i32 = 2;
 pub const EINTR: i32 = 4;
 pub const EIO: i32 = 5;
@@ -46,14 +48,16 @@ pub struct TestHost {
     pub behaviour: Option<Behaviour>,
     /// `StreamIDs` that have a device.
     pub streams: BTreeSet<StreamId>,
+    /// Those of them that go away as soon as the host refuses a command.
+    pub vanishing: BTreeSet<StreamId>,
     /// Whether reinstalling an entry leaves Context descriptors behind.
     pub caches_cds: bool,
     /// What [`Host::gone`] says.
     pub is_gone: bool,
     /// Every call in order.
     pub calls: Vec<Vec<[u64; 2]>>,
-    /// The commands of the calls that succeeded, in order.
-    pub executed: Vec<[u64; 2]>,
+    /// What came to pass, in order.
+    pub log: Log,
     pub installed: Vec<StreamId>,
     pub quarantined: Vec<StreamId>,
     pub failed_closed: usize,
@@ -84,10 +88,18 @@ impl Host for TestHost {
         self.calls.push(commands.to_vec());
         match self.answer(commands) {
             Answer::Done => {
-                self.executed.extend_from_slice(commands);
+                for command in commands {
+                    self.log.push(Event::Executed(*command));
+                }
                 Ok(())
             }
-            Answer::Error { errno, entry_num } => Err(HostError { errno, entry_num }),
+            Answer::Error { errno, entry_num } => {
+                if errno == EIO {
+                    let vanishing = std::mem::take(&mut self.vanishing);
+                    self.streams.retain(|sid| !vanishing.contains(sid));
+                }
+                Err(HostError { errno, entry_num })
+            }
         }
     }
 
@@ -97,15 +109,18 @@ impl Host for TestHost {
 
     fn install_ste(&mut self, sid: StreamId) -> bool {
         self.installed.push(sid);
+        self.log.push(Event::Installed(sid));
         self.caches_cds
     }
 
     fn quarantine(&mut self, sid: StreamId) {
         self.quarantined.push(sid);
+        self.log.push(Event::Quarantined(sid));
     }
 
     fn fail_closed(&mut self) {
         self.failed_closed += 1;
+        self.log.push(Event::FailedClosed);
     }
 
     fn gone(&mut self) -> bool {

@@ -5,7 +5,11 @@
 
 use smmuv3::{Cmdq, Effects, Features, FlushPolicy, Progress, Registers, Signals};
 
-use super::{Memory, TestHost};
+use super::{
+    log::{Event, Log},
+    reference::OneByOne,
+    Memory, TestHost,
+};
 
 pub const CR0: u64 = 0x20;
 pub const GERROR: u64 = 0x60;
@@ -24,20 +28,23 @@ pub const STOPPED: u64 = 0x1;
 pub const QUEUE: u64 = 0x4000_0000;
 
 /// Interrupts so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Counters {
     pub gerror: u32,
     pub cmd_sync: u32,
     pub sev: u32,
+    pub log: Log,
 }
 
 impl Signals for Counters {
     fn cmd_sync(&mut self) {
         self.cmd_sync += 1;
+        self.log.push(Event::CmdSync);
     }
 
     fn gerror(&mut self) {
         self.gerror += 1;
+        self.log.push(Event::Gerror);
     }
 
     fn sev(&mut self) {
@@ -49,6 +56,8 @@ pub struct Machine {
     pub features: Features,
     pub registers: Registers,
     pub cmdq: Cmdq,
+    /// Works on the queue in place of `cmdq` if there.
+    pub one_by_one: Option<OneByOne>,
     pub memory: Memory,
     pub host: TestHost,
     pub signals: Counters,
@@ -69,13 +78,21 @@ impl Machine {
     }
 
     pub fn out_of_reset(features: Features, policy: FlushPolicy) -> Self {
+        let log = Log::default();
         Self {
             features,
             registers: Registers::reset(&features),
             cmdq: Cmdq::new(policy),
+            one_by_one: None,
             memory: Memory::default(),
-            host: TestHost::default(),
-            signals: Counters::default(),
+            host: TestHost {
+                log: log.clone(),
+                ..TestHost::default()
+            },
+            signals: Counters {
+                log,
+                ..Counters::default()
+            },
             budget: 4096,
         }
     }
@@ -121,6 +138,16 @@ impl Machine {
     }
 
     pub fn consume_once(&mut self) -> Progress {
+        if let Some(reference) = &mut self.one_by_one {
+            reference.consume(
+                &mut self.registers,
+                &self.features,
+                &mut self.memory,
+                &mut self.host,
+                &mut self.signals,
+            );
+            return Progress::Idle;
+        }
         self.cmdq.consume(
             &mut self.registers,
             &self.features,
@@ -151,6 +178,13 @@ impl Machine {
 
     pub fn rd(&self) -> u32 {
         self.read(CMDQ_CONS) as u32 & 0xf_ffff
+    }
+
+    /// The same, worked on by the reference consumer.
+    #[must_use]
+    pub fn with_reference(mut self) -> Self {
+        self.one_by_one = Some(OneByOne::new(self.cmdq.policy()));
+        self
     }
 
     /// `CMDQ_CONS.ERR` while a Command queue error is active.

@@ -8,8 +8,10 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod host;
+pub mod log;
 pub mod machine;
 pub mod memory;
+pub mod reference;
 
 pub use host::{Answer, TestHost};
 pub use machine::{Counters, Machine};

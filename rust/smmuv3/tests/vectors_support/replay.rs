@@ -111,7 +111,7 @@ impl Replay {
     fn check(&mut self, id: &str, expected: &Checkpoint) {
         let machine = &self.machine;
         let host = &machine.host;
-        let counters = machine.signals;
+        let counters = &machine.signals;
         assert_eq!(
             host.calls[self.calls_seen..],
             expected.calls,

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A consumer that is obviously right: it fetches one command, executes it,
+//! and only then goes on.
+
+use smmuv3::{
+    command::{decode, Command, CompletionSignal, Kind},
+    gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
+    CommandError, Features, FlushPolicy, GuestMemory, Host, HostError, Registers, Signals,
+};
+
+use super::host::{EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT};
+
+pub struct OneByOne {
+    policy: FlushPolicy,
+    atc_failed: bool,
+}
+
+impl OneByOne {
+    pub const fn new(policy: FlushPolicy) -> Self {
+        Self {
+            policy,
+            atc_failed: false,
+        }
+    }
+
+    pub fn consume<M: GuestMemory, H: Host, S: Signals>(
+        &mut self,
+        registers: &mut Registers,
+        features: &Features,
+        memory: &mut M,
+        host: &mut H,
+        signals: &mut S,
+    ) {
+        let ring = registers.cmdq_ring(features);
+        while registers.cmdq_ready(features) {
+            let rd = registers.cmdq.cons & ring.pointer_mask();
+            let done = self.one(registers, features, memory, host, ring.entry_address(rd));
+            match done {
+                Ok(signal) => {
+                    // The code of an error that is over may stay (6.3.28).
+                    let err = registers.cmdq.cons >> 24 << 24;
+                    registers.cmdq.cons = err | ring.advance(rd, 1);
+                    self.complete(signal, registers, memory, signals);
+                }
+                Err(error) => {
+                    registers.cmdq.cons = rd | (error.code() << 24);
+                    if registers.activate_errors(CMDQ_ERR) != 0 && registers.gerror_irq_enabled() {
+                        signals.gerror();
+                    }
+                }
+            }
+        }
+    }
+
+    fn one<M: GuestMemory, H: Host>(
+        &mut self,
+        registers: &Registers,
+        features: &Features,
+        memory: &mut M,
+        host: &mut H,
+        address: u64,
+    ) -> Result<CompletionSignal, CommandError> {
+        let mut bytes = [0; 16];
+        if memory.read(address, &mut bytes).is_err() {
+            return Err(CommandError::Abort);
+        }
+        let both = u128::from_le_bytes(bytes);
+        let fetched = [both as u64, (both >> 64) as u64];
+        match decode(fetched, features).map_err(|_| CommandError::Illegal)? {
+            Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect => {}
+            Command::CfgiSte { sid, .. } => self.install(host, sid, sid)?,
+            Command::CfgiSteRange { first, last } => self.install(host, first, last)?,
+            Command::Forward {
+                words,
+                target,
+                kind,
+            } => {
+                let ignored = kind == Kind::Atc && !registers.smmu_enabled();
+                let absent = target.is_some_and(|sid| !has_device(host, sid));
+                if !ignored && !absent {
+                    self.execute(host, words, kind)?;
+                }
+            }
+            Command::Sync { signal } => {
+                if self.atc_failed {
+                    self.atc_failed = false;
+                    return Err(CommandError::AtcInvSync);
+                }
+                return Ok(signal);
+            }
+        }
+        Ok(CompletionSignal::None)
+    }
+
+    fn install<H: Host>(
+        &mut self,
+        host: &mut H,
+        first: u32,
+        last: u32,
+    ) -> Result<(), CommandError> {
+        let mut from = first;
+        while from <= last {
+            let Some(sid) = host.next_stream(from, last) else {
+                break;
+            };
+            if host.install_ste(sid) {
+                let command = [0x06 | (u64::from(sid) << 32), 0];
+                match self.execute(host, command, Kind::Cfgi) {
+                    Err(CommandError::Illegal) => host.quarantine(sid),
+                    other => other?,
+                }
+            }
+            from = sid + 1;
+        }
+        Ok(())
+    }
+
+    fn execute<H: Host>(
+        &mut self,
+        host: &mut H,
+        words: [u64; 2],
+        kind: Kind,
+    ) -> Result<(), CommandError> {
+        let twice = self.policy.repeat_tlbi_cfgi && kind != Kind::Atc;
+        for _ in 0..if twice { 2 } else { 1 } {
+            self.submit(host, words, kind)?;
+        }
+        Ok(())
+    }
+
+    fn submit<H: Host>(
+        &mut self,
+        host: &mut H,
+        words: [u64; 2],
+        kind: Kind,
+    ) -> Result<(), CommandError> {
+        let sid = (words[0] >> 32) as u32;
+        let (mut interrupts, mut shortages, mut timeouts, mut defects) = (0, 0, 0, 0);
+        loop {
+            let Err(HostError { errno, .. }) = host.invalidate(&[words]) else {
+                return Ok(());
+            };
+            match errno {
+                EIO if kind != Kind::Tlbi && !has_device(host, sid) => return Ok(()),
+                EIO => return Err(CommandError::Illegal),
+                ENOENT if host.gone() => return Ok(()),
+                EINTR | EAGAIN if interrupts < 16 => interrupts += 1,
+                ENOMEM if shortages < self.policy.memory_retries => shortages += 1,
+                ETIMEDOUT if timeouts < self.policy.timeout_retries => timeouts += 1,
+                ETIMEDOUT if kind == Kind::Atc => {
+                    self.atc_failed = true;
+                    host.quarantine(sid);
+                    return Ok(());
+                }
+                EINTR | EAGAIN | ENOMEM | ETIMEDOUT => return Err(CommandError::Abort),
+                _ if defects < 1 => defects += 1,
+                _ => {
+                    host.fail_closed();
+                    return Err(CommandError::Abort);
+                }
+            }
+        }
+    }
+
+    fn complete<M: GuestMemory, S: Signals>(
+        &self,
+        signal: CompletionSignal,
+        registers: &mut Registers,
+        memory: &mut M,
+        signals: &mut S,
+    ) {
+        match signal {
+            CompletionSignal::None => {}
+            CompletionSignal::Irq => signals.cmd_sync(),
+            CompletionSignal::Sev => signals.sev(),
+            CompletionSignal::Msi { address, data } => {
+                let aborted = memory.write_u32(address, data).is_err();
+                if aborted
+                    && registers.activate_errors(MSI_CMDQ_ABT_ERR) != 0
+                    && registers.gerror_irq_enabled()
+                {
+                    signals.gerror();
+                }
+            }
+        }
+    }
+}
+
+fn has_device<H: Host>(host: &mut H, sid: u32) -> bool {
+    host.next_stream(sid, sid) == Some(sid)
+}
