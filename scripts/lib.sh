@@ -8,6 +8,7 @@
 set -euo pipefail
 
 SCRIPTS=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck disable=SC2034 # for those who source this
 TOP=$(dirname -- "$SCRIPTS")
 CACHE=$(realpath -m -- "${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/smmuv3-accel}")
 export CACHE
@@ -62,6 +63,7 @@ ensure_host_tools() {
     command -v apt-get >/dev/null ||
         die "missing tools: ${missing[*]} (no apt-get here to install them with: install ${packages[*]} by hand)"
     say "host: installing ${packages[*]}"
+    # shellcheck disable=SC2317 # called through logged
     apt_install() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "${packages[@]}"
     }
@@ -73,6 +75,7 @@ ensure_host_tools() {
 }
 
 # The Debian mirror that this machine's apt uses; DEBIAN_MIRROR where apt has none (a machine that is not Debian).
+# shellcheck disable=SC2016 # apt replaces what is in the quotes
 debian_mirror() {
     local uri
     if [ -n "${DEBIAN_MIRROR:-}" ]; then

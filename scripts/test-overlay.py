@@ -20,14 +20,16 @@ import traceback
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
 
 
-def load_overlay():
+def load_overlay() -> ModuleType:
     loader = SourceFileLoader("overlay", str(HERE / "overlay"))
     spec = importlib.util.spec_from_loader("overlay", loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["overlay"] = module  # dataclasses look their module up
     loader.exec_module(module)
@@ -126,7 +128,10 @@ def apply_then_revert_restores_every_byte(case: Case) -> None:
 
 def apply_makes_every_edit_in_its_place(case: Case) -> None:
     case.apply()
-    read = lambda name: (case.src / name).read_text()  # noqa: E731
+
+    def read(name: str) -> str:
+        return (case.src / name).read_text()
+
     meson = read("hw/arm/meson.build")
     assert "when: 'CONFIG_ARM_SMMUV3_C', if_true: files('smmuv3.c')" in meson
     assert "when: ['CONFIG_ARM_SMMUV3_C', 'CONFIG_ARM_SMMUV3_ACCEL'], if_true" in meson
@@ -268,7 +273,7 @@ def failure_half_way_is_undone(case: Case) -> None:
     """The last rename fails when all the others are done."""
     replace, calls = os.replace, 0
 
-    def failing(source: object, target: object) -> None:
+    def failing(source: Path, target: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == 8:
@@ -285,8 +290,9 @@ def failure_half_way_is_undone(case: Case) -> None:
 
 
 def command_line_tells_failure_by_its_exit_status(case: Case) -> None:
-    run = lambda *words: subprocess.run(  # noqa: E731
-        [sys.executable, str(HERE / "overlay"), *words], capture_output=True, text=True, check=False)
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, str(HERE / "overlay"), *words], capture_output=True, text=True, check=False)
+
     (case.src / "VERSION").unlink()
     result = run("apply", str(case.src))
     assert result.returncode == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result
