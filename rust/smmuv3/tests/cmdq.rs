@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The Command queue at its edges: every size, every wrap, every budget.
+
+mod common;
+
+use common::{
+    machine::{CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, QUEUE, RUNNING, STOPPED},
+    vector_features, Machine,
+};
+use smmuv3::{FlushPolicy, Progress};
+
+const SYNC: [u64; 2] = [0x46, 0];
+
+fn va(number: u64) -> [u64; 2] {
+    [0x5_0000_0000_0012, (number << 12) | 1]
+}
+
+fn machine(log2size: u32, start: u32) -> Machine {
+    Machine::resized(vector_features(), FlushPolicy::default(), log2size, start)
+}
+
+fn executed(machine: &Machine) -> Vec<[u64; 2]> {
+    machine.host.log.executed()
+}
+
+#[test]
+fn every_size_wraps_at_both_ends() {
+    for log2size in 0..=19 {
+        let entries = 1_u32 << log2size;
+        let pointers = 2 * entries;
+        for start in [0, 1 % pointers, entries - 1, entries, pointers - 1] {
+            let mut machine = machine(log2size, start);
+            let count = entries.min(3);
+            let commands: Vec<_> = (1..=count.into()).map(va).collect();
+            machine.submit(&commands);
+            assert_eq!(executed(&machine), commands, "2^{log2size} from {start:#x}");
+            assert_eq!(machine.rd(), (start + count) % pointers);
+            assert_eq!(machine.error(), None);
+        }
+    }
+}
+
+#[test]
+fn a_full_queue_is_consumed_whole() {
+    for log2size in 0..=12 {
+        let entries = 1_u32 << log2size;
+        let start = entries / 2;
+        let mut machine = machine(log2size, start);
+        let commands: Vec<_> = (1..=entries.into()).map(va).collect();
+        machine.submit(&commands);
+        assert_eq!(executed(&machine), commands, "2^{log2size}");
+        assert_eq!(machine.rd(), start + entries);
+    }
+}
+
+#[test]
+fn an_error_is_placed_at_every_index_of_every_wrap() {
+    for log2size in 0..=4 {
+        let entries = 1_u32 << log2size;
+        for start in 0..2 * entries {
+            for bad in 0..entries {
+                let mut machine = machine(log2size, start);
+                let mut commands: Vec<_> = (1..=entries.into()).map(va).collect();
+                commands[bad as usize] = [0, 0];
+                machine.submit(&commands);
+                assert_eq!(machine.error(), Some(1));
+                assert_eq!(machine.rd(), (start + bad) % (2 * entries));
+                assert_eq!(executed(&machine), commands[..bad as usize]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fetch_abort_is_placed_at_every_index() {
+    for start in [0, 9, 15, 16, 31] {
+        for bad in 0..16_u32 {
+            let mut machine = machine(4, start);
+            let slot = u64::from((start + bad) % 16);
+            let address = QUEUE + 16 * slot;
+            machine.memory.unreadable.push(address + 15..address + 16);
+            let commands: Vec<_> = (1..=16).map(va).collect();
+            machine.submit(&commands);
+            assert_eq!(machine.error(), Some(2));
+            assert_eq!(machine.rd(), (start + bad) % 32);
+            assert_eq!(executed(&machine), commands[..bad as usize]);
+            machine.memory.unreadable.clear();
+            machine.acknowledge();
+            assert_eq!(machine.error(), None);
+            assert_eq!(executed(&machine), commands);
+        }
+    }
+}
+
+#[test]
+fn inconsistent_indexes_are_left_alone_for_every_size() {
+    for log2size in 1..=19 {
+        let entries = 1_u32 << log2size;
+        let mut machine = machine(log2size, entries - 1);
+        machine.write(CMDQ_PROD, (entries - 2).into());
+        assert_eq!((machine.rd(), machine.error()), (entries - 1, None));
+        assert_eq!(machine.memory.reads, 0);
+        machine.store_commands(entries - 1, &[SYNC]);
+        machine.write(CMDQ_PROD, entries.into());
+        assert_eq!(machine.rd(), entries);
+    }
+}
+
+#[test]
+fn any_budget_comes_to_the_same() {
+    for budget in [1, 2, 3, 62, 63, 64, 4096] {
+        let mut machine = machine(8, 200);
+        machine.budget = budget;
+        let commands: Vec<_> = (1..=256).map(va).collect();
+        machine.submit(&commands);
+        assert_eq!(executed(&machine), commands);
+        assert_eq!(machine.rd(), 200 + 256);
+    }
+}
+
+#[test]
+fn a_visit_ends_with_the_budget_and_leaves_nothing_waiting() {
+    let mut machine = machine(8, 0);
+    machine.write(CR0, STOPPED);
+    machine.submit(&[va(1), va(2), va(3), SYNC]);
+    machine.budget = 2;
+    machine.registers.cr[0] = 0x9;
+    assert_eq!(machine.consume_once(), Progress::More);
+    assert_eq!(machine.rd(), 2);
+    assert_eq!(executed(&machine), [va(1), va(2)]);
+    assert_eq!(machine.consume_once(), Progress::Idle);
+    assert_eq!(machine.rd(), 4);
+    machine.budget = 0;
+    assert_eq!(machine.consume_once(), Progress::Idle);
+}
+
+#[test]
+fn a_budget_of_nothing_consumes_nothing() {
+    let mut machine = machine(4, 0);
+    machine.write(CR0, STOPPED);
+    machine.submit(&[SYNC]);
+    machine.registers.cr[0] = 0x9;
+    machine.budget = 0;
+    assert_eq!(machine.consume_once(), Progress::More);
+    assert_eq!((machine.rd(), machine.memory.reads), (0, 0));
+}
+
+#[test]
+fn a_run_is_read_at_once_and_never_beyond_prod() {
+    let mut machine = machine(8, 0);
+    // What lies behind PROD is not even looked at.
+    machine
+        .memory
+        .unreadable
+        .push(QUEUE + 16 * 20..QUEUE + 16 * 256);
+    machine.submit(&(1..=20).map(va).collect::<Vec<_>>());
+    assert_eq!((machine.memory.reads, machine.error()), (1, None));
+}
+
+#[test]
+fn slots_are_copied_before_an_msi_can_overwrite_them() {
+    let mut machine = Machine::new(vector_features().with_msi(true), FlushPolicy::default());
+    // The MSI of the first command is written over the second.
+    let msi = [0x1046 | 0x1234 << 32, QUEUE + 16];
+    machine.submit(&[msi, va(1)]);
+    assert_eq!(executed(&machine), [va(1)]);
+    assert_eq!(machine.memory.load_u32(QUEUE + 16), 0x1234);
+}
+
+#[test]
+fn a_size_that_shrinks_truncates_what_cons_shows() {
+    let mut machine = machine(8, 0xab);
+    machine.write(CR0, STOPPED);
+    machine.write64(CMDQ_BASE, QUEUE | 4);
+    assert_eq!(machine.read(CMDQ_CONS), 0x0b);
+    machine.write(CR0, RUNNING);
+    assert_eq!(machine.rd(), 0x0b);
+}
+
+#[test]
+fn waiting_producers_are_woken_when_the_queue_is_no_longer_full() {
+    let features = vector_features().with_sev(true);
+    let mut machine = Machine::resized(features, FlushPolicy::default(), 2, 0);
+    machine.submit(&[va(1), va(2), va(3)]);
+    assert_eq!(machine.signals.sev, 0);
+    machine.submit(&[va(1), va(2), va(3), va(4)]);
+    assert_eq!(machine.signals.sev, 1);
+}
