@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A host that fails: each errno, at each index, and what is done about it.
+
+mod common;
+
+use common::{
+    host::{
+        E2BIG, EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP,
+        ETIMEDOUT,
+    },
+    vector_features, Answer, Machine,
+};
+use smmuv3::{EioReport, FlushPolicy};
+
+const SYNC_IRQ: [u64; 2] = [0x1046, 0];
+
+fn va(number: u64) -> [u64; 2] {
+    [0x5_0000_0000_0012, (number << 12) | 1]
+}
+
+fn atc(sid: u64, number: u64) -> [u64; 2] {
+    [0x40 | (sid << 32), number << 12]
+}
+
+fn cd(sid: u64) -> [u64; 2] {
+    [0x05 | (sid << 32), 1]
+}
+
+fn machine_with(policy: FlushPolicy) -> Machine {
+    let mut machine = Machine::resized(vector_features(), policy, 8, 0);
+    machine.host.streams = [8, 0x18, 0x19, 0x1a].into_iter().collect();
+    machine
+}
+
+fn machine() -> Machine {
+    machine_with(FlushPolicy::default())
+}
+
+fn erratum() -> FlushPolicy {
+    FlushPolicy {
+        repeat_tlbi_cfgi: true,
+        ..FlushPolicy::default()
+    }
+}
+
+fn block_start() -> FlushPolicy {
+    FlushPolicy {
+        eio: EioReport::BlockStart,
+        ..FlushPolicy::default()
+    }
+}
+
+/// Answers `errno` to every call that holds `poison`, as the kernel does.
+fn refuse(machine: &mut Machine, errno: i32, poison: [u64; 2], tells_index: bool) {
+    machine.host.behaviour = Some(Box::new(move |_, commands| {
+        match commands.iter().position(|words| *words == poison) {
+            Some(index) => Answer::error(errno, if tells_index { index as u32 } else { 0 }),
+            None => Answer::Done,
+        }
+    }));
+}
+
+fn program(count: u64) -> Vec<[u64; 2]> {
+    (1..=count).map(va).chain([SYNC_IRQ]).collect()
+}
+
+#[test]
+fn an_illegal_command_is_found_at_every_index() {
+    for (policy, tells_index) in [
+        (FlushPolicy::default(), true),
+        (block_start(), false),
+        (block_start(), true),
+        (erratum(), true),
+    ] {
+        for index in 0..63_usize {
+            let mut machine = machine_with(policy);
+            let commands = program(63);
+            refuse(&mut machine, EIO, commands[index], tells_index);
+            machine.submit(&commands);
+            assert_eq!((machine.rd(), machine.error()), (index as u32, Some(1)));
+            let executed = machine.host.log.executed();
+            for (at, words) in commands.iter().enumerate().take(63) {
+                let times = executed.iter().filter(|done| *done == words).count();
+                let expected = match at < index {
+                    true if policy.repeat_tlbi_cfgi => 2,
+                    at_all => usize::from(at_all),
+                };
+                assert_eq!(times, expected, "{at} of {index}, {policy:?}");
+            }
+            assert_eq!((machine.signals.gerror, machine.signals.cmd_sync), (1, 0));
+        }
+    }
+}
+
+#[test]
+fn an_index_that_does_not_exist_is_not_believed() {
+    for entry_num in [4, 63, u32::MAX] {
+        let mut machine = machine();
+        machine.host.behaviour = Some(Box::new(move |_, commands| {
+            if commands.contains(&va(3)) {
+                Answer::error(EIO, entry_num)
+            } else {
+                Answer::Done
+            }
+        }));
+        machine.submit(&program(4));
+        assert_eq!((machine.rd(), machine.error()), (2, Some(1)));
+        assert_eq!(machine.host.log.executed(), [va(1), va(2)]);
+    }
+}
+
+#[test]
+fn a_vanished_device_takes_its_commands_with_it() {
+    for policy in [FlushPolicy::default(), block_start(), erratum()] {
+        let mut machine = machine_with(policy);
+        machine.host.vanishing.insert(8);
+        refuse(&mut machine, EIO, cd(8), policy.eio == EioReport::Offender);
+        machine.submit(&[va(1), cd(8), va(2), cd(0x18), SYNC_IRQ]);
+        assert_eq!((machine.rd(), machine.error()), (5, None));
+        assert_eq!(machine.signals.cmd_sync, 1);
+        let mut executed = machine.host.log.executed();
+        executed.sort_unstable();
+        executed.dedup();
+        assert_eq!(executed, [cd(0x18), va(1), va(2)]);
+    }
+}
+
+#[test]
+fn a_timeout_is_retried_and_then_an_abort_at_the_first_command() {
+    for retries in 0..4 {
+        let mut machine = machine_with(FlushPolicy {
+            timeout_retries: retries,
+            ..FlushPolicy::default()
+        });
+        machine.host.afterwards = Some(Answer::error(ETIMEDOUT, 3));
+        machine.submit(&program(4));
+        assert_eq!((machine.rd(), machine.error()), (0, Some(2)));
+        assert_eq!(machine.host.calls.len(), 1 + retries as usize);
+        // The guest tries again, and nothing was lost.
+        machine.host.afterwards = None;
+        machine.acknowledge();
+        assert_eq!((machine.rd(), machine.error()), (5, None));
+        assert_eq!(machine.host.log.executed(), program(4)[..4]);
+    }
+}
+
+#[test]
+fn a_timeout_of_a_later_batch_aborts_there() {
+    let mut machine = machine();
+    machine.host.answers = [Answer::Done].into();
+    machine.host.afterwards = Some(Answer::error(ETIMEDOUT, 0));
+    machine.submit(&program(100));
+    assert_eq!((machine.rd(), machine.error()), (63, Some(2)));
+}
+
+#[test]
+fn without_memory_the_batch_is_halved() {
+    let mut machine = machine();
+    machine.host.behaviour = Some(Box::new(|_, commands| match commands.len() {
+        1 | 2 => Answer::Done,
+        len => Answer::error(ENOMEM, len as u32),
+    }));
+    machine.submit(&program(5));
+    assert_eq!((machine.rd(), machine.error()), (6, None));
+    assert_eq!(machine.host.log.executed(), program(5)[..5]);
+    let sizes: Vec<_> = machine.host.calls.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [5, 2, 3, 1, 2]);
+}
+
+#[test]
+fn a_single_command_without_memory_is_retried_and_then_an_abort() {
+    for retries in 0..4 {
+        let mut machine = machine_with(FlushPolicy {
+            memory_retries: retries,
+            ..FlushPolicy::default()
+        });
+        refuse(&mut machine, ENOMEM, va(3), true);
+        machine.submit(&program(4));
+        assert_eq!((machine.rd(), machine.error()), (2, Some(2)));
+        let alone = machine.host.calls.iter().filter(|call| **call == [va(3)]);
+        assert_eq!(alone.count(), 1 + retries as usize);
+        assert_eq!(machine.host.log.executed(), [va(1), va(2)]);
+    }
+}
+
+#[test]
+fn interruptions_are_not_errors_unless_there_is_no_end_to_them() {
+    for errno in [EINTR, EAGAIN] {
+        let mut machine = machine();
+        machine.host.answers = std::iter::repeat_n(Answer::error(errno, 9), 16).collect();
+        machine.submit(&program(3));
+        assert_eq!((machine.rd(), machine.error()), (4, None));
+
+        let mut stuck = self::machine();
+        stuck.host.afterwards = Some(Answer::error(errno, 9));
+        stuck.submit(&program(3));
+        assert_eq!((stuck.rd(), stuck.error()), (0, Some(2)));
+        assert_eq!(stuck.host.calls.len(), 17);
+        assert_eq!(stuck.host.failed_closed, 0);
+    }
+}
+
+#[test]
+fn a_defect_is_retried_once_and_then_everything_is_taken_to_abort() {
+    for errno in [
+        EFAULT, EINVAL, E2BIG, EOPNOTSUPP, EBADF, ENOTTY, ENOENT, 9999, -1, 0,
+    ] {
+        let mut machine = machine();
+        machine.host.answers = [Answer::error(errno, 2)].into();
+        machine.submit(&program(3));
+        assert_eq!((machine.rd(), machine.error()), (4, None), "{errno}");
+        assert_eq!(machine.host.failed_closed, 0);
+
+        let mut broken = self::machine();
+        broken.host.afterwards = Some(Answer::error(errno, 2));
+        broken.submit(&program(3));
+        assert_eq!((broken.rd(), broken.error()), (0, Some(2)), "{errno}");
+        assert_eq!(broken.host.calls.len(), 2);
+        assert_eq!(broken.host.failed_closed, 1);
+    }
+}
+
+#[test]
+fn a_taken_down_viommu_has_nothing_left_to_invalidate() {
+    let mut machine = machine();
+    machine.host.is_gone = true;
+    machine.host.afterwards = Some(Answer::error(ENOENT, 0));
+    machine.submit(&program(3));
+    assert_eq!((machine.rd(), machine.error()), (4, None));
+    assert_eq!(machine.host.failed_closed, 0);
+}
+
+#[test]
+fn each_errno_in_the_middle_of_several_batches_loses_nothing() {
+    let errnos = [
+        EIO, ETIMEDOUT, ENOMEM, EINTR, EAGAIN, EFAULT, EINVAL, E2BIG, EOPNOTSUPP, EBADF, ENOTTY,
+        ENOENT,
+    ];
+    for errno in errnos {
+        for index in 0..150_u64 {
+            let mut machine = machine();
+            let commands = program(150);
+            refuse(&mut machine, errno, va(index + 1), true);
+            machine.submit(&commands);
+            let rd = machine.rd() as usize;
+            let expected = match errno {
+                EIO | ENOMEM => index as usize,
+                _ => index as usize / 63 * 63,
+            };
+            assert_eq!(rd, expected, "errno {errno} at {index}");
+            assert_eq!(machine.error(), Some(if errno == EIO { 1 } else { 2 }));
+            let executed = machine.host.log.executed();
+            assert_eq!(executed, commands[..rd], "errno {errno} at {index}");
+        }
+    }
+}
+
+/// A device that does not answer to ATS invalidations.
+fn silence(machine: &mut Machine, sids: &'static [u64]) {
+    machine.host.behaviour = Some(Box::new(|_, commands| {
+        let silent = |words: &[u64; 2]| words[0] as u8 == 0x40 && sids.contains(&(words[0] >> 32));
+        if commands.iter().any(silent) {
+            Answer::error(ETIMEDOUT, 0)
+        } else {
+            Answer::Done
+        }
+    }));
+}
+
+#[test]
+fn a_silent_device_is_told_of_at_the_cmd_sync_and_taken_to_abort() {
+    let mut machine = machine();
+    silence(&mut machine, &[8]);
+    machine.submit(&[va(1), atc(8, 1), va(2), SYNC_IRQ, va(3), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (3, Some(3)));
+    assert_eq!(machine.host.quarantined, [8]);
+    assert_eq!(machine.host.log.executed(), [va(1), va(2)]);
+    let both: &[_] = &[va(1), atc(8, 1), va(2)];
+    let tlbi: &[_] = &[va(1), va(2)];
+    let alone: &[_] = &[atc(8, 1)];
+    assert_eq!(machine.host.calls, [both, both, tlbi, alone, alone]);
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (6, None));
+    assert_eq!(machine.signals.cmd_sync, 2);
+}
+
+#[test]
+fn the_neighbours_of_a_silent_device_are_not_taken_to_abort() {
+    let mut machine = machine();
+    silence(&mut machine, &[0x18]);
+    machine.submit(&[atc(8, 1), atc(0x18, 2), atc(0x19, 3), atc(8, 4), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (4, Some(3)));
+    assert_eq!(machine.host.quarantined, [0x18]);
+    let mut executed = machine.host.log.executed();
+    executed.sort_unstable();
+    assert_eq!(executed, [atc(8, 1), atc(8, 4), atc(0x19, 3)]);
+}
+
+#[test]
+fn after_two_silent_devices_the_others_are_not_asked() {
+    let mut machine = machine();
+    silence(&mut machine, &[8, 0x18, 0x19]);
+    machine.submit(&[
+        atc(8, 1),
+        atc(0x18, 2),
+        atc(0x19, 3),
+        atc(0x1a, 4),
+        SYNC_IRQ,
+    ]);
+    assert_eq!((machine.rd(), machine.error()), (4, Some(3)));
+    assert_eq!(machine.host.quarantined, [8, 0x18, 0x19, 0x1a]);
+    let sizes: Vec<_> = machine.host.calls.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [4, 4, 1, 1]);
+}
+
+#[test]
+fn when_tlbi_time_out_too_no_older_atc_inv_is_passed() {
+    let mut machine = machine();
+    machine.host.afterwards = Some(Answer::error(ETIMEDOUT, 0));
+    machine.submit(&[atc(8, 1), va(1), atc(8, 2), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (0, Some(2)));
+    assert!(machine.host.quarantined.is_empty());
+    machine.host.afterwards = None;
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (4, None));
+    assert_eq!(machine.host.log.executed(), [atc(8, 1), va(1), atc(8, 2)]);
+}
+
+#[test]
+fn a_silent_device_and_an_illegal_command_are_both_told() {
+    let mut machine = machine();
+    machine.host.behaviour = Some(Box::new(|_, commands| {
+        if let Some(index) = commands.iter().position(|words| *words == va(2)) {
+            return Answer::error(EIO, index as u32);
+        }
+        if commands.contains(&atc(8, 1)) {
+            return Answer::error(ETIMEDOUT, 0);
+        }
+        Answer::Done
+    }));
+    machine.submit(&[atc(8, 1), va(1), va(2), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (2, Some(1)));
+    assert_eq!(machine.host.log.executed(), [va(1)]);
+    machine.store_commands(2, &[[0x46, 0]]);
+    machine.acknowledge();
+    // The CMD_SYNC in place of the illegal command is the next one.
+    assert_eq!((machine.rd(), machine.error()), (2, Some(3)));
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (4, None));
+}
+
+#[test]
+fn a_reset_forgets_a_silent_device() {
+    let mut machine = machine();
+    silence(&mut machine, &[8]);
+    machine.submit(&[atc(8, 1)]);
+    assert_eq!((machine.rd(), machine.error()), (1, None));
+    machine.cmdq.reset();
+    machine.submit(&[SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (2, None));
+}
+
+#[test]
+fn an_illegal_cmd_sync_does_not_tell_of_a_silent_device() {
+    let mut machine = machine();
+    silence(&mut machine, &[8]);
+    machine.submit(&[atc(8, 1), [0x3046, 0], SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (1, Some(1)));
+    machine.store_commands(1, &[va(1)]);
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (2, Some(3)));
+}
+
+#[test]
+fn with_the_erratum_kinds_are_kept_apart_and_in_order() {
+    let mut machine = machine_with(erratum());
+    machine.submit(&[
+        atc(8, 1),
+        va(1),
+        cd(8),
+        atc(8, 2),
+        atc(0x18, 3),
+        va(2),
+        SYNC_IRQ,
+    ]);
+    let first: &[_] = &[atc(8, 1)];
+    let second: &[_] = &[va(1), cd(8)];
+    let third: &[_] = &[atc(8, 2), atc(0x18, 3)];
+    let last: &[_] = &[va(2)];
+    assert_eq!(
+        machine.host.calls,
+        [first, second, second, third, last, last]
+    );
+    assert_eq!((machine.rd(), machine.error()), (7, None));
+}
+
+#[test]
+fn with_the_erratum_an_offender_does_not_cost_the_older_ones_their_second_pass() {
+    let mut machine = machine_with(erratum());
+    refuse(&mut machine, EIO, va(3), true);
+    machine.submit(&[va(1), va(2), va(3), atc(8, 1), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (2, Some(1)));
+    let all: &[_] = &[va(1), va(2), va(3)];
+    let older: &[_] = &[va(1), va(2)];
+    assert_eq!(machine.host.calls, [all, older, older]);
+}
+
+#[test]
+fn with_the_erratum_a_failing_second_pass_starts_both_again() {
+    let mut machine = machine_with(erratum());
+    machine.host.answers = [
+        Answer::Done,
+        Answer::error(ETIMEDOUT, 0),
+        Answer::error(ETIMEDOUT, 0),
+    ]
+    .into();
+    machine.submit(&[va(1), va(2), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (0, Some(2)));
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (3, None));
+    let all: &[_] = &[va(1), va(2)];
+    assert_eq!(machine.host.calls, [all; 5]);
+}
+
+#[test]
+fn with_the_erratum_reinstalled_descriptors_are_dropped_twice() {
+    let mut machine = machine_with(erratum());
+    machine.submit(&[[0x8_0000_0003, 1], SYNC_IRQ]);
+    let cds: &[_] = &[[0x8_0000_0006, 0]];
+    assert_eq!(machine.host.calls, [cds, cds]);
+    assert_eq!(machine.host.installed, [8]);
+}
+
+#[test]
+fn a_reinstalled_stream_whose_descriptors_cannot_be_dropped_aborts() {
+    let mut machine = machine();
+    refuse(&mut machine, EIO, [0x8_0000_0006, 0], true);
+    machine.submit(&[[0x8_0000_0003, 1], SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (2, None));
+    assert_eq!(machine.host.quarantined, [8]);
+}
+
+#[test]
+fn a_reinstalled_stream_waits_for_a_host_without_memory() {
+    let mut machine = machine();
+    machine.host.afterwards = Some(Answer::error(ENOMEM, 1));
+    machine.submit(&[SYNC_IRQ, [0x8_0000_0003, 1], SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (1, Some(2)));
+    machine.host.afterwards = None;
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (3, None));
+    assert_eq!(machine.host.installed, [8, 8]);
+}
+
+#[test]
+fn streams_without_a_device_cost_nothing() {
+    let mut machine = machine();
+    machine.submit(&[
+        [0x99_0000_0003, 1],
+        [0x99_0000_0005, 1],
+        [0x99_0000_0006, 0],
+        [0x99_0000_0040, 52],
+        [0x9c_0000_0004, 1],
+        SYNC_IRQ,
+    ]);
+    assert_eq!((machine.rd(), machine.error()), (6, None));
+    assert!(machine.host.calls.is_empty() && machine.host.installed.is_empty());
+}
+
+#[test]
+fn atc_inv_is_ignored_while_the_smmu_is_disabled() {
+    let mut machine = machine();
+    machine.write(0x20, 0x8);
+    machine.submit(&[atc(8, 1), va(1), SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (3, None));
+    assert_eq!(machine.host.log.executed(), [va(1)]);
+    // Illegal takes precedence over ignored (4.1.3).
+    machine.submit(&[[0x8_0000_0040, 53]]);
+    assert_eq!((machine.rd(), machine.error()), (3, Some(1)));
+}
+
+#[test]
+fn without_the_interrupt_enable_an_error_is_silent() {
+    let mut machine = machine();
+    machine.write(0x50, 0);
+    machine.submit(&[[0, 0]]);
+    assert_eq!((machine.error(), machine.signals.gerror), (Some(1), 0));
+    // Enabling it later does not deliver it (6.3.16).
+    machine.write(0x50, 1);
+    assert_eq!(machine.signals.gerror, 0);
+}
