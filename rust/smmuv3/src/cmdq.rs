@@ -54,8 +54,8 @@ pub trait Host {
     /// Whatever the host said.
     fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError>;
 
-    /// The lowest `StreamID` in `first..=last` that has a device which the host
-    /// knows of.
+    /// The lowest `StreamID` in `first..=last` that has a device, whether the
+    /// host knows it by that already or not.
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId>;
 
     /// Whether the host knows a device by this `StreamID`: only then are

@@ -470,6 +470,17 @@ fn streams_without_a_device_cost_nothing() {
 }
 
 #[test]
+fn a_stream_that_the_host_does_not_know_yet_can_only_be_installed() {
+    let mut machine = machine();
+    machine.host.unknown.insert(8);
+    machine.submit(&[cd(8), atc(8, 1), [0x8_0000_0003, 1], SYNC_IRQ]);
+    assert_eq!((machine.rd(), machine.error()), (4, None));
+    assert_eq!(machine.host.installed, [8]);
+    let cds: &[_] = &[[0x8_0000_0006, 0]];
+    assert_eq!(machine.host.calls, [cds]);
+}
+
+#[test]
 fn atc_inv_is_ignored_while_the_smmu_is_disabled() {
     let mut machine = machine();
     machine.write(0x20, 0x8);

@@ -48,6 +48,8 @@ pub struct TestHost {
     pub behaviour: Option<Behaviour>,
     /// `StreamIDs` that have a device.
     pub streams: BTreeSet<StreamId>,
+    /// Those of them that the host was not told of.
+    pub unknown: BTreeSet<StreamId>,
     /// Those of them that go away as soon as the host refuses a command.
     pub vanishing: BTreeSet<StreamId>,
     /// Whether reinstalling an entry leaves Context descriptors behind.
@@ -105,6 +107,10 @@ impl Host for TestHost {
 
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId> {
         self.streams.range(first..=last).next().copied()
+    }
+
+    fn has_vdevice(&mut self, sid: StreamId) -> bool {
+        self.streams.contains(&sid) && !self.unknown.contains(&sid)
     }
 
     fn install_ste(&mut self, sid: StreamId) -> bool {

@@ -78,7 +78,7 @@ impl OneByOne {
                 kind,
             } => {
                 let ignored = kind == Kind::Atc && !registers.smmu_enabled();
-                let absent = target.is_some_and(|sid| !has_device(host, sid));
+                let absent = target.is_some_and(|sid| !host.has_vdevice(sid));
                 if !ignored && !absent {
                     self.execute(host, words, kind)?;
                 }
@@ -143,7 +143,7 @@ impl OneByOne {
                 return Ok(());
             };
             match errno {
-                EIO if kind != Kind::Tlbi && !has_device(host, sid) => return Ok(()),
+                EIO if kind != Kind::Tlbi && !host.has_vdevice(sid) => return Ok(()),
                 EIO => return Err(CommandError::Illegal),
                 ENOENT if host.gone() => return Ok(()),
                 EINTR | EAGAIN if interrupts < 16 => interrupts += 1,
@@ -186,8 +186,4 @@ impl OneByOne {
             }
         }
     }
-}
-
-fn has_device<H: Host>(host: &mut H, sid: u32) -> bool {
-    host.next_stream(sid, sid) == Some(sid)
 }
