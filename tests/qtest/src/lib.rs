@@ -15,11 +15,13 @@ pub mod machine;
 pub mod process;
 pub mod qmp;
 pub mod qtest;
+pub mod random;
 pub mod smmu;
 mod wait;
 
 pub use binary::{qemu, qemu_c};
 pub use machine::Machine;
 pub use process::{Builder, Finished};
+pub use random::Random;
 pub use smmu::Smmu;
 pub use wait::{until, TIMEOUT};

@@ -10,7 +10,7 @@ use smmuv3_qtest::{
     machine::RAM,
     qemu, qemu_c, smmu,
     smmu::{reg, CMDQEN, CMDQ_ERR, EVENTQEN, GERROR_IRQEN, SMMUEN},
-    Builder, Machine, Smmu,
+    Builder, Machine, Random, Smmu,
 };
 
 /// IDR0.ATS = 0, IDR3.RIL = 1, IDR1.SSIDSIZE = 0, IDR5.OAS = 44 bits.
@@ -539,25 +539,12 @@ fn power_on_values_are_those_of_the_c_device() {
     assert_same(&snapshot(&Smmu::find(&rust)), &snapshot(&Smmu::find(&c)));
 }
 
-/// A small generator of pseudo-random numbers (xorshift64): the same numbers
-/// in each run, so a failure can be had again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
 #[test]
 fn a_reset_brings_everything_back_from_any_state() {
     let machine = start("accel=on,ats=on,ril=on,ssidsize=20,oas=48");
     let smmu = Smmu::find(&machine);
     let power_on = snapshot(&smmu);
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     for round in 0..25 {
         for _ in 0..200 {
             let offset = (random.next() % 0x100) & !3;
