@@ -111,6 +111,13 @@ impl Machine {
         self.qtest(|qtest| qtest.request(request))
     }
 
+    /// Writes 4 bytes to each address, then reads 4 bytes, in one go: nothing
+    /// that QEMU has put off is done in between.
+    #[track_caller]
+    pub fn write32_then_read32(&self, writes: &[(u64, u32)], read: u64) -> u32 {
+        self.qtest(|qtest| qtest.write_then_read(writes, read)) as u32
+    }
+
     /// Reports changes of the interrupt inputs of the device at `path` from now on.
     #[track_caller]
     pub fn intercept_inputs(&self, path: &str) {

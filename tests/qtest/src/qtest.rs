@@ -42,6 +42,30 @@ impl Qtest {
     /// The connection is broken, or the answer is not `OK`.
     pub fn request(&mut self, request: &str) -> io::Result<String> {
         self.stream.send(request)?;
+        self.answer(request)
+    }
+
+    /// Writes 4 bytes to each address, then reads 4 bytes, in one go: nothing
+    /// that QEMU's main loop has put off is done in between.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request).
+    pub fn write_then_read(&mut self, writes: &[(u64, u32)], read: u64) -> io::Result<u64> {
+        let mut requests: Vec<String> = writes
+            .iter()
+            .map(|(address, value)| format!("writel {address:#x} {value:#x}"))
+            .collect();
+        requests.push(format!("readl {read:#x}"));
+        self.stream.send(&requests.join("\n"))?;
+        let mut last = String::new();
+        for request in &requests {
+            last = self.answer(request)?;
+        }
+        parse_number(&last)
+    }
+
+    fn answer(&mut self, request: &str) -> io::Result<String> {
         loop {
             let line = self.stream.receive()?;
             if let Some(irq) = parse_irq(&line) {
