@@ -14,27 +14,28 @@ const CD_BYTES: usize = 64;
 const CD_LOG2_BYTES: u32 = 6;
 /// `S1ContextPtr`, bits [55:6] of STE word 0.
 const CONTEXT_POINTER: u64 = mask64(6, 50);
-/// `L1CD.L2Ptr` (5.3) and `TTB0`, `TTB1` (5.4): up to bit 51.
-const L2_POINTER: u64 = mask64(12, 40);
+/// `L1CD.L2Ptr`, bits [55:12] (5.3).
+const L2_POINTER: u64 = mask64(12, 44);
+/// `TTB0` and `TTB1`, bits [51:4] (5.4).
 const TRANSLATION_TABLE: u64 = mask64(4, 48);
 
 /// Why there is no Context descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CdFault {
     /// The `SubstreamID` is outside the table, or the stream takes none
-    /// (`C_BAD_SUBSTREAMID`, 7.3.10).
+    /// (`C_BAD_SUBSTREAMID`, 7.3.9).
     BadSubstreamId,
     /// Transactions without a `SubstreamID` are terminated or bypass stage 1
     /// (`STE.S1DSS`, 5.2).
     NotTranslated,
-    /// Reading the table aborted (`F_CD_FETCH`, 7.3.11).
+    /// Reading the table aborted (`F_CD_FETCH`, 7.3.10).
     FetchAbort {
         /// Of the descriptor that was to be read.
         address: u64,
     },
 }
 
-/// A Context descriptor that is ILLEGAL (`C_BAD_CD`, 7.3.12; 5.4.1).
+/// A Context descriptor that is ILLEGAL (`C_BAD_CD`, 7.3.11; 5.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadCd;
 
@@ -89,7 +90,8 @@ impl Cd {
         let updates = field64(word0, 42, 2) != 0;
         let stalls = bit64(word0, 44) && features.stall_model() == 0b01;
         let silent = !bit64(word0, 46) && features.term_model();
-        if !valid || !aarch64 || big_endian || updates || stalls || silent {
+        let wide_asid = field64(word0, 56, 8) != 0 && !features.asid16();
+        if !valid || !aarch64 || big_endian || updates || stalls || silent || wide_asid {
             return Err(BadCd);
         }
         let oas_bits = ips_bits(field64(word0, 32, 3)).min(features.oas_bits()) as u8;
@@ -106,7 +108,7 @@ impl Cd {
         })
     }
 
-    /// Table 0 or 1. What is disabled is not checked (5.4.1).
+    /// Table 0 or 1. What is disabled is not checked (5.4.2).
     fn table(
         &self,
         half: u32,
@@ -213,7 +215,13 @@ pub fn fetch<M: GuestMemory>(
             if !bit64(l1cd, 0) {
                 return Err(CdFault::BadSubstreamId);
             }
-            let leaf = l1cd & L2_POINTER & mask64(0, features.oas_bits());
+            let leaf = l1cd & L2_POINTER;
+            // SMMUv3.1 and later do not truncate this address (3.4.3).
+            if leaf & !mask64(0, features.oas_bits()) != 0 {
+                return Err(CdFault::BadSubstreamId);
+            }
+            // A second level of 64KB is aligned to that (5.2, S1Fmt).
+            let leaf = leaf & !mask64(0, split + CD_LOG2_BYTES);
             descriptor(leaf, ssid & ((1 << split) - 1))
         }
     };

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Finding and decoding Context descriptors (5.3, 5.4).
+
+mod common;
+
+use common::Memory;
+use proptest::prelude::*;
+use smmuv3::{
+    cd::{fetch, BadCd, Cd, CdFault, Translation, TranslationTable},
+    Features,
+};
+
+const TABLE: u64 = 0x8000_0000;
+const SECOND: u64 = 0x9000_0000;
+
+const V: u64 = 1 << 31;
+const EPD0: u64 = 1 << 14;
+const EPD1: u64 = 1 << 30;
+const AA64: u64 = 1 << 41;
+const R: u64 = 1 << 45;
+const A: u64 = 1 << 46;
+/// 48-bit input addresses, 4KB granule for both tables.
+const WALKS: u64 = 16 | (16 << 16) | (0b10 << 22);
+/// `IPS` of 44 bits.
+const IPS_44: u64 = 4 << 32;
+/// What Linux writes, more or less.
+const WORD0: u64 = V | AA64 | R | A | WALKS | EPD1 | IPS_44 | (7 << 48);
+
+const BASE: Features = Features::arm_smmuv3();
+
+fn translation(word0: u64, features: &Features) -> Result<Translation, BadCd> {
+    Cd([word0, 0x1234_5000, 0, 0, 0, 0, 0, 0]).translation(features)
+}
+
+#[test]
+fn a_descriptor_as_drivers_write_it() {
+    let expected = Translation {
+        affd: false,
+        oas_bits: 44,
+        tbi: 0,
+        asid: 7,
+        record_faults: true,
+        tables: [
+            TranslationTable {
+                disabled: false,
+                base: 0x1234_5000,
+                tsz: 16,
+                granule_shift: 12,
+                had: false,
+            },
+            TranslationTable {
+                disabled: true,
+                base: 0,
+                tsz: 16,
+                granule_shift: 12,
+                had: false,
+            },
+        ],
+    };
+    assert_eq!(translation(WORD0, &BASE), Ok(expected));
+}
+
+#[test]
+fn descriptors_are_illegal_where_the_specification_says_so() {
+    let illegal = |word0: u64| translation(word0, &BASE) == Err(BadCd);
+    assert!(illegal(WORD0 & !V));
+    assert!(illegal(WORD0 & !AA64));
+    assert!(illegal(WORD0 & !A));
+    assert!(illegal(WORD0 | 1 << 15), "big-endian");
+    assert!(
+        illegal(WORD0 | 1 << 42) && illegal(WORD0 | 1 << 43),
+        "HA, HD"
+    );
+    assert!(illegal(WORD0 | 1 << 44), "stall");
+    assert!(illegal(WORD0 & !EPD1 | 0b11 << 6), "TG0");
+    assert!(illegal(WORD0 & !EPD1 & !(0b11 << 22)), "TG1");
+    for tsz in 0..64 {
+        let word0 = (WORD0 & !0x3f) | tsz;
+        assert_eq!(illegal(word0), !(16..=39).contains(&tsz), "{tsz}");
+        // What is disabled is not looked at.
+        assert!(!illegal(word0 | EPD0));
+    }
+    let wide = WORD0 | 1 << 56;
+    assert!(!illegal(wide));
+    assert_eq!(translation(wide, &BASE.with_asid16(false)), Err(BadCd));
+    assert_eq!(translation(WORD0, &BASE.with_gran4k(false)), Err(BadCd));
+    let silent = translation(WORD0 & !A, &BASE.with_term_model(false));
+    assert_eq!(silent, translation(WORD0, &BASE));
+}
+
+#[test]
+fn tables_lie_within_the_effective_output_size() {
+    let small = (WORD0 & !(7 << 32)) | (1 << 32);
+    let cd = |base| Cd([small, base, 0, 0, 0, 0, 0, 0]).translation(&BASE);
+    assert_eq!(cd(0xf_ffff_f000).map(|found| found.oas_bits), Ok(36));
+    assert_eq!(cd(0x10_0000_0000), Err(BadCd));
+    let large = WORD0 | 7 << 32;
+    assert_eq!(
+        translation(large, &BASE).map(|found| found.oas_bits),
+        Ok(44)
+    );
+}
+
+#[test]
+fn each_granule_has_its_encodings() {
+    let shifts = |tg0: u64, tg1: u64| {
+        let word0 = V | AA64 | A | IPS_44 | 16 | (16 << 16) | (tg0 << 6) | (tg1 << 22);
+        let [lower, upper] = translation(word0, &BASE).expect("legal").tables;
+        (lower.granule_shift, upper.granule_shift)
+    };
+    assert_eq!(shifts(0b00, 0b10), (12, 12));
+    assert_eq!(shifts(0b01, 0b11), (16, 16));
+    assert_eq!(shifts(0b10, 0b01), (14, 14));
+}
+
+struct Table {
+    ste: [u64; 2],
+    features: Features,
+    memory: Memory,
+}
+
+impl Table {
+    fn new(format: u64, cd_max: u64, default_substream: u64) -> Self {
+        Self {
+            ste: [
+                0xb | (format << 4) | TABLE | (cd_max << 59),
+                default_substream,
+            ],
+            features: BASE.with_ssidsize(20).with_cd2l(true),
+            memory: Memory::default(),
+        }
+    }
+
+    fn store(&mut self, address: u64, mark: u64) {
+        self.memory
+            .store_words(address, &[WORD0, 0, 0, 0, 0, 0, 0, mark]);
+    }
+
+    fn fetch(&mut self, ssid: u32) -> Result<u64, CdFault> {
+        let Cd(words) = fetch(&self.ste, &self.features, &mut self.memory, ssid)?;
+        Ok(words[7])
+    }
+}
+
+const OUT_OF_RANGE: Result<u64, CdFault> = Err(CdFault::BadSubstreamId);
+
+#[test]
+fn one_descriptor_is_for_no_substream() {
+    let mut table = Table::new(0, 0, 0);
+    table.store(TABLE, 1);
+    assert_eq!(table.fetch(0), Ok(1));
+    assert_eq!(table.fetch(1), OUT_OF_RANGE);
+    // S1CDMax and S1Fmt are IGNORED without SubstreamIDs.
+    let mut single = Table::new(0b01, 9, 0);
+    single.features = BASE;
+    single.store(TABLE, 2);
+    assert_eq!(single.fetch(0), Ok(2));
+    assert_eq!(single.fetch(1), OUT_OF_RANGE);
+}
+
+#[test]
+fn a_linear_table_is_indexed_by_substream() {
+    let mut table = Table::new(0b00, 5, 0b10);
+    table.store(TABLE, 1);
+    table.store(TABLE + 64 * 31, 2);
+    assert_eq!(table.fetch(0), Ok(1));
+    assert_eq!(table.fetch(31), Ok(2));
+    assert_eq!(table.fetch(32), OUT_OF_RANGE);
+    table.ste[1] = 0b00;
+    assert_eq!(table.fetch(0), Err(CdFault::NotTranslated));
+}
+
+#[test]
+fn a_two_level_table_is_split_by_its_format() {
+    for (format, split) in [(0b01, 6), (0b10, 10)] {
+        let mut table = Table::new(format, 16, 0b10);
+        let (upper, lower) = (0x1234_u64 >> split, 0x1234 & ((1 << split) - 1));
+        table.memory.store_words(TABLE + 8 * upper, &[SECOND | 1]);
+        table.store(SECOND + 64 * lower, 1);
+        assert_eq!(table.fetch(0x1234), Ok(1));
+        assert_eq!(table.fetch(0x8234), OUT_OF_RANGE, "V is 0");
+        table
+            .memory
+            .store_words(TABLE + 8 * upper, &[1 << 44 | SECOND | 1]);
+        assert_eq!(table.fetch(0x1234), OUT_OF_RANGE, "above OAS");
+    }
+}
+
+#[test]
+fn an_abort_tells_what_was_to_be_read() {
+    let mut table = Table::new(0b01, 16, 0b10);
+    table.memory.store_words(TABLE, &[SECOND | 1]);
+    table.memory.unreadable.push(SECOND + 64..SECOND + 65);
+    let address = SECOND + 64;
+    assert_eq!(table.fetch(1), Err(CdFault::FetchAbort { address }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_descriptor_has_an_answer(
+        words in any::<[u64; 8]>(),
+        ste in any::<[u64; 2]>(),
+        idr in any::<[u32; 6]>(),
+        ssid: u32,
+    ) {
+        let features = Features { idr, iidr: 0, aidr: 1 };
+        if let Ok(found) = Cd(words).translation(&features) {
+            for table in found.tables.iter().filter(|table| !table.disabled) {
+                prop_assert!((16..=39).contains(&table.tsz));
+                prop_assert!(u32::from(found.oas_bits) <= features.oas_bits());
+            }
+        }
+        let _ = fetch(&ste, &features, &mut Memory::default(), ssid);
+    }
+}
