@@ -12,11 +12,11 @@ use crate::{
 /// Size of a Context descriptor in bytes, and its log2.
 const CD_BYTES: usize = 64;
 const CD_LOG2_BYTES: u32 = 6;
-/// `S1ContextPtr`, bits [55:6] of STE word 0.
+/// `S1ContextPtr`, bits 55:6 of STE word 0.
 const CONTEXT_POINTER: u64 = mask64(6, 50);
-/// `L1CD.L2Ptr`, bits [55:12] (5.3).
+/// `L1CD.L2Ptr`, bits 55:12 (5.3).
 const L2_POINTER: u64 = mask64(12, 44);
-/// `TTB0` and `TTB1`, bits [51:4] (5.4).
+/// `TTB0` and `TTB1`, bits 51:4 (5.4).
 const TRANSLATION_TABLE: u64 = mask64(4, 48);
 
 /// Why there is no Context descriptor.

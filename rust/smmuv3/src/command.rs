@@ -98,15 +98,15 @@ const ATC_SIZE_ALL: u64 = 52;
 
 /// `SSV`, bit 11 of word 0.
 const SSV: u64 = mask64(11, 1);
-/// `SubstreamID`, bits [31:12] of word 0.
+/// `SubstreamID`, bits 31:12 of word 0.
 const SSID: u64 = mask64(12, 20);
-/// `StreamID`, bits [63:32] of word 0.
+/// `StreamID`, bits 63:32 of word 0.
 const SID: u64 = mask64(32, 32);
 /// `CMD_ATC_INV.Global`, bit 9 of word 0.
 const ATC_GLOBAL: u64 = mask64(9, 1);
-/// `CMD_ATC_INV.Size` [5:0] and `Address` [63:12] of word 1.
+/// `CMD_ATC_INV.Size` (5:0) and `Address` (63:12) of word 1.
 const ATC_SPAN: u64 = mask64(0, 6) | mask64(12, 52);
-/// `CMD_SYNC.MSIAddress`, bits [55:2] of word 1.
+/// `CMD_SYNC.MSIAddress`, bits 55:2 of word 1.
 const MSI_ADDRESS: u64 = mask64(2, 54);
 /// `Leaf`, bit 0 of word 1.
 const LEAF: u64 = mask64(0, 1);

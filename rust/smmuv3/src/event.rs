@@ -241,7 +241,7 @@ mod tests {
         assert!(!event.is_read() && !event.is_stage2());
         assert_eq!(event.with_ssid(0).ssid(), Some(0));
         assert_eq!(event.with_ssid(u32::MAX).ssid(), Some(0xf_ffff));
-        let stalled = Event([0x10, 0x8000_1234 | 1 << 39, 0, 0]);
+        let stalled = Event([0x10, 0x8000_1234 | (1 << 39), 0, 0]);
         assert_eq!(stalled.stalled(), Some(0x1234));
         assert!(stalled.is_stage2());
     }

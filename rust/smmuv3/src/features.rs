@@ -16,7 +16,7 @@ pub struct Features {
     pub idr: [u32; 6],
     /// `SMMU_IIDR`.
     pub iidr: u32,
-    /// `SMMU_AIDR`: bits [3:0] are the minor version of `SMMUv3`.
+    /// `SMMU_AIDR`: bits 3:0 are the minor version of `SMMUv3`.
     pub aidr: u32,
 }
 

@@ -8,7 +8,7 @@ use crate::bits::mask64;
 /// `PROD.WR` and `CONS.RD` with their wrap flag: at most 20 bits (6.3.27).
 pub const POINTER_MASK: u32 = 0x000f_ffff;
 
-/// `ADDR` of a queue base register, bits [55:5] (6.3.26).
+/// `ADDR` of a queue base register, bits 55:5 (6.3.26).
 const BASE_ADDR_MASK: u64 = mask64(5, 51);
 
 /// `LOG2SIZE` of a queue base register (6.3.26).
@@ -17,7 +17,7 @@ const BASE_LOG2SIZE_MASK: u64 = mask64(0, 5);
 /// The registers of one queue, as they read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueRegisters {
-    /// `*_BASE`: allocation hint [62], `ADDR` [55:5], `LOG2SIZE` [4:0].
+    /// `*_BASE`: allocation hint (62), `ADDR` (55:5), `LOG2SIZE` (4:0).
     pub base: u64,
     /// `*_PROD`: where the producer writes next.
     pub prod: u32,

@@ -60,9 +60,9 @@ pub enum StreamConfig {
 
 /// `V`, `Config` of word 0.
 const V_CONFIG: u64 = mask64(0, 4);
-/// `S1ContextPtr`, bits [55:6] of word 0.
+/// `S1ContextPtr`, bits 55:6 of word 0.
 const CONTEXT_POINTER: u64 = mask64(6, 50);
-/// `S1CIR`, `S1COR`, `S1CSH`: bits [7:2] of word 1.
+/// `S1CIR`, `S1COR`, `S1CSH`: bits 7:2 of word 1.
 const CONTEXT_ATTRIBUTES: u64 = mask64(2, 6);
 /// `S1STALLD`, bit 27 of word 1.
 const STALL_DISABLE: u64 = mask64(27, 1);
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(config(VALID_S1, STALL_DISABLE, &stalls), kept);
 
         assert_eq!(
-            config(VALID_S1 | 1 << 44, 0, &BASE),
+            config(VALID_S1 | (1 << 44), 0, &BASE),
             bad(BadSte::ContextPointer)
         );
 

@@ -19,7 +19,7 @@ const L1STD_BYTES: usize = 8;
 const L1STD_LOG2_BYTES: u32 = 3;
 /// The largest `L1STD.Span` that is not Reserved (5.1).
 const MAX_SPAN: u32 = 11;
-/// Address bits of `STRTAB_BASE` and of `L1STD.L2Ptr`: [55:6].
+/// Address bits of `STRTAB_BASE` and of `L1STD.L2Ptr`: (55:6).
 const TABLE_ADDRESS: u64 = mask64(6, 50);
 
 /// Why there is no Stream table entry.

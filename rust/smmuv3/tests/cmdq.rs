@@ -163,7 +163,7 @@ fn a_run_is_read_at_once_and_never_beyond_prod() {
 fn slots_are_copied_before_an_msi_can_overwrite_them() {
     let mut machine = Machine::new(vector_features().with_msi(true), FlushPolicy::default());
     // The MSI of the first command is written over the second.
-    let msi = [0x1046 | 0x1234 << 32, QUEUE + 16];
+    let msi = [0x1046 | (0x1234 << 32), QUEUE + 16];
     machine.submit(&[msi, va(1)]);
     assert_eq!(executed(&machine), [va(1)]);
     assert_eq!(machine.memory.load_u32(QUEUE + 16), 0x1234);

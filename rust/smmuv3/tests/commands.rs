@@ -258,9 +258,9 @@ fn streams_and_substreams_out_of_range_are_not_affected() {
     let ok = |words| decode(words, &features);
     let none = Ok(Command::NoEffect);
     for opcode in [0x03, 0x05, 0x06, 0x40] {
-        assert_ne!(ok([opcode | 0xffff << 32, 0]), none, "{opcode:#x}");
-        assert_eq!(ok([opcode | 0x1_0000 << 32, 0]), none, "{opcode:#x}");
-        assert_eq!(ok([opcode | 0xffff_ffff << 32, 0]), none, "{opcode:#x}");
+        assert_ne!(ok([opcode | (0xffff << 32), 0]), none, "{opcode:#x}");
+        assert_eq!(ok([opcode | (0x1_0000 << 32), 0]), none, "{opcode:#x}");
+        assert_eq!(ok([opcode | (0xffff_ffff << 32), 0]), none, "{opcode:#x}");
     }
     // CMD_CFGI_CD has no SSV.
     assert_ne!(ok([0x8_000f_f005, 1]), none);
@@ -299,7 +299,7 @@ fn ste_ranges_are_aligned_and_end_with_the_streams() {
     assert_eq!(range(0x1_0000, 16), covers(0, 0xffff));
     let wide = vector_features().with_sidsize(32);
     assert_eq!(
-        decode([0x04 | 0xffff_ffff << 32, 30], &wide),
+        decode([0x04 | (0xffff_ffff << 32), 30], &wide),
         covers(0x8000_0000, 0xffff_ffff)
     );
 }
@@ -335,7 +335,7 @@ fn host_accepts([word0, word1]: [u64; 2], features: &Features) -> bool {
         0x1f << 20
     };
     let range = if features.ril() {
-        0x1f << 12 | scale
+        (0x1f << 12) | scale
     } else {
         0
     };
@@ -359,7 +359,7 @@ fn host_accepts([word0, word1]: [u64; 2], features: &Features) -> bool {
         return false;
     }
     if matches!(word0 as u8, 0x12 | 0x13) {
-        let (granule, level) = (word1 >> 10 & 3, word1 >> 8 & 3);
+        let (granule, level) = ((word1 >> 10) & 3, (word1 >> 8) & 3);
         let plain = word0 & range == 0 && level == 0;
         let no_level_1 = granule == 2 && level == 1 && !features.ds();
         return if granule == 0 {

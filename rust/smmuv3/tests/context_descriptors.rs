@@ -68,13 +68,13 @@ fn descriptors_are_illegal_where_the_specification_says_so() {
     assert!(illegal(WORD0 & !V));
     assert!(illegal(WORD0 & !AA64));
     assert!(illegal(WORD0 & !A));
-    assert!(illegal(WORD0 | 1 << 15), "big-endian");
+    assert!(illegal(WORD0 | (1 << 15)), "big-endian");
     assert!(
-        illegal(WORD0 | 1 << 42) && illegal(WORD0 | 1 << 43),
+        illegal(WORD0 | (1 << 42)) && illegal(WORD0 | (1 << 43)),
         "HA, HD"
     );
-    assert!(illegal(WORD0 | 1 << 44), "stall");
-    assert!(illegal(WORD0 & !EPD1 | 0b11 << 6), "TG0");
+    assert!(illegal(WORD0 | (1 << 44)), "stall");
+    assert!(illegal(WORD0 & !EPD1 | (0b11 << 6)), "TG0");
     assert!(illegal(WORD0 & !EPD1 & !(0b11 << 22)), "TG1");
     for tsz in 0..64 {
         let word0 = (WORD0 & !0x3f) | tsz;
@@ -82,7 +82,7 @@ fn descriptors_are_illegal_where_the_specification_says_so() {
         // What is disabled is not looked at.
         assert!(!illegal(word0 | EPD0));
     }
-    let wide = WORD0 | 1 << 56;
+    let wide = WORD0 | (1 << 56);
     assert!(!illegal(wide));
     assert_eq!(translation(wide, &BASE.with_asid16(false)), Err(BadCd));
     assert_eq!(translation(WORD0, &BASE.with_gran4k(false)), Err(BadCd));
@@ -96,7 +96,7 @@ fn tables_lie_within_the_effective_output_size() {
     let cd = |base| Cd([small, base, 0, 0, 0, 0, 0, 0]).translation(&BASE);
     assert_eq!(cd(0xf_ffff_f000).map(|found| found.oas_bits), Ok(36));
     assert_eq!(cd(0x10_0000_0000), Err(BadCd));
-    let large = WORD0 | 7 << 32;
+    let large = WORD0 | (7 << 32);
     assert_eq!(
         translation(large, &BASE).map(|found| found.oas_bits),
         Ok(44)
@@ -183,7 +183,7 @@ fn a_two_level_table_is_split_by_its_format() {
         assert_eq!(table.fetch(0x8234), OUT_OF_RANGE, "V is 0");
         table
             .memory
-            .store_words(TABLE + 8 * upper, &[1 << 44 | SECOND | 1]);
+            .store_words(TABLE + 8 * upper, &[(1 << 44) | SECOND | 1]);
         assert_eq!(table.fetch(0x1234), OUT_OF_RANGE, "above OAS");
     }
 }

@@ -10,7 +10,7 @@ use common::{vector_features, Answer, Machine};
 use proptest::prelude::*;
 use smmuv3::{
     command::decode, event::EVENT_BYTES, ste::STE_BYTES, BusAbort, EioReport, Event, Features,
-    FlushPolicy, GuestMemory, Host, HostError, Registers, Ste, StreamId,
+    FlushPolicy, GuestMemory, Host, HostError, QueueRegisters, Registers, Ste, StreamId,
 };
 
 /// Memory that answers with whatever comes.
@@ -152,7 +152,7 @@ proptest! {
         accesses in prop::collection::vec((0..0x130_u64, any::<u64>(), any::<bool>()), 0..20),
         features in any_features(),
         policy in any_policy(),
-        base in any::<(u64, u32, u32)>(),
+        queue in any::<(u64, u32, u32)>(),
         budget in 0..300_u32,
     ) {
         let mut bytes = bytes;
@@ -169,7 +169,8 @@ proptest! {
             let size = if wide { 8 } else { 4 };
             registers.write(&features, offset & !3, value, size);
         }
-        (registers.cmdq.base, registers.cmdq.prod, registers.cmdq.cons) = base;
+        let (base, prod, cons) = queue;
+        registers.cmdq = QueueRegisters { base, prod, cons };
         registers.cr[0] |= 0x9;
         registers.gerrorn = registers.gerror;
         let mut memory = AnyMemory { bytes, next: 0, aborts };

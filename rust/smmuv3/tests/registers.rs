@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use smmuv3::{
     gerror::{CMDQ_ERR, EVENTQ_ABT_ERR},
     registers::SIZE,
-    Effects, Features, Registers,
+    Effects, Features, QueueRegisters, Registers,
 };
 
 const CR0: u64 = 0x20;
@@ -352,19 +352,13 @@ proptest! {
         registers.gerror_irq_cfg2 = cfg2;
         registers.eventq_irq_cfg2 = cfg2;
         registers.strtab_base_cfg = strtab;
-        [
-            registers.strtab_base,
-            registers.gerror_irq_cfg0,
-            registers.eventq_irq_cfg0,
-            registers.cmdq.base,
-            registers.eventq.base,
-        ] = wide;
-        [
-            registers.cmdq.prod,
-            registers.cmdq.cons,
-            registers.eventq.prod,
-            registers.eventq.cons,
-        ] = pointers;
+        let [table, gerror_irq, eventq_irq, cmdq, eventq] = wide;
+        registers.strtab_base = table;
+        registers.gerror_irq_cfg0 = gerror_irq;
+        registers.eventq_irq_cfg0 = eventq_irq;
+        let queue = |base, prod, cons| QueueRegisters { base, prod, cons };
+        registers.cmdq = queue(cmdq, pointers[0], pointers[1]);
+        registers.eventq = queue(eventq, pointers[2], pointers[3]);
         registers.clear_reserved(&features);
         prop_assert_eq!(registers.validate(&features), Ok(()));
     }

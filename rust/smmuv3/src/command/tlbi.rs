@@ -11,13 +11,13 @@ use crate::{
 
 /// Leaf, bit 0 of word 1.
 const LEAF: u64 = mask64(0, 1);
-/// TTL, bits [9:8] of word 1.
+/// TTL, bits 9:8 of word 1.
 const TTL: u64 = mask64(8, 2);
-/// TG, bits [11:10] of word 1.
+/// TG, bits 11:10 of word 1.
 const TG: u64 = mask64(10, 2);
-/// Address, bits [63:12] of word 1.
+/// Address, bits 63:12 of word 1.
 const ADDRESS: u64 = mask64(12, 52);
-/// NUM, bits [16:12] of word 0.
+/// NUM, bits 16:12 of word 0.
 const NUM: u64 = mask64(12, 5);
 
 /// TG of the 16KB granule.
@@ -49,7 +49,7 @@ pub(super) fn decode(
     }
 }
 
-/// The ASID as wide as it is implemented: bits [63:48] or [55:48] of word 0.
+/// The ASID as wide as it is implemented: bits 63:48 or (55:48) of word 0.
 /// An ASID with bits above need not match anything (4.4).
 const fn asid(features: &Features) -> u64 {
     if features.asid16() {

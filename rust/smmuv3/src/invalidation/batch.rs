@@ -25,7 +25,7 @@ pub struct Batch {
     len: usize,
     /// Which are `CMD_ATC_INV`.
     atc: u64,
-    /// Which name a stream, in bits [63:32] of their first word.
+    /// Which name a stream, in bits 63:32 of their first word.
     for_stream: u64,
 }
 
@@ -128,13 +128,13 @@ impl Batch {
     /// The stream that a command names.
     pub(super) fn target(&self, index: u32) -> Option<StreamId> {
         let words = self.commands.get(index as usize)?;
-        (self.for_stream >> index & 1 != 0).then_some((words[0] >> 32) as StreamId)
+        ((self.for_stream >> index) & 1 != 0).then_some((words[0] >> 32) as StreamId)
     }
 
     /// The commands of `set` that name the stream `target`.
     pub(super) fn same_target(&self, set: Set, target: Option<StreamId>) -> Set {
         let same = set.iter().filter(|index| self.target(*index) == target);
-        Set(same.fold(0, |bits, index| bits | 1 << index))
+        Set(same.fold(0, |bits, index| bits | (1 << index)))
     }
 
     fn position(&self, index: u32) -> u32 {
