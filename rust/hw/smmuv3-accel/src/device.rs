@@ -15,7 +15,7 @@ use migration::prelude::*;
 use qom::prelude::*;
 use smmuv3::{cmdq::Cmdq, features::Features, invalidation::FlushPolicy, registers::Registers};
 use system::prelude::*;
-use util::{Error, Result};
+use util::{ensure, Error, Result};
 
 use crate::{
     accel::Accel,
@@ -117,6 +117,8 @@ pub struct Smmuv3 {
     /// Goes on consuming commands when a doorbell's slice is used up
     pub consume_later: BqlRefCell<Option<BottomHalf>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
+    /// An endpoint behind this SMMU has asked for its address space
+    endpoint_seen: BqlCell<bool>,
 }
 
 qom_isa!(Smmuv3: SmmuState, SysBusDevice, DeviceState, Object);
@@ -182,6 +184,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, accel_state).write(Default::default());
         uninit_field_mut!(*this, consume_later).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
+        uninit_field_mut!(*this, endpoint_seen).write(Default::default());
     }
 
     fn realize(&self) -> Result<()> {
@@ -194,6 +197,13 @@ impl Smmuv3 {
         ffi::use_accel_ops(self);
         ffi::set_region_type(self, REGION_TYPE);
         self.get_class().parent_methods.realize(self)?;
+        // What is on the bus already was never asked whether it can be there, and
+        // an assigned device would stay on the guest's memory, translated by nothing.
+        ffi::ask_present_functions();
+        ensure!(
+            !self.endpoint_seen.get(),
+            "arm-smmuv3 must come before the devices behind it on the command line"
+        );
 
         self.migration_blocker.borrow_mut().replace(blocker);
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
@@ -249,6 +259,11 @@ impl Smmuv3 {
     /// Where assigned devices' MSIs go, in the guest's physical address space.
     pub const fn msi_gpa(&self) -> u64 {
         self.msi_gpa
+    }
+
+    /// An endpoint behind this SMMU asks for its address space.
+    pub fn note_endpoint(&self) {
+        self.endpoint_seen.set(true);
     }
 
     /// Pulses an interrupt line: interrupts of the SMMU are edges (section 3.18).

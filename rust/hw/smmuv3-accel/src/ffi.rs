@@ -469,7 +469,11 @@ unsafe extern "C" fn get_address_space(
         return shared_system_address_space();
     };
     let record = function.smmu_device(smmu);
-    if function.classify() == Endpoint::Assigned {
+    let endpoint = function.classify();
+    if !matches!(endpoint, Endpoint::Empty | Endpoint::Bridge) {
+        smmu.note_endpoint();
+    }
+    if endpoint == Endpoint::Assigned {
         // the host's SMMU translates; stage 2 there covers all guest memory
         shared_system_address_space()
     } else {
@@ -558,6 +562,31 @@ pub fn use_accel_ops(smmu: &Smmuv3) {
     let state: *mut bindings::SMMUState = smmu.upcast::<SmmuState>().as_mut_ptr();
     // SAFETY: not yet realized: nobody else uses the field
     unsafe { (*state).iommu_ops = &ACCEL_OPS.0 }
+}
+
+/// Has every PCI function in the machine asked for its address space once more.
+/// [`Smmuv3::note_endpoint`] is called if one of them is behind `smmu`.
+pub fn ask_present_functions() {
+    unsafe extern "C" fn visit(object: *mut qom::bindings::Object, _opaque: *mut c_void) -> c_int {
+        // SAFETY: a valid object, by contract of the caller; if it is a PCI device
+        // on a bus, it may ask for its address space at any time
+        unsafe {
+            let device: *mut bindings::PCIDevice =
+                qom::bindings::object_dynamic_cast(object, c"pci-device".as_ptr()).cast();
+            if !device.is_null() && (*object.cast::<hwcore::bindings::DeviceState>()).realized {
+                bindings::pci_device_iommu_address_space(device);
+            }
+        }
+        0
+    }
+    // SAFETY: the callback keeps nothing; the BQL keeps the tree as it is
+    unsafe {
+        qom::bindings::object_child_foreach_recursive(
+            qom::bindings::object_get_root(),
+            Some(visit),
+            ptr::null_mut(),
+        );
+    }
 }
 
 /// Names the type of the memory regions that the C base makes for each function.

@@ -184,9 +184,11 @@ impl Stream {
     }
 
     fn stage1(&mut self, viommu: &Viommu, ste: [u64; 2]) -> Result<()> {
-        self.ensure_vdevice(viommu)?;
+        let renamed = self.ensure_vdevice(viommu)?;
         if let Attachment::Stage1 { object, ste: current } = &self.attachment {
-            if *current == ste {
+            // the host notes the StreamID when it attaches, so under a new one
+            // nothing stays as it was
+            if *current == ste && !renamed {
                 self.trace(c"translate", object.id());
                 return Ok(());
             }
@@ -202,10 +204,10 @@ impl Stream {
 
     /// Makes the host know the device by its present `StreamID`. The guest may
     /// have renumbered its buses since the last time.
-    pub fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<()> {
+    fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<bool> {
         let stream_id = self.stream_id();
         if self.has_vdevice(stream_id) {
-            return Ok(());
+            return Ok(false);
         }
         self.vdevice = None;
         let object = self.device.allocate_vdevice(&viommu.object, stream_id)?;
@@ -213,7 +215,7 @@ impl Stream {
             stream_id,
             _object: object,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// One report for a row of failures: the guest can cause as many as it likes.
