@@ -14,7 +14,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -192,10 +192,10 @@ class Qmp:
         self._wait(lambda message: "QMP" in message, timeout, "QMP greeting")
         self.command("qmp_capabilities")
 
-    def command(self, name: str, /, timeout: float = 20, **arguments: Any) -> Any:
+    def command(self, name: str, arguments: Mapping[str, Any] | None = None, timeout: float = 20) -> Any:
         request: dict[str, Any] = {"execute": name}
         if arguments:
-            request["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+            request["arguments"] = dict(arguments)
         self._stream.send(json.dumps(request).encode() + b"\n")
         answer = self._wait(lambda message: "return" in message or "error" in message, timeout, f"answer to QMP {name}")
         if "error" in answer:

@@ -21,7 +21,7 @@ FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 BUSYBOX = Path("/usr/bin/busybox")
 LIBRARIES = [Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/aarch64-linux-gnu/lib")]
 LOADER = "ld-linux-aarch64.so.1"
-TOOLS = ["directio", "badcmd"]
+TOOLS = ["directio", "badcmd", "isolation"]
 CC = ["aarch64-linux-gnu-gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -127,7 +127,7 @@ class Images:
 
     def _tool(self, name: str) -> bytes:
         source = GUEST / f"{name}.c"
-        return self._cached(name, [*CC, source, "-o"], source).read_bytes()
+        return self._cached(name, [*CC, source, "-o"], source, *sorted(GUEST.glob("*.h"))).read_bytes()
 
     def _level2(self) -> bytes:
         cpio = Cpio()

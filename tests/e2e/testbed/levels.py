@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import counters
+from . import counters, hold
 from .consoles import Pump, Qmp, Shell, Stream, TestbedError, TimedOut
 from .images import FIRMWARE, Images, acpi_override, make_disk
 from .iort import with_canwbs
@@ -31,8 +31,10 @@ _DRIVERS = {"disk0": "nvme", "disk1": "nvme"}
 _MACHINE = ["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3", "-global", "arm-smmuv3.stage=nested",
             "-cpu", "neoverse-n1", "-smp", "2", "-accel", "tcg,thread=multi", "-bios", str(FIRMWARE)]
 _QEMU = "qemu-system-aarch64"
-_LINES = ("l1-shell", "l2-console", "l2-qmp", "l2-shell")  # level 1's hvc0, hvc1...
-_TRACE = "/tmp/trace.log"
+# Level 1's hvc0, hvc1... Two guests can run at a time; they are told apart by their slots, 0 and 1.
+_GUEST_LINES = ("console", "qmp", "shell")
+SLOTS = (0, 1)
+_LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _GUEST_LINES))
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -82,7 +84,7 @@ class Level0:
         for slot, (serial, path) in enumerate(self.disks.items(), start=1):
             options += ["-drive", f"file={path},if=none,id={serial},format=raw",
                         "-device", f"nvme,drive={serial},serial={serial},addr={slot}"]
-        return options + ["-device", "edu,addr=3"]
+        return options + ["-device", "edu,addr=3,dma_mask=0xffffffffff"]  # as wide as there is memory
 
     def _trouble(self) -> str | None:
         if (status := self._process.poll()) is not None:
@@ -112,6 +114,19 @@ class GuestConfig:
     smmus: Sequence[Sequence[str]] = (("disk0",),)
     trace: bool = True
     append: str = ""
+    slot: int = 0
+
+    @property
+    def trace_file(self) -> str:
+        return f"/tmp/trace{self.slot}.log"
+
+    @property
+    def output_file(self) -> str:
+        return f"/tmp/qemu{self.slot}.out"
+
+    def line(self, name: str) -> str:
+        """The name of the stream that leads to one of _GUEST_LINES."""
+        return f"l2{self.slot or ''}-{name}"
 
     def device(self, name: str, bus: str) -> dict[str, str]:
         return {"driver": "vfio-pci", "id": name, "host": ASSIGNABLE[name], "bus": bus, "iommufd": "iommufd0", "romfile": ""}
@@ -126,12 +141,13 @@ class GuestConfig:
         words = [f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
                  "-append", f"console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 {self.append}".strip(), "-nodefaults", "-display", "none",
-                 "-chardev", "serial,id=console,path=/dev/hvc1", "-serial", "chardev:console",
-                 "-chardev", "serial,id=qmp,path=/dev/hvc2", "-mon", "chardev=qmp,mode=control",
-                 "-chardev", "serial,id=shell,path=/dev/hvc3",
+                 "-serial", "chardev:console", "-mon", "chardev=qmp,mode=control",
                  # Not behind an accelerated SMMU: those take assigned devices only.
                  "-device", "virtio-serial-pci,bus=pcie.0", "-device", "virtconsole,chardev=shell",
                  "-object", "iommufd,id=iommufd0"]
+        for name in _GUEST_LINES:
+            # A device option refers to its character device wherever on the line that is.
+            words += ["-chardev", f"serial,id={name},path=/dev/hvc{_LINES.index(self.line(name))}"]
         for smmu in range(len(self.smmus)):
             words += ["-device", f"pxb-pcie,id=pxb{smmu},bus_nr={8 * (smmu + 1)},bus=pcie.0",
                       "-device", f"arm-smmuv3,primary-bus=pxb{smmu},id=smmu{smmu},accel=on{self.properties}"]
@@ -139,7 +155,7 @@ class GuestConfig:
             device = ",".join(f"{key}={value}" for key, value in self.device(name, port).items()).removeprefix("driver=")
             words += ["-device", f"pcie-root-port,id={port},bus=pxb{smmu},chassis={chassis},slot={chassis}",
                       "-device", device]
-        words += ["-D", _TRACE, "-d", "guest_errors"]
+        words += ["-D", self.trace_file, "-d", "guest_errors"]
         if self.trace:
             for event in counters.TRACE_EVENTS:
                 words += ["-trace", f"enable={event}"]
@@ -200,16 +216,17 @@ class Guest:
         self._level1 = level1
         self._pump = level1.pump
         streams = level1.level0.streams
-        self._console = streams["l2-console"]
-        for name in ("l2-console", "l2-shell", "l2-qmp"):
-            streams[name].buffer.clear()
-            streams[name].note(f"\n=== {config.name}\n".encode())
-        self.shell = Shell(self._pump, streams["l2-shell"])
-        self.qmp = Qmp(self._pump, streams["l2-qmp"])
+        lines = {name: streams[config.line(name)] for name in _GUEST_LINES}
+        for line in lines.values():
+            line.buffer.clear()
+            line.note(f"\n=== {config.name}\n".encode())
+        self._console = lines["console"]
+        self.shell = Shell(self._pump, lines["shell"])
+        self.qmp = Qmp(self._pump, lines["qmp"])
         self.log = KernelLog(self.shell)
         self._pump.alarms.append(self._trouble)
         command = _quote(config.command())
-        self.pid = int(level1.shell.run(f"rm -f {_TRACE}; cd /tmp; {command} >/tmp/qemu.out 2>&1 & echo $!"))
+        self.pid = int(level1.shell.run(f"rm -f {config.trace_file}; {command} >{config.output_file} 2>&1 & echo $!"))
 
     def _trouble(self) -> str | None:
         if panic := re.search(rb"Kernel panic[^\r\n]*", self._console.buffer):
@@ -221,7 +238,7 @@ class Guest:
 
     def output(self) -> str:
         """What QEMU itself has printed."""
-        return self._level1.shell.run("cat /tmp/qemu.out")
+        return self._level1.shell.run(f"cat {self.config.output_file}")
 
     def _wait(self, what: Callable[[float], None], seconds: float, name: str) -> None:
         """Waits, and looks now and then whether QEMU still lives."""
@@ -247,35 +264,38 @@ class Guest:
 
     def set_trace(self, events: Sequence[str], enable: bool) -> None:
         for event in events:
-            self.qmp.command("trace-event-set-state", name=event, enable=enable, ignore_unavailable=True)
+            self.qmp.command("trace-event-set-state", {"name": event, "enable": enable, "ignore-unavailable": True})
 
     def trace_size(self) -> int:
-        return counters.parse(self._level1.shell.run(f"counters now {_TRACE}"))["log"]
+        return counters.parse(self._level1.shell.run(f"counters now {self.config.trace_file}"))["log"]
 
     def trace_lines(self, pattern: str, start: int = 0) -> list[str]:
         """The lines of QEMU's trace, from a byte of it on, that match a pattern of grep -E."""
-        return self._level1.shell.attempt(f"tail -c +{start + 1} {_TRACE} | grep -E '{pattern}'").text.splitlines()
+        return self._level1.shell.attempt(f"tail -c +{start + 1} {self.config.trace_file} | grep -E '{pattern}'").text.splitlines()
 
     @contextmanager
     def measure(self) -> Iterator[Measurement]:
         """Counts what happens in the `with` block."""
-        shell = self._level1.shell
+        shell, log = self._level1.shell, self.config.trace_file
         measurement = Measurement()
         shell.run("counters watch")
-        before, begun = counters.parse(shell.run(f"counters now {_TRACE}")), time.monotonic()
+        before, begun = counters.parse(shell.run(f"counters now {log}")), time.monotonic()
         yield measurement
         seconds = time.monotonic() - begun
-        after = counters.parse(shell.run(f"counters now {_TRACE}"))
+        after = counters.parse(shell.run(f"counters now {log}"))
         shell.run("counters ignore")
-        trace = counters.parse(shell.run(f"counters trace {_TRACE} {before['log']}", timeout=120))
+        trace = counters.parse(shell.run(f"counters trace {log} {before['log']}", timeout=120))
         after.subtract(before)
         measurement.counts = counters.Counts(trace, after, seconds)
 
     def stop(self) -> None:
         """Ends QEMU the hard way, and waits until it is gone."""
         self._pump.alarms.remove(self._trouble)
-        self._level1.shell.run(
-            f"kill -9 {self.pid} 2>/dev/null; for i in $(seq 100); do [ -e /proc/{self.pid}/exe ] || exit 0; sleep 0.1; done; exit 1")
+        # A zombie may still have threads that hold files.
+        self._level1.shell.run(f"""kill -9 {self.pid} 2>/dev/null;
+            for i in $(seq 200); do
+                set -- /proc/{self.pid}/task/*; [ $# = 1 ] && ! [ -e /proc/{self.pid}/exe ] && exit 0; sleep 0.1;
+            done; exit 1""", timeout=40)
 
 
 class Level1:
@@ -335,16 +355,22 @@ class Level1:
         try:
             guest.connect()
             yield guest
-        except BaseException:
-            self._keep_traces(config.name)
+            if hold.wanted():
+                hold.converse("level 2 has passed", self.shell, guest.shell, guest.qmp)
+        except Exception as error:
+            self._keep_traces(config)
+            if hold.wanted():
+                hold.converse(f"level 2 has failed: {error}", self.shell, guest.shell, guest.qmp)
             raise
         finally:
             guest.stop()
 
-    def _keep_traces(self, name: str) -> None:
+    def _keep_traces(self, config: GuestConfig) -> None:
+        name = config.name
         try:
-            for file, command in ((f"{name}.qemu-output.log", "tail -n 50 /tmp/qemu.out"),
-                                  (f"{name}.qemu-trace.log", f"tail -n 400 {_TRACE}"), (f"{name}.l1-dmesg.log", "dmesg")):
+            for file, command in ((f"{name}.qemu-output.log", f"tail -n 50 {config.output_file}"),
+                                  (f"{name}.qemu-trace.log", f"tail -n 2000 {config.trace_file}"),
+                                  (f"{name}.l1-dmesg.log", "dmesg")):
                 (self._logs / file).write_text(self.shell.attempt(command).text + "\n")
         except TestbedError as error:
             (self._logs / f"{name}.qemu-output.log").write_text(f"level 1 does not answer: {error}\n")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .consoles import TestbedError
 from .counters import BUSY_EVENTS, Counts
-from .levels import ASSIGNABLE, Guest, GuestConfig, Level1
+from .levels import Guest, GuestConfig, Level1
 
 MIB = 1 << 20
 # Error-level messages of a healthy boot on these machines.
@@ -176,7 +176,7 @@ def illegal_command(bench: Bench) -> None:
         start = guest.trace_size()
         text = guest.run("badcmd illegal")
         injected = int(text.splitlines()[-1].removeprefix("injected "))
-        illegal = len(re.findall(r"^.* at 0x", text, re.M))
+        illegal = len(re.findall(r"^.* at 0x", text, re.MULTILINE))
 
         # The same as QEMU saw it: CERROR_ILL (1) each time, and GERROR.CMDQ_ERR toggled.
         errors = guest.trace_lines("smmuv3_cmdq_consume_error", start)
@@ -217,14 +217,13 @@ def hotplug(bench: Bench) -> None:
         copy_and_compare(bench, guest)
         # The root port takes a request only when the guest has seen the one before.
         guest.qmp.forget_events()
-        guest.qmp.command("device_del", id="disk0")
+        guest.qmp.command("device_del", {"id": "disk0"})
         guest.qmp.wait_event("DEVICE_DELETED", 60, device="disk0")
         expect(guest.run("ls /sys/class/nvme | wc -l") == "1", "level 2 still has the unplugged disk")
         # The other device behind the same SMMU must not have noticed.
         copy_and_compare(bench, guest, "disk1")
         port = next(port for _, port, name in config.ports() if name == "disk0")
-        device = config.device("disk0", port)
-        guest.qmp.command("device_add", **device)
+        guest.qmp.command("device_add", config.device("disk0", port))
         guest.run("disk disk0", timeout=60)
         copy_and_compare(bench, guest, "disk0")
         copy_and_compare(bench, guest, "disk1")
@@ -253,3 +252,31 @@ def two_disks(bench: Bench, config: GuestConfig) -> None:
             host = bench.level1.host_sha256(disk, 0, 4 * MIB)
             expect(checksum == host, f"{disk}: level 2 wrote {checksum}, level 0 has {host}")
         check_counts(bench, measurement.result)
+
+
+def edu_address(guest: Guest) -> str:
+    """The edu device's PCI address in level 2."""
+    path = guest.run("grep -l 0x11e8 /sys/bus/pci/devices/*/device")
+    return path.split("/")[-2]
+
+
+@scenario("dma-fault", "a DMA to an address that is not mapped: the event comes all the way up to the guest's driver")
+def dma_fault(bench: Bench) -> None:
+    iova = 0xDEAD000
+    provoked = re.compile(r"event: F_TRANSLATION|event 0x10 received|unpriv data write|\t0x[0-9a-f]{16}$")
+    with bench.guest(bench.config("dma-fault", smmus=(("disk0", "edu"),)), harmless=provoked) as guest:
+        guest.run(f"isolation write {edu_address(guest)} {iova:#x}")
+        messages = [text for _, text in guest.log.lines()]
+        expect(any(re.search(rf"event: F_TRANSLATION .*iova: {iova:#x}", text) for text in messages),
+               "level 2's driver has not reported the fault; its last messages:\n" + "\n".join(messages[-5:]))
+        measured_io(bench, guest)
+
+
+@scenario("isolation", "a device's DMA goes where tables and registers say, through all their changes, and nowhere else")
+def isolation(bench: Bench) -> None:
+    provoked = re.compile(r"event: |event 0x.. received|data write|\t0x[0-9a-f]{16}$|callbacks suppressed")
+    with bench.guest(bench.config("isolation", smmus=(("edu", "disk0"),)), harmless=provoked) as guest:
+        copy_and_compare(bench, guest)
+        guest.run(f"isolation states {edu_address(guest)}", timeout=180)
+        # The disk behind the same SMMU has its translation again.
+        measured_io(bench, guest)

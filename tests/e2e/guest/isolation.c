@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Copyright 2026 the smmuv3-accel authors */
+/*
+ * Puts the SMMU into one state after the other, and looks each time whether a device's DMA to the physical address of one
+ * of our pages arrives: it must when the tables and registers say so, and must not when they do not.
+ * Nothing else may use the SMMU meanwhile: no I/O on the devices behind it.
+ *
+ *   isolation write PCI_ADDRESS IOVA   only one DMA of the edu device, to IOVA
+ *   isolation states PCI_ADDRESS       all the states; afterwards everything is as it was but GBPA.ABORT, which is 1
+ *                                      (and has no say while the SMMU is enabled)
+ *
+ * The SMMU is the first of the IORT; StreamID = PCI requester ID.
+ */
+#include "edu.h"
+
+#define CR0_SMMUEN 1u
+#define GBPA_UPDATE (1u << 31)
+#define GBPA_ABORT (1u << 20)
+#define STE_V 1u
+#define STE_CONFIG_BYPASS (4u << 1)
+#define STRTAB_LOG2SIZE 0x3fu
+#define STRTAB_FMT_2LEVEL(cfg) (((cfg) >> 16 & 3) == 1)
+
+static uint8_t *page;       /* the DMA's target as we see it */
+static uint64_t page_physical;
+static uint32_t stream_id;
+static volatile uint64_t *ste;
+static unsigned injected;
+
+static void open_page(void)
+{
+    uint64_t entry = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+
+    page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
+    if (page == MAP_FAILED || pread(fd, &entry, 8, (uintptr_t)page / 4096 * 8) != 8 || !(entry & ((1ull << 55) - 1))) {
+        fail("no page with a known physical address");
+    }
+    close(fd);
+    page_physical = (entry & ((1ull << 55) - 1)) * 4096;
+}
+
+static void open_ste(void)
+{
+    uint64_t base = get64(STRTAB_BASE) & 0x00ffffffffffffc0ull;
+    uint32_t config = get(STRTAB_BASE_CFG);
+
+    if (STRTAB_FMT_2LEVEL(config)) {
+        unsigned split = config >> 6 & 0x1f;
+        volatile uint64_t *level1 = map(base + 8 * (stream_id >> split), 8, 0);
+
+        if (!(*level1 & 0x1f)) {
+            fail("StreamID 0x%x has no level 2 table", stream_id);
+        }
+        base = *level1 & 0x00ffffffffffffc0ull;
+        ste = map(base + 64 * (stream_id & ((1u << split) - 1)), 64, 0);
+    } else {
+        ste = map(base + 64 * stream_id, 64, 0);
+    }
+    if (!(ste[0] & STE_V)) {
+        fail("the STE of StreamID 0x%x is not valid", stream_id);
+    }
+}
+
+static void command(uint64_t word0, uint64_t word1)
+{
+    const Command wanted = {{word0, word1}};
+    uint32_t start = position(CMDQ_PROD);
+
+    put(start, &wanted);
+    put(start + 1, &sync_command);
+    set(CMDQ_PROD, (start + 2) & mask);
+    wait_consumed("command");
+    injected += 2;
+}
+
+static void set_ste(uint64_t word0, int all)
+{
+    ste[0] = word0;
+    if (all) {
+        command(0x04, 31);                                 /* CFGI_ALL (4.3.6) */
+    } else {
+        command(0x03 | (uint64_t)stream_id << 32, 1);      /* CFGI_STE (4.3.1) */
+    }
+}
+
+static void set_smmuen(int on)
+{
+    uint32_t cr0 = (get(CR0) & ~CR0_SMMUEN) | (on ? CR0_SMMUEN : 0);
+
+    set(CR0, cr0);
+    while (get(CR0ACK) != cr0) {
+        ;
+    }
+}
+
+static void set_abort(int on)
+{
+    set(GBPA, (get(GBPA) & ~(GBPA_ABORT | GBPA_UPDATE)) | (on ? GBPA_ABORT : 0) | GBPA_UPDATE);
+    while (get(GBPA) & GBPA_UPDATE) {
+        ;
+    }
+}
+
+/* STRTAB_BASE_CFG can be written only while the SMMU is disabled (6.3.25). */
+static void set_table_size(unsigned log2size_wanted)
+{
+    set_abort(1);
+    set_smmuen(0);
+    set(STRTAB_BASE_CFG, (get(STRTAB_BASE_CFG) & ~STRTAB_LOG2SIZE) | log2size_wanted);
+    set_smmuen(1);
+}
+
+static int wrong;
+
+static void check(const char *state, int must_arrive)
+{
+    int arrived;
+
+    memset(page, 0xa5, 4);
+    __asm__ volatile("dsb sy" ::: "memory");
+    edu_write(page_physical, 4);
+    arrived = ((volatile uint8_t *)page)[0] == 0;
+    if (arrived != must_arrive) {
+        wrong++;
+    }
+    printf("%s: DMA to a physical address %s%s\n", state, arrived ? "arrives" : "does not arrive",
+           arrived == must_arrive ? "" : "  <-- WRONG");
+}
+
+static void states(void)
+{
+    uint64_t original = ste[0], bypass = STE_V | STE_CONFIG_BYPASS;
+    unsigned table_size = get(STRTAB_BASE_CFG) & STRTAB_LOG2SIZE;
+
+    check("STE translates, address not mapped", 0);
+    set_abort(0);
+    set_smmuen(0);
+    check("SMMUEN=0, GBPA.ABORT=0", 1);
+    set_abort(1);
+    check("SMMUEN=0, GBPA.ABORT=1", 0);
+    set_abort(0);
+    set_smmuen(1);
+    check("SMMUEN 0 -> 1, no command, STE translates", 0);
+
+    set_ste(bypass, 0);
+    check("STE bypasses, CFGI_STE", 1);
+    set_abort(1);
+    check("the same, and GBPA.ABORT=1", 1);
+    set_smmuen(0);
+    check("the same, and SMMUEN=0", 0);
+    set_smmuen(1);
+    check("SMMUEN 0 -> 1, no command, STE bypasses", 1);
+    set_table_size(0);
+    check("StreamID outside the table", 0);
+    set_table_size(table_size);
+    check("StreamID inside again", 1);
+
+    set_ste(0, 0);
+    check("STE invalid, CFGI_STE", 0);
+    set_abort(0);
+    check("the same, and GBPA.ABORT=0", 0);
+    set_ste(bypass, 1);
+    check("STE bypasses, CFGI_ALL", 1);
+    set_ste(0, 1);
+    check("STE invalid, CFGI_ALL", 0);
+    set_ste(original, 0);
+    check("STE translates again, CFGI_STE", 0);
+    set_abort(1);
+}
+
+int main(int argc, char **argv)
+{
+    unsigned bus, device, function;
+
+    if (argc < 3 || sscanf(argv[2], "%*x:%x:%x.%x", &bus, &device, &function) != 3) {
+        fprintf(stderr, "usage: isolation write PCI_ADDRESS IOVA | isolation states PCI_ADDRESS\n");
+        return 2;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    open_edu(argv[2]);
+    if (argc == 4 && !strcmp(argv[1], "write")) {
+        edu_write(strtoull(argv[3], NULL, 0), 4);
+        return 0;
+    }
+    stream_id = bus << 8 | device << 3 | function;
+    open_queue(0);
+    open_page();
+    open_ste();
+    states();
+    rewind_indexes(injected);
+    if (wrong) {
+        fail("%d states are wrong", wrong);
+    }
+    return 0;
+}
