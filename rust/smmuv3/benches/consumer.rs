@@ -52,7 +52,7 @@ impl GuestMemory for Queue {
         Ok(())
     }
 
-    fn write_u32(&mut self, _: u64, _: u32) -> Result<(), BusAbort> {
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BusAbort> {
         Err(BusAbort)
     }
 }

@@ -36,12 +36,21 @@ pub trait GuestMemory {
     /// [`BusAbort`] if any byte of it cannot be read.
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort>;
 
+    /// Stores `data` from `address` on.
+    ///
+    /// # Errors
+    ///
+    /// [`BusAbort`] if any byte of it was not stored.
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort>;
+
     /// Stores `value` at `address`, little-endian, in one access.
     ///
     /// # Errors
     ///
     /// [`BusAbort`] if it was not stored.
-    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort>;
+    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
+        self.write(address, &value.to_le_bytes())
+    }
 }
 
 /// The host's side of the SMMU.

@@ -22,6 +22,7 @@ pub mod cd;
 pub mod cmdq;
 pub mod command;
 pub mod event;
+pub mod eventq;
 pub mod features;
 pub mod gerror;
 pub mod invalidation;

@@ -38,7 +38,7 @@ impl GuestMemory for AnyMemory {
         Ok(())
     }
 
-    fn write_u32(&mut self, _: u64, _: u32) -> Result<(), BusAbort> {
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BusAbort> {
         if self.take() < 128 {
             return Err(BusAbort);
         }

@@ -262,7 +262,7 @@ impl smmuv3::GuestMemory for Everywhere {
         Ok(())
     }
 
-    fn write_u32(&mut self, _: u64, _: u32) -> Result<(), smmuv3::BusAbort> {
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), smmuv3::BusAbort> {
         Ok(())
     }
 }

@@ -78,12 +78,16 @@ impl GuestMemory for Memory {
         Ok(())
     }
 
-    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
-        self.written.push((address, value));
-        if hit(&self.unwritable, address, 4) {
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
+        if hit(&self.unwritable, address, data.len() as u64) {
             return Err(BusAbort);
         }
-        self.store(address, &value.to_le_bytes());
+        self.store(address, data);
         Ok(())
+    }
+
+    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
+        self.written.push((address, value));
+        self.write(address, &value.to_le_bytes())
     }
 }

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The Event queue: recording events for the guest (3.5, 7.2, 7.4).
+
+use crate::{
+    cmdq::GuestMemory, event::Event, features::Features, gerror::EVENTQ_ABT_ERR,
+    registers::Registers,
+};
+
+/// `OVFLG` of `EVENTQ_PROD` and `OVACKFLG` of `EVENTQ_CONS` (6.3.95, 6.3.96).
+const OVERFLOW: u32 = 1 << 31;
+
+/// What became of an event, and what is to be signalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// The queue is disabled: nothing is recorded.
+    Disabled,
+    /// The record is in the queue. `interrupt`: it was empty before, and its
+    /// interrupt is enabled (3.18.2).
+    Written {
+        /// Pulse the Event queue's interrupt.
+        interrupt: bool,
+    },
+    /// The queue is full: the event is gone, and `OVFLG` tells (7.4).
+    Overflowed,
+    /// Writing the record aborted (`GERROR.EVENTQ_ABT_ERR`, 7.2.2).
+    Aborted {
+        /// Pulse the GERROR interrupt: the error is new and its interrupt enabled.
+        interrupt: bool,
+    },
+}
+
+/// Puts `event` into the queue.
+pub fn record<M: GuestMemory>(
+    registers: &mut Registers,
+    features: &Features,
+    memory: &mut M,
+    event: &Event,
+) -> Recorded {
+    if !registers.eventq_enabled() {
+        return Recorded::Disabled;
+    }
+    let ring = registers.eventq_ring(features);
+    let (prod, cons) = (registers.eventq.prod, registers.eventq.cons);
+    // Indexes that contradict each other leave no slot that is surely free.
+    let Some(used) = ring.used(prod, cons) else {
+        return overflow(registers);
+    };
+    if used == ring.entries() {
+        return overflow(registers);
+    }
+    if memory
+        .write(ring.entry_address(prod), &event.to_bytes())
+        .is_err()
+    {
+        let new = registers.activate_errors(EVENTQ_ABT_ERR);
+        return Recorded::Aborted {
+            interrupt: new != 0 && registers.gerror_irq_enabled(),
+        };
+    }
+    registers.eventq.prod = (prod & OVERFLOW) | ring.advance(prod, 1);
+    Recorded::Written {
+        interrupt: used == 0 && registers.eventq_irq_enabled(),
+    }
+}
+
+/// Notes that events were lost, here or before they got here (7.4): `OVFLG` is
+/// toggled unless software has yet to acknowledge the last time.
+pub fn overflow(registers: &mut Registers) -> Recorded {
+    if !registers.eventq_enabled() {
+        return Recorded::Disabled;
+    }
+    if (registers.eventq.prod ^ registers.eventq.cons) & OVERFLOW == 0 {
+        registers.eventq.prod ^= OVERFLOW;
+    }
+    Recorded::Overflowed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::EventType,
+        registers::{CR0_EVENTQEN, IRQ_CTRL_EVENTQ, IRQ_CTRL_GERROR},
+        BusAbort,
+    };
+
+    /// Memory that remembers what was written, below a limit.
+    struct Memory {
+        written: Vec<(u64, Vec<u8>)>,
+        limit: u64,
+    }
+
+    impl GuestMemory for Memory {
+        fn read(&mut self, _address: u64, _buffer: &mut [u8]) -> Result<(), BusAbort> {
+            Err(BusAbort)
+        }
+
+        fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
+            if address >= self.limit {
+                return Err(BusAbort);
+            }
+            self.written.push((address, data.to_vec()));
+            Ok(())
+        }
+    }
+
+    const BASE: u64 = 0x4000_0000;
+
+    fn machine(log2size: u64) -> (Registers, Features, Memory) {
+        let features = Features::arm_smmuv3();
+        let mut registers = Registers::reset(&features);
+        registers.eventq.base = BASE | log2size;
+        registers.cr[0] = CR0_EVENTQEN;
+        registers.irq_ctrl = IRQ_CTRL_EVENTQ | IRQ_CTRL_GERROR;
+        let memory = Memory {
+            written: Vec::new(),
+            limit: u64::MAX,
+        };
+        (registers, features, memory)
+    }
+
+    fn event(sid: u32) -> Event {
+        Event::new(EventType::Translation, sid)
+    }
+
+    #[test]
+    fn the_interrupt_is_for_the_first_event_of_an_empty_queue() {
+        let (mut registers, features, mut memory) = machine(2);
+        for (sid, interrupt) in [(1, true), (2, false), (3, false)] {
+            assert_eq!(
+                record(&mut registers, &features, &mut memory, &event(sid)),
+                Recorded::Written { interrupt }
+            );
+        }
+        let addresses: Vec<u64> = memory.written.iter().map(|(address, _)| *address).collect();
+        assert_eq!(addresses, [BASE, BASE + 32, BASE + 64]);
+        assert_eq!(memory.written[1].1, event(2).to_bytes());
+        assert_eq!(registers.eventq.prod, 3);
+        registers.eventq.cons = 3;
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(4)),
+            Recorded::Written { interrupt: true }
+        );
+    }
+
+    #[test]
+    fn a_full_queue_toggles_the_overflow_flag_once_until_it_is_acknowledged() {
+        let (mut registers, features, mut memory) = machine(1);
+        for _ in 0..2 {
+            record(&mut registers, &features, &mut memory, &event(1));
+        }
+        for _ in 0..3 {
+            assert_eq!(
+                record(&mut registers, &features, &mut memory, &event(2)),
+                Recorded::Overflowed
+            );
+            assert_eq!(registers.eventq.prod, OVERFLOW | 2);
+        }
+        assert_eq!(memory.written.len(), 2);
+        assert_eq!(registers.gerror, 0, "an overflow is no abort (7.2.2)");
+        // acknowledged, and one record read
+        registers.eventq.cons = OVERFLOW | 1;
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(3)),
+            Recorded::Written { interrupt: false }
+        );
+        assert_eq!(registers.eventq.prod, OVERFLOW | 3);
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(4)),
+            Recorded::Overflowed
+        );
+        assert_eq!(
+            registers.eventq.prod, 3,
+            "the second overflow toggles it back"
+        );
+    }
+
+    #[test]
+    fn an_abort_is_an_error_and_loses_the_record_only() {
+        let (mut registers, features, mut memory) = machine(2);
+        memory.limit = BASE;
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(1)),
+            Recorded::Aborted { interrupt: true }
+        );
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(1)),
+            Recorded::Aborted { interrupt: false }
+        );
+        assert_eq!(
+            (registers.eventq.prod, registers.gerror),
+            (0, EVENTQ_ABT_ERR)
+        );
+    }
+
+    #[test]
+    fn a_disabled_queue_records_nothing_and_reports_nothing() {
+        let (mut registers, features, mut memory) = machine(0);
+        registers.cr[0] = 0;
+        let before = registers.clone();
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(1)),
+            Recorded::Disabled
+        );
+        assert_eq!(overflow(&mut registers), Recorded::Disabled);
+        assert_eq!((registers, memory.written.len()), (before, 0));
+    }
+}
