@@ -37,8 +37,7 @@ const MMIO_SIZE: u64 = 0x2_0000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Interrupt {
-    /// Event queue no longer empty; none until the device delivers events
-    #[allow(dead_code)]
+    /// The Event queue is no longer empty
     EventQ = 0,
     /// PRI queue; never raised, IDR0.PRI is 0
     #[allow(dead_code)]
@@ -242,6 +241,7 @@ impl Smmuv3 {
         if let Some(cmdq) = self.cmdq.borrow_mut().as_mut() {
             cmdq.reset();
         }
+        self.evaluate_events();
         self.reset_streams();
     }
 

@@ -51,6 +51,9 @@ impl Smmuv3 {
         if effects.streams {
             self.evaluate_streams();
         }
+        if effects.eventq {
+            self.evaluate_events();
+        }
         if effects.cmdq {
             self.consume();
         }

@@ -228,6 +228,7 @@ impl Smmuv3 {
         }
         self.shared().registers = registers;
         self.evaluate_streams();
+        self.evaluate_events();
         Ok(())
     }
 }

@@ -9,17 +9,20 @@
 //! [`smmuv3::invalidation`]).
 
 use std::{
-    ffi::CStr,
+    ffi::{c_void, CStr},
+    fs::File,
+    io::Read,
     mem::size_of,
+    os::fd::{AsRawFd, FromRawFd, RawFd},
     ptr::{addr_of_mut, NonNull},
 };
 
-use common::Opaque;
+use common::{callbacks::FnCall, Opaque};
 use qom::prelude::*;
 use smmuv3::invalidation::{HostError, MAX_BATCH};
 use util::{Error, Result};
 
-use crate::bindings;
+use crate::{bindings, device::Smmuv3};
 
 /// Number of the ioctl, of type `;` (`IOMMUFD_TYPE`), without size or direction.
 const IOMMU_HWPT_INVALIDATE: u64 = 0x3b00 | 0x8d;
@@ -266,7 +269,91 @@ impl HostDevice {
     }
 }
 
+/// The file that a vEVENTQ's events are read from.
+#[derive(Debug)]
+pub struct EventFile {
+    file: File,
+    watched: bool,
+}
+
+impl EventFile {
+    /// Has `F` called on `device` from the main loop while there is something
+    /// to read. `device` must not go before the file does, which holds for what
+    /// a device owns.
+    pub fn watch<F: for<'a> FnCall<(&'a Smmuv3,)>>(mut self, device: &Smmuv3, _callback: &F) -> Result<Self> {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
+            // SAFETY: the device that `watch` was called with; the handler is
+            // removed before the device goes
+            F::call((unsafe { &*opaque.cast::<Smmuv3>() },));
+        }
+        const { assert!(F::IS_SOME) };
+        let fd = self.file.as_raw_fd();
+        // SAFETY: fcntl on an open file
+        let done = unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            flags >= 0 && libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) >= 0
+        };
+        if !done {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        // SAFETY: the file is open until `drop`, which removes the handler
+        unsafe {
+            util::bindings::qemu_set_fd_handler(
+                fd,
+                Some(call::<F>),
+                None,
+                (device as *const Smmuv3).cast_mut().cast(),
+            );
+        }
+        self.watched = true;
+        Ok(self)
+    }
+
+    /// Reads whole entries, as many as fit and are there.
+    pub fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Drop for EventFile {
+    fn drop(&mut self) {
+        if self.watched {
+            // SAFETY: removes the handler of a file that is still open
+            unsafe {
+                util::bindings::qemu_set_fd_handler(self.file.as_raw_fd(), None, None, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
 impl HostObject {
+    /// `IOMMU_VEVENTQ_ALLOC` on a vIOMMU, for up to `depth` events.
+    pub fn allocate_veventq(&self, depth: u32) -> Result<(Self, EventFile)> {
+        let (mut id, mut fd) = (0, 0);
+        // SAFETY: valid pointers
+        let done = unsafe {
+            Error::with_errp(|errp| {
+                bindings::iommufd_backend_alloc_veventq(
+                    self.backend.as_mut_ptr::<IommufdBackend>().cast(),
+                    self.id,
+                    bindings::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
+                    depth,
+                    &mut id,
+                    &mut fd,
+                    errp,
+                )
+            })?
+        };
+        util::ensure!(done, "cannot allocate a vEVENTQ");
+        let object = Self {
+            backend: self.backend.clone(),
+            id,
+        };
+        // SAFETY: a new file descriptor, which nobody else knows of
+        let file = unsafe { File::from_raw_fd(fd as RawFd) };
+        Ok((object, EventFile { file, watched: false }))
+    }
+
     /// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: hands `commands` to the host's SMMU,
     /// and returns when they are complete.
     ///

@@ -24,11 +24,13 @@ pub mod ffi;
 mod platform;
 mod stream;
 mod trace_names;
+mod veventq;
 mod viommu;
 
 use ffi::HostDevice;
 pub use platform::{GuestRam, Host, Lines};
 use stream::Stream;
+use veventq::VeventQ;
 use viommu::Viommu;
 
 ::trace::include_trace!("hw_arm");
@@ -41,6 +43,10 @@ pub struct Accel {
     resolved: bool,
     /// Dropped before the vIOMMU, whose children its members are
     streams: Vec<Stream>,
+    /// There is one while there is a vIOMMU and the guest's Event queue is enabled
+    veventq: Option<VeventQ>,
+    /// A failure to get one was reported: the guest can cause as many as it likes
+    veventq_reported: bool,
     /// There is one as long as there is a stream
     viommu: Option<Viommu>,
 }
@@ -52,6 +58,8 @@ impl Accel {
             choices,
             resolved: false,
             streams: Vec::new(),
+            veventq: None,
+            veventq_reported: false,
             viommu: None,
         }
     }
@@ -122,6 +130,9 @@ impl Smmuv3 {
         let mut stream = Stream::new(function, device);
         if let Some(viommu) = fresh.as_ref().or(accel.viommu.as_ref()) {
             let config = stream_table::evaluate(&registers, &features, &mut GuestRam, function.stream_id());
+            if registers.smmu_enabled() {
+                stream.identify(viommu);
+            }
             // on failure the device is blocked, and a fresh vIOMMU goes with this frame
             stream.adopt(viommu, &config)?;
         }
@@ -135,8 +146,12 @@ impl Smmuv3 {
             accel.resolved = true;
             self.shared().features = features;
         }
-        if let (Some(cmdq), Some(policy)) = (self.cmdq.borrow_mut().as_mut(), policy) {
-            cmdq.set_policy(policy);
+        drop(accel_cell);
+        if let Some(policy) = policy {
+            if let Some(cmdq) = self.cmdq.borrow_mut().as_mut() {
+                cmdq.set_policy(policy);
+            }
+            self.evaluate_events();
         }
         Ok(())
     }
@@ -155,6 +170,7 @@ impl Smmuv3 {
         trace::trace_smmuv3_accel_unset_iommu_device(i32::from(function.devfn()), stream.device().id());
         drop(stream);
         if accel.streams.is_empty() {
+            accel.veventq = None;
             accel.viommu = None;
         }
     }
@@ -171,6 +187,9 @@ impl Smmuv3 {
                     &mut GuestRam,
                     stream.stream_id(),
                 );
+                if shared.registers.smmu_enabled() {
+                    stream.identify(viommu);
+                }
                 stream.apply(viommu, &config);
             }
         }

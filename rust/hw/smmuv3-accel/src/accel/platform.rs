@@ -31,8 +31,8 @@ impl GuestMemory for GuestRam {
         ffi::dma_read(address, buffer)
     }
 
-    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
-        ffi::dma_write(address, &value.to_le_bytes())
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
+        ffi::dma_write(address, data)
     }
 }
 
@@ -92,10 +92,14 @@ impl cmdq::Host for Host<'_> {
 
     fn install_ste(&mut self, sid: u32) -> bool {
         let config = stream_table::evaluate(&self.shared.registers, &self.shared.features, &mut GuestRam, sid);
+        let enabled = self.shared.registers.smmu_enabled();
         self.with(|streams, viommu| {
             let mut translates = false;
             for stream in streams.iter_mut().filter(|stream| stream.stream_id() == sid) {
                 stream.release();
+                if enabled {
+                    stream.identify(viommu);
+                }
                 translates |= stream.apply(viommu, &config);
             }
             translates

@@ -101,6 +101,14 @@ impl Stream {
         self.vdevice = None;
     }
 
+    /// Makes the host know the device's `StreamID` before it is attached to
+    /// anything but stage 1: without it the host reports no events for it.
+    pub fn identify(&mut self, viommu: &Viommu) {
+        if let Err(error) = self.ensure_vdevice(viommu) {
+            self.complain(&error);
+        }
+    }
+
     /// Attaches the device to what `config` says. If the host refuses, the
     /// device goes to abort: it never stays on what it had.
     ///

@@ -41,6 +41,31 @@ pub const fn name(opcode: u8) -> &'static CStr {
     }
 }
 
+/// Name of an event number in `smmuv3_propagate_event`.
+pub const fn event(number: u8) -> &'static CStr {
+    match number {
+        0x01 => c"F_UUT",
+        0x02 => c"C_BAD_STREAMID",
+        0x03 => c"F_STE_FETCH",
+        0x04 => c"C_BAD_STE",
+        0x05 => c"F_BAD_ATS_TREQ",
+        0x06 => c"F_STREAM_DISABLED",
+        0x07 => c"F_TRANSL_FORBIDDEN",
+        0x08 => c"C_BAD_SUBSTREAMID",
+        0x09 => c"F_CD_FETCH",
+        0x0a => c"C_BAD_CD",
+        0x0b => c"F_WALK_EABT",
+        0x10 => c"F_TRANSLATION",
+        0x11 => c"F_ADDR_SIZE",
+        0x12 => c"F_ACCESS",
+        0x13 => c"F_PERMISSION",
+        0x20 => c"F_TLB_CONFLICT",
+        0x21 => c"F_CFG_CONFLICT",
+        0x24 => c"E_PAGE_REQ",
+        _ => c"UNKNOWN",
+    }
+}
+
 /// The event of each kind of command, with its parameters.
 pub fn command(words: [u64; 2], command: Option<&Command>) {
     let sid = (words[0] >> 32) as u32;

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Fault events of assigned devices: from the host's vEVENTQ to the guest's
+//! Event queue.
+
+use smmuv3::{
+    event::Event,
+    eventq::{self, Recorded},
+};
+use util::{Error, Result};
+
+use super::{
+    ffi::{EventFile, HostObject},
+    trace_names, GuestRam,
+};
+use crate::{
+    device::{Interrupt, Smmuv3},
+    ffi::report,
+};
+
+::trace::include_trace!("hw_arm");
+
+/// Events that the host keeps until they are read. A guest's queue may be
+/// larger; the memory is the host kernel's.
+const MAX_DEPTH: u32 = 4096;
+
+/// `struct iommufd_vevent_header`: flags and sequence number.
+const HEADER_BYTES: usize = 8;
+/// `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`: no event follows, some were lost.
+const FLAG_LOST_EVENTS: u32 = 1 << 0;
+/// Sequence numbers run from 0 to `INT_MAX`, and begin again.
+const SEQUENCE_MASK: u32 = i32::MAX as u32;
+
+/// Reads in one wakeup: the main loop comes back if there is more.
+const MAX_READS: usize = 16;
+
+/// What one entry of a vEVENTQ says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Event(Event),
+    Lost,
+}
+
+/// The host's queue of one vIOMMU. The file is closed before the object goes.
+#[derive(Debug)]
+pub struct VeventQ {
+    file: EventFile,
+    _object: HostObject,
+    /// Sequence number that comes next, once one was seen
+    expected: Option<u32>,
+}
+
+impl VeventQ {
+    /// Opens a queue of `entries` events, no more than [`MAX_DEPTH`], and has
+    /// [`Smmuv3::read_events`] called when there are any.
+    pub fn new(device: &Smmuv3, viommu: &HostObject, entries: u32) -> Result<Self> {
+        let (object, file) = viommu.allocate_veventq(entries.clamp(1, MAX_DEPTH))?;
+        Ok(Self {
+            file: file.watch(device, &Smmuv3::read_events)?,
+            _object: object,
+            expected: None,
+        })
+    }
+
+    /// Parses what one read returned; the rest after a short or unknown entry is dropped.
+    fn parse(&mut self, mut bytes: &[u8], mut sink: impl FnMut(Entry)) {
+        while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() {
+            let [a, b, c, d, e, f, g, h] = *header;
+            let flags = u32::from_ne_bytes([a, b, c, d]);
+            let sequence = u32::from_ne_bytes([e, f, g, h]) & SEQUENCE_MASK;
+            if flags & FLAG_LOST_EVENTS != 0 {
+                // the number after it is not known
+                self.expected = None;
+                sink(Entry::Lost);
+                bytes = rest;
+                continue;
+            }
+            if self.expected.is_some_and(|expected| expected != sequence) {
+                sink(Entry::Lost);
+            }
+            self.expected = Some(sequence.wrapping_add(1) & SEQUENCE_MASK);
+            let Some((event, next)) = rest.split_first_chunk() else {
+                return;
+            };
+            sink(Entry::Event(Event::from_bytes(event)));
+            bytes = next;
+        }
+    }
+}
+
+/// What a wakeup found.
+enum Drained {
+    /// Entries, in order; the queue is empty or the main loop will call again
+    Entries(Vec<Entry>),
+    /// The queue is of no more use
+    Dead(Vec<Entry>, Error),
+}
+
+impl VeventQ {
+    fn drain(&mut self) -> Drained {
+        let mut entries = Vec::new();
+        let mut buffer = [0_u8; 4096];
+        for _ in 0..MAX_READS {
+            match self.file.read(&mut buffer) {
+                Ok(0) => return Drained::Dead(entries, Error::msg("end of file")),
+                Ok(count) => {
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    self.parse(bytes, |entry| entries.push(entry));
+                }
+                Err(error) => match error.kind() {
+                    std::io::ErrorKind::WouldBlock => break,
+                    std::io::ErrorKind::Interrupted => {}
+                    _ => return Drained::Dead(entries, error.into()),
+                },
+            }
+        }
+        Drained::Entries(entries)
+    }
+}
+
+impl Smmuv3 {
+    /// The host has events: passes all of them on.
+    pub fn read_events(&self) {
+        let drained = {
+            let mut accel_cell = self.accel_state.borrow_mut();
+            let Some(veventq) = accel_cell.as_mut().and_then(|accel| accel.veventq.as_mut()) else {
+                return;
+            };
+            veventq.drain()
+        };
+        let entries = match drained {
+            Drained::Entries(entries) => entries,
+            Drained::Dead(entries, error) => {
+                report(&Error::msg(format!(
+                    "arm-smmuv3: the host reports no more fault events: {error}"
+                )));
+                // or the main loop would call without end
+                if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
+                    accel.veventq = None;
+                }
+                entries
+            }
+        };
+        for entry in entries {
+            self.record(entry);
+        }
+    }
+
+    fn record(&self, entry: Entry) {
+        // A copy: `shared` is not locked across an access to guest memory.
+        let shared = self.shared().clone();
+        let mut registers = shared.registers;
+        let gerror = registers.gerror;
+        let recorded = match entry {
+            Entry::Event(event) => {
+                trace::trace_smmuv3_propagate_event(trace_names::event(event.number()), event.sid());
+                eventq::record(&mut registers, &shared.features, &mut GuestRam, &event)
+            }
+            Entry::Lost => eventq::overflow(&mut registers),
+        };
+        {
+            let mut current = self.shared();
+            current.registers.eventq.prod = registers.eventq.prod;
+            current.registers.gerror ^= registers.gerror ^ gerror;
+        }
+        match recorded {
+            Recorded::Written { interrupt: true } => self.pulse(Interrupt::EventQ),
+            Recorded::Aborted { interrupt: true } => self.pulse(Interrupt::Gerror),
+            _ => {}
+        }
+    }
+
+    /// Opens or closes the host's queue as CR0.EVENTQEN says: a queue that the
+    /// guest closes and opens again starts empty, and with its new size.
+    pub fn evaluate_events(&self) {
+        let shared = self.shared().clone();
+        let mut accel_cell = self.accel_state.borrow_mut();
+        let Some(accel) = accel_cell.as_mut() else {
+            return;
+        };
+        accel.veventq = None;
+        let Some(viommu) = accel.viommu.as_ref() else {
+            return;
+        };
+        if shared.registers.eventq_enabled() {
+            let entries = shared.registers.eventq_ring(&shared.features).entries();
+            match VeventQ::new(self, &viommu.object, entries) {
+                Ok(veventq) => accel.veventq = Some(veventq),
+                Err(_) if accel.veventq_reported => {}
+                Err(error) => {
+                    accel.veventq_reported = true;
+                    report(&Error::msg(format!(
+                        "arm-smmuv3: the guest will see no fault events: {error}"
+                    )));
+                }
+            }
+        }
+    }
+}
