@@ -116,6 +116,12 @@ pub trait Signals {
         let _ = (opcode, code);
     }
 
+    /// Global errors became active: the bits of `GERROR` that were toggled, and
+    /// what it is now.
+    fn activated(&mut self, toggled: u32, gerror: u32) {
+        let _ = (toggled, gerror);
+    }
+
     /// The queue is left.
     fn consume_end(&mut self, registers: &Registers) {
         let _ = registers;

@@ -21,8 +21,8 @@ use crate::{
     accel::Accel,
     bindings,
     ffi::{
-        self, BottomHalf, IommuMemoryRegion, MigrationBlocker, OasMode, OnOffAuto, ParentMethods, SmmuState,
-        SsidSizeMode, StringProperty,
+        self, BottomHalf, IommuMemoryRegion, MigrationBlocker, OasMode, OnOffAuto, ParentMethods,
+        SmmuState, SsidSizeMode, StringProperty,
     },
     properties::{Choices, DESCRIPTIONS},
     vmstate::{SavedRegisters, VMSTATE_SMMUV3},
@@ -132,7 +132,8 @@ pub struct Smmuv3Class {
 impl Smmuv3Class {
     fn class_init(&mut self) {
         self.parent_methods.save(&mut self.parent_class);
-        let sysbus_class: &mut <SysBusDevice as ObjectType>::Class = &mut self.parent_class.parent_class;
+        let sysbus_class: &mut <SysBusDevice as ObjectType>::Class =
+            &mut self.parent_class.parent_class;
         sysbus_class.class_init::<Smmuv3>();
         let device_class = &mut sysbus_class.parent_class;
         ffi::set_user_creatable(device_class);
@@ -221,7 +222,11 @@ impl Smmuv3 {
 
     /// `auto` needs a host to take its values from, before the guest runs.
     fn machine_done(&self) {
-        let resolved = self.accel_state.borrow().as_ref().is_some_and(Accel::is_resolved);
+        let resolved = self
+            .accel_state
+            .borrow()
+            .as_ref()
+            .is_some_and(Accel::is_resolved);
         if !resolved {
             ffi::exit_with(&Error::msg(
                 "arm-smmuv3 with accel=on takes its 'auto' properties from the host of an assigned device: \

@@ -82,16 +82,18 @@ impl ParentMethods {
     /// Saves the methods of the parent class. To be called before the class's
     /// own methods are filled in, which overwrites them.
     pub fn save(&mut self, class: &mut bindings::SMMUBaseClass) {
-        let device_class: *mut bindings::DeviceClass = addr_of_mut!(class.parent_class.parent_class);
+        let device_class: *mut bindings::DeviceClass =
+            addr_of_mut!(class.parent_class.parent_class);
         // SAFETY: `class` begins with a DeviceClass, which implements Resettable;
         // the cast therefore returns a pointer into memory as long-lived as the class
         unsafe {
             self.realize = (*device_class).realize;
-            let resettable: *mut hwcore::bindings::ResettableClass = qom::bindings::object_class_dynamic_cast(
-                device_class.cast(),
-                hwcore::bindings::TYPE_RESETTABLE_INTERFACE.as_ptr().cast(),
-            )
-            .cast();
+            let resettable: *mut hwcore::bindings::ResettableClass =
+                qom::bindings::object_class_dynamic_cast(
+                    device_class.cast(),
+                    hwcore::bindings::TYPE_RESETTABLE_INTERFACE.as_ptr().cast(),
+                )
+                .cast();
             self.phases = (*resettable).phases;
         }
     }
@@ -128,7 +130,11 @@ pub fn describe_property(class: &mut bindings::DeviceClass, name: &CStr, text: &
     let class: *mut bindings::DeviceClass = class;
     // SAFETY: a DeviceClass begins with an ObjectClass; the callee copies the text
     unsafe {
-        qom::bindings::object_class_property_set_description(class.cast(), name.as_ptr(), text.as_ptr());
+        qom::bindings::object_class_property_set_description(
+            class.cast(),
+            name.as_ptr(),
+            text.as_ptr(),
+        );
     }
 }
 
@@ -238,7 +244,12 @@ pub fn dma_write(address: u64, data: &[u8]) -> std::result::Result<(), BusAbort>
     dma(address, data.as_ptr().cast_mut(), data.len(), true)
 }
 
-fn dma(address: u64, data: *mut u8, len: usize, is_write: bool) -> std::result::Result<(), BusAbort> {
+fn dma(
+    address: u64,
+    data: *mut u8,
+    len: usize,
+    is_write: bool,
+) -> std::result::Result<(), BusAbort> {
     fence(Ordering::SeqCst);
     // SAFETY: `data` points to `len` bytes, which are only read if `is_write`;
     // address_space_memory lives as long as the process
@@ -395,13 +406,20 @@ impl PciFunction {
             let is = |type_name: &CStr| {
                 !qom::bindings::object_dynamic_cast(object, type_name.as_ptr()).is_null()
             };
-            if [c"base-pci-bridge", c"pxb-pcie", c"gpex-root"].into_iter().any(is) {
+            if [c"base-pci-bridge", c"pxb-pcie", c"gpex-root"]
+                .into_iter()
+                .any(is)
+            {
                 return Endpoint::Bridge;
             }
             if !is(c"vfio-pci") {
                 return Endpoint::Emulated;
             }
-            let iommufd = qom::bindings::object_property_get_link(object, c"iommufd".as_ptr(), ptr::null_mut());
+            let iommufd = qom::bindings::object_property_get_link(
+                object,
+                c"iommufd".as_ptr(),
+                ptr::null_mut(),
+            );
             if iommufd.is_null() {
                 Endpoint::AssignedWithoutIommufd
             } else {
@@ -518,7 +536,11 @@ unsafe extern "C" fn set_iommu_device(
     unsafe { Error::bool_or_propagate(result, errp) }
 }
 
-unsafe extern "C" fn unset_iommu_device(bus: *mut bindings::PCIBus, opaque: *mut c_void, devfn: c_int) {
+unsafe extern "C" fn unset_iommu_device(
+    bus: *mut bindings::PCIBus,
+    opaque: *mut c_void,
+    devfn: c_int,
+) {
     // SAFETY: the PCI core hands back the pointer that the base type registered
     let smmu = unsafe { smmu_of(opaque) };
     if let Some(function) = PciFunction::new(bus, devfn) {
@@ -526,7 +548,11 @@ unsafe extern "C" fn unset_iommu_device(bus: *mut bindings::PCIBus, opaque: *mut
     }
 }
 
-unsafe extern "C" fn get_msi_direct_gpa(_bus: *mut bindings::PCIBus, opaque: *mut c_void, _devfn: c_int) -> u64 {
+unsafe extern "C" fn get_msi_direct_gpa(
+    _bus: *mut bindings::PCIBus,
+    opaque: *mut c_void,
+    _devfn: c_int,
+) -> u64 {
     // SAFETY: the PCI core hands back the pointer that the base type registered
     unsafe { smmu_of(opaque) }.msi_gpa()
 }
@@ -608,13 +634,18 @@ unsafe extern "C" fn translate(
     // SAFETY: regions of this type are only made by smmu_init_sdev, as the field
     // `iommu` of an SMMUDevice whose `smmu` is a Smmuv3
     let (smmu, stream_id) = unsafe {
-        let record: *mut bindings::SMMUDevice =
-            region.byte_sub(std::mem::offset_of!(bindings::SMMUDevice, iommu)).cast();
+        let record: *mut bindings::SMMUDevice = region
+            .byte_sub(std::mem::offset_of!(bindings::SMMUDevice, iommu))
+            .cast();
         let function = PciFunction::new((*record).bus, (*record).devfn);
-        (&*(*record).smmu.cast::<Smmuv3>(), function.map(PciFunction::stream_id))
+        (
+            &*(*record).smmu.cast::<Smmuv3>(),
+            function.map(PciFunction::stream_id),
+        )
     };
     let outcome = stream_id.and_then(|sid| smmu.translate(sid, iova, access));
-    let (translated_addr, addr_mask, perm) = outcome.unwrap_or((0, 0, system::bindings::IOMMU_NONE));
+    let (translated_addr, addr_mask, perm) =
+        outcome.unwrap_or((0, 0, system::bindings::IOMMU_NONE));
     IOMMUTLBEntry {
         target_as: addr_of_mut!(system::bindings::address_space_memory),
         iova: iova & !addr_mask,
@@ -653,7 +684,12 @@ pub fn set_region_methods(class: &mut system::bindings::IOMMUMemoryRegionClass) 
 ///
 /// Returns output address, mask of the page, and permission bits; `None` on any
 /// fault.
-pub fn walk(smmu: &Smmuv3, context: &smmuv3::cd::Translation, iova: u64, access: u32) -> Option<(u64, u64, u32)> {
+pub fn walk(
+    smmu: &Smmuv3,
+    context: &smmuv3::cd::Translation,
+    iova: u64,
+    access: u32,
+) -> Option<(u64, u64, u32)> {
     let table = |ttb: &smmuv3::cd::TranslationTable| bindings::SMMUTransTableInfo {
         disabled: ttb.disabled,
         ttb: ttb.base,
@@ -677,8 +713,13 @@ pub fn walk(smmu: &Smmuv3, context: &smmuv3::cd::Translation, iova: u64, access:
         unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     let state: *mut bindings::SMMUState = smmu.upcast::<SmmuState>().as_mut_ptr();
     // SAFETY: all pointers are valid for the call, which keeps none of them
-    let status = unsafe { bindings::smmu_ptw(state, &mut config, iova, access, &mut entry, &mut fault) };
-    (status == 0).then_some((entry.entry.translated_addr, entry.entry.addr_mask, entry.entry.perm))
+    let status =
+        unsafe { bindings::smmu_ptw(state, &mut config, iova, access, &mut entry, &mut fault) };
+    (status == 0).then_some((
+        entry.entry.translated_addr,
+        entry.entry.addr_mask,
+        entry.entry.perm,
+    ))
 }
 
 // ---------------------------------------------------------------------------

@@ -46,7 +46,10 @@ impl Smmuv3 {
             trace::trace_smmuv3_write_gerrorn(acknowledged, gerrorn);
         }
         if let Some(message) = effects.guest_error {
-            log_mask_ln!(Log::GuestError, "arm-smmuv3: {message} (write of {value:#x} to {offset:#x})");
+            log_mask_ln!(
+                Log::GuestError,
+                "arm-smmuv3: {message} (write of {value:#x} to {offset:#x})"
+            );
         }
         if effects.streams {
             self.evaluate_streams();

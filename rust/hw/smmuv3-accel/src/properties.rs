@@ -32,7 +32,10 @@ impl Choices {
                 "property 'oas' of arm-smmuv3 can be auto, 44 or 48: other sizes are not implemented",
             ));
         };
-        let stage = device.stage.get().map_or("1".into(), |stage| stage.to_string_lossy());
+        let stage = device
+            .stage
+            .get()
+            .map_or("1".into(), |stage| stage.to_string_lossy());
         ensure!(
             device.accel,
             "arm-smmuv3 of this build serves assigned devices only: set accel=on (a QEMU configured with \

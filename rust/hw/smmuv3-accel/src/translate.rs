@@ -26,7 +26,12 @@ impl Smmuv3 {
         let is_write = access & IOMMU_WO != 0;
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
-        let config = stream_table::evaluate(&shared.registers, &shared.features, &mut GuestRam, stream_id);
+        let config = stream_table::evaluate(
+            &shared.registers,
+            &shared.features,
+            &mut GuestRam,
+            stream_id,
+        );
         let result = match config {
             StreamConfig::Abort | StreamConfig::Bad(_) => None,
             StreamConfig::Bypass => {
@@ -42,7 +47,14 @@ impl Smmuv3 {
                 }),
         };
         if let Some((address, _, permission)) = result {
-            trace::trace_smmuv3_translate_success(c"arm-smmuv3", sid, iova, address, permission as i32, 1);
+            trace::trace_smmuv3_translate_success(
+                c"arm-smmuv3",
+                sid,
+                iova,
+                address,
+                permission as i32,
+                1,
+            );
         } else {
             trace::trace_smmuv3_translate_abort(c"arm-smmuv3", sid, iova, is_write);
         }

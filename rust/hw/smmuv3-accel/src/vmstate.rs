@@ -223,7 +223,9 @@ impl Smmuv3 {
         // the C device keeps and saves what a guest wrote to Reserved bits
         registers.clear_reserved(&features);
         if let Err(invalid) = registers.validate(&features) {
-            crate::ffi::report(&util::Error::msg(format!("arm-smmuv3: migration stream: {invalid}")));
+            crate::ffi::report(&util::Error::msg(format!(
+                "arm-smmuv3: migration stream: {invalid}"
+            )));
             return Err(InvalidError);
         }
         self.shared().registers = registers;

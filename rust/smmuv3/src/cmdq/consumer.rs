@@ -281,6 +281,9 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// Activates a global error, and its interrupt if that is new (7.5.1).
     fn activate(&mut self, error: u32) {
         let new = self.registers.activate_errors(error);
+        if new != 0 {
+            self.signals.activated(new, self.registers.gerror);
+        }
         if new != 0 && self.registers.gerror_irq_enabled() {
             self.signals.gerror();
         }

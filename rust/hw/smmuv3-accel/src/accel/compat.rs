@@ -55,6 +55,11 @@ pub fn check(guest: &Features, info: &HostInfo) -> Result<()> {
         host.ttf() & guest.ttf() == guest.ttf(),
         both("IDR0.TTF", host.ttf(), guest.ttf())
     );
+    // the guest never stalls a transaction; a host that always does wants CD.S set
+    ensure!(
+        host.stall_model() != 0b10,
+        both("IDR0.STALL_MODEL", host.stall_model(), guest.stall_model())
+    );
     for (name, host_has, guest_has) in [
         ("IDR0.ASID16", host.asid16(), guest.asid16()),
         ("IDR0.CD2L", host.cd2l(), guest.cd2l()),
@@ -77,7 +82,10 @@ pub fn check(guest: &Features, info: &HostInfo) -> Result<()> {
         ("IDR5.VAX", host.vax(), guest.vax()),
         ("IDR5.OAS", host.oas(), guest.oas()),
     ] {
-        ensure!(host_value >= guest_value, both(name, host_value, guest_value));
+        ensure!(
+            host_value >= guest_value,
+            both(name, host_value, guest_value)
+        );
     }
     Ok(())
 }

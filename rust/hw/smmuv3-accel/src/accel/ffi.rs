@@ -110,7 +110,9 @@ impl HostDevice {
         // SAFETY: promised by the caller; a reference is added, which keeps it so
         let object: &Object = unsafe { Object::from_raw(device.as_ptr()) };
         // SAFETY: the object is owned by its caller; a reference is added
-        object.dynamic_cast::<Self>().map(|found| unsafe { Owned::from(found) })
+        object
+            .dynamic_cast::<Self>()
+            .map(|found| unsafe { Owned::from(found) })
     }
 
     fn raw(&self) -> &bindings::HostIOMMUDeviceIOMMUFD {
@@ -173,7 +175,11 @@ impl HostDevice {
     fn allocate(
         &self,
         what: &str,
-        call: impl FnOnce(*mut bindings::IOMMUFDBackend, &mut u32, &mut *mut util::bindings::Error) -> bool,
+        call: impl FnOnce(
+            *mut bindings::IOMMUFDBackend,
+            &mut u32,
+            &mut *mut util::bindings::Error,
+        ) -> bool,
     ) -> Result<HostObject> {
         let backend = self.backend();
         let mut id = 0;
@@ -237,7 +243,14 @@ impl HostDevice {
         self.allocate("a vDEVICE", |backend, id, errp| {
             // SAFETY: valid pointers
             unsafe {
-                bindings::iommufd_backend_alloc_vdev(backend, device, viommu, u64::from(stream_id), id, errp)
+                bindings::iommufd_backend_alloc_vdev(
+                    backend,
+                    device,
+                    viommu,
+                    u64::from(stream_id),
+                    id,
+                    errp,
+                )
             }
         })
     }
@@ -248,7 +261,12 @@ impl HostDevice {
         // SAFETY: a valid object of the type that the callee expects
         let done = unsafe {
             Error::with_errp(|errp| {
-                bindings::host_iommu_device_iommufd_attach_hwpt(self.0.as_mut_ptr(), NO_PASID, id, errp)
+                bindings::host_iommu_device_iommufd_attach_hwpt(
+                    self.0.as_mut_ptr(),
+                    NO_PASID,
+                    id,
+                    errp,
+                )
             })?
         };
         util::ensure!(done, "cannot attach the device to page table {id}");
@@ -280,7 +298,11 @@ impl EventFile {
     /// Has `F` called on `device` from the main loop while there is something
     /// to read. `device` must not go before the file does, which holds for what
     /// a device owns.
-    pub fn watch<F: for<'a> FnCall<(&'a Smmuv3,)>>(mut self, device: &Smmuv3, _callback: &F) -> Result<Self> {
+    pub fn watch<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+        mut self,
+        device: &Smmuv3,
+        _callback: &F,
+    ) -> Result<Self> {
         unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
             // SAFETY: the device that `watch` was called with; the handler is
             // removed before the device goes
@@ -320,7 +342,12 @@ impl Drop for EventFile {
         if self.watched {
             // SAFETY: removes the handler of a file that is still open
             unsafe {
-                util::bindings::qemu_set_fd_handler(self.file.as_raw_fd(), None, None, std::ptr::null_mut());
+                util::bindings::qemu_set_fd_handler(
+                    self.file.as_raw_fd(),
+                    None,
+                    None,
+                    std::ptr::null_mut(),
+                );
             }
         }
     }
@@ -351,7 +378,13 @@ impl HostObject {
         };
         // SAFETY: a new file descriptor, which nobody else knows of
         let file = unsafe { File::from_raw_fd(fd as RawFd) };
-        Ok((object, EventFile { file, watched: false }))
+        Ok((
+            object,
+            EventFile {
+                file,
+                watched: false,
+            },
+        ))
     }
 
     /// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: hands `commands` to the host's SMMU,
@@ -383,13 +416,19 @@ impl HostObject {
         // SAFETY: the backend is open as long as it has users, and a device that
         // is bound to it is one; the request is as the kernel's uAPI has it
         let status = unsafe {
-            let fd = (*self.backend.as_mut_ptr::<IommufdBackend>().cast::<bindings::IOMMUFDBackend>()).fd;
+            let fd = (*self
+                .backend
+                .as_mut_ptr::<IommufdBackend>()
+                .cast::<bindings::IOMMUFDBackend>())
+            .fd;
             libc::ioctl(fd, IOMMU_HWPT_INVALIDATE, addr_of_mut!(request))
         };
         if status == 0 {
             return Ok(());
         }
-        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        let errno = std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO);
         Err(HostError {
             errno,
             entry_num: request.entry_num,

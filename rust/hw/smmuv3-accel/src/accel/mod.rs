@@ -76,7 +76,9 @@ impl Accel {
     }
 
     fn position(&self, function: PciFunction) -> Option<usize> {
-        self.streams.iter().position(|stream| stream.function() == function)
+        self.streams
+            .iter()
+            .position(|stream| stream.function() == function)
     }
 }
 
@@ -96,10 +98,15 @@ impl Smmuv3 {
             return Ok(());
         };
         if let Some(position) = accel.position(function) {
-            let known = accel.streams.get(position).is_some_and(|stream| {
-                stream.device().id() == device.id()
-            });
-            ensure!(known, "another device is already at {:#x} behind this arm-smmuv3", function.devfn());
+            let known = accel
+                .streams
+                .get(position)
+                .is_some_and(|stream| stream.device().id() == device.id());
+            ensure!(
+                known,
+                "another device is already at {:#x} behind this arm-smmuv3",
+                function.devfn()
+            );
             return Ok(());
         }
 
@@ -129,7 +136,8 @@ impl Smmuv3 {
         let registers = self.shared().registers.clone();
         let mut stream = Stream::new(function, device);
         if let Some(viommu) = fresh.as_ref().or(accel.viommu.as_ref()) {
-            let config = stream_table::evaluate(&registers, &features, &mut GuestRam, function.stream_id());
+            let config =
+                stream_table::evaluate(&registers, &features, &mut GuestRam, function.stream_id());
             if registers.smmu_enabled() {
                 stream.identify(viommu);
             }
@@ -137,7 +145,10 @@ impl Smmuv3 {
             stream.adopt(viommu, &config)?;
         }
 
-        trace::trace_smmuv3_accel_set_iommu_device(i32::from(function.devfn()), stream.device().id());
+        trace::trace_smmuv3_accel_set_iommu_device(
+            i32::from(function.devfn()),
+            stream.device().id(),
+        );
         accel.streams.push(stream);
         if let Some(viommu) = fresh {
             accel.viommu = Some(viommu);
@@ -167,7 +178,10 @@ impl Smmuv3 {
         };
         let mut stream = accel.streams.swap_remove(position);
         stream.block();
-        trace::trace_smmuv3_accel_unset_iommu_device(i32::from(function.devfn()), stream.device().id());
+        trace::trace_smmuv3_accel_unset_iommu_device(
+            i32::from(function.devfn()),
+            stream.device().id(),
+        );
         drop(stream);
         if accel.streams.is_empty() {
             accel.veventq = None;

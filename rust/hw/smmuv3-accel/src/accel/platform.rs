@@ -91,11 +91,19 @@ impl cmdq::Host for Host<'_> {
     }
 
     fn install_ste(&mut self, sid: u32) -> bool {
-        let config = stream_table::evaluate(&self.shared.registers, &self.shared.features, &mut GuestRam, sid);
+        let config = stream_table::evaluate(
+            &self.shared.registers,
+            &self.shared.features,
+            &mut GuestRam,
+            sid,
+        );
         let enabled = self.shared.registers.smmu_enabled();
         self.with(|streams, viommu| {
             let mut translates = false;
-            for stream in streams.iter_mut().filter(|stream| stream.stream_id() == sid) {
+            for stream in streams
+                .iter_mut()
+                .filter(|stream| stream.stream_id() == sid)
+            {
                 stream.release();
                 if enabled {
                     stream.identify(viommu);
@@ -158,6 +166,10 @@ impl Signals for Lines<'_> {
 
     fn gerror(&mut self) {
         self.device.pulse(Interrupt::Gerror);
+    }
+
+    fn activated(&mut self, toggled: u32, gerror: u32) {
+        trace::trace_smmuv3_write_gerror(toggled, gerror);
     }
 
     fn consume_begin(&mut self, registers: &Registers) {

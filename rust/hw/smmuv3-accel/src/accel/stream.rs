@@ -82,7 +82,9 @@ impl Stream {
 
     /// Does the host know the device by `stream_id`?
     pub fn has_vdevice(&self, stream_id: u32) -> bool {
-        self.vdevice.as_ref().is_some_and(|vdevice| vdevice.stream_id == stream_id)
+        self.vdevice
+            .as_ref()
+            .is_some_and(|vdevice| vdevice.stream_id == stream_id)
     }
 
     /// Takes the device to abort until the guest configures it anew.
@@ -160,7 +162,9 @@ impl Stream {
         if let Err(error) = self.device.detach() {
             // the object cannot be destroyed while the device uses it, but it is
             // the translation that the guest chose: no more than it had
-            report(&Error::msg(format!("arm-smmuv3: cannot block a device: {error}")));
+            report(&Error::msg(format!(
+                "arm-smmuv3: cannot block a device: {error}"
+            )));
             return;
         }
         self.attachment = Attachment::Blocked;
@@ -193,7 +197,11 @@ impl Stream {
 
     fn stage1(&mut self, viommu: &Viommu, ste: [u64; 2]) -> Result<()> {
         let renamed = self.ensure_vdevice(viommu)?;
-        if let Attachment::Stage1 { object, ste: current } = &self.attachment {
+        if let Attachment::Stage1 {
+            object,
+            ste: current,
+        } = &self.attachment
+        {
             // the host notes the StreamID when it attaches, so under a new one
             // nothing stays as it was
             if *current == ste && !renamed {

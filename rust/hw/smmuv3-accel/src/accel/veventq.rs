@@ -154,7 +154,10 @@ impl Smmuv3 {
         let gerror = registers.gerror;
         let recorded = match entry {
             Entry::Event(event) => {
-                trace::trace_smmuv3_propagate_event(trace_names::event(event.number()), event.sid());
+                trace::trace_smmuv3_propagate_event(
+                    trace_names::event(event.number()),
+                    event.sid(),
+                );
                 eventq::record(&mut registers, &shared.features, &mut GuestRam, &event)
             }
             Entry::Lost => eventq::overflow(&mut registers),
@@ -166,7 +169,15 @@ impl Smmuv3 {
         }
         match recorded {
             Recorded::Written { interrupt: true } => self.pulse(Interrupt::EventQ),
-            Recorded::Aborted { interrupt: true } => self.pulse(Interrupt::Gerror),
+            Recorded::Aborted { interrupt } => {
+                let toggled = registers.gerror ^ gerror;
+                if toggled != 0 {
+                    trace::trace_smmuv3_write_gerror(toggled, registers.gerror);
+                }
+                if interrupt {
+                    self.pulse(Interrupt::Gerror);
+                }
+            }
             _ => {}
         }
     }
