@@ -145,18 +145,19 @@ pub struct Cmdq {
     atc_failed: bool,
     /// Fetched commands; kept for its allocation only.
     buffer: Vec<[u8; COMMAND_BYTES]>,
-    /// Empty between calls.
-    batch: Batch,
+    /// Empty between calls. Boxed because consumers are moved in and out of
+    /// cells.
+    batch: Box<Batch>,
 }
 
 impl Cmdq {
     /// A consumer that has seen nothing yet.
-    pub const fn new(policy: FlushPolicy) -> Self {
+    pub fn new(policy: FlushPolicy) -> Self {
         Self {
             policy,
             atc_failed: false,
             buffer: Vec::new(),
-            batch: Batch::new(),
+            batch: Box::default(),
         }
     }
 
