@@ -171,13 +171,34 @@ fn an_emulated_endpoint_on_the_root_bus_itself_is_refused() {
     );
 }
 
+/// QEMU tells an endpoint's IOMMU once, when the endpoint is made.
 #[test]
-fn an_emulated_endpoint_is_refused_if_it_comes_first_too() {
-    refused(
+fn an_endpoint_that_comes_first_is_refused() {
+    for bus in ["pcie.0", "rp1", "below"] {
+        refused(
+            Builder::virt(qemu())
+                .device("pcie-root-port,id=rp1,bus=pcie.0,chassis=1")
+                .device("pcie-root-port,id=rp2,bus=pcie.0,chassis=2")
+                .device("x3130-upstream,id=up,bus=rp2")
+                .device("xio3130-downstream,id=below,bus=up,chassis=3")
+                .device(format!("e1000e,romfile=,bus={bus}"))
+                .device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}")),
+            &["arm-smmuv3", "before"],
+        );
+    }
+}
+
+/// libvirt writes them in this order.
+#[test]
+fn bridges_may_come_first() {
+    accepted(
         Builder::virt(qemu())
-            .device("e1000e,romfile=,bus=pcie.0")
-            .device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}")),
-        &["mulated endpoint", "accel=on"],
+            .device("pcie-root-port,id=rp1,bus=pcie.1,chassis=1")
+            .device("pcie-root-port,id=rp2,bus=pcie.1,chassis=2")
+            .device("x3130-upstream,id=up,bus=rp2")
+            .device("xio3130-downstream,id=below,bus=up,chassis=3")
+            .smmu(FIXED)
+            .device("pcie-root-port,id=rp3,bus=pcie.1,chassis=4"),
     );
 }
 
