@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! `CR0.SMMUEN` and `GBPA`: what devices are on while the SMMU is disabled, and
+//! what at the moment it is enabled.
+
+use smmuv3_qtest::smmu::{reg, SMMUEN};
+
+use crate::{
+    bench::{sid, ste, Bench, Guest, GBPA_ABORT, NOWHERE, TABLE, TABLE_LOG2},
+    journal::On,
+};
+
+/// STEs, and what they mean for the device.
+fn entries() -> [([u64; 2], On); 5] {
+    let stage1 = ste::stage1(0x4100_0000);
+    [
+        (ste::INVALID, On::Abort),
+        (ste::ABORT, On::Abort),
+        (ste::BYPASS, On::Bypass),
+        (stage1, On::Nested(stage1)),
+        (ste::STAGE2, On::Abort),
+    ]
+}
+
+#[test]
+fn a_device_starts_on_bypass_which_is_what_gbpa_resets_to() {
+    let bench = Bench::with_one_device();
+    bench.expect("at start", &[("d0", On::Bypass)]);
+    bench.finish();
+}
+
+#[test]
+fn enabling_attaches_what_the_ste_says_at_once() {
+    for (entry, on) in entries() {
+        let bench = Bench::with_one_device();
+        let smmu = bench.smmu();
+        smmu.write_ste(sid(1), entry);
+        bench.expect("before SMMUEN", &[("d0", On::Bypass)]);
+        smmu.enable(SMMUEN);
+        bench.expect("after SMMUEN 0->1", &[("d0", on)]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn disabling_goes_back_to_what_gbpa_says() {
+    for (gbpa, disabled) in [(0, On::Bypass), (GBPA_ABORT, On::Abort)] {
+        for (entry, on) in entries() {
+            let bench = Bench::with_one_device();
+            let smmu = bench.smmu();
+            smmu.gbpa(gbpa);
+            bench.expect("GBPA", &[("d0", disabled)]);
+            smmu.write_ste(sid(1), entry);
+            smmu.enable(SMMUEN);
+            smmu.commands(&[smmuv3_qtest::command::cfgi_ste(sid(1))]);
+            bench.expect("SMMUEN=1", &[("d0", on)]);
+            smmu.disable(SMMUEN);
+            bench.expect("after SMMUEN 1->0", &[("d0", disabled)]);
+            let nested = bench.journal().objects().get("nested").copied();
+            assert_eq!(nested, None, "stage 1 is left behind");
+            bench.finish();
+        }
+    }
+}
+
+#[test]
+fn gbpa_abort_takes_effect_while_the_smmu_is_disabled() {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    smmu.gbpa(GBPA_ABORT);
+    bench.expect("ABORT=1", &[("d0", On::Abort), ("d1", On::Abort)]);
+    smmu.gbpa(0);
+    bench.expect("ABORT=0", &[("d0", On::Bypass), ("d1", On::Bypass)]);
+    smmu.write(reg::GBPA, GBPA_ABORT);
+    bench.expect("without Update", &[("d0", On::Bypass), ("d1", On::Bypass)]);
+    bench.finish();
+}
+
+#[test]
+fn gbpa_touches_no_stream_while_the_smmu_is_enabled() {
+    for (entry, on) in entries() {
+        let bench = Bench::with_one_device();
+        let smmu = bench.smmu();
+        smmu.write_ste(sid(1), entry);
+        smmu.enable(SMMUEN);
+        smmu.commands(&[smmuv3_qtest::command::cfgi_ste(sid(1))]);
+        for gbpa in [GBPA_ABORT, 0, GBPA_ABORT] {
+            bench.mark();
+            smmu.gbpa(gbpa);
+            bench.expect("after a GBPA write", &[("d0", on)]);
+            assert_eq!(bench.changes(), [""; 0], "nothing is attached anew");
+        }
+        smmu.disable(SMMUEN);
+        bench.expect("after SMMUEN 1->0", &[("d0", On::Abort)]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn every_device_gets_what_its_own_ste_says() {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    let stage1 = ste::stage1(0x4200_0000);
+    smmu.write_ste(sid(1), stage1);
+    smmu.write_ste(sid(2), ste::BYPASS);
+    smmu.enable(SMMUEN);
+    let (d0, d1) = (On::Nested(stage1), On::Bypass);
+    bench.expect("after SMMUEN 0->1", &[("d0", d0), ("d1", d1)]);
+    smmu.install(sid(2), ste::ABORT);
+    bench.expect("d1 is configured", &[("d0", d0), ("d1", On::Abort)]);
+    bench.finish();
+}
+
+#[test]
+fn enabling_with_a_table_that_does_not_have_the_stream_aborts() {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    smmu.write_ste(sid(1), ste::BYPASS);
+    smmu.write_ste(sid(2), ste::BYPASS);
+    smmu.enable(SMMUEN);
+    bench.expect("the whole table", &[("d0", On::Bypass), ("d1", On::Bypass)]);
+    smmu.disable(SMMUEN);
+    bench.expect("disabled", &[("d0", On::Bypass), ("d1", On::Bypass)]);
+    // StreamIDs 0 to 0x7ff
+    smmu.write(reg::STRTAB_BASE_CFG, TABLE_LOG2 - 1);
+    smmu.enable(SMMUEN);
+    bench.expect("a smaller table", &[("d0", On::Abort), ("d1", On::Abort)]);
+    bench.finish();
+}
+
+#[test]
+fn enabling_with_a_table_outside_memory_aborts() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    smmu.write64(reg::STRTAB_BASE, NOWHERE);
+    smmu.enable(SMMUEN);
+    bench.expect("the STE cannot be read", &[("d0", On::Abort)]);
+    smmu.disable(SMMUEN);
+    bench.expect("disabled", &[("d0", On::Bypass)]);
+    smmu.write64(reg::STRTAB_BASE, TABLE);
+    smmu.write_ste(sid(1), ste::BYPASS);
+    smmu.enable(SMMUEN);
+    bench.expect("a good table", &[("d0", On::Bypass)]);
+    bench.finish();
+}

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Invalidations on their way to the host: batches, and hosts that fail.
+
+use smmuv3_qtest::{
+    command::{self, Command},
+    smmu::{cerror, reg, SMMUEN},
+    Smmu,
+};
+
+use crate::{
+    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT},
+    journal::On,
+};
+
+const STAGE1: [u64; 2] = ste::stage1(0x4100_0000);
+
+/// Different commands: what becomes of each can be told.
+fn tlbis(count: u64) -> Vec<Command> {
+    (0..count)
+        .map(|page| command::tlbi_nh_va(5, 0x1000 * (page + 1)))
+        .collect()
+}
+
+/// A device on stage 1, and the calls for that forgotten.
+#[track_caller]
+fn translating(bench: &Bench) -> Smmu<'_> {
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), STAGE1);
+    bench.expect("stage 1", &[("d0", On::Nested(STAGE1))]);
+    bench.mark();
+    smmu
+}
+
+/// How many commands each call has handed over.
+fn sizes(bench: &Bench) -> Vec<usize> {
+    bench.journal().batches().iter().map(Vec::len).collect()
+}
+
+/// Commands as the host issues them for a guest with VMID 1 there.
+fn as_issued(commands: &[Command]) -> Vec<Command> {
+    let issued = |[word0, word1]: &Command| [word0 | 1 << 32, *word1];
+    commands.iter().map(issued).collect()
+}
+
+/// All that the host's SMMU has completed since the mark.
+fn completed(bench: &Bench) -> Vec<Command> {
+    bench.journal().issued("a").concat()
+}
+
+/// Submits commands that the host is to fail at; gives error code and CONS.RD.
+#[track_caller]
+fn fails(smmu: &Smmu<'_>, commands: &[Command]) -> (u32, u32) {
+    let start = smmu.prod();
+    smmu.push(commands);
+    smmu.ring();
+    smmuv3_qtest::until("a command error", || smmu.error().then_some(()));
+    (smmu.cons_err(), smmu.cons() - start)
+}
+
+#[test]
+fn every_cmd_sync_is_one_call() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    let (first, second) = (tlbis(5), tlbis(3));
+    smmu.commands(&[&first[..], &[command::SYNC], &second].concat());
+    assert_eq!(bench.journal().batches(), [first.clone(), second.clone()]);
+    assert_eq!(completed(&bench), as_issued(&[first, second].concat()));
+    bench.finish();
+}
+
+#[test]
+fn a_batch_has_at_most_63_commands() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    for (count, expected) in [
+        (1, vec![1]),
+        (62, vec![62]),
+        (63, vec![63]),
+        (64, vec![63, 1]),
+        (126, vec![63, 63]),
+        (200, vec![63, 63, 63, 11]),
+    ] {
+        bench.mark();
+        smmu.commands(&tlbis(count));
+        assert_eq!(sizes(&bench), expected);
+        assert_eq!(completed(&bench), as_issued(&tlbis(count)));
+    }
+    bench.finish();
+}
+
+#[test]
+fn a_cmd_sync_alone_takes_no_call() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    smmu.commands(&[command::SYNC, command::SYNC_IRQ]);
+    assert_eq!(sizes(&bench), [0; 0]);
+    bench.finish();
+}
+
+#[test]
+fn without_a_device_invalidations_are_complete_at_once() {
+    let bench = Setup::new(EXPLICIT).start();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.commands(&tlbis(100));
+    smmu.commands(&[
+        command::atc_inv_all(sid(1)),
+        command::cfgi_cd_all(sid(1)),
+        command::CFGI_ALL,
+    ]);
+    assert_eq!(sizes(&bench), [0; 0]);
+    bench.finish();
+}
+
+#[test]
+fn commands_for_a_stream_that_the_host_does_not_know_are_not_forwarded() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    let unknown = [sid(2), 0x1_0000 | sid(1), 0xffff_ffff];
+    for stranger in unknown {
+        smmu.commands(&[
+            command::cfgi_cd_all(stranger),
+            command::cfgi_cd(stranger, 0),
+            command::atc_inv_all(stranger),
+        ]);
+    }
+    assert_eq!(sizes(&bench), [0; 0]);
+    smmu.commands(&[command::atc_inv_all(sid(1))]);
+    assert_eq!(bench.journal().batches(), [[command::atc_inv_all(sid(1))]]);
+    bench.finish();
+}
+
+#[test]
+fn a_command_that_the_host_refuses_is_illegal_and_older_ones_are_complete() {
+    for at in [0, 1, 3, 4] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        let commands = tlbis(5);
+        bench.say(&format!(
+            "fail HWPT_INVALIDATE errno=EIO entry_num={at} count=1"
+        ));
+        let result = fails(&smmu, &[&commands[..], &[command::SYNC]].concat());
+        assert_eq!(result, (cerror::ILL, at as u32));
+        assert_eq!(
+            completed(&bench),
+            as_issued(&commands[..at]),
+            "older ones only"
+        );
+        // the guest's driver overwrites the command, and goes on
+        smmu.write_slots(smmu.cons(), &[command::SYNC]);
+        smmu.acknowledge();
+        smmu.wait_consumed();
+        assert!(!smmu.error());
+        let rest = [&commands[..at], &commands[at + 1..]].concat();
+        assert_eq!(completed(&bench), as_issued(&rest), "all but that one");
+        bench.finish();
+    }
+}
+
+/// A host that loses range invalidation while it runs, so that it refuses
+/// commands by what they are.
+#[track_caller]
+fn refuses_ranges(bench: &Bench) {
+    bench.say("smmu a idr3=0x1004");
+}
+
+#[test]
+fn the_offender_is_found_under_every_kernels_contract() {
+    let range = [0x5_0000_0000_0012 | 1 << 20, 0x9000 | 1 << 10 | 1];
+    for contract in ["validating", "block-start"] {
+        for at in [0, 1, 17, 61, 62] {
+            let bench = Setup::on_host(&format!("smmu a\ncontract {contract}"), EXPLICIT)
+                .assign("d0", 1)
+                .start();
+            let smmu = translating(&bench);
+            refuses_ranges(&bench);
+            let mut commands = tlbis(63);
+            commands[at] = range;
+            let result = fails(&smmu, &[&commands[..], &[command::SYNC]].concat());
+            assert_eq!(result, (cerror::ILL, at as u32), "{contract}");
+            assert_eq!(completed(&bench), as_issued(&commands[..at]), "{contract}");
+            bench.finish();
+        }
+    }
+}
+
+#[test]
+fn a_nonsense_entry_num_is_not_believed() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    let commands = tlbis(8);
+    bench.say("fail HWPT_INVALIDATE errno=EIO entry_num=1000 count=1");
+    smmu.commands(&commands);
+    assert_eq!(completed(&bench), as_issued(&commands), "nothing is lost");
+    bench.finish();
+}
+
+#[test]
+fn interrupted_calls_are_repeated() {
+    for errno in ["EINTR", "EAGAIN"] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        bench.say(&format!("fail HWPT_INVALIDATE errno={errno} count=3"));
+        smmu.commands(&tlbis(4));
+        assert_eq!(sizes(&bench), [4, 4, 4, 4]);
+        assert_eq!(completed(&bench), as_issued(&tlbis(4)));
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_timeout_is_repeated_as_a_whole_whatever_entry_num_says() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT count=1");
+    smmu.commands(&tlbis(4));
+    assert_eq!(sizes(&bench), [4, 4]);
+    assert_eq!(completed(&bench), as_issued(&tlbis(4)));
+    bench.finish();
+}
+
+#[test]
+fn without_memory_batches_get_smaller() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    bench.say("fail HWPT_INVALIDATE errno=ENOMEM count=1");
+    smmu.commands(&tlbis(8));
+    assert_eq!(sizes(&bench), [8, 4, 4]);
+    assert_eq!(completed(&bench), as_issued(&tlbis(8)));
+    bench.finish();
+}
+
+#[test]
+fn a_host_in_trouble_is_an_abort_at_the_oldest_command_and_nothing_is_lost() {
+    for errno in ["ENOMEM", "ETIMEDOUT", "EINTR", "EAGAIN"] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        let commands = [&tlbis(3)[..], &[command::SYNC], &tlbis(4), &[command::SYNC]].concat();
+        bench.say(&format!("fail HWPT_INVALIDATE errno={errno} skip=1"));
+        assert_eq!(fails(&smmu, &commands), (cerror::ABT, 4), "{errno}");
+        assert_eq!(completed(&bench), as_issued(&tlbis(3)), "{errno}");
+        bench.expect(errno, &[("d0", On::Nested(STAGE1))]);
+        bench.say("clear");
+        smmu.acknowledge();
+        smmu.wait_consumed();
+        assert!(!smmu.error(), "{errno}");
+        let all = [tlbis(3), tlbis(4)].concat();
+        assert_eq!(completed(&bench), as_issued(&all), "{errno}");
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_host_that_does_not_answer_as_agreed_has_every_device_on_abort() {
+    for errno in [
+        "EFAULT",
+        "EINVAL",
+        "E2BIG",
+        "EOPNOTSUPP",
+        "EBADF",
+        "ENOTTY",
+        "ENOENT",
+        "EPERM",
+        "ENODEV",
+    ] {
+        let bench = Bench::with_two_devices();
+        let smmu = translating(&bench);
+        smmu.install(sid(2), ste::BYPASS);
+        bench.expect("before", &[("d0", On::Nested(STAGE1)), ("d1", On::Bypass)]);
+        bench.say(&format!("fail HWPT_INVALIDATE errno={errno}"));
+        let result = fails(&smmu, &[&tlbis(2)[..], &[command::SYNC]].concat());
+        assert_eq!(result, (cerror::ABT, 0), "{errno}");
+        bench.expect(errno, &[("d0", On::Abort), ("d1", On::Abort)]);
+        bench.say("clear");
+        smmu.acknowledge();
+        smmu.wait_consumed();
+        assert!(!smmu.error(), "{errno}");
+        smmu.install(sid(1), STAGE1);
+        bench.expect(
+            "configured anew",
+            &[("d0", On::Nested(STAGE1)), ("d1", On::Abort)],
+        );
+        bench.finish();
+    }
+}
+
+#[test]
+fn one_answer_that_was_not_agreed_is_forgiven() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    bench.say("fail HWPT_INVALIDATE errno=EFAULT count=1");
+    smmu.commands(&tlbis(2));
+    assert_eq!(completed(&bench), as_issued(&tlbis(2)));
+    bench.expect("forgiven", &[("d0", On::Nested(STAGE1))]);
+    bench.finish();
+}
+
+#[test]
+fn a_device_whose_atc_does_not_answer_is_quarantined_until_it_is_configured() {
+    let bench = Bench::with_two_devices();
+    let smmu = translating(&bench);
+    smmu.install(sid(2), STAGE1);
+    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
+    let result = fails(&smmu, &[command::atc_inv_all(sid(1)), command::SYNC_IRQ]);
+    assert_eq!(result, (cerror::ATC_INV_SYNC, 1), "at the CMD_SYNC");
+    bench.expect(
+        "quarantine",
+        &[("d0", On::Abort), ("d1", On::Nested(STAGE1))],
+    );
+    bench.say("clear");
+    smmu.acknowledge();
+    smmu.wait_consumed();
+    assert!(
+        !smmu.error(),
+        "the CMD_SYNC completes when it is tried again"
+    );
+    bench.expect(
+        "quarantine",
+        &[("d0", On::Abort), ("d1", On::Nested(STAGE1))],
+    );
+    smmu.install(sid(1), STAGE1);
+    bench.expect(
+        "configured anew",
+        &[("d0", On::Nested(STAGE1)), ("d1", On::Nested(STAGE1))],
+    );
+    bench.finish();
+}
+
+#[test]
+fn an_illegal_command_of_the_guest_reaches_no_host_and_stops_those_after_it() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    let commands = [
+        &tlbis(2)[..],
+        &[command::RESERVED],
+        &tlbis(5),
+        &[command::SYNC],
+    ]
+    .concat();
+    assert_eq!(fails(&smmu, &commands), (cerror::ILL, 2));
+    assert_eq!(bench.journal().batches(), [tlbis(2)]);
+    bench.finish();
+}
+
+#[test]
+fn a_host_with_the_repeat_erratum_gets_tlbi_and_cfgi_twice_and_atc_inv_once() {
+    let bench = Setup::on_host("smmu a flags=1", EXPLICIT)
+        .assign("d0", 1)
+        .start();
+    let smmu = translating(&bench);
+    let atc = command::atc_inv_all(sid(1));
+    let commands = [
+        &tlbis(2)[..],
+        &[atc],
+        &tlbis(3),
+        &[command::cfgi_cd_all(sid(1))],
+    ]
+    .concat();
+    smmu.commands(&commands);
+    let second = [&tlbis(3)[..], &[command::cfgi_cd_all(sid(1))]].concat();
+    let expected = [tlbis(2), tlbis(2), vec![atc], second.clone(), second];
+    assert_eq!(bench.journal().batches(), expected);
+    bench.finish();
+}
+
+#[test]
+fn a_queue_that_wraps_is_forwarded_in_order() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    smmu.setup_queue_at(crate::bench::QUEUE, 5, 20);
+    bench.mark();
+    smmu.commands(&tlbis(25));
+    assert_eq!(bench.journal().batches(), [tlbis(25)]);
+    assert_eq!(smmu.read(reg::CMDQ_CONS), smmu.prod());
+    bench.finish();
+}

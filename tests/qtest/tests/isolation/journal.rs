@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The simulated host's log, as a test asks it: what was called, what exists,
+//! and what every device is attached to.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// What an assigned device's transactions go through in the host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// Nothing: they are blocked
+    Nothing,
+    /// Stage 2 alone, as VFIO attached it: the guest's memory
+    Stage2,
+    /// The abort translation of the vIOMMU
+    Abort,
+    /// The bypass translation of the vIOMMU
+    Bypass,
+    /// Stage 1 as these words of an STE say, in stage 2
+    Nested([u64; 2]),
+}
+
+impl fmt::Debug for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Stage2 => f.write_str("stage 2"),
+            Self::Abort => f.write_str("abort"),
+            Self::Bypass => f.write_str("bypass"),
+            Self::Nested(ste) => write!(f, "nested {ste:#x?}"),
+        }
+    }
+}
+
+/// A line of the log: its first word, and its fields.
+#[derive(Clone, Debug)]
+pub struct Line {
+    word: String,
+    fields: BTreeMap<String, String>,
+}
+
+impl Line {
+    fn parse(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let word = words.next().unwrap_or_default().to_owned();
+        let fields = words
+            .filter_map(|field| field.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        Self { word, fields }
+    }
+
+    /// A field, or nothing.
+    pub fn text(&self, key: &str) -> &str {
+        self.fields.get(key).map_or("", String::as_str)
+    }
+
+    /// A field that is a number.
+    #[track_caller]
+    pub fn number(&self, key: &str) -> u64 {
+        number(self.text(key))
+    }
+
+    /// Commands or words of an STE.
+    #[track_caller]
+    pub fn words(&self, key: &str) -> Vec<[u64; 2]> {
+        let text = self.text(key);
+        text.split(';')
+            .filter_map(|pair| pair.split_once(':'))
+            .map(|(first, second)| [number(first), number(second)])
+            .collect()
+    }
+
+    fn device(&self) -> Device {
+        let on = match self.text("kind") {
+            "none" => On::Nothing,
+            "s2" => On::Stage2,
+            "abort" => On::Abort,
+            "bypass" => On::Bypass,
+            "nested" => On::Nested(self.words("ste")[0]),
+            kind => panic!("a device is on something unknown: {kind}"),
+        };
+        let number = |key| (!self.text(key).is_empty()).then(|| self.number(key));
+        Device {
+            on,
+            sid: number("sid"),
+        }
+    }
+}
+
+#[track_caller]
+fn number(text: &str) -> u64 {
+    let value = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    value.unwrap_or_else(|_| panic!("{text:?} is no number"))
+}
+
+/// A device in the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Device {
+    /// What it is attached to
+    pub on: On,
+    /// The guest's `StreamID` that the host reports its events with
+    pub sid: Option<u64>,
+}
+
+/// An ioctl that was made.
+#[derive(Clone, Debug)]
+pub struct Call(Line);
+
+impl Call {
+    /// Its name
+    pub fn operation(&self) -> &str {
+        self.0.text("op")
+    }
+
+    /// The kind of page table that it is about
+    pub fn kind(&self) -> &str {
+        self.0.text("kind")
+    }
+
+    /// The commands of an invalidation
+    #[track_caller]
+    pub fn commands(&self) -> Vec<[u64; 2]> {
+        self.0.words("cmds")
+    }
+}
+
+/// The log, followed.
+pub struct Journal {
+    path: PathBuf,
+    offset: u64,
+    devices: BTreeMap<String, Device>,
+    /// Kind of the objects of all iommufds, by iommufd and ID
+    objects: BTreeMap<(String, u64), String>,
+    /// Lines since the last mark
+    recent: Vec<Line>,
+}
+
+impl Journal {
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            offset: 0,
+            devices: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            recent: Vec::new(),
+        }
+    }
+
+    /// Reads what has been added.
+    #[track_caller]
+    pub fn update(&mut self) {
+        let mut bytes = Vec::new();
+        if let Ok(file) = File::open(&self.path) {
+            let size = file.metadata().expect("size of the log").len();
+            bytes.resize((size - self.offset) as usize, 0);
+            file.read_exact_at(&mut bytes, self.offset)
+                .expect("the log");
+            self.offset = size;
+        }
+        for text in String::from_utf8_lossy(&bytes).lines() {
+            assert!(!text.starts_with("trouble"), "the simulated host: {text}");
+            let line = Line::parse(text);
+            self.apply(&line);
+            self.recent.push(line);
+        }
+    }
+
+    fn apply(&mut self, line: &Line) {
+        let object = || (line.text("on").to_owned(), line.number("id"));
+        match line.word.as_str() {
+            "device" => {
+                let name = line.text("name").to_owned();
+                self.devices.insert(name, line.device());
+            }
+            "new" => {
+                let kind = line.text("kind").to_owned();
+                self.objects.insert(object(), kind);
+            }
+            "gone" => {
+                self.objects.remove(&object());
+            }
+            _ => {}
+        }
+    }
+
+    /// Forgets which calls were made.
+    pub fn mark(&mut self) {
+        self.recent.clear();
+    }
+
+    /// The device `name`.
+    pub fn device(&self, name: &str) -> Option<Device> {
+        self.devices.get(name).copied()
+    }
+
+    /// How many objects of each kind there are.
+    pub fn objects(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for kind in self.objects.values() {
+            *counts.entry(kind.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The calls of `operation` since the mark, in order.
+    pub fn calls(&self, operation: &str) -> Vec<Call> {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "call" && line.text("op") == operation)
+            .cloned()
+            .map(Call)
+            .collect()
+    }
+
+    /// What the device `name` has been on since the mark, in order.
+    pub fn history(&self, name: &str) -> Vec<On> {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "device" && line.text("name") == name)
+            .map(|line| line.device().on)
+            .collect()
+    }
+
+    /// The commands that each invalidation since the mark has handed over.
+    pub fn batches(&self) -> Vec<Vec<[u64; 2]>> {
+        self.calls("HWPT_INVALIDATE")
+            .iter()
+            .map(Call::commands)
+            .collect()
+    }
+
+    /// The blocks of commands that the SMMU `smmu` has completed since the
+    /// mark, as it got them.
+    pub fn issued(&self, smmu: &str) -> Vec<Vec<[u64; 2]>> {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "issue" && line.text("smmu") == smmu)
+            .map(|line| line.words("cmds"))
+            .collect()
+    }
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Assigned devices on a simulated host: at every moment a device is translated
+//! by what the guest's registers and tables say, and by nothing else.
+
+mod bench;
+mod journal;
+
+mod enabling;
+mod hosts;
+mod invalidating;
+mod plugging;
+mod refusing;
+mod reset;
+mod several;
+mod table;

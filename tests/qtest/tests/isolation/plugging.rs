@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Devices that come and go: what a new one is on, and what is left of an old one.
+
+use smmuv3_qtest::smmu::SMMUEN;
+
+use crate::{
+    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT},
+    journal::On,
+};
+
+/// What a vIOMMU takes in the host, without devices' own objects.
+const VIOMMU: [(&str, usize); 5] = [
+    ("ioas", 1),
+    ("s2", 1),
+    ("viommu", 1),
+    ("abort", 1),
+    ("bypass", 1),
+];
+
+#[test]
+fn every_cold_plugged_device_is_taken_over() {
+    let bench = Setup::new(EXPLICIT)
+        .assign("d0", 1)
+        .assign("d1", 2)
+        .assign("d2", 3)
+        .start();
+    for name in ["d0", "d1", "d2"] {
+        bench.expect("at start", &[(name, On::Bypass)]);
+        let history = bench.journal().history(name);
+        let stage2 = history.iter().filter(|on| **on == On::Stage2).count();
+        assert_eq!(stage2, 1, "{name} was on {history:?}");
+    }
+    bench.expect_objects("three devices share a vIOMMU", &VIOMMU);
+    bench.finish();
+}
+
+/// A machine with "d0" in slot 1, slot 2 for a device to come, and its descriptor.
+fn with_a_free_slot() -> (Bench, i32) {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
+    let fd = setup.spare("d1", "a");
+    (setup.start(), fd)
+}
+
+#[test]
+fn a_device_hot_plugged_while_the_smmu_is_disabled_gets_what_gbpa_says() {
+    for (gbpa, on) in [(0, On::Bypass), (GBPA_ABORT, On::Abort)] {
+        let (bench, fd) = with_a_free_slot();
+        let smmu = bench.smmu();
+        smmu.gbpa(gbpa);
+        bench.plug("d1", fd, 2).expect("plugged");
+        bench.expect("plugged", &[("d0", on), ("d1", on)]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_device_hot_plugged_while_the_smmu_is_enabled_gets_what_its_ste_says() {
+    let stage1 = ste::stage1(0x4100_0000);
+    for (entry, on) in [
+        (ste::INVALID, On::Abort),
+        (ste::ABORT, On::Abort),
+        (ste::BYPASS, On::Bypass),
+        (stage1, On::Nested(stage1)),
+    ] {
+        let (bench, fd) = with_a_free_slot();
+        let smmu = bench.smmu();
+        smmu.write_ste(sid(2), entry);
+        smmu.enable(SMMUEN);
+        bench.expect("before", &[("d0", On::Abort)]);
+        bench.plug("d1", fd, 2).expect("plugged");
+        bench.expect("plugged", &[("d0", On::Abort), ("d1", on)]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn the_first_device_may_be_hot_plugged() {
+    let mut setup = Setup::new(EXPLICIT).slot(1);
+    let fd = setup.spare("d0", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    bench.expect_objects("no device yet", &[]);
+    bench.plug("d0", fd, 1).expect("plugged");
+    bench.expect("an empty table", &[("d0", On::Abort)]);
+    let stage1 = ste::stage1(0x4100_0000);
+    smmu.install(sid(1), stage1);
+    bench.expect("configured", &[("d0", On::Nested(stage1))]);
+    bench.finish();
+}
+
+#[test]
+fn an_unplugged_device_leaves_nothing_and_others_stay_as_they_are() {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    let [first, second] = [0x4100_0000, 0x4200_0000].map(ste::stage1);
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), first);
+    smmu.install(sid(2), second);
+    bench.expect(
+        "both translate",
+        &[("d0", On::Nested(first)), ("d1", On::Nested(second))],
+    );
+    let with = |n| [&VIOMMU[..], &[("nested", n), ("vdevice", n)]].concat();
+    bench.expect_objects("two devices", &with(2));
+    bench.unplug("d0", 1);
+    bench.expect(
+        "d0 is gone",
+        &[("d0", On::Nothing), ("d1", On::Nested(second))],
+    );
+    bench.expect_objects("one device", &with(1));
+    smmu.commands(&[smmuv3_qtest::command::cfgi_ste(sid(1))]);
+    bench.unplug("d1", 2);
+    bench.expect("d1 is gone", &[("d0", On::Nothing), ("d1", On::Nothing)]);
+    bench.expect_objects("the last device takes all with it", &[]);
+    smmu.commands(&[smmuv3_qtest::command::TLBI_NSNH_ALL]);
+    bench.finish();
+}
+
+#[test]
+fn an_unplugged_device_is_never_left_unprotected_on_its_way_out() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    let stage1 = ste::stage1(0x4100_0000);
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), stage1);
+    bench.expect("stage 1", &[("d0", On::Nested(stage1))]);
+    bench.mark();
+    bench.unplug("d0", 1);
+    let history = bench.journal().history("d0");
+    let forbidden = |on: &On| matches!(on, On::Stage2 | On::Bypass);
+    assert!(
+        !history.iter().any(forbidden),
+        "it went by way of {history:?}"
+    );
+    bench.finish();
+}
+
+#[test]
+fn a_device_can_be_plugged_again_after_the_last_one_has_gone() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
+    let fd = setup.spare("d1", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    let stage1 = ste::stage1(0x4100_0000);
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), stage1);
+    bench.expect("stage 1", &[("d0", On::Nested(stage1))]);
+    bench.unplug("d0", 1);
+    bench.expect_objects("nothing is left", &[]);
+    bench.plug("d1", fd, 1).expect("plugged");
+    bench.expect("the STE is still there", &[("d1", On::Nested(stage1))]);
+    smmu.install(sid(1), ste::ABORT);
+    bench.expect("d1 is configured", &[("d1", On::Abort)]);
+    bench.finish();
+}
+
+#[test]
+fn at_exit_the_host_has_only_what_live_devices_need() {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    for round in 0..20 {
+        smmu.install(sid(1), ste::stage1(0x4100_0000 + 0x1000 * round));
+        smmu.install(
+            sid(2),
+            if round % 2 == 0 {
+                ste::BYPASS
+            } else {
+                ste::stage1(0x4200_0000)
+            },
+        );
+    }
+    let last = ste::stage1(0x4100_0000 + 0x1000 * 19);
+    bench.expect(
+        "at the end",
+        &[
+            ("d0", On::Nested(last)),
+            ("d1", On::Nested(ste::stage1(0x4200_0000))),
+        ],
+    );
+    let expected = [&VIOMMU[..], &[("nested", 2), ("vdevice", 2)]].concat();
+    bench.expect_objects("two devices", &expected);
+    bench.finish();
+}

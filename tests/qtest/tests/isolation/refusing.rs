@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A host that refuses: the device goes to abort, or is blocked, and never stays
+//! on what it had.
+
+use smmuv3_qtest::smmu::SMMUEN;
+
+use crate::{
+    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT},
+    journal::On,
+};
+
+const ERRNOS: [&str; 9] = [
+    "ENOMEM",
+    "EIO",
+    "EINVAL",
+    "EOPNOTSUPP",
+    "ENOENT",
+    "EBUSY",
+    "ETIMEDOUT",
+    "EFAULT",
+    "ENODEV",
+];
+
+/// What a device that is not configured leaves in the host.
+const NOTHING_NESTED: [(&str, usize); 5] = [
+    ("ioas", 1),
+    ("s2", 1),
+    ("viommu", 1),
+    ("abort", 1),
+    ("bypass", 1),
+];
+
+const OLD: [u64; 2] = ste::stage1(0x4100_0000);
+const NEW: [u64; 2] = ste::stage1(0x4200_0000);
+
+/// Calls that a new stage 1 needs, as the script names them.
+const CALLS: [&str; 2] = ["HWPT_ALLOC kind=nested", "ATTACH kind=nested"];
+
+#[test]
+fn a_new_stage_1_that_is_refused_aborts_whatever_there_was() {
+    for call in CALLS {
+        for errno in ERRNOS {
+            for (before, on) in [
+                (OLD, On::Nested(OLD)),
+                (ste::BYPASS, On::Bypass),
+                (ste::ABORT, On::Abort),
+            ] {
+                let bench = Bench::with_one_device();
+                let smmu = bench.smmu();
+                smmu.enable(SMMUEN);
+                smmu.install(sid(1), before);
+                bench.expect("before", &[("d0", on)]);
+                bench.say(&format!("fail {call} errno={errno}"));
+                // not a command error: 7.2
+                smmu.install(sid(1), NEW);
+                bench.expect(&format!("{call}: {errno}"), &[("d0", On::Abort)]);
+                assert_eq!(
+                    bench.journal().objects().get("nested"),
+                    None,
+                    "{call}: {errno}"
+                );
+                bench.say("clear");
+                smmu.install(sid(1), NEW);
+                bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
+                bench.finish();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vdevice_that_is_refused_aborts() {
+    for errno in ERRNOS {
+        let bench = Bench::with_one_device();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        smmu.install(sid(1), ste::BYPASS);
+        bench.expect("before", &[("d0", On::Bypass)]);
+        bench.say(&format!("fail VDEVICE_ALLOC errno={errno}"));
+        smmu.install(sid(1), NEW);
+        bench.expect(errno, &[("d0", On::Abort)]);
+        bench.expect_objects(errno, &NOTHING_NESTED);
+        bench.say("clear");
+        smmu.install(sid(1), NEW);
+        bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_bypass_that_is_refused_aborts() {
+    for errno in ERRNOS {
+        let bench = Bench::with_one_device();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        smmu.install(sid(1), OLD);
+        bench.say(&format!("fail ATTACH kind=bypass errno={errno}"));
+        smmu.install(sid(1), ste::BYPASS);
+        bench.expect(errno, &[("d0", On::Abort)]);
+        smmu.disable(SMMUEN);
+        bench.expect("GBPA says bypass, the host no", &[("d0", On::Abort)]);
+        bench.say("clear");
+        smmu.gbpa(0);
+        bench.expect("the host can again", &[("d0", On::Bypass)]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn an_abort_that_is_refused_blocks_the_device() {
+    for errno in ERRNOS {
+        let bench = Bench::with_one_device();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        smmu.install(sid(1), OLD);
+        bench.expect("before", &[("d0", On::Nested(OLD))]);
+        bench.say(&format!("fail ATTACH kind=abort errno={errno}"));
+        smmu.install(sid(1), ste::ABORT);
+        bench.expect(errno, &[("d0", On::Nothing)]);
+        bench.say("clear");
+        smmu.install(sid(1), NEW);
+        bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_host_that_refuses_every_attach_has_the_device_blocked() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), OLD);
+    bench.expect("before", &[("d0", On::Nested(OLD))]);
+    bench.say("fail ATTACH errno=EBUSY");
+    smmu.install(sid(1), NEW);
+    bench.expect("nothing can be attached", &[("d0", On::Nothing)]);
+    smmu.disable(SMMUEN);
+    bench.expect("nothing can be attached", &[("d0", On::Nothing)]);
+    smmu.gbpa(GBPA_ABORT);
+    bench.expect("nothing can be attached", &[("d0", On::Nothing)]);
+    bench.say("clear");
+    smmu.gbpa(0);
+    bench.expect("the host can again", &[("d0", On::Bypass)]);
+    bench.finish();
+}
+
+#[test]
+fn a_device_that_cannot_even_be_blocked_does_not_end_qemu() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), OLD);
+    bench.say("fail ATTACH errno=EBUSY");
+    bench.say("fail DETACH errno=EBUSY");
+    smmu.install(sid(1), ste::ABORT);
+    // the guest's own stage 1: no more than it gave the device itself
+    bench.expect("the host does nothing at all", &[("d0", On::Nested(OLD))]);
+    bench.say("clear");
+    smmu.install(sid(1), ste::ABORT);
+    bench.expect("the host can again", &[("d0", On::Abort)]);
+    bench.finish();
+}
+
+#[test]
+fn refusals_at_the_moment_of_enabling_abort() {
+    for call in [
+        "HWPT_ALLOC kind=nested",
+        "ATTACH kind=nested",
+        "VDEVICE_ALLOC",
+    ] {
+        let bench = Bench::with_two_devices();
+        let smmu = bench.smmu();
+        smmu.write_ste(sid(1), OLD);
+        smmu.write_ste(sid(2), NEW);
+        bench.say(&format!("fail {call} errno=ENOMEM device=d0"));
+        smmu.enable(SMMUEN);
+        bench.expect(call, &[("d0", On::Abort), ("d1", On::Nested(NEW))]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn the_guest_cannot_flood_the_log_with_refusals() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    bench.say("fail HWPT_ALLOC errno=ENOMEM");
+    for _ in 0..100 {
+        smmu.install(sid(1), OLD);
+    }
+    bench.expect("refused", &[("d0", On::Abort)]);
+    let stderr = bench.machine().stderr();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    bench.finish();
+}
+
+#[test]
+fn qemu_does_not_start_if_the_host_refuses_what_every_device_needs() {
+    for (call, words) in [
+        ("VIOMMU_ALLOC", "vIOMMU"),
+        ("HWPT_ALLOC kind=abort", "nested translation"),
+        ("HWPT_ALLOC kind=bypass", "nested translation"),
+        ("ATTACH kind=bypass", "attach"),
+        ("GET_HW_INFO", "hardware info"),
+    ] {
+        for errno in ["ENOMEM", "EOPNOTSUPP", "EBUSY"] {
+            let refusal = Setup::new(EXPLICIT)
+                .assign("d0", 1)
+                .say(&format!("fail {call} errno={errno}"))
+                .refuse();
+            let line = refusal.refusal();
+            assert!(line.contains(words), "{call} {errno}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_hot_plug_that_the_host_refuses_fails_and_leaves_nothing() {
+    for call in [
+        "ATTACH kind=abort",
+        "VIOMMU_ALLOC",
+        "HWPT_ALLOC kind=abort",
+        "HWPT_ALLOC kind=bypass",
+        "BIND",
+    ] {
+        let mut setup = Setup::new(EXPLICIT).slot(1);
+        let fd = setup.spare("d0", "a");
+        let bench = setup.start();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        bench.say(&format!("fail {call} errno=EBUSY"));
+        let error = bench.plug("d0", fd, 1).expect_err(call);
+        assert!(!error.is_empty(), "{call}");
+        bench.expect_objects(call, &[]);
+        let on = bench.journal().device("d0").map(|device| device.on);
+        assert!(matches!(on, None | Some(On::Nothing)), "{call}: {on:?}");
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_second_device_that_the_host_refuses_leaves_the_first_as_it_is() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
+    let fd = setup.spare("d1", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), OLD);
+    bench.say("fail ATTACH kind=abort errno=EBUSY");
+    bench
+        .plug("d1", fd, 2)
+        .expect_err("its table is empty, and abort is refused");
+    bench.expect(
+        "d1 is refused",
+        &[("d0", On::Nested(OLD)), ("d1", On::Nothing)],
+    );
+    bench.say("clear");
+    smmu.commands(&[smmuv3_qtest::command::TLBI_NSNH_ALL]);
+    smmu.install(sid(1), NEW);
+    bench.expect("d0 goes on", &[("d0", On::Nested(NEW))]);
+    bench.finish();
+}

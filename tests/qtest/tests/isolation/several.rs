@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Several SMMUs, of the guest and of the host.
+
+use smmuv3_qtest::{
+    command,
+    machine::RAM,
+    smmu::{bases, SMMUEN},
+    Smmu,
+};
+
+use crate::{
+    bench::{prepare, sid, ste, vfio_pci, Bench, Ecam, Guest, Setup, EXPLICIT, QUEUE, TABLE},
+    journal::On,
+};
+
+/// "d0" behind the guest's first SMMU and the host's "a", "d1" behind the second
+/// and "b".
+fn two_smmus() -> Bench {
+    let mut setup = Setup::on_host("smmu a\nsmmu b", EXPLICIT)
+        .assign("d0", 1)
+        .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
+        .device(&format!(
+            "arm-smmuv3,id=smmuv3.2,primary-bus=pcie.2,{EXPLICIT}"
+        ))
+        .device("pcie-root-port,id=far,bus=pcie.2,addr=1,chassis=9");
+    let fd = setup.spare("d1", "b");
+    setup.device(&vfio_pci("d1", fd, "far")).start()
+}
+
+/// `StreamID` of "d1".
+const FAR: u32 = 0x1100;
+/// log2 of the entries that a table with `FAR` in it takes is 13.
+const FAR_TABLE: u64 = RAM + 0x40_0000;
+
+#[track_caller]
+fn smmus(bench: &Bench) -> [Smmu<'_>; 2] {
+    bench.number_buses();
+    Ecam::of(bench.machine()).number(16, 1 << 3, 17);
+    let addresses: [u64; 2] = bases(bench.machine()).try_into().expect("two SMMUs");
+    let [first, second] = addresses.map(|base| Smmu::at(bench.machine(), base));
+    prepare(&first, QUEUE, TABLE);
+    bench.machine().fill_memory(FAR_TABLE, 64 << 13, 0);
+    second.setup_queue(QUEUE + 0x1_0000, 8);
+    second.setup_stream_table(FAR_TABLE, 13);
+    [first, second]
+}
+
+#[test]
+fn two_smmus_do_not_touch_each_others_devices() {
+    let bench = two_smmus();
+    let [first, second] = smmus(&bench);
+    let stage1 = ste::stage1(0x4100_0000);
+    bench.expect("at start", &[("d0", On::Bypass), ("d1", On::Bypass)]);
+    first.enable(SMMUEN);
+    bench.expect(
+        "the first is enabled",
+        &[("d0", On::Abort), ("d1", On::Bypass)],
+    );
+    second.write_ste(FAR, stage1);
+    second.enable(SMMUEN);
+    bench.expect(
+        "the second is enabled",
+        &[("d0", On::Abort), ("d1", On::Nested(stage1))],
+    );
+    first.install(sid(1), ste::BYPASS);
+    bench.expect(
+        "d0 is configured",
+        &[("d0", On::Bypass), ("d1", On::Nested(stage1))],
+    );
+    first.install(FAR, ste::ABORT);
+    bench.expect(
+        "not its stream",
+        &[("d0", On::Bypass), ("d1", On::Nested(stage1))],
+    );
+    second.disable(SMMUEN);
+    bench.expect(
+        "the second is disabled",
+        &[("d0", On::Bypass), ("d1", On::Bypass)],
+    );
+    bench.machine().system_reset();
+    bench.expect("after reset", &[("d0", On::Bypass), ("d1", On::Bypass)]);
+    bench.finish();
+}
+
+#[test]
+fn invalidations_go_to_the_smmu_that_the_guest_gave_them_to() {
+    let bench = two_smmus();
+    let [first, second] = smmus(&bench);
+    bench.mark();
+    first.commands(&[command::tlbi_nh_asid(3)]);
+    let journal = |smmu: &str| bench.journal().issued(smmu).len();
+    assert_eq!((journal("a"), journal("b")), (1, 0));
+    second.commands(&[command::tlbi_nh_asid(3)]);
+    assert_eq!((journal("a"), journal("b")), (1, 1));
+    bench.finish();
+}
+
+#[test]
+fn one_smmu_of_the_guest_is_one_smmu_of_the_host() {
+    let mut setup = Setup::on_host("smmu a\nsmmu b", EXPLICIT)
+        .assign("d0", 1)
+        .slot(2);
+    let fd = setup.spare("d1", "b");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    bench.expect("before", &[("d0", On::Bypass)]);
+    bench
+        .plug("d1", fd, 2)
+        .expect_err("it is behind another SMMU of the host");
+    bench.expect("d1 is refused", &[("d0", On::Bypass), ("d1", On::Nothing)]);
+    smmu.enable(SMMUEN);
+    bench.expect("d0 goes on", &[("d0", On::Abort), ("d1", On::Nothing)]);
+    bench.finish();
+}
+
+#[test]
+fn qemu_does_not_start_with_devices_of_two_host_smmus_behind_one() {
+    let mut setup = Setup::on_host("smmu a\nsmmu b", EXPLICIT)
+        .assign("d0", 1)
+        .slot(2);
+    let fd = setup.spare("d1", "b");
+    let refusal = setup.device(&vfio_pci("d1", fd, "slot2")).refuse();
+    assert!(refusal.refusal().contains("d1"));
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The functions of the C library that are taken over, and all of this crate's
+//! unsafe code. Each looks at the file descriptor; what is not simulated goes to
+//! the kernel as it came.
+
+use std::{
+    cell::Cell,
+    env,
+    ffi::{c_int, c_long, c_ulong, c_void, CString},
+    os::{fd::RawFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+    slice,
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use crate::{
+    errno::{Errno, Result},
+    file::{identify, File},
+    host::Host,
+    log::Log,
+    memory::OwnMemory,
+    script::Script,
+};
+
+/// The simulated host of this process.
+struct Simulation {
+    directory: PathBuf,
+    state: Mutex<(Host, OwnMemory)>,
+}
+
+static SIMULATION: OnceLock<Option<Simulation>> = OnceLock::new();
+
+thread_local! {
+    /// Set while this thread is in the simulation, whose own calls go to the kernel.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+fn simulation() -> Option<&'static Simulation> {
+    SIMULATION
+        .get_or_init(|| {
+            let directory = PathBuf::from(env::var_os("SIMHOST_DIR")?);
+            let log = Log::open(&directory.join("log")).ok()?;
+            let script = Script::at(&directory.join("script"));
+            let host = Host::new(&directory, script, log, open_fifo);
+            Some(Simulation {
+                state: Mutex::new((host, OwnMemory::open().ok()?)),
+                directory,
+            })
+        })
+        .as_ref()
+}
+
+fn get_errno() -> c_int {
+    // SAFETY: the pointer is to this thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+fn set_errno(number: c_int) {
+    // SAFETY: the pointer is to this thread's errno.
+    unsafe {
+        *libc::__errno_location() = number;
+    }
+}
+
+/// Requests of iommufd and VFIO: their type is `;`, and none has a size or
+/// direction.
+const fn is_simulated(request: c_ulong) -> bool {
+    request & 0xffff_ff00 == 0x3b00
+}
+
+/// Calls `function` if `fd` is simulated.
+fn simulated<R>(
+    fd: RawFd,
+    function: impl FnOnce(&mut Host, &mut OwnMemory, &File, &Path) -> R,
+) -> Option<R> {
+    if INSIDE.replace(true) {
+        return None;
+    }
+    let errno = get_errno();
+    let result = simulation().and_then(|simulation| {
+        let file = identify(fd, &simulation.directory)?;
+        let mut state = simulation
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (host, memory) = &mut *state;
+        let value = function(host, memory, &file, &simulation.directory);
+        drop(state);
+        Some(value)
+    });
+    // looking at the descriptor must not be noticed
+    set_errno(errno);
+    INSIDE.set(false);
+    result
+}
+
+/// The C library's convention: errno, and -1.
+fn finish(result: Result<c_long>) -> c_long {
+    match result {
+        Ok(value) => value,
+        Err(Errno(number)) => {
+            set_errno(number);
+            -1
+        }
+    }
+}
+
+fn open_fifo(path: &Path) -> Result<RawFd> {
+    let errno = || Errno(get_errno());
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: a valid string.
+    if unsafe { libc::mkfifo(path.as_ptr(), 0o600) } < 0 {
+        return Err(errno());
+    }
+    // SAFETY: a valid string. Open in both directions, there is always a writer:
+    // the queue has no end.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    Ok(fd)
+}
+
+/// # Safety
+///
+/// As the C library's function. It takes its third argument where a variadic
+/// function finds it.
+#[no_mangle]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
+    if is_simulated(request) {
+        let result = simulated(fd, |host, memory, file, directory| {
+            let file_of = |other| identify(other, directory);
+            host.ioctl(memory, file, fd, request, argument, &file_of)
+        });
+        if let Some(result) = result {
+            return finish(result.map(c_long::from)) as c_int;
+        }
+    }
+    // SAFETY: the caller's arguments.
+    unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) as c_int }
+}
+
+/// # Safety
+///
+/// `buffer` has room for `count` bytes.
+unsafe fn read_at(fd: c_int, buffer: *mut c_void, count: usize, offset: i64) -> isize {
+    let result = simulated(fd, |host, _, file, _| {
+        // SAFETY: promised by the caller.
+        let bytes = unsafe { slice::from_raw_parts_mut(buffer.cast(), count) };
+        host.pread(file, fd, bytes, offset as u64)
+    });
+    match result {
+        Some(result) => finish(result.map(|done| done as c_long)) as isize,
+        // SAFETY: the caller's arguments.
+        None => unsafe { libc::syscall(libc::SYS_pread64, fd, buffer, count, offset) as isize },
+    }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn pread(fd: c_int, buffer: *mut c_void, count: usize, offset: i64) -> isize {
+    // SAFETY: promised by the caller.
+    unsafe { read_at(fd, buffer, count, offset) }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn pread64(
+    fd: c_int,
+    buffer: *mut c_void,
+    count: usize,
+    offset: i64,
+) -> isize {
+    // SAFETY: promised by the caller.
+    unsafe { read_at(fd, buffer, count, offset) }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn __pread64_chk(
+    fd: c_int,
+    buffer: *mut c_void,
+    count: usize,
+    offset: i64,
+    size: usize,
+) -> isize {
+    if count > size {
+        std::process::abort();
+    }
+    // SAFETY: promised by the caller.
+    unsafe { read_at(fd, buffer, count, offset) }
+}
+
+/// # Safety
+///
+/// `buffer` has `count` bytes.
+unsafe fn write_at(fd: c_int, buffer: *const c_void, count: usize, offset: i64) -> isize {
+    let result = simulated(fd, |host, _, file, _| {
+        // SAFETY: promised by the caller.
+        let bytes = unsafe { slice::from_raw_parts(buffer.cast(), count) };
+        host.pwrite(file, fd, bytes, offset as u64)
+    });
+    match result {
+        Some(result) => finish(result.map(|done| done as c_long)) as isize,
+        // SAFETY: the caller's arguments.
+        None => unsafe { libc::syscall(libc::SYS_pwrite64, fd, buffer, count, offset) as isize },
+    }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn pwrite(
+    fd: c_int,
+    buffer: *const c_void,
+    count: usize,
+    offset: i64,
+) -> isize {
+    // SAFETY: promised by the caller.
+    unsafe { write_at(fd, buffer, count, offset) }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn pwrite64(
+    fd: c_int,
+    buffer: *const c_void,
+    count: usize,
+    offset: i64,
+) -> isize {
+    // SAFETY: promised by the caller.
+    unsafe { write_at(fd, buffer, count, offset) }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+    simulated(fd, |host, _, file, _| host.close(file, fd));
+    // SAFETY: the caller's argument.
+    unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
+}

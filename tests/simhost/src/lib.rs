@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A simulated host for an unmodified QEMU.
+//!
+//! QEMU is started with this library in `LD_PRELOAD` and is given memfds as
+//! `-object iommufd,fd=N` and `-device vfio-pci,fd=M,...`. Calls on file
+//! descriptors whose memfd is named [`file::IOMMUFD_PREFIX`] or
+//! [`file::DEVICE_PREFIX`] are answered by a model of what Linux does with
+//! /dev/iommu and with the cdev of an assigned device behind an `SMMUv3`; every
+//! other call goes to the kernel.
+//!
+//! A test and the library talk through the directory that the environment
+//! variable `SIMHOST_DIR` names:
+//!
+//! * `script`, written by the test at any time, read before every call that is
+//!   simulated: the machine ([`script`]) and what shall go wrong;
+//! * `log`, written by the library before the call returns: every call with its
+//!   arguments and its result, every object that comes or goes, and which page
+//!   table each device is on after each change ([`log`]);
+//! * `veventq-*`, the virtual event queues that QEMU has open, as FIFOs.
+
+pub mod errno;
+#[cfg(not(test))]
+mod ffi;
+pub mod file;
+pub mod host;
+pub mod invalidation;
+mod iommufd;
+pub mod log;
+pub mod memory;
+pub mod objects;
+pub mod pci;
+pub mod script;
+pub mod smmu;
+mod uapi;
+mod vfio;

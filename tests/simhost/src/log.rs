@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What happened, one line each, for a test to read.
+//!
+//! A line is a word and fields `key=value`:
+//!
+//! * `call op=OP on=FILE ... result=ok|ERRNO`, and what else the call gave;
+//! * `new id=N kind=KIND ...` and `gone id=N kind=KIND`: objects of an iommufd;
+//! * `device name=D hwpt=N kind=none|s2|abort|bypass|nested ste=W0,W1`: the page
+//!   table that a device's transactions now go through; `none` is blocked;
+//! * `issue smmu=S n=N cmds=...`: commands that the SMMU has completed, as it
+//!   got them;
+//! * `trouble ...`: the simulation itself is at a loss. No test expects one.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::Path,
+};
+
+/// Where lines go.
+#[derive(Debug)]
+pub struct Log(Sink);
+
+#[derive(Debug)]
+enum Sink {
+    File(File),
+    #[cfg(test)]
+    Lines(Vec<String>),
+}
+
+impl Log {
+    /// Appends to the file `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self(Sink::File(file)))
+    }
+
+    /// Keeps the lines.
+    #[cfg(test)]
+    pub const fn in_memory() -> Self {
+        Self(Sink::Lines(Vec::new()))
+    }
+
+    /// The lines since the last time.
+    #[cfg(test)]
+    pub fn take(&mut self) -> Vec<String> {
+        match &mut self.0 {
+            Sink::File(_) => Vec::new(),
+            Sink::Lines(lines) => std::mem::take(lines),
+        }
+    }
+
+    /// Writes a line, with one call: whoever reads sees all of it or nothing.
+    pub fn line(&mut self, line: impl fmt::Display) {
+        match &mut self.0 {
+            Sink::File(file) => {
+                // nobody is there to tell; a test misses the line and says so
+                let _ = file.write_all(format!("{line}\n").as_bytes());
+            }
+            #[cfg(test)]
+            Sink::Lines(lines) => lines.push(line.to_string()),
+        }
+    }
+}
+
+/// Commands or words of an STE, in hexadecimal: `w0:w1;w0:w1`.
+#[derive(Debug)]
+pub struct Words<'a>(pub &'a [[u64; 2]]);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, [word0, word1]) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ";" };
+            write!(f, "{separator}{word0:#x}:{word1:#x}")?;
+        }
+        Ok(())
+    }
+}

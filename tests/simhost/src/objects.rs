@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The objects of one iommufd, what refers to what, and what each device is
+//! attached to.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    errno::{Errno, Result},
+    log::Words,
+    smmu::Nested,
+};
+
+/// ID of an object in its iommufd.
+pub type Id = u32;
+
+/// An object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// An I/O address space
+    Ioas(Mappings),
+    /// Stage 2: the page table of an address space
+    Stage2 {
+        /// The address space
+        ioas: Id,
+        /// The SMMU whose format it has
+        smmu: String,
+        /// Can a vIOMMU be made of it?
+        nest_parent: bool,
+        /// Its VMID
+        vmid: u16,
+    },
+    /// A guest's slice of an SMMU
+    Viommu {
+        /// Its stage 2
+        stage2: Id,
+        /// The SMMU
+        smmu: String,
+    },
+    /// What a guest's STE says, nested in the stage 2 of a vIOMMU
+    Nested {
+        /// The vIOMMU
+        viommu: Id,
+        /// Words 0 and 1 of the STE
+        ste: [u64; 2],
+        /// What it does
+        nested: Nested,
+    },
+    /// A device as the guest knows it
+    Vdevice {
+        /// The vIOMMU that it is behind
+        viommu: Id,
+        /// The device; none if that is gone
+        device: Option<Id>,
+        /// The guest's `StreamID`
+        virt_id: u64,
+    },
+    /// A queue of events for the guest
+    Veventq {
+        /// The vIOMMU whose events it has
+        viommu: Id,
+        /// Is its file open?
+        open: bool,
+    },
+    /// A device that is bound
+    Device(Device),
+}
+
+/// A device that is bound to an iommufd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name
+    pub name: String,
+    /// The SMMU that it is behind
+    pub smmu: String,
+    /// Its `StreamID` in the host
+    pub sid: u32,
+    /// The page table that it is attached to; none: it is blocked
+    pub attached: Option<Id>,
+    /// The guest's `StreamID` as the driver noted it when it was attached
+    pub noted_vsid: Option<u64>,
+}
+
+/// The mappings of an I/O address space: start and length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mappings(BTreeMap<u64, u64>);
+
+impl Mappings {
+    const PAGE: u64 = 4096;
+
+    /// Maps a range.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: not whole pages, or beyond the end of the address space;
+    /// `EEXIST`: something is there.
+    pub fn map(&mut self, iova: u64, length: u64) -> Result<()> {
+        if length == 0 || (iova | length) % Self::PAGE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let last = iova.checked_add(length - 1).ok_or(Errno::EINVAL)?;
+        let overlaps = |(start, size): (&u64, &u64)| start + (size - 1) >= iova;
+        if self.0.range(..=last).next_back().is_some_and(overlaps) {
+            return Err(Errno::EEXIST);
+        }
+        self.0.insert(iova, length);
+        Ok(())
+    }
+
+    /// Unmaps what is in a range; gives how many bytes that was.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: nothing is there; `EINVAL`: a mapping is there in part.
+    pub fn unmap(&mut self, iova: u64, length: u64) -> Result<u64> {
+        let everything = iova == 0 && length == u64::MAX;
+        let last = iova
+            .checked_add(length.wrapping_sub(1))
+            .ok_or(Errno::EOVERFLOW)?;
+        let straddles = |(start, size): (&u64, &u64)| {
+            let end = start + (size - 1);
+            end >= iova && (*start < iova || end > last)
+        };
+        if self.0.range(..=last).any(straddles) {
+            return Err(Errno::EINVAL);
+        }
+        let starts: Vec<u64> = self.0.range(iova..=last).map(|(start, _)| *start).collect();
+        if starts.is_empty() && !everything {
+            return Err(Errno::ENOENT);
+        }
+        Ok(starts.iter().filter_map(|start| self.0.remove(start)).sum())
+    }
+}
+
+impl Object {
+    /// What script and log call it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Ioas(_) => "ioas",
+            Self::Stage2 { .. } => "s2",
+            Self::Viommu { .. } => "viommu",
+            Self::Nested { nested, .. } => nested_kind(*nested),
+            Self::Vdevice { .. } => "vdevice",
+            Self::Veventq { .. } => "veventq",
+            Self::Device(_) => "device",
+        }
+    }
+
+    /// Does this object keep `id` from being destroyed?
+    fn refers_to(&self, id: Id) -> bool {
+        match self {
+            Self::Ioas(_) => false,
+            Self::Stage2 { ioas, .. } => *ioas == id,
+            Self::Viommu { stage2, .. } => *stage2 == id,
+            Self::Nested { viommu, .. }
+            | Self::Vdevice { viommu, .. }
+            | Self::Veventq { viommu, .. } => *viommu == id,
+            Self::Device(device) => device.attached == Some(id),
+        }
+    }
+}
+
+/// What script and log call a nested translation.
+pub const fn nested_kind(nested: Nested) -> &'static str {
+    match nested {
+        Nested::Abort => "abort",
+        Nested::Bypass => "bypass",
+        Nested::Translate => "nested",
+    }
+}
+
+impl fmt::Display for Object {
+    /// The fields of the log's line `new`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kind={}", self.kind())?;
+        match self {
+            Self::Ioas(_) => Ok(()),
+            Self::Stage2 {
+                ioas, smmu, vmid, ..
+            } => {
+                write!(f, " ioas={ioas} smmu={smmu} vmid={vmid}")
+            }
+            Self::Viommu { stage2, smmu } => write!(f, " stage2={stage2} smmu={smmu}"),
+            Self::Nested { viommu, ste, .. } => {
+                write!(f, " viommu={viommu} ste={}", Words(&[*ste]))
+            }
+            Self::Vdevice {
+                viommu,
+                device,
+                virt_id,
+            } => {
+                let device = device.unwrap_or_default();
+                write!(f, " viommu={viommu} device={device} sid={virt_id:#x}")
+            }
+            Self::Veventq { viommu, .. } => write!(f, " viommu={viommu}"),
+            Self::Device(device) => write!(f, " name={}", device.name),
+        }
+    }
+}
+
+/// The objects of an iommufd.
+#[derive(Clone, Debug, Default)]
+pub struct Objects(BTreeMap<Id, Object>);
+
+impl Objects {
+    /// Adds an object under the lowest free ID.
+    pub fn add(&mut self, object: Object) -> Id {
+        let mut id = 1;
+        while self.0.contains_key(&id) {
+            id += 1;
+        }
+        self.0.insert(id, object);
+        id
+    }
+
+    /// The object `id`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`
+    pub fn get(&self, id: Id) -> Result<&Object> {
+        self.0.get(&id).ok_or(Errno::ENOENT)
+    }
+
+    /// The object `id`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`
+    pub fn get_mut(&mut self, id: Id) -> Result<&mut Object> {
+        self.0.get_mut(&id).ok_or(Errno::ENOENT)
+    }
+
+    /// The device `id`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: there is no object of that ID, or it is no device.
+    pub fn device(&self, id: Id) -> Result<&Device> {
+        match self.get(id)? {
+            Object::Device(device) => Ok(device),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    /// All objects.
+    pub fn iter(&self) -> impl Iterator<Item = (Id, &Object)> {
+        self.0.iter().map(|(id, object)| (*id, object))
+    }
+
+    /// `IOMMU_DESTROY`
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `EBUSY`: another object refers to it, its file is open, or
+    /// VFIO holds it.
+    pub fn destroy(&mut self, id: Id) -> Result<Object> {
+        let object = self.get(id)?;
+        let held = matches!(
+            object,
+            Object::Device(_) | Object::Veventq { open: true, .. }
+        );
+        if held || self.0.values().any(|other| other.refers_to(id)) {
+            return Err(Errno::EBUSY);
+        }
+        self.0.remove(&id).ok_or(Errno::ENOENT)
+    }
+
+    /// The vDEVICE of the device `device`.
+    pub fn vdevice_of(&self, device: Id) -> Option<(Id, u64)> {
+        self.0.values().find_map(|object| match object {
+            Object::Vdevice {
+                viommu,
+                device: of,
+                virt_id,
+            } if *of == Some(device) => Some((*viommu, *virt_id)),
+            _ => None,
+        })
+    }
+
+    /// The device that the guest behind `viommu` knows as `virt_id`.
+    pub fn device_of(&self, viommu: Id, virt_id: u64) -> Option<&Device> {
+        self.0.values().find_map(|object| match object {
+            Object::Vdevice {
+                viommu: of,
+                device: Some(device),
+                virt_id: known,
+            } if (*of, *known) == (viommu, virt_id) => self.device(*device).ok(),
+            _ => None,
+        })
+    }
+
+    /// `IOMMU_VDEVICE_ALLOC`
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: no such vIOMMU or device; `EINVAL`: they are of different
+    /// SMMUs, or the vIOMMU is something else; `EEXIST`: the device has a
+    /// vDEVICE, or the `StreamID` is taken.
+    pub fn add_vdevice(&mut self, viommu: Id, device: Id, virt_id: u64) -> Result<Id> {
+        let Object::Viommu { smmu, .. } = self.get(viommu)? else {
+            return Err(Errno::ENOENT);
+        };
+        if *smmu != self.device(device)?.smmu {
+            return Err(Errno::EINVAL);
+        }
+        if self.vdevice_of(device).is_some() || self.device_of(viommu, virt_id).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        Ok(self.add(Object::Vdevice {
+            viommu,
+            device: Some(device),
+            virt_id,
+        }))
+    }
+
+    /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: attaches, or replaces what is attached.
+    /// On failure the device stays on what it has.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: no such object, or stage 1 is to translate for a device that
+    /// the vIOMMU has no vDEVICE of; `EINVAL`: it is no page table, or one of
+    /// another SMMU.
+    pub fn attach(&mut self, device: Id, table: Id) -> Result<()> {
+        let smmu = &self.device(device)?.smmu;
+        let vsid = match self.get(table)? {
+            Object::Stage2 { smmu: of, .. } if of == smmu => None,
+            Object::Nested { viommu, nested, .. } => {
+                let same =
+                    matches!(self.get(*viommu)?, Object::Viommu { smmu: of, .. } if of == smmu);
+                let vsid = self
+                    .vdevice_of(device)
+                    .and_then(|(of, virt_id)| (of == *viommu).then_some(virt_id));
+                match (same, nested, vsid) {
+                    (false, ..) => return Err(Errno::EINVAL),
+                    (true, Nested::Translate, None) => return Err(Errno::ENOENT),
+                    (true, _, vsid) => vsid,
+                }
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        if let Some(Object::Device(device)) = self.0.get_mut(&device) {
+            if device.attached != Some(table) {
+                device.attached = Some(table);
+                device.noted_vsid = vsid;
+            }
+        }
+        Ok(())
+    }
+
+    /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`: the device is blocked.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`
+    pub fn detach(&mut self, device: Id) -> Result<()> {
+        match self.get_mut(device)? {
+            Object::Device(device) => {
+                device.attached = None;
+                device.noted_vsid = None;
+                Ok(())
+            }
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    /// The device's file is closed: the device goes, and its vDEVICE becomes an
+    /// empty shell that can only be destroyed.
+    pub fn unbind(&mut self, device: Id) {
+        self.0.remove(&device);
+        for object in self.0.values_mut() {
+            if let Object::Vdevice { device: of, .. } = object {
+                if *of == Some(device) {
+                    *of = None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSLATE: Nested = Nested::Translate;
+
+    struct Table {
+        objects: Objects,
+        ioas: Id,
+        stage2: Id,
+        viommu: Id,
+        devices: [Id; 2],
+    }
+
+    fn device(objects: &mut Objects, name: &str, smmu: &str) -> Id {
+        objects.add(Object::Device(Device {
+            name: name.into(),
+            smmu: smmu.into(),
+            sid: 0x10,
+            attached: None,
+            noted_vsid: None,
+        }))
+    }
+
+    fn table() -> Table {
+        let mut objects = Objects::default();
+        let devices = [
+            device(&mut objects, "d0", "smmu0"),
+            device(&mut objects, "d1", "smmu1"),
+        ];
+        let ioas = objects.add(Object::Ioas(Mappings::default()));
+        let stage2 = objects.add(Object::Stage2 {
+            ioas,
+            smmu: "smmu0".into(),
+            nest_parent: true,
+            vmid: 1,
+        });
+        let viommu = objects.add(Object::Viommu {
+            stage2,
+            smmu: "smmu0".into(),
+        });
+        Table {
+            objects,
+            ioas,
+            stage2,
+            viommu,
+            devices,
+        }
+    }
+
+    impl Table {
+        fn nested(&mut self, nested: Nested) -> Id {
+            let viommu = self.viommu;
+            self.objects.add(Object::Nested {
+                viommu,
+                ste: [0; 2],
+                nested,
+            })
+        }
+
+        fn attached(&self, index: usize) -> Option<Id> {
+            self.objects
+                .device(self.devices[index])
+                .expect("bound")
+                .attached
+        }
+    }
+
+    #[test]
+    fn an_object_in_use_is_busy_and_ids_are_reused() {
+        let mut t = table();
+        let nested = t.nested(Nested::Bypass);
+        t.objects.attach(t.devices[0], nested).expect("same SMMU");
+        for id in [t.ioas, t.stage2, t.viommu, nested, t.devices[0]] {
+            assert_eq!(t.objects.destroy(id), Err(Errno::EBUSY), "{id}");
+        }
+        t.objects.detach(t.devices[0]).expect("attached");
+        for id in [nested, t.viommu, t.stage2, t.ioas] {
+            assert!(t.objects.destroy(id).is_ok(), "{id}");
+            assert_eq!(t.objects.destroy(id), Err(Errno::ENOENT), "{id}");
+        }
+        assert_eq!(t.objects.add(Object::Ioas(Mappings::default())), t.ioas);
+    }
+
+    #[test]
+    fn stage_1_needs_a_vdevice_of_the_same_viommu() {
+        let mut t = table();
+        let (nested, abort) = (t.nested(TRANSLATE), t.nested(Nested::Abort));
+        t.objects
+            .attach(t.devices[0], abort)
+            .expect("no vDEVICE is needed");
+        assert_eq!(t.objects.attach(t.devices[0], nested), Err(Errno::ENOENT));
+        assert_eq!(t.attached(0), Some(abort), "it stays on what it had");
+        let other = t.objects.add(Object::Viommu {
+            stage2: t.stage2,
+            smmu: "smmu0".into(),
+        });
+        let vdevice = t.objects.add_vdevice(other, t.devices[0], 8).expect("free");
+        assert_eq!(t.objects.attach(t.devices[0], nested), Err(Errno::ENOENT));
+        t.objects.destroy(vdevice).expect("unused");
+        t.objects
+            .add_vdevice(t.viommu, t.devices[0], 8)
+            .expect("free");
+        t.objects
+            .attach(t.devices[0], nested)
+            .expect("all is there");
+        let device = t.objects.device(t.devices[0]).expect("bound");
+        assert_eq!(
+            (device.attached, device.noted_vsid),
+            (Some(nested), Some(8))
+        );
+    }
+
+    #[test]
+    fn a_device_of_another_smmu_is_refused() {
+        let mut t = table();
+        let abort = t.nested(Nested::Abort);
+        for id in [abort, t.stage2, t.viommu, t.ioas] {
+            assert_eq!(
+                t.objects.attach(t.devices[1], id),
+                Err(Errno::EINVAL),
+                "{id}"
+            );
+        }
+        assert_eq!(t.objects.attach(t.devices[1], 99), Err(Errno::ENOENT));
+        let result = t.objects.add_vdevice(t.viommu, t.devices[1], 8);
+        assert_eq!(result, Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_device_has_one_vdevice_and_a_stream_id_one_device() {
+        let mut t = table();
+        let third = device(&mut t.objects, "d2", "smmu0");
+        t.objects
+            .add_vdevice(t.viommu, t.devices[0], 8)
+            .expect("free");
+        let again = t.objects.add_vdevice(t.viommu, t.devices[0], 9);
+        assert_eq!(again, Err(Errno::EEXIST));
+        assert_eq!(
+            t.objects.add_vdevice(t.viommu, third, 8),
+            Err(Errno::EEXIST)
+        );
+        t.objects.unbind(t.devices[0]);
+        assert!(t.objects.device_of(t.viommu, 8).is_none());
+        t.objects
+            .add_vdevice(t.viommu, third, 8)
+            .expect("free again");
+    }
+
+    #[test]
+    fn a_queue_that_is_open_is_busy() {
+        let mut t = table();
+        let queue = t.objects.add(Object::Veventq {
+            viommu: t.viommu,
+            open: true,
+        });
+        assert_eq!(t.objects.destroy(queue), Err(Errno::EBUSY));
+        assert_eq!(t.objects.destroy(t.viommu), Err(Errno::EBUSY));
+        if let Ok(Object::Veventq { open, .. }) = t.objects.get_mut(queue) {
+            *open = false;
+        }
+        t.objects.destroy(queue).expect("closed");
+        t.objects.destroy(t.viommu).expect("unused");
+    }
+
+    #[test]
+    fn mappings_do_not_overlap_and_go_whole() {
+        let mut mappings = Mappings::default();
+        assert_eq!(mappings.map(0x1000, 0x3000), Ok(()));
+        assert_eq!(mappings.map(0x3000, 0x1000), Err(Errno::EEXIST));
+        assert_eq!(mappings.map(0, 0x2000), Err(Errno::EEXIST));
+        assert_eq!(mappings.map(0x800, 0x1000), Err(Errno::EINVAL));
+        assert_eq!(mappings.map(!0xfff, 0x2000), Err(Errno::EINVAL));
+        assert_eq!(mappings.map(0x4000, 0x1000), Ok(()));
+        assert_eq!(mappings.unmap(0x2000, 0x1000), Err(Errno::EINVAL));
+        assert_eq!(mappings.unmap(0x1000, 0x4000), Ok(0x4000));
+        assert_eq!(mappings.unmap(0x1000, 0x4000), Err(Errno::ENOENT));
+        assert_eq!(mappings.unmap(0, u64::MAX), Ok(0));
+    }
+}

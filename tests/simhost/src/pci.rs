@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The configuration space of an assigned device: an `NVMe` controller with one
+//! 64-bit BAR and without capabilities.
+
+/// Bytes of configuration space.
+pub const CONFIG_SIZE: u64 = 256;
+/// Bytes of BAR 0.
+pub const BAR0_SIZE: u64 = 16 << 10;
+
+const COMMAND: usize = 0x04;
+const BAR0: usize = 0x10;
+const INTERRUPT_LINE: usize = 0x3c;
+
+/// A configuration space.
+#[derive(Clone, Debug)]
+pub struct ConfigSpace {
+    bytes: [u8; CONFIG_SIZE as usize],
+    writable: [u8; CONFIG_SIZE as usize],
+}
+
+impl Default for ConfigSpace {
+    fn default() -> Self {
+        let mut space = Self {
+            bytes: [0; CONFIG_SIZE as usize],
+            writable: [0; CONFIG_SIZE as usize],
+        };
+        let identity: [(usize, &[u8]); 5] = [
+            (0x00, &[0x36, 0x1b, 0x10, 0x00]), // vendor, device
+            (0x08, &[0x02, 0x02, 0x08, 0x01]), // revision, class: NVM Express
+            (BAR0, &[0x04]),                   // memory, 64 bits
+            (0x2c, &[0xf4, 0x1a, 0x00, 0x11]), // subsystem
+            (0x0e, &[0x00]),                   // header type 0, one function
+        ];
+        for (at, bytes) in identity {
+            space.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let size_mask = (!(BAR0_SIZE - 1)).to_le_bytes();
+        let masks: [(usize, &[u8]); 3] = [
+            (COMMAND, &[0x47, 0x05]),
+            (BAR0, &size_mask),
+            (INTERRUPT_LINE, &[0xff]),
+        ];
+        for (at, bytes) in masks {
+            space.writable[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        space
+    }
+}
+
+impl ConfigSpace {
+    /// Reads up to the end of the space; gives how much that was.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.bytes.get(start..))
+            .unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        count
+    }
+
+    /// Writes what is writable, up to the end of the space; gives how much was
+    /// taken.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> usize {
+        let start = offset.min(CONFIG_SIZE) as usize;
+        let count = bytes.len().min(self.bytes.len() - start);
+        let bytes_here = self.bytes[start..start + count].iter_mut();
+        let masks = self.writable[start..start + count].iter();
+        for ((byte, mask), new) in bytes_here.zip(masks).zip(bytes) {
+            *byte = (*byte & !mask) | (new & mask);
+        }
+        count
+    }
+
+    /// A function level reset.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_cannot_be_written_and_the_bar_tells_its_size() {
+        let mut space = ConfigSpace::default();
+        assert_eq!(space.write(0, &[0xff; 256]), 256);
+        let mut bytes = [0; 256];
+        assert_eq!(space.read(0, &mut bytes), 256);
+        assert_eq!(bytes[..4], [0x36, 0x1b, 0x10, 0x00]);
+        assert_eq!(bytes[4..6], [0x47, 0x05]);
+        let mut bar = [0; 8];
+        bar.copy_from_slice(&bytes[0x10..0x18]);
+        assert_eq!(u64::from_le_bytes(bar), !(BAR0_SIZE - 1) | 0x04);
+        space.reset();
+        assert_eq!(space.read(4, &mut bytes[..2]), 2);
+        assert_eq!(bytes[..2], [0, 0]);
+    }
+
+    #[test]
+    fn nothing_is_beyond_the_end() {
+        let mut space = ConfigSpace::default();
+        assert_eq!(space.read(255, &mut [0; 4]), 1);
+        assert_eq!(space.read(256, &mut [0; 4]), 0);
+        assert_eq!(space.read(u64::MAX, &mut [0; 4]), 0);
+        assert_eq!(space.write(u64::MAX, &[0; 4]), 0);
+    }
+}

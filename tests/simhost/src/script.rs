@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What a test tells the host: the machine, and what shall go wrong.
+//!
+//! A line is a word and fields `key=value`:
+//!
+//! * `smmu NAME [idr0=.. .. idr5=.. flags=.. iidr=.. aidr=.. nesting=off ats=off]`:
+//!   an SMMU; a second line about it replaces the first
+//! * `device NAME smmu=NAME sid=N`
+//! * `contract unvalidated|validating|block-start`
+//! * `fail OP [errno=NAME] [skip=N] [count=N] [device=NAME] [kind=KIND]
+//!   [entry_num=N] [issued=N] [delay_ms=N]`: the calls of OP that match, after
+//!   the first `skip`, `count` times (default: for ever), are delayed, then fail
+//!   with `errno` (default: work as ever). `entry_num` is what an invalidation
+//!   writes back, `issued` how many of its commands complete although it fails.
+//! * `clear`: no more failures.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{errno::Errno, invalidation::Contract, smmu::Smmu};
+
+/// A device of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceLine {
+    /// The SMMU that it is behind
+    pub smmu: String,
+    /// Its `StreamID` in the host
+    pub sid: u32,
+}
+
+/// What is known of a call when it is to be decided whether it fails.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances<'a> {
+    /// The call's name
+    pub operation: &'a str,
+    /// The device that it is about
+    pub device: Option<&'a str>,
+    /// The kind of page table that it is about
+    pub kind: Option<&'a str>,
+}
+
+/// What happens instead of what should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// What the call returns; none: it works
+    pub errno: Option<Errno>,
+    /// What an invalidation writes back
+    pub entry_num: Option<u32>,
+    /// How many commands of an invalidation complete
+    pub issued: u32,
+    /// How long it takes
+    pub delay: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    operation: String,
+    device: Option<String>,
+    kind: Option<String>,
+    skip: u64,
+    count: u64,
+    fault: Fault,
+}
+
+impl Rule {
+    fn matches(&self, call: &Circumstances<'_>) -> bool {
+        let fits = |wanted: &Option<String>, actual: Option<&str>| {
+            wanted
+                .as_deref()
+                .is_none_or(|wanted| Some(wanted) == actual)
+        };
+        self.operation == call.operation
+            && fits(&self.device, call.device)
+            && fits(&self.kind, call.kind)
+    }
+}
+
+/// The script so far.
+#[derive(Debug, Default)]
+pub struct Script {
+    source: Option<Source>,
+    smmus: BTreeMap<String, Smmu>,
+    devices: BTreeMap<String, DeviceLine>,
+    contract: Contract,
+    rules: Vec<Rule>,
+}
+
+/// The file that a test appends to.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    file: Option<File>,
+    offset: u64,
+}
+
+impl Script {
+    /// The script in `path`.
+    pub fn at(path: &Path) -> Self {
+        Self {
+            source: Some(Source {
+                path: path.to_owned(),
+                file: None,
+                offset: 0,
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// The SMMU called `name`.
+    pub fn smmu(&self, name: &str) -> Option<&Smmu> {
+        self.smmus.get(name)
+    }
+
+    /// The device called `name`.
+    pub fn device(&self, name: &str) -> Option<&DeviceLine> {
+        self.devices.get(name)
+    }
+
+    /// How invalidations are reported.
+    pub const fn contract(&self) -> Contract {
+        self.contract
+    }
+
+    /// Obeys the lines that were added since the last time.
+    ///
+    /// # Errors
+    ///
+    /// The lines that mean nothing.
+    pub fn refresh(&mut self) -> Result<(), Vec<String>> {
+        let lines = self
+            .source
+            .as_mut()
+            .map(Source::new_lines)
+            .unwrap_or_default();
+        let bad: Vec<String> = lines
+            .lines()
+            .filter(|line| self.obey(line).is_none())
+            .map(str::to_owned)
+            .collect();
+        if bad.is_empty() {
+            Ok(())
+        } else {
+            Err(bad)
+        }
+    }
+
+    /// Obeys a line; none if it means nothing.
+    pub fn obey(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split_whitespace();
+        let Some(verb) = words.next() else {
+            return Some(());
+        };
+        let subject = words.next();
+        let fields = words
+            .map(|word| word.split_once('='))
+            .collect::<Option<BTreeMap<_, _>>>()?;
+        let fields = Fields(fields);
+        match (verb, subject) {
+            ("#", _) => {}
+            ("clear", None) => self.rules.clear(),
+            ("contract", Some(name)) => self.contract = Contract::named(name)?,
+            ("smmu", Some(name)) => {
+                let smmu = fields.smmu(name)?;
+                self.smmus.insert(smmu.name.clone(), smmu);
+            }
+            ("device", Some(name)) => {
+                let smmu = fields.0.get("smmu")?.to_string();
+                let sid = u32::try_from(fields.number("sid")??).ok()?;
+                self.devices
+                    .insert(name.to_owned(), DeviceLine { smmu, sid });
+            }
+            ("fail", Some(operation)) => self.rules.push(fields.rule(operation)?),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Whether, and how, a call fails.
+    pub fn take(&mut self, call: &Circumstances<'_>) -> Option<Fault> {
+        let mut fault = None;
+        for rule in self.rules.iter_mut().filter(|rule| rule.matches(call)) {
+            if rule.skip > 0 {
+                rule.skip -= 1;
+            } else if rule.count > 0 {
+                rule.count -= 1;
+                fault = Some(rule.fault);
+                break;
+            }
+        }
+        fault
+    }
+}
+
+impl Source {
+    /// What has been added, up to the last complete line.
+    fn new_lines(&mut self) -> String {
+        if self.file.is_none() {
+            self.file = File::open(&self.path).ok();
+        }
+        let mut bytes = Vec::new();
+        if let Some(file) = &self.file {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = file.read_at(&mut buffer, self.offset + bytes.len() as u64)
+            {
+                bytes.extend_from_slice(&buffer[..count]);
+            }
+        }
+        let complete = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        bytes.truncate(complete);
+        self.offset += complete as u64;
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// The fields of a line.
+struct Fields<'a>(BTreeMap<&'a str, &'a str>);
+
+impl Fields<'_> {
+    /// The number of a field; the inner none if there is no such field, the
+    /// outer one if it is no number.
+    #[allow(clippy::option_option)]
+    fn number(&self, key: &str) -> Option<Option<u64>> {
+        let Some(text) = self.0.get(key) else {
+            return Some(None);
+        };
+        let value = match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        value.ok().map(Some)
+    }
+
+    fn word(&self, key: &str, default: u32) -> Option<u32> {
+        match self.number(key)? {
+            Some(value) => u32::try_from(value).ok(),
+            None => Some(default),
+        }
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.0.get(key).map(|text| (*text).to_owned())
+    }
+
+    fn knows_only(&self, keys: &[&str]) -> Option<()> {
+        self.0.keys().all(|key| keys.contains(key)).then_some(())
+    }
+
+    fn smmu(&self, name: &str) -> Option<Smmu> {
+        self.knows_only(&[
+            "idr0", "idr1", "idr2", "idr3", "idr4", "idr5", "flags", "iidr", "aidr", "nesting",
+            "ats",
+        ])?;
+        let mut smmu = Smmu::new(name);
+        for (index, register) in smmu.idr.iter_mut().enumerate() {
+            *register = self.word(&format!("idr{index}"), *register)?;
+        }
+        smmu.flags = self.word("flags", smmu.flags)?;
+        smmu.iidr = self.word("iidr", smmu.iidr)?;
+        smmu.aidr = self.word("aidr", smmu.aidr)?;
+        smmu.nesting = self.0.get("nesting") != Some(&"off");
+        smmu.ats = self.0.get("ats") != Some(&"off");
+        Some(smmu)
+    }
+
+    fn rule(&self, operation: &str) -> Option<Rule> {
+        self.knows_only(&[
+            "errno",
+            "skip",
+            "count",
+            "device",
+            "kind",
+            "entry_num",
+            "issued",
+            "delay_ms",
+        ])?;
+        let errno = match self.0.get("errno") {
+            Some(name) => Some(Errno::named(name)?),
+            None => None,
+        };
+        let entry_num = match self.number("entry_num")? {
+            Some(value) => Some(u32::try_from(value).ok()?),
+            None => None,
+        };
+        Some(Rule {
+            operation: operation.to_owned(),
+            device: self.text("device"),
+            kind: self.text("kind"),
+            skip: self.number("skip")?.unwrap_or(0),
+            count: self.number("count")?.unwrap_or(u64::MAX),
+            fault: Fault {
+                errno,
+                entry_num,
+                issued: self.word("issued", 0)?,
+                delay: Duration::from_millis(self.number("delay_ms")?.unwrap_or(0)),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(lines: &[&str]) -> Script {
+        let mut script = Script::default();
+        for line in lines {
+            assert_eq!(script.obey(line), Some(()), "{line}");
+        }
+        script
+    }
+
+    fn errno(script: &mut Script, operation: &str, device: &str, kind: &str) -> Option<Errno> {
+        let call = Circumstances {
+            operation,
+            device: Some(device),
+            kind: Some(kind),
+        };
+        script.take(&call).and_then(|fault| fault.errno)
+    }
+
+    #[test]
+    fn a_machine_is_described() {
+        let script = script(&[
+            "smmu a idr3=0x400 ats=off",
+            "smmu b",
+            "device d smmu=b sid=0x10",
+        ]);
+        let a = script.smmu("a").expect("it was described");
+        assert_eq!((a.idr[3], a.ats, a.nesting), (0x400, false, true));
+        assert_eq!(a.idr[0], script.smmu("b").expect("so was it").idr[0]);
+        let device = script.device("d").expect("it was described");
+        assert_eq!((device.smmu.as_str(), device.sid), ("b", 0x10));
+    }
+
+    #[test]
+    fn failures_come_where_and_as_often_as_said() {
+        let mut script = script(&["fail ATTACH errno=EBUSY device=d kind=abort skip=1 count=2"]);
+        assert_eq!(errno(&mut script, "ATTACH", "e", "abort"), None);
+        assert_eq!(errno(&mut script, "ATTACH", "d", "s2"), None);
+        let results: Vec<_> = (0..4)
+            .map(|_| errno(&mut script, "ATTACH", "d", "abort"))
+            .collect();
+        assert_eq!(
+            results,
+            [None, Some(Errno::EBUSY), Some(Errno::EBUSY), None]
+        );
+        script.obey("fail ATTACH errno=EIO").expect("a good line");
+        assert_eq!(errno(&mut script, "ATTACH", "e", "s2"), Some(Errno::EIO));
+        script.obey("clear").expect("a good line");
+        assert_eq!(errno(&mut script, "ATTACH", "e", "s2"), None);
+    }
+
+    #[test]
+    fn nonsense_is_not_obeyed() {
+        for line in [
+            "frob",
+            "fail",
+            "fail X errno=EWHAT",
+            "fail X count=many",
+            "fail X colour=red",
+            "smmu a idr0=0x100000000",
+            "device d sid=1",
+            "contract verbal",
+            "clear now",
+        ] {
+            assert_eq!(Script::default().obey(line), None, "{line}");
+        }
+    }
+}

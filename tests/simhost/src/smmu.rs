@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The host's SMMUs, as far as a VMM sees them.
+
+use crate::errno::{Errno, Result};
+
+/// One `SMMUv3` of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smmu {
+    /// Its name in the script
+    pub name: String,
+    /// IDR0 to IDR5
+    pub idr: [u32; 6],
+    /// `iommu_hw_info_arm_smmuv3.flags`
+    pub flags: u32,
+    /// IIDR
+    pub iidr: u32,
+    /// AIDR
+    pub aidr: u32,
+    /// Does its driver offer vIOMMUs?
+    pub nesting: bool,
+    /// Does the system support ATS?
+    pub ats: bool,
+}
+
+impl Smmu {
+    /// An SMMU with everything that QEMU's `arm-smmuv3` can show a guest: two
+    /// stages, ATS, 16-bit ASIDs, two-level tables, range invalidation, all
+    /// granules, 20 bits of `SubstreamID`, 48 bits of address.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            // S2P S1P TTF=AArch64 COHACC BTM ATS ASID16 VMID16 CD2L TTENDIAN=little
+            // STALL_MODEL=no-stall TERM_MODEL ST_LEVEL=two-level
+            idr: [
+                0x0d4c_143b,
+                // SIDSIZE=32 SSIDSIZE=20 EVENTQS=19 CMDQS=19
+                19 << 21 | 19 << 16 | 20 << 6 | 32,
+                0,
+                // HAD RIL BBML=2
+                1 << 2 | 1 << 10 | 2 << 11,
+                0,
+                // OAS=48 4K 16K 64K
+                0b101 | 0b111 << 4,
+            ],
+            flags: 0,
+            iidr: 0x43b,
+            aidr: 2,
+            nesting: true,
+            ats: true,
+        }
+    }
+
+    /// Bits in an ASID.
+    pub const fn asid_bits(&self) -> u32 {
+        if self.idr[0] & (1 << 12) != 0 {
+            16
+        } else {
+            8
+        }
+    }
+
+    /// IDR1.SSIDSIZE
+    pub const fn ssid_bits(&self) -> u32 {
+        (self.idr[1] >> 6) & 0x1f
+    }
+
+    /// IDR3.RIL
+    pub const fn has_ranges(&self) -> bool {
+        self.idr[3] & (1 << 10) != 0
+    }
+
+    /// IDR5.DS
+    pub const fn has_ds(&self) -> bool {
+        self.idr[5] & (1 << 7) != 0
+    }
+
+    /// IDR0.ATS, and the system supports it.
+    pub const fn has_ats(&self) -> bool {
+        self.ats && self.idr[0] & (1 << 10) != 0
+    }
+}
+
+/// What a nested translation does, by the STE that it was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Nested {
+    /// Nothing passes. So does an STE that is not valid.
+    Abort,
+    /// Stage 2 alone.
+    Bypass,
+    /// Stage 1 in stage 2.
+    Translate,
+}
+
+/// `V`, `Config`, `S1Fmt`, `S1ContextPtr`, `S1CDMax`
+const STE0_ALLOWED: u64 = 1 | 0b111 << 1 | 0b11 << 4 | ((1 << 46) - 1) << 6 | 0x1f << 59;
+/// `S1DSS`, `S1CIR`, `S1COR`, `S1CSH`, `S1STALLD`, `EATS`
+const STE1_ALLOWED: u64 = 0xff | 1 << 27 | 0b11 << 28;
+
+/// What the driver makes of words 0 and 1 of a guest's STE.
+///
+/// # Errors
+///
+/// `EIO`: a field that a guest does not have, another stage, or another way of
+/// ATS.
+pub fn nested(ste: [u64; 2]) -> Result<Nested> {
+    if ste[0] & 1 == 0 {
+        return Ok(Nested::Abort);
+    }
+    if ste[0] & !STE0_ALLOWED != 0 || ste[1] & !STE1_ALLOWED != 0 {
+        return Err(Errno::EIO);
+    }
+    let kind = match (ste[0] >> 1) & 0b111 {
+        0b000 => Nested::Abort,
+        0b100 => Nested::Bypass,
+        0b101 => Nested::Translate,
+        _ => return Err(Errno::EIO),
+    };
+    match (ste[1] >> 28) & 0b11 {
+        0b00 | 0b01 => Ok(kind),
+        _ => Err(Errno::EIO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nested_translation_is_made_of_what_a_guest_may_say() {
+        assert_eq!(nested([0, u64::MAX]), Ok(Nested::Abort));
+        assert_eq!(nested([1, 0]), Ok(Nested::Abort));
+        assert_eq!(nested([0b1001, 0]), Ok(Nested::Bypass));
+        assert_eq!(nested([0b1011, 0]), Ok(Nested::Translate));
+        let everything = STE0_ALLOWED & !0b1111 | 0b1011;
+        assert_eq!(
+            nested([everything, STE1_ALLOWED & !(0b10 << 28)]),
+            Ok(Nested::Translate)
+        );
+    }
+
+    #[test]
+    fn anything_else_is_eio() {
+        for config in [0b001, 0b010, 0b011, 0b110, 0b111] {
+            assert_eq!(nested([1 | config << 1, 0]), Err(Errno::EIO));
+        }
+        for bit in [52, 55, 56, 58] {
+            assert_eq!(nested([0b1011 | 1 << bit, 0]), Err(Errno::EIO), "{bit}");
+        }
+        for bit in (8..27).chain(29..64) {
+            assert_eq!(nested([0b1011, 1 << bit]), Err(Errno::EIO), "{bit}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The cdev of an assigned PCI device.
+
+use std::{fmt::Write, os::fd::RawFd};
+
+use crate::{
+    errno::{Errno, Result},
+    file::File,
+    host::{Host, Report},
+    memory::Memory,
+    objects::{Device, Id, Object},
+    pci::{ConfigSpace, BAR0_SIZE, CONFIG_SIZE},
+    script::Circumstances,
+    uapi::{self, Argument},
+};
+
+const BAR0: u32 = 0;
+const CONFIG: u32 = 7;
+const REGIONS: u32 = 9;
+const IRQS: u32 = 5;
+/// The error and the request interrupt have one vector each.
+const FIRST_IRQ: u32 = 3;
+/// Which bits of an offset in the file are the number of the region.
+const REGION_SHIFT: u32 = 40;
+
+/// An assigned device, from the side of VFIO.
+#[derive(Debug, Default)]
+pub struct VfioDevice {
+    /// The iommufd that it is bound to, and its ID there
+    pub binding: Option<(String, Id)>,
+    config: ConfigSpace,
+}
+
+impl Host {
+    fn vfio_device(&mut self, name: &str) -> &mut VfioDevice {
+        self.devices.entry(name.to_owned()).or_default()
+    }
+
+    /// The region that an offset in the file is in, and the offset there.
+    fn region(offset: u64) -> (u32, u64) {
+        (
+            (offset >> REGION_SHIFT) as u32,
+            offset & ((1 << REGION_SHIFT) - 1),
+        )
+    }
+
+    pub(crate) fn device_pread(
+        &mut self,
+        name: &str,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
+        match Self::region(offset) {
+            (CONFIG, at) => Ok(self.vfio_device(name).config.read(at, buffer)),
+            (BAR0, at) if at < BAR0_SIZE => {
+                // registers without function
+                buffer.fill(0);
+                Ok(buffer.len())
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(crate) fn device_pwrite(&mut self, name: &str, bytes: &[u8], offset: u64) -> Result<usize> {
+        match Self::region(offset) {
+            (CONFIG, at) => Ok(self.vfio_device(name).config.write(at, bytes)),
+            (BAR0, at) if at < BAR0_SIZE => Ok(bytes.len()),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(crate) fn device_ioctl(
+        &mut self,
+        memory: &mut dyn Memory,
+        name: &str,
+        request: u64,
+        address: u64,
+        file_of: &dyn Fn(RawFd) -> Option<File>,
+    ) -> Result<i32> {
+        let mut report = Report::default();
+        let (operation, result) = match request {
+            uapi::DEVICE_BIND_IOMMUFD => (
+                "BIND",
+                self.bind(memory, name, address, file_of, &mut report),
+            ),
+            uapi::DEVICE_ATTACH_IOMMUFD_PT => {
+                ("ATTACH", self.attach(memory, name, address, &mut report))
+            }
+            uapi::DEVICE_DETACH_IOMMUFD_PT => {
+                ("DETACH", self.detach(memory, name, address, &mut report))
+            }
+            uapi::DEVICE_GET_INFO => ("GET_INFO", self.get_info(memory, name, address)),
+            uapi::DEVICE_GET_REGION_INFO => (
+                "GET_REGION_INFO",
+                self.get_region_info(memory, name, address),
+            ),
+            uapi::DEVICE_GET_IRQ_INFO => ("GET_IRQ_INFO", self.get_irq_info(memory, name, address)),
+            uapi::DEVICE_SET_IRQS => ("SET_IRQS", self.simple("SET_IRQS", name)),
+            uapi::DEVICE_RESET => ("RESET", self.reset(name)),
+            // neither migration nor anything else is offered
+            uapi::DEVICE_FEATURE => ("FEATURE", Err(Errno::ENOTTY)),
+            _ => ("unknown", Err(Errno::ENOTTY)),
+        };
+        if operation == "unknown" {
+            let _ = write!(report.fields, " request={request:#x}");
+        }
+        self.record(operation, name, report, result);
+        result.map(|()| 0)
+    }
+
+    /// The script's word on a call that concerns only the device.
+    fn simple(&mut self, operation: &str, name: &str) -> Result<()> {
+        self.fault(&Circumstances {
+            operation,
+            device: Some(name),
+            kind: None,
+        })
+    }
+
+    fn bind(
+        &mut self,
+        memory: &mut dyn Memory,
+        name: &str,
+        address: u64,
+        file_of: &dyn Fn(RawFd) -> Option<File>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let mut argument = Argument::of_vfio(memory, address, 16, 16)?;
+        self.simple("BIND", name)?;
+        let line = self.script.device(name).cloned().ok_or(Errno::ENODEV)?;
+        if argument.u32(4) != 0 || self.vfio_device(name).binding.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let iommufd = match file_of(argument.u32(8) as RawFd) {
+            Some(File::Iommufd(iommufd)) => iommufd,
+            Some(_) => return Err(Errno::EINVAL),
+            None => return Err(Errno::EBADF),
+        };
+        let id = self.objects(&iommufd).add(Object::Device(Device {
+            name: name.to_owned(),
+            smmu: line.smmu,
+            sid: line.sid,
+            attached: None,
+            noted_vsid: None,
+        }));
+        let _ = write!(report.fields, " iommufd={iommufd} id={id}");
+        report
+            .lines
+            .push(format!("new on={iommufd} id={id} kind=device name={name}"));
+        self.vfio_device(name).binding = Some((iommufd, id));
+        report.lines.push(self.state_of_device(name));
+        argument.set_u32(12, id);
+        argument.respond(memory)
+    }
+
+    fn binding(&mut self, name: &str) -> Result<(String, Id)> {
+        self.vfio_device(name).binding.clone().ok_or(Errno::EINVAL)
+    }
+
+    fn attach(
+        &mut self,
+        memory: &mut dyn Memory,
+        name: &str,
+        address: u64,
+        report: &mut Report,
+    ) -> Result<()> {
+        let mut argument = Argument::of_vfio(memory, address, 12, 16)?;
+        let (flags, table) = (argument.u32(4), argument.u32(8));
+        let (iommufd, id) = self.binding(name)?;
+        let kind = self
+            .objects(&iommufd)
+            .get(table)
+            .map_or("missing", Object::kind);
+        let _ = write!(report.fields, " hwpt={table} kind={kind}");
+        self.fault(&Circumstances {
+            operation: "ATTACH",
+            device: Some(name),
+            kind: Some(kind),
+        })?;
+        if flags != 0 {
+            // no PASIDs
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.objects(&iommufd).attach(id, table)?;
+        report.lines.push(self.state_of_device(name));
+        argument.set_u32(8, table);
+        argument.respond(memory)
+    }
+
+    fn detach(
+        &mut self,
+        memory: &dyn Memory,
+        name: &str,
+        address: u64,
+        report: &mut Report,
+    ) -> Result<()> {
+        let argument = Argument::of_vfio(memory, address, 8, 12)?;
+        self.simple("DETACH", name)?;
+        if argument.u32(4) != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let (iommufd, id) = self.binding(name)?;
+        self.objects(&iommufd).detach(id)?;
+        report.lines.push(self.state_of_device(name));
+        Ok(())
+    }
+
+    /// Calls are refused until the device is bound.
+    fn get_info(&mut self, memory: &mut dyn Memory, name: &str, address: u64) -> Result<()> {
+        let mut argument = Argument::of_vfio(memory, address, 16, 24)?;
+        self.binding(name)?;
+        self.simple("GET_INFO", name)?;
+        argument.set_u32(4, uapi::DEVICE_FLAGS);
+        argument.set_u32(8, REGIONS);
+        argument.set_u32(12, IRQS);
+        argument.respond(memory)
+    }
+
+    fn get_region_info(&mut self, memory: &mut dyn Memory, name: &str, address: u64) -> Result<()> {
+        let mut argument = Argument::of_vfio(memory, address, 32, 32)?;
+        self.binding(name)?;
+        self.simple("GET_REGION_INFO", name)?;
+        let index = argument.u32(8);
+        let size = match index {
+            BAR0 => BAR0_SIZE,
+            CONFIG => CONFIG_SIZE,
+            _ if index < REGIONS => 0,
+            _ => return Err(Errno::EINVAL),
+        };
+        let flags = if size > 0 { uapi::REGION_READ_WRITE } else { 0 };
+        argument.set_u32(4, flags);
+        argument.set_u32(12, 0);
+        argument.set_u64(16, size);
+        argument.set_u64(24, u64::from(index) << REGION_SHIFT);
+        argument.respond(memory)
+    }
+
+    fn get_irq_info(&mut self, memory: &mut dyn Memory, name: &str, address: u64) -> Result<()> {
+        let mut argument = Argument::of_vfio(memory, address, 16, 16)?;
+        self.binding(name)?;
+        self.simple("GET_IRQ_INFO", name)?;
+        let index = argument.u32(8);
+        if index >= IRQS {
+            return Err(Errno::EINVAL);
+        }
+        argument.set_u32(4, uapi::IRQ_EVENTFD);
+        argument.set_u32(12, u32::from(index >= FIRST_IRQ));
+        argument.respond(memory)
+    }
+
+    fn reset(&mut self, name: &str) -> Result<()> {
+        self.binding(name)?;
+        self.simple("RESET", name)?;
+        self.vfio_device(name).config.reset();
+        Ok(())
+    }
+
+    /// The last descriptor is closed: the device is unbound and given back.
+    pub(crate) fn close_device(&mut self, name: &str) {
+        if let Some((iommufd, id)) = self.devices.remove(name).and_then(|device| device.binding) {
+            self.objects(&iommufd).unbind(id);
+            self.log.line(format_args!("close device={name}"));
+            self.log
+                .line(format_args!("gone on={iommufd} id={id} kind=device"));
+            let state = self.state_of_device(name);
+            self.log.line(state);
+        }
+    }
+}
