@@ -27,37 +27,37 @@ pub const fn of(opcode: u8) -> Command {
 
 /// `CMD_CFGI_STE` of one stream (4.3.1).
 pub const fn cfgi_ste(sid: u32) -> Command {
-    [0x03 | (sid as u64) << 32, 1]
+    [0x03 | ((sid as u64) << 32), 1]
 }
 
 /// `CMD_CFGI_STE_RANGE` (4.3.2): 2^(range+1) streams.
 pub const fn cfgi_ste_range(sid: u32, range: u8) -> Command {
-    [0x04 | (sid as u64) << 32, range as u64 & 31]
+    [0x04 | ((sid as u64) << 32), range as u64 & 31]
 }
 
 /// `CMD_CFGI_CD` of one Context descriptor (4.3.3).
 pub const fn cfgi_cd(sid: u32, ssid: u32) -> Command {
-    [0x05 | (ssid as u64) << 12 | (sid as u64) << 32, 1]
+    [0x05 | ((ssid as u64) << 12) | ((sid as u64) << 32), 1]
 }
 
 /// `CMD_CFGI_CD_ALL` of one stream (4.3.4).
 pub const fn cfgi_cd_all(sid: u32) -> Command {
-    [0x06 | (sid as u64) << 32, 0]
+    [0x06 | ((sid as u64) << 32), 0]
 }
 
 /// `CMD_TLBI_NH_ASID` (4.4.2.2).
 pub const fn tlbi_nh_asid(asid: u16) -> Command {
-    [0x11 | (asid as u64) << 48, 0]
+    [0x11 | ((asid as u64) << 48), 0]
 }
 
 /// `CMD_TLBI_NH_VA` of one page's last level (4.4.2.4).
 pub const fn tlbi_nh_va(asid: u16, address: u64) -> Command {
-    [0x12 | (asid as u64) << 48, (address & !0xfff) | 1]
+    [0x12 | ((asid as u64) << 48), (address & !0xfff) | 1]
 }
 
 /// `CMD_ATC_INV` of everything that a stream has cached (4.5.1).
 pub const fn atc_inv_all(sid: u32) -> Command {
-    [0x40 | (sid as u64) << 32, 52]
+    [0x40 | ((sid as u64) << 32), 52]
 }
 
 /// Commands as they are in memory.

@@ -158,10 +158,10 @@ fn parameters_out_of_range_and_reserved_bits_are_not_illegal() {
         command::cfgi_cd(0x8, 0xf_ffff),
         command::cfgi_cd_all(u32::MAX),
         // VMID on an SMMU without stage 2, addresses that are not canonical
-        [0x11 | 0x77 << 32 | 5 << 48, 0],
-        [0x12 | 5 << 48, 0xab00_0000_0000_1001],
+        [0x11 | (0x77 << 32) | (5 << 48), 0],
+        [0x12 | (5 << 48), 0xab00_0000_0000_1001],
         // a range: NUM 3, SCALE 1, TG 4K, TTL 3
-        [0x10_3012 | 5 << 48, 0x1_0701],
+        [0x10_3012 | (5 << 48), 0x1_0701],
         // Reserved bits of CMD_TLBI_NSNH_ALL and CMD_SYNC
         [0xffff_ffff_ffff_ff30, u64::MAX],
         [0xffff_ffff_ffff_cf46, u64::MAX],
@@ -248,7 +248,7 @@ fn a_base_above_the_output_size_is_truncated() {
     let smmu = ready(&machine, 4);
     smmu.disable(CMDQEN);
     machine.write_memory(RAM, &command::to_bytes(&[SYNC_IRQ]));
-    smmu.write64(reg::CMDQ_BASE, 1 << 52 | RAM | 4);
+    smmu.write64(reg::CMDQ_BASE, (1 << 52) | RAM | 4);
     smmu.write(reg::CMDQ_PROD, 1);
     smmu.enable(CMDQEN);
     assert_idle(&smmu, 1);
@@ -313,7 +313,7 @@ fn a_sync_writes_no_msi_without_idr0_msi() {
     let smmu = ready(&machine, 4);
     let target = RAM + 0x1_0000;
     machine.write32(target, 0x1111_1111);
-    smmu.submit(&[[0x1046 | 0x2222_2222 << 32, target]]);
+    smmu.submit(&[[0x1046 | (0x2222_2222 << 32), target]]);
     assert_eq!(machine.read32(target), 0x1111_1111);
     assert_eq!(interrupts(&smmu), (1, 0));
 }

@@ -412,7 +412,7 @@ fn halves_of_a_register_are_written_apart() {
         smmu.write64(offset, 0);
         smmu.write(offset + 4, high);
         smmu.write(offset, low);
-        let both = u64::from(high) << 32 | u64::from(low);
+        let both = (u64::from(high) << 32) | u64::from(low);
         assert_eq!(smmu.read64(offset), both);
         smmu.write64(offset, 0);
         assert_eq!((smmu.read(offset), smmu.read(offset + 4)), (0, 0));
@@ -427,7 +427,7 @@ fn a_64_bit_read_gives_two_neighbouring_words() {
     let smmu = Smmu::find(&machine);
     for page in [0, smmu::PAGE1] {
         for offset in (page..page + REGISTERS).step_by(8) {
-            let both = u64::from(smmu.read(offset + 4)) << 32 | u64::from(smmu.read(offset));
+            let both = (u64::from(smmu.read(offset + 4)) << 32) | u64::from(smmu.read(offset));
             assert_eq!(smmu.read64(offset), both, "at {offset:#x}");
         }
     }

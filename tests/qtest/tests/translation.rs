@@ -133,10 +133,10 @@ fn start() -> Machine {
 /// Word 0 of a Stream table entry (5.2).
 mod ste {
     pub const ABORT: u64 = 1;
-    pub const BYPASS: u64 = 1 | 0b100 << 1;
+    pub const BYPASS: u64 = 1 | (0b100 << 1);
 
     pub const fn stage1(context: u64) -> u64 {
-        context | 1 | 0b101 << 1
+        context | 1 | (0b101 << 1)
     }
 }
 
@@ -183,8 +183,13 @@ impl Context {
         let epd1_v = 3 << 30;
         let aa64 = 1 << 41;
         let record_abort = 3 << 45;
-        let word0 =
-            self.size | self.granule << 6 | epd1_v | self.ips << 32 | aa64 | record_abort | 7 << 48;
+        let word0 = self.size
+            | (self.granule << 6)
+            | epd1_v
+            | (self.ips << 32)
+            | aa64
+            | record_abort
+            | (7 << 48);
         [word0, self.table]
     }
 
@@ -252,9 +257,9 @@ fn an_enabled_smmu_does_what_the_stream_table_entry_says() {
     for word0 in [
         ste::ABORT,
         0b100 << 1,
-        1 | 0b110 << 1,
-        1 | 0b111 << 1,
-        1 | 0b001 << 1,
+        1 | (0b110 << 1),
+        1 | (0b111 << 1),
+        1 | (0b001 << 1),
     ] {
         set_ste(&machine, word0);
         invalidate(&smmu);
@@ -314,7 +319,7 @@ fn two_levels(smmu: &Smmu<'_>, split: u32, span: u64) {
     machine.write64(SECOND_LEVEL + 64 * leaf, ste::BYPASS);
     smmu.disable(SMMUEN);
     smmu.write64(reg::STRTAB_BASE, STREAM_TABLE);
-    smmu.write(reg::STRTAB_BASE_CFG, 1 << 16 | split << 6 | 16);
+    smmu.write(reg::STRTAB_BASE_CFG, (1 << 16) | (split << 6) | 16);
     smmu.enable(SMMUEN);
 }
 
@@ -361,7 +366,7 @@ fn stage_1_translates() {
     let smmu = translating(&machine);
     port.arrives(IOVA, TRANSLATED);
     port.is_aborted(IOVA + 0x1000, &[IOVA + 0x1000, TRANSLATED + 0x1000]);
-    port.is_aborted(IOVA | 1 << 40, &[IOVA, TRANSLATED]);
+    port.is_aborted(IOVA | (1 << 40), &[IOVA, TRANSLATED]);
     smmu.disable(SMMUEN);
     port.arrives(IOVA, IOVA);
 }
@@ -451,7 +456,7 @@ fn a_context_descriptor_that_is_no_good_aborts() {
     let good = Context::default().words();
     let not_valid = good[0] & !(1 << 31);
     let aarch32 = good[0] & !(1 << 41);
-    let big_endian = good[0] | 1 << 15;
+    let big_endian = good[0] | (1 << 15);
     let too_large = good[0] & !0x3f | 8;
     let too_small = good[0] & !0x3f | 50;
     for word0 in [
@@ -461,7 +466,7 @@ fn a_context_descriptor_that_is_no_good_aborts() {
         big_endian,
         too_large,
         too_small,
-        good[0] | 3 << 6,
+        good[0] | (3 << 6),
     ] {
         machine.write64(CONTEXT, word0);
         smmu.submit(&[command::cfgi_cd_all(SID), SYNC]);
