@@ -212,7 +212,8 @@ def killed(bench: Bench) -> None:
 
 @scenario("hotplug", "the assigned device is unplugged and plugged again in the running guest")
 def hotplug(bench: Bench) -> None:
-    config = bench.config("hotplug", smmus=(("disk0", "disk1"),))
+    # Linux would like more windows behind an empty slot than there is room for, and takes the other slot's for that.
+    config = bench.config("hotplug", smmus=(("disk0", "disk1"),), append="pci=hpiosize=0,hpmmioprefsize=0")
     with bench.guest(config) as guest:
         copy_and_compare(bench, guest)
         # The root port takes a request only when the guest has seen the one before.
