@@ -202,7 +202,8 @@ impl Smmuv3 {
         ffi::ask_present_functions();
         ensure!(
             !self.endpoint_seen.get(),
-            "arm-smmuv3 must come before the devices behind it on the command line"
+            "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
+             -nodefaults if it is the machine's own network device)"
         );
 
         self.migration_blocker.borrow_mut().replace(blocker);

@@ -826,6 +826,14 @@ impl Drop for MigrationBlocker {
     }
 }
 
+/// Is the machine complete, so that the guest may have looked at its devices?
+pub fn machine_is_ready() -> bool {
+    // SAFETY: reads a variable of the main thread
+    unsafe {
+        hwcore::bindings::phase_check(hwcore::bindings::MachineInitPhase::PHASE_MACHINE_READY)
+    }
+}
+
 /// Reports an error on the monitor or stderr.
 pub fn report(error: &Error) {
     // SAFETY: the callee frees the Error that it is given

@@ -89,6 +89,7 @@ impl Choices {
     /// `auto` becomes what the host has. ASID16 and BBML have no property: a
     /// guest is shown no more of them than the host can do, or its ASIDs above
     /// 255 and its live changes of block sizes would be undone by the host.
+    /// Not for a guest that runs already: what it has seen stays.
     pub fn resolve(&self, mut features: Features, info: &HostInfo) -> Features {
         let host = info.features();
         if self.ats == Choice::Auto {

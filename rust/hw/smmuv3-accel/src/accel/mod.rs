@@ -15,7 +15,7 @@ use util::{ensure, Result};
 
 use crate::{
     device::Smmuv3,
-    ffi::{Choice, PciFunction},
+    ffi::{machine_is_ready, Choice, PciFunction},
     properties::Choices,
 };
 
@@ -112,7 +112,7 @@ impl Smmuv3 {
 
         let info = device.info()?;
         let mut features = self.features();
-        if !accel.resolved {
+        if !accel.resolved && !machine_is_ready() {
             features = accel.choices.resolve(features, &info);
         }
         compat::check(&features, &info)?;
