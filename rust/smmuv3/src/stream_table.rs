@@ -77,8 +77,8 @@ impl Table {
     /// Address of the descriptor that covers `sid` in a two-level table.
     fn descriptor(&self, sid: StreamId, split: u32) -> u64 {
         let log2_bytes = self.log2size.saturating_sub(split) + L1STD_LOG2_BYTES;
-        // No table is aligned to less than 64 bytes.
-        let base = self.aligned(self.base, log2_bytes.max(6));
+        // No table is aligned to less than 64 bytes: TABLE_ADDRESS sees to it.
+        let base = self.aligned(self.base, log2_bytes);
         entry(base, u64::from(sid >> split), L1STD_LOG2_BYTES)
     }
 

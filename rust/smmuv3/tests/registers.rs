@@ -269,6 +269,14 @@ fn effects_tell_what_changed() {
 }
 
 #[test]
+fn the_reason_of_an_error_outlives_a_write_of_the_index() {
+    let mut smmu = Smmu::new(vector_features());
+    smmu.0.cmdq.cons = (2 << 24) | 5;
+    smmu.write(0x9c, 0x0100_0003);
+    assert_eq!(smmu.read(0x9c), 0x0200_0003);
+}
+
+#[test]
 fn an_active_error_is_not_activated_again() {
     let mut smmu = Smmu::new(vector_features());
     assert_eq!(smmu.0.activate_errors(CMDQ_ERR | EVENTQ_ABT_ERR), 0x5);
