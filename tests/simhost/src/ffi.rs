@@ -8,9 +8,9 @@
 use std::{
     cell::Cell,
     env,
-    ffi::{c_int, c_long, c_ulong, c_void, CString},
-    os::{fd::RawFd, unix::ffi::OsStrExt},
-    path::{Path, PathBuf},
+    ffi::{c_int, c_long, c_ulong, c_void},
+    os::fd::RawFd,
+    path::PathBuf,
     slice,
     sync::{Mutex, OnceLock, PoisonError},
 };
@@ -26,7 +26,6 @@ use crate::{
 
 /// The simulated host of this process.
 struct Simulation {
-    directory: PathBuf,
     state: Mutex<(Host, OwnMemory)>,
 }
 
@@ -43,10 +42,9 @@ fn simulation() -> Option<&'static Simulation> {
             let directory = PathBuf::from(env::var_os("SIMHOST_DIR")?);
             let log = Log::open(&directory.join("log")).ok()?;
             let script = Script::at(&directory.join("script"));
-            let host = Host::new(&directory, script, log, open_fifo);
+            let host = Host::new(&directory, script, log);
             Some(Simulation {
                 state: Mutex::new((host, OwnMemory::open().ok()?)),
-                directory,
             })
         })
         .as_ref()
@@ -73,22 +71,22 @@ const fn is_simulated(request: c_ulong) -> bool {
 /// Calls `function` if `fd` is simulated.
 fn simulated<R>(
     fd: RawFd,
-    function: impl FnOnce(&mut Host, &mut OwnMemory, &File, &Path) -> R,
+    function: impl FnOnce(&mut Host, &mut OwnMemory, &File) -> R,
 ) -> Option<R> {
     if INSIDE.replace(true) {
         return None;
     }
     let errno = get_errno();
     let result = simulation().and_then(|simulation| {
-        let file = identify(fd, &simulation.directory)?;
         let mut state = simulation
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let (host, memory) = &mut *state;
-        let value = function(host, memory, &file, &simulation.directory);
+        let file = identify(fd).or_else(|| host.veventq(fd));
+        let value = file.map(|file| function(host, memory, &file));
         drop(state);
-        Some(value)
+        value
     });
     // looking at the descriptor must not be noticed
     set_errno(errno);
@@ -107,22 +105,6 @@ fn finish(result: Result<c_long>) -> c_long {
     }
 }
 
-fn open_fifo(path: &Path) -> Result<RawFd> {
-    let errno = || Errno(get_errno());
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: a valid string.
-    if unsafe { libc::mkfifo(path.as_ptr(), 0o600) } < 0 {
-        return Err(errno());
-    }
-    // SAFETY: a valid string. Open in both directions, there is always a writer:
-    // the queue has no end.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return Err(errno());
-    }
-    Ok(fd)
-}
-
 /// # Safety
 ///
 /// As the C library's function. It takes its third argument where a variadic
@@ -130,9 +112,8 @@ fn open_fifo(path: &Path) -> Result<RawFd> {
 #[no_mangle]
 pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
     if is_simulated(request) {
-        let result = simulated(fd, |host, memory, file, directory| {
-            let file_of = |other| identify(other, directory);
-            host.ioctl(memory, file, fd, request, argument, &file_of)
+        let result = simulated(fd, |host, memory, file| {
+            host.ioctl(memory, file, fd, request, argument, &identify)
         });
         if let Some(result) = result {
             return finish(result.map(c_long::from)) as c_int;
@@ -146,7 +127,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
 ///
 /// `buffer` has room for `count` bytes.
 unsafe fn read_at(fd: c_int, buffer: *mut c_void, count: usize, offset: i64) -> isize {
-    let result = simulated(fd, |host, _, file, _| {
+    let result = simulated(fd, |host, _, file| {
         // SAFETY: promised by the caller.
         let bytes = unsafe { slice::from_raw_parts_mut(buffer.cast(), count) };
         host.pread(file, fd, bytes, offset as u64)
@@ -203,7 +184,7 @@ pub unsafe extern "C" fn __pread64_chk(
 ///
 /// `buffer` has `count` bytes.
 unsafe fn write_at(fd: c_int, buffer: *const c_void, count: usize, offset: i64) -> isize {
-    let result = simulated(fd, |host, _, file, _| {
+    let result = simulated(fd, |host, _, file| {
         // SAFETY: promised by the caller.
         let bytes = unsafe { slice::from_raw_parts(buffer.cast(), count) };
         host.pwrite(file, fd, bytes, offset as u64)
@@ -248,7 +229,7 @@ pub unsafe extern "C" fn pwrite64(
 /// As the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
-    simulated(fd, |host, _, file, _| host.close(file, fd));
+    simulated(fd, |host, _, file| host.close(file, fd));
     // SAFETY: the caller's argument.
     unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
 }

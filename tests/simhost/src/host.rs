@@ -20,9 +20,6 @@ use crate::{
     vfio::VfioDevice,
 };
 
-/// Opens the FIFO `path`, making it, for the process whose calls are simulated.
-pub type OpenFifo = fn(&Path) -> Result<RawFd>;
-
 /// What an ioctl did, for the log.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -38,7 +35,6 @@ pub struct Host {
     pub(crate) directory: PathBuf,
     pub(crate) script: Script,
     pub(crate) log: Log,
-    pub(crate) open_fifo: OpenFifo,
     pub(crate) iommufds: BTreeMap<String, Objects>,
     pub(crate) devices: BTreeMap<String, VfioDevice>,
     pub(crate) next_vmid: u16,
@@ -48,17 +44,29 @@ pub struct Host {
 
 impl Host {
     /// A host whose files are in `directory`.
-    pub fn new(directory: &Path, script: Script, log: Log, open_fifo: OpenFifo) -> Self {
+    pub fn new(directory: &Path, script: Script, log: Log) -> Self {
         Self {
             directory: directory.to_owned(),
             script,
             log,
-            open_fifo,
             iommufds: BTreeMap::new(),
             devices: BTreeMap::new(),
             next_vmid: 1,
             open: BTreeMap::new(),
         }
+    }
+
+    /// The process has got a descriptor.
+    pub(crate) fn opened(&mut self, file: File, fd: RawFd) {
+        self.open.entry(file).or_default().insert(fd);
+    }
+
+    /// The virtual event queue of which `fd` is a descriptor.
+    pub fn veventq(&self, fd: RawFd) -> Option<File> {
+        let mut files = self.open.iter();
+        let known =
+            files.find(|(file, fds)| matches!(file, File::Veventq(..)) && fds.contains(&fd));
+        known.map(|(file, _)| file.clone())
     }
 
     /// Takes note of what the test has written, and of a descriptor.
@@ -68,7 +76,7 @@ impl Host {
                 self.log.line(format_args!("trouble script={line:?}"));
             }
         }
-        self.open.entry(file.clone()).or_default().insert(fd);
+        self.opened(file.clone(), fd);
     }
 
     /// `ioctl`, called with a descriptor `fd` of `file`.
@@ -128,14 +136,14 @@ impl Host {
     /// A descriptor is about to be closed. With the last one of a file, what
     /// the file stands for goes.
     pub fn close(&mut self, file: &File, fd: RawFd) {
-        let last = match self.open.get_mut(file) {
-            Some(fds) => fds.remove(&fd) && fds.is_empty(),
-            // QEMU has it from iommufd, and no call of it comes here
-            None => matches!(file, File::Veventq(..)),
-        };
+        let last = self
+            .open
+            .get_mut(file)
+            .is_some_and(|fds| fds.remove(&fd) && fds.is_empty());
         if !last {
             return;
         }
+        self.open.remove(file);
         match file {
             File::Iommufd(name) => {
                 self.iommufds.remove(name);
@@ -267,7 +275,7 @@ mod tests {
                 script.obey(line).expect("a good line");
             }
             Self {
-                host: Host::new(Path::new("/none"), script, Log::in_memory(), |_| Ok(30)),
+                host: Host::new(Path::new("/none"), script, Log::in_memory()),
                 memory: Page(vec![0; 4096]),
             }
         }

@@ -3,11 +3,15 @@
 
 //! The ioctls of /dev/iommu.
 
-use std::{fmt::Write, fs};
+use std::{
+    fmt::Write,
+    fs,
+    os::{fd::IntoRawFd, unix::net::UnixDatagram},
+};
 
 use crate::{
     errno::{Errno, Result},
-    file,
+    file::{self, File},
     host::{Host, Report},
     invalidation::{self, Outcome, Viommu},
     log::Words,
@@ -392,7 +396,16 @@ impl Host {
         }
         let id = self.add(call, Object::Veventq { viommu, open: true });
         let path = file::veventq_path(&self.directory, call.iommufd, id);
-        let fd = (self.open_fifo)(&path)?;
+        // one datagram is what one read returns: whole entries, as in the kernel
+        let fd = match UnixDatagram::bind(&path) {
+            Ok(socket) => socket.into_raw_fd(),
+            Err(error) => {
+                let line = format!("trouble socket={} error={error:?}", path.display());
+                call.report.lines.push(line);
+                return Err(Errno::ENOMEM);
+            }
+        };
+        self.opened(File::Veventq(call.iommufd.to_owned(), id), fd);
         call.argument.set_u32(20, id);
         call.argument.set_u32(24, fd as u32);
         call.respond()

@@ -18,7 +18,8 @@
 //! * `log`, written by the library before the call returns: every call with its
 //!   arguments and its result, every object that comes or goes, and which page
 //!   table each device is on after each change ([`log`]);
-//! * `veventq-*`, the virtual event queues that QEMU has open, as FIFOs.
+//! * `veventq-*`, sockets, one for every virtual event queue that QEMU has open:
+//!   a datagram that the test sends is what QEMU reads.
 
 pub mod errno;
 #[cfg(not(test))]

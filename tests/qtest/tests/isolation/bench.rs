@@ -120,18 +120,42 @@ impl Setup {
 
     /// The same on a host whose script begins with `lines`.
     pub fn on_host(lines: &str, properties: &str) -> Self {
+        Self::without_smmu(lines).smmu(properties)
+    }
+
+    /// A machine without an SMMU yet.
+    pub fn without_smmu(lines: &str) -> Self {
+        Self::of(&qemu(), lines)
+    }
+
+    /// The same with another binary.
+    pub fn of(binary: &Path, lines: &str) -> Self {
         let directory = Directory::new();
         fs::write(directory.0.join("script"), format!("{lines}\n")).expect("the script");
-        let mut builder = Builder::virt(qemu())
-            .smmu(properties)
-            .env("LD_PRELOAD", library())
-            .env("SIMHOST_DIR", &directory.0);
-        let fd = builder.fd(memfd("simhost-iommufd-i"));
-        Self {
-            builder: builder.args(["-object", &format!("iommufd,id=iommufd0,fd={fd}")]),
+        let setup = Self {
+            builder: Builder::virt(binary)
+                .env("LD_PRELOAD", library())
+                .env("SIMHOST_DIR", &directory.0),
             directory,
             slots: Vec::new(),
-        }
+        };
+        setup.iommufd("iommufd0")
+    }
+
+    /// Appends the SMMU that serves `pcie.1`.
+    #[must_use]
+    pub fn smmu(mut self, properties: &str) -> Self {
+        self.builder = self.builder.smmu(properties);
+        self
+    }
+
+    /// Opens /dev/iommu once more.
+    #[must_use]
+    pub fn iommufd(mut self, id: &str) -> Self {
+        let fd = self.builder.fd(memfd(&format!("simhost-iommufd-{id}")));
+        let object = format!("iommufd,id={id},fd={fd}");
+        self.builder = self.builder.args(["-object", &object]);
+        self
     }
 
     /// Appends `-device` with what is no device of the host.
@@ -287,6 +311,11 @@ impl Bench {
         self.machine.wait_event("DEVICE_DELETED");
     }
 
+    /// A file of the host.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.0.join(name)
+    }
+
     /// Tells the host something.
     pub fn say(&self, line: &str) {
         say(&self.directory.0, line);
@@ -346,11 +375,26 @@ impl Bench {
         .collect()
     }
 
-    /// Asks QEMU to end, and checks that it ended well.
+    /// Asks QEMU to end, and checks that it ended well and had nothing to
+    /// complain about.
     #[track_caller]
     pub fn finish(self) {
+        let finished = self.end();
+        assert_eq!(finished.complaints(), [""; 0], "{finished}");
+    }
+
+    /// The same for a QEMU that the host has given reason to complain.
+    #[track_caller]
+    pub fn finish_after_complaints(self) {
+        let finished = self.end();
+        assert_ne!(finished.complaints(), [""; 0], "{finished}");
+    }
+
+    #[track_caller]
+    fn end(self) -> Finished {
         let finished = self.machine.quit();
         assert!(finished.status.success(), "{finished}");
+        finished
     }
 }
 

@@ -4,7 +4,7 @@
 //! `CR0.SMMUEN` and `GBPA`: what devices are on while the SMMU is disabled, and
 //! what at the moment it is enabled.
 
-use smmuv3_qtest::smmu::{reg, SMMUEN};
+use smmuv3_qtest::smmu::{reg, CMDQEN, EVENTQEN, SMMUEN};
 
 use crate::{
     bench::{sid, ste, Bench, Guest, GBPA_ABORT, NOWHERE, TABLE, TABLE_LOG2},
@@ -142,5 +142,21 @@ fn enabling_with_a_table_outside_memory_aborts() {
     smmu.write_ste(sid(1), ste::BYPASS);
     smmu.enable(SMMUEN);
     bench.expect("a good table", &[("d0", On::Bypass)]);
+    bench.finish();
+}
+
+#[test]
+fn cr0_writes_that_leave_smmuen_as_it_is_touch_no_stream() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    let stage1 = ste::stage1(0x4100_0000);
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), stage1);
+    bench.mark();
+    smmu.disable(CMDQEN);
+    smmu.enable(EVENTQEN);
+    smmu.enable(CMDQEN);
+    bench.expect("SMMUEN=1 all the time", &[("d0", On::Nested(stage1))]);
+    assert_eq!(bench.changes(), [""; 0]);
     bench.finish();
 }

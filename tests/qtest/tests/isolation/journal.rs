@@ -39,6 +39,17 @@ impl fmt::Debug for On {
     }
 }
 
+/// Calls that make or destroy an object, attach a device, or invalidate.
+const CHANGING: [&str; 7] = [
+    "VIOMMU_ALLOC",
+    "VDEVICE_ALLOC",
+    "HWPT_ALLOC",
+    "HWPT_INVALIDATE",
+    "ATTACH",
+    "DETACH",
+    "DESTROY",
+];
+
 /// A line of the log: its first word, and its fields.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -213,6 +224,14 @@ impl Journal {
         counts
     }
 
+    /// ID of an object of this kind.
+    pub fn id(&self, kind: &str) -> Option<u64> {
+        let mut objects = self.objects.iter();
+        objects
+            .find(|(_, other)| *other == kind)
+            .map(|((_, id), _)| *id)
+    }
+
     /// The calls of `operation` since the mark, in order.
     pub fn calls(&self, operation: &str) -> Vec<Call> {
         self.recent
@@ -220,6 +239,17 @@ impl Journal {
             .filter(|line| line.word == "call" && line.text("op") == operation)
             .cloned()
             .map(Call)
+            .collect()
+    }
+
+    /// The names of the calls since the mark that change what is translated or
+    /// cached, in order.
+    pub fn order(&self) -> Vec<&str> {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "call")
+            .map(|line| line.text("op"))
+            .filter(|operation| CHANGING.contains(operation))
             .collect()
     }
 

@@ -8,10 +8,12 @@ mod bench;
 mod journal;
 
 mod enabling;
+mod events;
 mod hosts;
 mod invalidating;
 mod plugging;
 mod refusing;
 mod reset;
 mod several;
+mod simulation;
 mod table;

@@ -3,7 +3,7 @@
 
 //! Devices that come and go: what a new one is on, and what is left of an old one.
 
-use smmuv3_qtest::smmu::SMMUEN;
+use smmuv3_qtest::{command, smmu::SMMUEN, until};
 
 use crate::{
     bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT},
@@ -111,11 +111,11 @@ fn an_unplugged_device_leaves_nothing_and_others_stay_as_they_are() {
         &[("d0", On::Nothing), ("d1", On::Nested(second))],
     );
     bench.expect_objects("one device", &with(1));
-    smmu.commands(&[smmuv3_qtest::command::cfgi_ste(sid(1))]);
+    smmu.commands(&[command::cfgi_ste(sid(1))]);
     bench.unplug("d1", 2);
     bench.expect("d1 is gone", &[("d0", On::Nothing), ("d1", On::Nothing)]);
     bench.expect_objects("the last device takes all with it", &[]);
-    smmu.commands(&[smmuv3_qtest::command::TLBI_NSNH_ALL]);
+    smmu.commands(&[command::TLBI_NSNH_ALL]);
     bench.finish();
 }
 
@@ -183,5 +183,69 @@ fn at_exit_the_host_has_only_what_live_devices_need() {
     );
     let expected = [&VIOMMU[..], &[("nested", 2), ("vdevice", 2)]].concat();
     bench.expect_objects("two devices", &expected);
+    bench.finish();
+}
+
+#[test]
+fn commands_for_an_unplugged_device_do_not_reach_the_host() {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), ste::stage1(0x4100_0000));
+    smmu.install(sid(2), ste::stage1(0x4200_0000));
+    bench.unplug("d0", 1);
+    bench.mark();
+    smmu.commands(&[
+        command::cfgi_cd_all(sid(1)),
+        command::atc_inv_all(sid(1)),
+        command::cfgi_cd_all(sid(2)),
+    ]);
+    assert_eq!(bench.journal().batches(), [[command::cfgi_cd_all(sid(2))]]);
+    bench.finish();
+}
+
+#[test]
+fn a_device_before_the_smmu_on_the_command_line_is_refused() {
+    let refusal = Setup::without_smmu("smmu a")
+        .assign("d0", 1)
+        .smmu(EXPLICIT)
+        .refuse();
+    assert!(!refusal.refusal().is_empty());
+}
+
+#[test]
+fn devices_of_two_iommufds_behind_one_smmu_are_refused() {
+    let mut setup = Setup::new(EXPLICIT)
+        .iommufd("other")
+        .assign("d0", 1)
+        .slot(2);
+    let fd = setup.spare("d1", "a");
+    let refusal = setup
+        .device(&format!("vfio-pci,id=d1,fd={fd},iommufd=other,bus=slot2"))
+        .refuse();
+    assert!(refusal.refusal().contains("d1"));
+}
+
+#[test]
+fn a_device_in_quarantine_can_be_unplugged_and_its_slot_used_again() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
+    let fd = setup.spare("d1", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    let stage1 = ste::stage1(0x4100_0000);
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), stage1);
+    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
+    smmu.push(&[command::atc_inv_all(sid(1)), command::SYNC]);
+    smmu.ring();
+    until("a command error", || smmu.error().then_some(()));
+    bench.say("clear");
+    bench.expect("quarantine", &[("d0", On::Abort)]);
+    bench.unplug("d0", 1);
+    bench.expect_objects("nothing is left", &[]);
+    bench.plug("d1", fd, 1).expect("plugged");
+    bench.expect("another device", &[("d1", On::Nested(stage1))]);
+    smmu.acknowledge();
+    smmu.wait_consumed();
     bench.finish();
 }

@@ -64,7 +64,7 @@ fn a_new_stage_1_that_is_refused_aborts_whatever_there_was() {
                 bench.say("clear");
                 smmu.install(sid(1), NEW);
                 bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
-                bench.finish();
+                bench.finish_after_complaints();
             }
         }
     }
@@ -75,17 +75,17 @@ fn a_vdevice_that_is_refused_aborts() {
     for errno in ERRNOS {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
+        bench.say(&format!("fail VDEVICE_ALLOC errno={errno}"));
         smmu.enable(SMMUEN);
         smmu.install(sid(1), ste::BYPASS);
         bench.expect("before", &[("d0", On::Bypass)]);
-        bench.say(&format!("fail VDEVICE_ALLOC errno={errno}"));
         smmu.install(sid(1), NEW);
         bench.expect(errno, &[("d0", On::Abort)]);
         bench.expect_objects(errno, &NOTHING_NESTED);
         bench.say("clear");
         smmu.install(sid(1), NEW);
         bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
-        bench.finish();
+        bench.finish_after_complaints();
     }
 }
 
@@ -104,7 +104,7 @@ fn a_bypass_that_is_refused_aborts() {
         bench.say("clear");
         smmu.gbpa(0);
         bench.expect("the host can again", &[("d0", On::Bypass)]);
-        bench.finish();
+        bench.finish_after_complaints();
     }
 }
 
@@ -122,7 +122,7 @@ fn an_abort_that_is_refused_blocks_the_device() {
         bench.say("clear");
         smmu.install(sid(1), NEW);
         bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
-        bench.finish();
+        bench.finish_after_complaints();
     }
 }
 
@@ -143,7 +143,7 @@ fn a_host_that_refuses_every_attach_has_the_device_blocked() {
     bench.say("clear");
     smmu.gbpa(0);
     bench.expect("the host can again", &[("d0", On::Bypass)]);
-    bench.finish();
+    bench.finish_after_complaints();
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_device_that_cannot_even_be_blocked_does_not_end_qemu() {
     bench.say("clear");
     smmu.install(sid(1), ste::ABORT);
     bench.expect("the host can again", &[("d0", On::Abort)]);
-    bench.finish();
+    bench.finish_after_complaints();
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn refusals_at_the_moment_of_enabling_abort() {
         bench.say(&format!("fail {call} errno=ENOMEM device=d0"));
         smmu.enable(SMMUEN);
         bench.expect(call, &[("d0", On::Abort), ("d1", On::Nested(NEW))]);
-        bench.finish();
+        bench.finish_after_complaints();
     }
 }
 
@@ -193,7 +193,7 @@ fn the_guest_cannot_flood_the_log_with_refusals() {
     bench.expect("refused", &[("d0", On::Abort)]);
     let stderr = bench.machine().stderr();
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    bench.finish();
+    bench.finish_after_complaints();
 }
 
 #[test]
@@ -261,4 +261,44 @@ fn a_second_device_that_the_host_refuses_leaves_the_first_as_it_is() {
     smmu.install(sid(1), NEW);
     bench.expect("d0 goes on", &[("d0", On::Nested(NEW))]);
     bench.finish();
+}
+
+#[test]
+fn a_device_that_the_host_does_not_let_go_can_still_be_unplugged() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).assign("d1", 2);
+    let fd = setup.spare("d2", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    smmu.install(sid(1), OLD);
+    smmu.install(sid(2), NEW);
+    bench.say("fail DETACH errno=EBUSY");
+    bench.unplug("d0", 1);
+    bench.say("clear");
+    bench.expect(
+        "closing the file frees it",
+        &[("d0", On::Nothing), ("d1", On::Nested(NEW))],
+    );
+    bench.plug("d2", fd, 1).expect("plugged");
+    bench.expect(
+        "the slot is free",
+        &[("d2", On::Nested(OLD)), ("d1", On::Nested(NEW))],
+    );
+    bench.finish_after_complaints();
+}
+
+#[test]
+fn objects_that_the_host_does_not_destroy_do_not_end_qemu() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    bench.say("fail DESTROY errno=EBUSY");
+    smmu.install(sid(1), OLD);
+    smmu.install(sid(1), NEW);
+    bench.expect("a new stage 1", &[("d0", On::Nested(NEW))]);
+    smmu.install(sid(1), ste::ABORT);
+    bench.expect("abort", &[("d0", On::Abort)]);
+    bench.unplug("d0", 1);
+    bench.expect("gone", &[("d0", On::Nothing)]);
+    bench.finish_after_complaints();
 }

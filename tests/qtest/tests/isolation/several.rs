@@ -7,7 +7,7 @@ use smmuv3_qtest::{
     command,
     machine::RAM,
     smmu::{bases, SMMUEN},
-    Smmu,
+    until, Smmu,
 };
 
 use crate::{
@@ -123,4 +123,42 @@ fn qemu_does_not_start_with_devices_of_two_host_smmus_behind_one() {
     let fd = setup.spare("d1", "b");
     let refusal = setup.device(&vfio_pci("d1", fd, "slot2")).refuse();
     assert!(refusal.refusal().contains("d1"));
+}
+
+#[test]
+fn a_host_smmu_in_trouble_has_only_its_own_devices_on_abort() {
+    let bench = two_smmus();
+    let [first, second] = smmus(&bench);
+    let stage1 = ste::stage1(0x4100_0000);
+    second.write_ste(FAR, stage1);
+    second.enable(SMMUEN);
+    bench.say("fail HWPT_INVALIDATE errno=EINVAL count=2");
+    first.push(&[command::TLBI_NSNH_ALL, command::SYNC]);
+    first.ring();
+    until("a command error", || first.error().then_some(()));
+    bench.expect(
+        "failed closed",
+        &[("d0", On::Abort), ("d1", On::Nested(stage1))],
+    );
+    assert!(!second.error());
+    second.commands(&[command::TLBI_NSNH_ALL]);
+    bench.finish();
+}
+
+#[test]
+fn a_new_host_smmu_brings_its_own_erratum_and_its_own_features() {
+    let mut setup = Setup::on_host("smmu a\nsmmu b flags=1", EXPLICIT).assign("d0", 1);
+    let fd = setup.spare("d1", "b");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    bench.mark();
+    smmu.commands(&[command::TLBI_NSNH_ALL]);
+    assert_eq!(bench.journal().batches().len(), 1, "a has no erratum");
+    bench.unplug("d0", 1);
+    bench.plug("d1", fd, 1).expect("plugged");
+    bench.expect("another host SMMU", &[("d1", On::Bypass)]);
+    bench.mark();
+    smmu.commands(&[command::TLBI_NSNH_ALL]);
+    assert_eq!(bench.journal().batches().len(), 2, "b has");
+    bench.finish();
 }

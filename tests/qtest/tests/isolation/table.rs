@@ -7,11 +7,11 @@
 use smmuv3_qtest::{
     command::{self, Command},
     smmu::{reg, SMMUEN},
-    Smmu,
+    until, Smmu,
 };
 
 use crate::{
-    bench::{sid, ste, Bench, Guest, NOWHERE, TABLE},
+    bench::{sid, ste, Bench, Guest, Setup, NOWHERE, TABLE},
     journal::On,
 };
 
@@ -166,6 +166,113 @@ fn only_fields_of_a_guests_stage_1_reach_the_host() {
     ];
     smmu.install(sid(1), [word0 | noise[0], word1 | noise[1]]);
     bench.expect("scrubbed", &[("d0", On::Nested([word0, word1]))]);
+    bench.finish();
+}
+
+#[test]
+fn fields_of_a_property_count_if_the_guest_is_shown_them() {
+    let properties = "accel=on,ats=on,ril=on,oas=44,ssidsize=8";
+    let bench = Setup::new(properties).assign("d0", 1).start();
+    let smmu = translating(&bench);
+    let [word0, word1] = ste::stage1(0x4300_0000);
+    let substreams = |bits: u64| word0 | bits << 59;
+    let ats = |eats: u64| word1 | eats << 28;
+    for (entry, on) in [
+        (
+            [substreams(8), word1 | 0b10],
+            On::Nested([substreams(8), word1 | 0b10]),
+        ),
+        ([substreams(9), word1], On::Abort),
+        ([word0, ats(0b01)], On::Nested([word0, ats(0b01)])),
+        ([word0, ats(0b10)], On::Abort),
+        // S1ContextPtr above OAS
+        ([word0 | 1 << 44, word1], On::Abort),
+        // S1STALLD where nothing stalls
+        ([word0, word1 | 1 << 27], On::Abort),
+    ] {
+        smmu.install(sid(1), entry);
+        bench.expect(&format!("{entry:#x?}"), &[("d0", on)]);
+    }
+    bench.finish();
+}
+
+#[test]
+fn one_command_reaches_every_stream_that_it_names() {
+    for (command, second) in [
+        (command::CFGI_ALL, On::Bypass),
+        // StreamIDs 0x800 to 0xfff, and 0x900 to 0x9ff
+        (command::cfgi_ste_range(sid(1), 10), On::Bypass),
+        (command::cfgi_ste_range(sid(1), 7), On::Abort),
+    ] {
+        let bench = Bench::with_two_devices();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        bench.expect("an empty table", &[("d0", On::Abort), ("d1", On::Abort)]);
+        smmu.write_ste(sid(1), ste::BYPASS);
+        smmu.write_ste(sid(2), ste::BYPASS);
+        smmu.commands(&[command]);
+        bench.expect(
+            &format!("{command:x?}"),
+            &[("d0", On::Bypass), ("d1", second)],
+        );
+        bench.finish();
+    }
+}
+
+#[test]
+fn older_invalidations_are_complete_before_a_new_stage_1_is_attached() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    smmu.write_ste(sid(1), ste::stage1(0x4200_0000));
+    bench.mark();
+    let tlbi = command::tlbi_nh_asid(1);
+    smmu.commands(&[tlbi, command::cfgi_ste(sid(1)), tlbi]);
+    let order = [
+        "HWPT_INVALIDATE",
+        "HWPT_ALLOC",
+        "ATTACH",
+        "DESTROY",
+        "HWPT_INVALIDATE",
+    ];
+    assert_eq!(bench.journal().order()[..5], order);
+    let batches = bench.journal().batches();
+    assert_eq!(batches[0], [tlbi]);
+    assert_eq!(batches[1..].concat(), [command::cfgi_cd_all(sid(1)), tlbi]);
+    bench.finish();
+}
+
+#[test]
+fn a_configuration_command_behind_a_failure_is_not_executed() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    smmu.write_ste(sid(1), ste::BYPASS);
+    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
+    smmu.push(&[
+        command::tlbi_nh_asid(1),
+        command::cfgi_ste(sid(1)),
+        command::SYNC,
+    ]);
+    smmu.ring();
+    until("a command error", || smmu.error().then_some(()));
+    let stage1 = ste::stage1(0x4100_0000);
+    bench.expect("CFGI_STE is newer", &[("d0", On::Nested(stage1))]);
+    bench.say("clear");
+    smmu.acknowledge();
+    smmu.wait_consumed();
+    bench.expect("its turn", &[("d0", On::Bypass)]);
+    bench.finish();
+}
+
+#[test]
+fn cached_context_descriptors_that_the_host_does_not_drop_abort() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    bench.say("fail HWPT_INVALIDATE errno=EIO entry_num=0 count=1");
+    smmu.commands(&[command::cfgi_ste(sid(1))]);
+    bench.expect("no command error", &[("d0", On::Abort)]);
+    smmu.commands(&[command::cfgi_ste(sid(1))]);
+    let stage1 = ste::stage1(0x4100_0000);
+    bench.expect("configured anew", &[("d0", On::Nested(stage1))]);
     bench.finish();
 }
 

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Faults of assigned devices, from the host to the guest's Event queue.
+
+use std::os::unix::net::UnixDatagram;
+
+use smmuv3_qtest::{
+    machine::RAM,
+    smmu::{irq, reg, EVENTQEN, SMMUEN},
+    until, Smmu,
+};
+
+use crate::{
+    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, NOWHERE},
+    journal::On,
+};
+
+/// Guest physical address of the Event queue, and its size.
+const QUEUE: u64 = RAM + 0x80_0000;
+const LOG2: u32 = 2;
+
+/// `IRQ_CTRL.EVENTQ_IRQEN`
+const EVENTQ_IRQEN: u32 = 1 << 2;
+/// `GERROR.EVENTQ_ABT_ERR`
+const EVENTQ_ABT_ERR: u32 = 1 << 2;
+/// `EVENTQ_PROD.OVFLG`
+const OVERFLOW: u32 = 1 << 31;
+/// `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`
+const LOST: u32 = 1;
+
+/// An `F_TRANSLATION` (7.3.12) of a page.
+const fn fault(page: u64) -> [u64; 4] {
+    [0x10 | (sid(1) as u64) << 32, 0, page << 12, 0]
+}
+
+/// The test as the host's SMMU.
+struct Faults {
+    socket: UnixDatagram,
+    sequence: u32,
+}
+
+impl Faults {
+    fn new() -> Self {
+        let socket = UnixDatagram::unbound().expect("a socket");
+        Self {
+            socket,
+            sequence: 0,
+        }
+    }
+
+    #[track_caller]
+    fn send(&self, bench: &Bench, flags: u32, sequence: u32, record: &[u64]) {
+        let id = bench.journal().id("veventq").expect("a queue in the host");
+        let mut bytes: Vec<u8> = [flags, sequence]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
+        bytes.extend(record.iter().flat_map(|word| word.to_le_bytes()));
+        let path = bench.file(&format!("veventq-iommufd0-{id}"));
+        self.socket.send_to(&bytes, path).expect("an event");
+    }
+
+    #[track_caller]
+    fn report(&mut self, bench: &Bench, page: u64) {
+        self.send(bench, 0, self.sequence, &fault(page));
+        self.sequence += 1;
+    }
+
+    #[track_caller]
+    fn lose(&self, bench: &Bench) {
+        self.send(bench, LOST, self.sequence, &[]);
+    }
+}
+
+/// A device on stage 1, and an Event queue.
+#[track_caller]
+fn listening(bench: &Bench) -> Smmu<'_> {
+    let smmu = bench.smmu();
+    open_queue(&smmu, QUEUE);
+    smmu.enable(SMMUEN);
+    let stage1 = ste::stage1(0x4100_0000);
+    smmu.install(sid(1), stage1);
+    bench.expect("stage 1", &[("d0", On::Nested(stage1))]);
+    smmu
+}
+
+#[track_caller]
+fn open_queue(smmu: &Smmu<'_>, base: u64) {
+    smmu.write64(reg::EVENTQ_BASE, base | u64::from(LOG2));
+    smmu.write(reg::EVENTQ_PROD, 0);
+    smmu.write(reg::EVENTQ_CONS, 0);
+    smmu.enable(EVENTQEN);
+}
+
+#[track_caller]
+fn wait_prod(smmu: &Smmu<'_>, value: u32) {
+    until("an event", || {
+        (smmu.read(reg::EVENTQ_PROD) == value).then_some(())
+    });
+}
+
+/// Address field of the record in a slot.
+#[track_caller]
+fn page(smmu: &Smmu<'_>, slot: u64) -> u64 {
+    let at = QUEUE + 32 * slot;
+    assert_eq!(smmu.machine().read64(at), fault(0)[0], "type and StreamID");
+    smmu.machine().read64(at + 16) >> 12
+}
+
+#[test]
+fn faults_are_recorded_in_order_with_the_guests_stream_id() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    let mut faults = Faults::new();
+    for number in 1..=3 {
+        faults.report(&bench, number);
+    }
+    wait_prod(&smmu, 3);
+    assert_eq!([0, 1, 2].map(|slot| page(&smmu, slot)), [1, 2, 3]);
+    assert_eq!(
+        bench.journal().device("d0").and_then(|device| device.sid),
+        Some(sid(1).into())
+    );
+    bench.finish();
+}
+
+#[test]
+fn the_interrupt_comes_when_the_queue_is_no_longer_empty() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    smmu.intercept_irqs();
+    smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN);
+    let mut faults = Faults::new();
+    faults.report(&bench, 1);
+    wait_prod(&smmu, 1);
+    assert_eq!(smmu.pulses()[irq::EVENTQ as usize], 1);
+    smmu.write(reg::EVENTQ_CONS, 1);
+    faults.report(&bench, 2);
+    wait_prod(&smmu, 2);
+    assert_eq!(smmu.pulses()[irq::EVENTQ as usize], 1);
+    bench.finish();
+}
+
+#[test]
+fn a_full_queue_overflows_and_goes_on_when_there_is_room() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    let mut faults = Faults::new();
+    for number in 1..=6 {
+        faults.report(&bench, number);
+    }
+    wait_prod(&smmu, OVERFLOW | 1 << LOG2);
+    assert_eq!([0, 1, 2, 3].map(|slot| page(&smmu, slot)), [1, 2, 3, 4]);
+    assert_eq!(
+        smmu.read(reg::GERROR) & EVENTQ_ABT_ERR,
+        0,
+        "that is another error"
+    );
+    // room for all, and the overflow acknowledged
+    smmu.write(reg::EVENTQ_CONS, OVERFLOW | 1 << LOG2);
+    faults.report(&bench, 7);
+    wait_prod(&smmu, OVERFLOW | 1 << LOG2 | 1);
+    assert_eq!(page(&smmu, 0), 7);
+    bench.finish();
+}
+
+#[test]
+fn events_that_the_host_has_lost_are_an_overflow() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    let mut faults = Faults::new();
+    faults.report(&bench, 1);
+    faults.lose(&bench);
+    wait_prod(&smmu, OVERFLOW | 1);
+    smmu.write(reg::EVENTQ_CONS, OVERFLOW | 1);
+    // a gap in the numbers: others were lost without a word
+    faults.sequence += 5;
+    faults.report(&bench, 2);
+    faults.sequence += 5;
+    faults.report(&bench, 3);
+    wait_prod(&smmu, 3);
+    assert_eq!([1, 2].map(|slot| page(&smmu, slot)), [2, 3]);
+    bench.finish();
+}
+
+#[test]
+fn sequence_numbers_begin_again_without_a_loss() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    let mut faults = Faults::new();
+    faults.sequence = i32::MAX as u32;
+    faults.report(&bench, 1);
+    faults.sequence = 0;
+    faults.report(&bench, 2);
+    wait_prod(&smmu, 2);
+    bench.finish();
+}
+
+#[test]
+fn a_queue_outside_memory_is_a_global_error() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    smmu.disable(EVENTQEN);
+    open_queue(&smmu, NOWHERE);
+    Faults::new().report(&bench, 1);
+    until("EVENTQ_ABT_ERR", || {
+        (smmu.read(reg::GERROR) & EVENTQ_ABT_ERR != 0).then_some(())
+    });
+    bench.finish();
+}
+
+/// How many event queues the host has.
+fn queues(bench: &Bench) -> usize {
+    bench
+        .journal()
+        .objects()
+        .get("veventq")
+        .copied()
+        .unwrap_or(0)
+}
+
+#[test]
+fn the_host_has_a_queue_as_long_as_the_guest_has() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    assert_eq!(queues(&bench), 1);
+    smmu.disable(EVENTQEN);
+    assert_eq!(queues(&bench), 0, "EVENTQEN=0");
+    smmu.enable(EVENTQEN);
+    assert_eq!(queues(&bench), 1, "EVENTQEN=1");
+    bench.machine().system_reset();
+    assert_eq!(queues(&bench), 0, "after reset");
+    listening(&bench);
+    assert_eq!(queues(&bench), 1, "the next boot");
+    bench.unplug("d0", 1);
+    bench.expect_objects("the last device is gone", &[]);
+    bench.finish();
+}
+
+#[test]
+fn the_first_device_may_come_when_the_event_queue_is_open_already() {
+    let mut setup = Setup::new(EXPLICIT).slot(1);
+    let fd = setup.spare("d0", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    open_queue(&smmu, QUEUE);
+    smmu.enable(SMMUEN);
+    assert_eq!(queues(&bench), 0, "no vIOMMU, no queue");
+    bench.plug("d0", fd, 1).expect("plugged");
+    assert_eq!(queues(&bench), 1);
+    Faults::new().report(&bench, 9);
+    wait_prod(&smmu, 1);
+    assert_eq!(page(&smmu, 0), 9);
+    bench.finish();
+}
+
+#[test]
+fn a_host_without_event_queues_does_not_stop_the_guest() {
+    let bench = Bench::with_one_device();
+    bench.say("fail VEVENTQ_ALLOC errno=EOPNOTSUPP");
+    let smmu = listening(&bench);
+    for _ in 0..10 {
+        smmu.disable(EVENTQEN);
+        smmu.enable(EVENTQEN);
+    }
+    let stderr = bench.machine().stderr();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    bench.expect("as ever", &[("d0", On::Nested(ste::stage1(0x4100_0000)))]);
+    bench.finish_after_complaints();
+}
