@@ -125,7 +125,7 @@ impl Smmuv3 {
                 );
                 None
             }
-            None => Some(Viommu::new(&device)?),
+            None => Some(Viommu::new(&device, &info)?),
         };
         let policy = fresh.as_ref().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
@@ -194,6 +194,9 @@ impl Smmuv3 {
         let shared = self.shared().clone();
         let mut accel_cell = self.accel_state.borrow_mut();
         if let Some((streams, viommu)) = accel_cell.as_mut().and_then(Accel::parts) {
+            for stream in streams.iter_mut() {
+                stream.forget_old_stream_id();
+            }
             for stream in streams {
                 let config = stream_table::evaluate(
                     &shared.registers,

@@ -86,8 +86,14 @@ impl cmdq::Host for Host<'_> {
     }
 
     fn has_vdevice(&mut self, sid: u32) -> bool {
-        self.with(|streams, _| streams.iter().any(|stream| stream.has_vdevice(sid)))
-            .unwrap_or(false)
+        // nothing is cached for a stream on abort, and a device whose ATS does not
+        // answer would make every flush wait for it
+        self.with(|streams, _| {
+            streams
+                .iter()
+                .any(|stream| stream.has_vdevice(sid) && !stream.is_quarantined())
+        })
+        .unwrap_or(false)
     }
 
     fn install_ste(&mut self, sid: u32) -> bool {
@@ -100,6 +106,9 @@ impl cmdq::Host for Host<'_> {
         let enabled = self.shared.registers.smmu_enabled();
         self.with(|streams, viommu| {
             let mut translates = false;
+            for stream in streams.iter_mut() {
+                stream.forget_old_stream_id();
+            }
             for stream in streams
                 .iter_mut()
                 .filter(|stream| stream.stream_id() == sid)

@@ -28,7 +28,12 @@ enum Attachment {
     /// The vIOMMU's bypass translation
     Bypass,
     /// Stage 1 as these words of the STE say, nested in stage 2
-    Stage1 { object: HostObject, ste: [u64; 2] },
+    Stage1 {
+        object: HostObject,
+        ste: [u64; 2],
+        /// The host notes it when it attaches, for the events it reports
+        stream_id: u32,
+    },
 }
 
 /// The host's record of the `StreamID` under which the guest knows the device.
@@ -49,6 +54,8 @@ pub struct Stream {
     quarantined: bool,
     /// A failure to attach was reported, and none has succeeded since
     reported: bool,
+    /// Likewise a failure to tell the host the `StreamID`
+    nameless: bool,
 }
 
 impl Stream {
@@ -62,6 +69,7 @@ impl Stream {
             function,
             quarantined: false,
             reported: false,
+            nameless: false,
         }
     }
 
@@ -98,6 +106,21 @@ impl Stream {
         self.quarantined = false;
     }
 
+    /// Forgets a `StreamID` that is no longer the device's: the guest has
+    /// renumbered its buses, and another device may have it now.
+    pub fn forget_old_stream_id(&mut self) {
+        let stream_id = self.stream_id();
+        self.vdevice = self
+            .vdevice
+            .take()
+            .filter(|vdevice| vdevice.stream_id == stream_id);
+    }
+
+    /// Are the device's transactions aborted whatever the guest's tables say?
+    pub const fn is_quarantined(&self) -> bool {
+        self.quarantined
+    }
+
     /// Forgets the `StreamID`: bus numbers are about to be assigned anew.
     pub fn forget_stream_id(&mut self) {
         self.vdevice = None;
@@ -106,8 +129,16 @@ impl Stream {
     /// Makes the host know the device's `StreamID` before it is attached to
     /// anything but stage 1: without it the host reports no events for it.
     pub fn identify(&mut self, viommu: &Viommu) {
-        if let Err(error) = self.ensure_vdevice(viommu) {
-            self.complain(&error);
+        match self.ensure_vdevice(viommu) {
+            Ok(()) => self.nameless = false,
+            Err(error) if !self.nameless => {
+                self.nameless = true;
+                report(&Error::msg(format!(
+                    "arm-smmuv3: StreamID {:#x}: {error}; the host will not report its faults",
+                    self.stream_id()
+                )));
+            }
+            Err(_) => {}
         }
     }
 
@@ -196,34 +227,38 @@ impl Stream {
     }
 
     fn stage1(&mut self, viommu: &Viommu, ste: [u64; 2]) -> Result<()> {
-        let renamed = self.ensure_vdevice(viommu)?;
+        self.ensure_vdevice(viommu)?;
+        let stream_id = self.stream_id();
+        let ste = viommu.host_ste(ste);
         if let Attachment::Stage1 {
             object,
             ste: current,
+            stream_id: known_as,
         } = &self.attachment
         {
-            // the host notes the StreamID when it attaches, so under a new one
-            // nothing stays as it was
-            if *current == ste && !renamed {
+            if *current == ste && *known_as == stream_id {
                 self.trace(c"translate", object.id());
                 return Ok(());
             }
         }
         let object = self.device.allocate_nested(&viommu.object, ste)?;
         self.device.attach(object.id())?;
-        trace::trace_smmuv3_accel_translate_ste(self.stream_id(), object.id(), ste[1], ste[0]);
+        trace::trace_smmuv3_accel_translate_ste(stream_id, object.id(), ste[1], ste[0]);
         self.trace(c"translate", object.id());
         // drops what was attached before
-        self.attachment = Attachment::Stage1 { object, ste };
+        self.attachment = Attachment::Stage1 {
+            object,
+            ste,
+            stream_id,
+        };
         Ok(())
     }
 
-    /// Makes the host know the device by its present `StreamID`. The guest may
-    /// have renumbered its buses since the last time.
-    fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<bool> {
+    /// Makes the host know the device by its present `StreamID`.
+    fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<()> {
         let stream_id = self.stream_id();
         if self.has_vdevice(stream_id) {
-            return Ok(false);
+            return Ok(());
         }
         self.vdevice = None;
         let object = self.device.allocate_vdevice(&viommu.object, stream_id)?;
@@ -231,7 +266,7 @@ impl Stream {
             stream_id,
             _object: object,
         });
-        Ok(true)
+        Ok(())
     }
 
     /// One report for a row of failures: the guest can cause as many as it likes.

@@ -8,11 +8,13 @@ use qom::prelude::*;
 use smmuv3::invalidation::{EioReport, HostError};
 use util::Result;
 
-use super::ffi::{HostDevice, HostObject, IommufdBackend};
+use super::ffi::{HostDevice, HostInfo, HostObject, IommufdBackend};
 
 /// STE.V, and STE.Config for a stream that bypasses stage 1 (section 5.2).
 const STE_VALID: u64 = 1;
 const STE_CONFIG_BYPASS: u64 = 0b100 << 1;
+/// STE.S1STALLD, in word 1.
+const STE1_S1STALLD: u64 = 1 << 27;
 
 /// Two commands of which the host must refuse the second: `TLBI_NSNH_ALL`, which
 /// does no harm, and the reserved opcode 0.
@@ -29,11 +31,13 @@ pub struct Viommu {
     pub object: HostObject,
     /// The iommufd that all of it lives in
     pub backend: Owned<IommufdBackend>,
+    /// The host's SMMU can stall faulting transactions
+    stalls: bool,
 }
 
 impl Viommu {
     /// Makes the vIOMMU for the SMMU that `device` is behind.
-    pub fn new(device: &HostDevice) -> Result<Self> {
+    pub fn new(device: &HostDevice, info: &HostInfo) -> Result<Self> {
         let object = device.allocate_viommu()?;
         let abort = device.allocate_nested(&object, [STE_VALID, 0])?;
         let bypass = device.allocate_nested(&object, [STE_VALID | STE_CONFIG_BYPASS, 0])?;
@@ -42,7 +46,18 @@ impl Viommu {
             bypass,
             object,
             backend: device.backend(),
+            stalls: info.features().stall_model() == 0b00,
         })
+    }
+
+    /// The guest's STE as the host is to have it.
+    ///
+    /// The guest is told that nothing stalls (`IDR0.STALL_MODEL`), yet its CD.S
+    /// would count on a host that can: a stalled transaction waits for a
+    /// `CMD_RESUME` that can never come.
+    pub const fn host_ste(&self, ste: [u64; 2]) -> [u64; 2] {
+        let stall_disable = if self.stalls { STE1_S1STALLD } else { 0 };
+        [ste[0], ste[1] | stall_disable]
     }
 
     /// Is `device` bound to the iommufd of this vIOMMU?
