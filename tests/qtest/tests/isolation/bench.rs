@@ -390,8 +390,9 @@ impl Bench {
         assert_ne!(finished.complaints(), [""; 0], "{finished}");
     }
 
+    /// Asks QEMU to end, and checks that it ended well.
     #[track_caller]
-    fn end(self) -> Finished {
+    pub fn end(self) -> Finished {
         let finished = self.machine.quit();
         assert!(finished.status.success(), "{finished}");
         finished
@@ -477,6 +478,11 @@ impl<'a> Ecam<'a> {
         self.base + ((bus << 20 | devfn << 12 | offset) as u64)
     }
 
+    /// Guest physical address of the window.
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Gives the bridge at `bus` and `devfn` bus numbers.
     #[track_caller]
     pub fn number(&self, bus: u32, devfn: u32, secondary: u32) {
@@ -495,9 +501,16 @@ impl<'a> Ecam<'a> {
     /// go: power off, indicator off (PCI Express, Slot Control).
     #[track_caller]
     pub fn power_off(&self, bus: u32, devfn: u32) {
-        let express = self.capability(bus, devfn, 0x10);
-        let control = self.address(bus, devfn, express + 0x18);
+        let control = self.slot_control(bus, devfn);
         self.machine.write_sized(control, 1 << 10 | 0b11 << 8, 2);
+    }
+
+    /// Guest physical address of the Slot Control register of the root port at
+    /// `bus` and `devfn`.
+    #[track_caller]
+    pub fn slot_control(&self, bus: u32, devfn: u32) -> u64 {
+        let express = self.capability(bus, devfn, 0x10);
+        self.address(bus, devfn, express + 0x18)
     }
 
     #[track_caller]

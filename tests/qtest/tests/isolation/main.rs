@@ -9,9 +9,11 @@ mod journal;
 
 mod enabling;
 mod events;
+mod garbage;
 mod hosts;
 mod invalidating;
 mod plugging;
+mod random;
 mod refusing;
 mod reset;
 mod several;

@@ -3,6 +3,7 @@
 
 //! Devices that come and go: what a new one is on, and what is left of an old one.
 
+use serde_json::json;
 use smmuv3_qtest::{command, smmu::SMMUEN, until};
 
 use crate::{
@@ -247,5 +248,30 @@ fn a_device_in_quarantine_can_be_unplugged_and_its_slot_used_again() {
     bench.expect("another device", &[("d1", On::Nested(stage1))]);
     smmu.acknowledge();
     smmu.wait_consumed();
+    bench.finish();
+}
+
+#[test]
+fn a_device_that_fails_after_the_smmu_has_taken_it_leaves_nothing() {
+    let mut setup = Setup::new(EXPLICIT).slot(1);
+    let fd = setup.spare("d0", "a");
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    bench.mark();
+    let arguments = json!({
+        "driver": "vfio-pci", "id": "d0", "fd": fd.to_string(), "iommufd": "iommufd0",
+        "bus": "slot1", "display": "on",
+    });
+    let result = bench.machine().try_qmp("device_add", arguments);
+    assert!(result.is_err(), "it has no display");
+    let history = bench.journal().history("d0");
+    assert!(
+        history.contains(&On::Abort),
+        "it was taken over: {history:?}"
+    );
+    bench.expect("failed", &[("d0", On::Nothing)]);
+    bench.expect_objects("failed", &[]);
+    smmu.commands(&[command::TLBI_NSNH_ALL]);
     bench.finish();
 }

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Guests that do anything in any order. After every step each device is where
+//! registers, tables and configuration commands say, by a model of its own.
+
+use std::env;
+
+use smmuv3_qtest::{command, smmu::SMMUEN, Smmu};
+
+use crate::{
+    bench::{prepare, sid, ste, Bench, Guest, GBPA_ABORT, QUEUE, TABLE},
+    journal::On,
+};
+
+const DEVICES: [&str; 2] = ["d0", "d1"];
+const STEPS: u32 = 120;
+
+/// xorshift64*: the same guest for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
+
+/// What the guest has said.
+struct Model {
+    enabled: bool,
+    gbpa_abort: bool,
+    /// STEs in memory
+    table: [[u64; 2]; 2],
+    /// What was made of them when they were last looked at
+    installed: [On; 2],
+    /// The host has no memory for a new stage 1
+    refused: bool,
+}
+
+impl Model {
+    const fn new() -> Self {
+        Self {
+            enabled: false,
+            gbpa_abort: false,
+            table: [ste::INVALID; 2],
+            installed: [On::Abort; 2],
+            refused: false,
+        }
+    }
+
+    fn on(&self, index: usize) -> On {
+        match (self.enabled, self.gbpa_abort) {
+            (true, _) => self.installed[index],
+            (false, true) => On::Abort,
+            (false, false) => On::Bypass,
+        }
+    }
+
+    fn look(&mut self, index: usize) {
+        let entry = self.table[index];
+        let stage1 = On::Nested(entry);
+        self.installed[index] = match entry[0] & 0b1111 {
+            0b1001 => On::Bypass,
+            0b1011 if self.refused && self.installed[index] != stage1 => On::Abort,
+            0b1011 => stage1,
+            _ => On::Abort,
+        };
+    }
+
+    fn enable(&mut self) {
+        self.enabled = true;
+        // what was attached before SMMUEN was 0 is gone
+        self.installed = [On::Abort; 2];
+        (0..2).for_each(|index| self.look(index));
+    }
+}
+
+fn any_ste(random: &mut Random) -> [u64; 2] {
+    match random.below(8) {
+        0 => ste::INVALID,
+        1 => ste::ABORT,
+        2 => ste::BYPASS,
+        3 => ste::STAGE2,
+        page => ste::stage1(0x4100_0000 + 0x1000 * page),
+    }
+}
+
+/// One step; gives what it was.
+#[track_caller]
+fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) -> String {
+    let index = random.below(2) as usize;
+    let stream = sid(index as u32 + 1);
+    match random.below(12) {
+        0..=3 => {
+            let entry = any_ste(random);
+            smmu.write_ste(stream, entry);
+            model.table[index] = entry;
+            format!("STE {stream:#x} = {entry:x?}")
+        }
+        4..=6 => {
+            smmu.commands(&[command::cfgi_ste(stream)]);
+            if model.enabled {
+                model.look(index);
+            }
+            format!("CFGI_STE {stream:#x}")
+        }
+        7 => {
+            smmu.commands(&[command::TLBI_NSNH_ALL, command::CFGI_ALL]);
+            if model.enabled {
+                (0..2).for_each(|each| model.look(each));
+            }
+            "CFGI_ALL".into()
+        }
+        8 if model.enabled => {
+            smmu.disable(SMMUEN);
+            model.enabled = false;
+            "SMMUEN=0".into()
+        }
+        8 => {
+            smmu.enable(SMMUEN);
+            model.enable();
+            "SMMUEN=1".into()
+        }
+        9 => {
+            model.gbpa_abort = random.below(2) == 1;
+            smmu.gbpa(if model.gbpa_abort { GBPA_ABORT } else { 0 });
+            format!("GBPA.ABORT={}", model.gbpa_abort)
+        }
+        10 => {
+            model.refused = !model.refused;
+            bench.say("clear");
+            if model.refused {
+                bench.say("fail HWPT_ALLOC kind=nested errno=ENOMEM");
+            }
+            format!("the host refuses={}", model.refused)
+        }
+        _ => {
+            bench.machine().system_reset();
+            let refused = model.refused;
+            *model = Model {
+                refused,
+                ..Model::new()
+            };
+            for name in DEVICES {
+                bench.expect("after reset", &[(name, On::Bypass)]);
+            }
+            bench.number_buses();
+            prepare(smmu, QUEUE, TABLE);
+            "system_reset".into()
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let bench = Bench::with_two_devices();
+    let smmu = bench.smmu();
+    let mut model = Model::new();
+    let mut random = Random(seed);
+    let mut history = Vec::new();
+    for _ in 0..STEPS {
+        history.push(step(&bench, &smmu, &mut model, &mut random));
+        for (index, name) in DEVICES.iter().enumerate() {
+            let actual = bench.journal().device(name).map(|device| device.on);
+            assert_eq!(
+                actual,
+                Some(model.on(index)),
+                "{name}; ISOLATION_SEED={seed}:\n{}",
+                history.join("\n")
+            );
+        }
+    }
+    let wanted = (0..2).filter(|index| matches!(model.on(*index), On::Nested(_)));
+    let nested = bench.journal().objects().get("nested").copied();
+    assert_eq!(
+        nested.unwrap_or(0),
+        wanted.count(),
+        "stage 1 that nobody uses"
+    );
+    bench.end();
+}
+
+#[test]
+fn whatever_the_guest_does_devices_are_where_it_says() {
+    match env::var("ISOLATION_SEED") {
+        Ok(seed) => run(seed.parse().expect("ISOLATION_SEED is a number")),
+        Err(_) => (1..=24).for_each(|seed| run(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed))),
+    }
+}
