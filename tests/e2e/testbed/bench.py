@@ -20,18 +20,21 @@ DEVICES = ("c", "rust")
 MODES = {"default": "", "ril=off": ",ril=off"}
 GRANULES = (1, 32, 256)  # pages in each mapping
 SECONDS = 2  # of dma_map_benchmark, each
+Latencies = dict[tuple[str, int], list[tuple[float, float]]]
 
 
 @dataclass
 class Results:
     # (mode, device) -> what the NVMe workload took
     workload: dict[tuple[str, str], Counts] = field(default_factory=dict)
+    # (mode, device, granule) -> what a second or two of unmapping took; each unmap ends with one CMD_SYNC
+    unmapping: dict[tuple[str, str, int], Counts] = field(default_factory=dict)
     # (mode, granule) -> for each pair (C, Rust) mean latencies in microseconds
-    unmap: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
-    map: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)
+    unmap: Latencies = field(default_factory=dict)
+    map: Latencies = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        def latencies(source: dict[tuple[str, int], list[tuple[float, float]]]) -> list[dict[str, object]]:
+        def latencies(source: Latencies) -> list[dict[str, object]]:
             return [{"mode": mode, "pages": pages, "c_us": [pair[0] for pair in pairs], "rust_us": [pair[1] for pair in pairs],
                      "ratio": dict(zip(("min", "median", "max"), _ratios(pairs)))}
                     for (mode, pages), pairs in source.items()]
@@ -39,6 +42,8 @@ class Results:
         return {
             "nvme_workload": [{"mode": mode, "device": device, **counts.as_json()}
                               for (mode, device), counts in self.workload.items()],
+            "unmapping": [{"mode": mode, "device": device, "pages": pages, **counts.as_json()}
+                          for (mode, device, pages), counts in self.unmapping.items()],
             "unmap_latency": latencies(self.unmap),
             "map_latency": latencies(self.map),
         }
@@ -67,15 +72,21 @@ def _latency(guest: Guest, pages: int) -> tuple[float, float]:
     return float(means[0][1]), float(means[1][1])
 
 
-def _guest_address(guest: Guest) -> str:
-    """The disk's PCI address in level 2."""
-    return guest.run("basename $(readlink /sys/class/nvme/nvme0/device)").strip()
+def _give_to_benchmark(guest: Guest) -> None:
+    address = guest.run("basename $(readlink /sys/class/nvme/nvme0/device)").strip()
+    guest.run(f"rebind {address} dma_map_benchmark")
 
 
-def _measure_workload(level1: Level1, results: Results, mode: str, device: str) -> None:
+def _count(level1: Level1, results: Results, mode: str, device: str) -> None:
+    """What has to be done, and how often; with QEMU's trace on."""
     config = GuestConfig(name=f"bench-{device}", qemu=device, properties=MODES[mode])
     with level1.guest(config) as guest:
         results.workload[mode, device] = _nvme_workload(guest)
+        _give_to_benchmark(guest)
+        for pages in GRANULES:
+            with guest.measure() as measurement:
+                _latency(guest, pages)
+            results.unmapping[mode, device, pages] = measurement.result
 
 
 def _measure_latencies(level1: Level1, results: Results, mode: str, pairs: int, say: Callable[[str], None]) -> None:
@@ -87,7 +98,7 @@ def _measure_latencies(level1: Level1, results: Results, mode: str, pairs: int, 
             config = GuestConfig(name=f"bench-{device}", qemu=device, properties=MODES[mode], trace=False, slot=slot,
                                  smmus=((DISKS[slot],),))
             guests[device] = stack.enter_context(level1.guest(config))
-            guests[device].run(f"rebind {_guest_address(guests[device])} dma_map_benchmark")
+            _give_to_benchmark(guests[device])
         for pages in GRANULES:
             say(f"unmap latency, {mode}, {pages} pages at a time: {pairs} pairs")
             for _ in range(pairs):
@@ -100,8 +111,8 @@ def run(level1: Level1, pairs: int, say: Callable[[str], None]) -> Results:
     results = Results()
     for mode in MODES:
         for device in DEVICES:
-            say(f"NVMe workload, {mode}, {device}")
-            _measure_workload(level1, results, mode, device)
+            say(f"commands, ioctls and exits, {mode}, {device}")
+            _count(level1, results, mode, device)
     for mode in MODES:
         _measure_latencies(level1, results, mode, pairs, say)
     return results
@@ -113,12 +124,24 @@ def _workload_table(results: Results) -> str:
     return report.table(rows, ("", "TLBI", "CMD_SYNC", "doorbells", "ioctls", "exits to QEMU", "exits in all"))
 
 
-def _latency_table(latencies: dict[tuple[str, int], list[tuple[float, float]]]) -> str:
+def _unmapping_table(results: Results) -> str:
+    rows = []
+    for (mode, device, pages), counts in results.unmapping.items():
+        each = (count / max(counts.syncs, 1) for count in (counts.tlbi, counts.doorbells, counts.kernel_ioctls, counts.user_exits))
+        rows.append((f"{mode}, {_pages(pages)}, {device}", *(f"{count:.2f}" for count in each)))
+    return report.table(sorted(rows), ("an unmap of", "TLBI", "doorbells", "ioctls", "exits to QEMU"))
+
+
+def _pages(count: int) -> str:
+    return f"{count:3d} page{'s' if count > 1 else ''}"
+
+
+def _latency_table(latencies: Latencies) -> str:
     rows = []
     for (mode, pages), pairs in latencies.items():
         medians = [report.spread([pair[side] for pair in pairs])[1] for side in (0, 1)]
         ratios = " / ".join(f"{ratio:.2f}" for ratio in _ratios(pairs))
-        rows.append((f"{mode}, {pages} page{'s' if pages > 1 else ''}", *(f"{median:.0f}" for median in medians), ratios))
+        rows.append((f"{mode}, {_pages(pages)}", *(f"{median:.0f}" for median in medians), ratios))
     return report.table(rows, ("", "C", "Rust", "C / Rust: min / median / max"))
 
 
@@ -127,6 +150,8 @@ def tables(results: Results) -> str:
         "",
         "NVMe workload (32 MiB in 1 MiB reads, 2,000 reads of 4 KiB; strict mode):",
         "", _workload_table(results), "",
+        "What one unmap takes:",
+        "", _unmapping_table(results), "",
         "Guest unmap latency, microseconds (dma_map_benchmark, one thread; medians, and the ratios of the pairs):",
         "", _latency_table(results.unmap), "",
         "Guest map latency, likewise:",

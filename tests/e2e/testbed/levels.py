@@ -319,7 +319,7 @@ class Level1:
             initrd.unlink()
             if "override [IORT" not in self.shell.run("dmesg | grep -i 'Table Upgrade'; true"):
                 raise TestbedError("level 1 did not take the IORT with CANWBS")
-            for name, address in ASSIGNABLE.items():
+            for address in ASSIGNABLE.values():
                 self.shell.run(f"rebind {address} vfio-pci")
         except BaseException:
             self.level0.close()

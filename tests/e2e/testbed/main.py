@@ -7,6 +7,8 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -126,6 +128,8 @@ def _benchmarks(level1: Level1, arguments: argparse.Namespace, say: Say) -> int:
 
 def run(arguments: argparse.Namespace, cache: Path, kernel: Path, qemus: dict[str, Path], say: Say) -> int:
     """Everything after the images' parts have been made. Returns the exit status."""
+    # An end by request is an orderly one too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logs = _new_log_directory(cache)
     try:
         with _level1(cache, kernel, qemus, logs, say) as level1:
