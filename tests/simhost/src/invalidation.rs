@@ -152,7 +152,7 @@ pub fn convert(contract: Contract, viommu: &dyn Viommu, command: Command) -> Res
         }
         _ => {
             let stream = viommu.stream((word0 >> 32) as u32).ok_or(Errno::EIO)?;
-            Ok([(word0 & !SID) | u64::from(stream) << 32, word1])
+            Ok([(word0 & !SID) | (u64::from(stream) << 32), word1])
         }
     }
 }
@@ -283,7 +283,7 @@ mod tests {
         for opcode in 0..=0xff {
             let taken = [0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x30, 0x40].contains(&opcode);
             for contract in [Contract::Unvalidated, Contract::Validating] {
-                let result = convert(contract, &guest(), [opcode | 8 << 32, 0]);
+                let result = convert(contract, &guest(), [opcode | (8 << 32), 0]);
                 let vmid_of_nsnh = opcode == 0x30 && contract == Contract::Validating;
                 assert_eq!(result.is_ok(), taken && !vmid_of_nsnh, "{opcode:#x}");
             }
@@ -305,13 +305,13 @@ mod tests {
             assert!(!check(&poor, command), "{command:x?}");
         }
         for command in [
-            [0x10_1012, 0x1001],                // NUM and SCALE without TG
-            [0x12, 0x1401],                     // TG and nothing else
-            [0x12 | 1 << 12, 0x1901],           // 16K, level 1
-            [0x8_0000_0040, 53],                // Size
-            [0x8_0000_0805, 1],                 // SSV of CFGI_CD
-            [0x12 | 1 << 10, 0x1001],           // SSec
-            [0x12 | 1 << 25 | 1 << 12, 0x1501], // SCALE bit 5 without DS
+            [0x10_1012, 0x1001],                    // NUM and SCALE without TG
+            [0x12, 0x1401],                         // TG and nothing else
+            [0x12 | (1 << 12), 0x1901],             // 16K, level 1
+            [0x8_0000_0040, 53],                    // Size
+            [0x8_0000_0805, 1],                     // SSV of CFGI_CD
+            [0x12 | (1 << 10), 0x1001],             // SSec
+            [0x12 | (1 << 25) | (1 << 12), 0x1501], // SCALE bit 5 without DS
         ] {
             assert!(!check(&full, command), "{command:x?}");
         }

@@ -220,7 +220,7 @@ impl Host {
             return Err(Errno::EOPNOTSUPP);
         }
         let smmu = self.smmu_of(call.iommufd, device)?;
-        if flags != 0 && wanted != 0 && wanted != uapi::HW_INFO_ARM_SMMUV3 {
+        if flags != 0 && wanted != 0 && wanted != smmu.kind {
             return Err(Errno::EOPNOTSUPP);
         }
         let mut info = vec![smmu.flags, 0];
@@ -231,7 +231,7 @@ impl Host {
         answer.resize(room as usize, 0);
         call.memory.write(address, &answer)?;
         call.argument.set_u32(12, bytes.len() as u32);
-        call.argument.set_u32(24, uapi::HW_INFO_ARM_SMMUV3);
+        call.argument.set_u32(24, smmu.kind);
         call.argument.set_u32(28, 0);
         let capabilities = if smmu.has_ats() {
             0

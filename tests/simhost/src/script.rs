@@ -5,8 +5,9 @@
 //!
 //! A line is a word and fields `key=value`:
 //!
-//! * `smmu NAME [idr0=.. .. idr5=.. flags=.. iidr=.. aidr=.. nesting=off ats=off]`:
-//!   an SMMU; a second line about it replaces the first
+//! * `smmu NAME [idr0=.. .. idr5=.. flags=.. iidr=.. aidr=.. kind=.. nesting=off
+//!   ats=off]`: an SMMU, which has everything else; a second line about it
+//!   replaces the first
 //! * `device NAME smmu=NAME sid=N`
 //! * `contract unvalidated|validating|block-start`
 //! * `fail OP [errno=NAME] [skip=N] [count=N] [device=NAME] [kind=KIND]
@@ -257,13 +258,14 @@ impl Fields<'_> {
 
     fn smmu(&self, name: &str) -> Option<Smmu> {
         self.knows_only(&[
-            "idr0", "idr1", "idr2", "idr3", "idr4", "idr5", "flags", "iidr", "aidr", "nesting",
-            "ats",
+            "idr0", "idr1", "idr2", "idr3", "idr4", "idr5", "kind", "flags", "iidr", "aidr",
+            "nesting", "ats",
         ])?;
         let mut smmu = Smmu::new(name);
         for (index, register) in smmu.idr.iter_mut().enumerate() {
             *register = self.word(&format!("idr{index}"), *register)?;
         }
+        smmu.kind = self.word("kind", smmu.kind)?;
         smmu.flags = self.word("flags", smmu.flags)?;
         smmu.iidr = self.word("iidr", smmu.iidr)?;
         smmu.aidr = self.word("aidr", smmu.aidr)?;

@@ -3,7 +3,10 @@
 
 //! The host's SMMUs, as far as a VMM sees them.
 
-use crate::errno::{Errno, Result};
+use crate::{
+    errno::{Errno, Result},
+    uapi,
+};
 
 /// One `SMMUv3` of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub struct Smmu {
     pub name: String,
     /// IDR0 to IDR5
     pub idr: [u32; 6],
+    /// What kind of IOMMU iommufd says it is
+    pub kind: u32,
     /// `iommu_hw_info_arm_smmuv3.flags`
     pub flags: u32,
     /// IIDR
@@ -36,14 +41,15 @@ impl Smmu {
             idr: [
                 0x0d4c_143b,
                 // SIDSIZE=32 SSIDSIZE=20 EVENTQS=19 CMDQS=19
-                19 << 21 | 19 << 16 | 20 << 6 | 32,
+                (19 << 21) | (19 << 16) | (20 << 6) | 32,
                 0,
                 // HAD RIL BBML=2
-                1 << 2 | 1 << 10 | 2 << 11,
+                (1 << 2) | (1 << 10) | (2 << 11),
                 0,
                 // OAS=48 4K 16K 64K
-                0b101 | 0b111 << 4,
+                0b101 | (0b111 << 4),
             ],
+            kind: uapi::HW_INFO_ARM_SMMUV3,
             flags: 0,
             iidr: 0x43b,
             aidr: 2,
@@ -94,9 +100,9 @@ pub enum Nested {
 }
 
 /// `V`, `Config`, `S1Fmt`, `S1ContextPtr`, `S1CDMax`
-const STE0_ALLOWED: u64 = 1 | 0b111 << 1 | 0b11 << 4 | ((1 << 46) - 1) << 6 | 0x1f << 59;
+const STE0_ALLOWED: u64 = 1 | (0b111 << 1) | (0b11 << 4) | (((1 << 46) - 1) << 6) | (0x1f << 59);
 /// `S1DSS`, `S1CIR`, `S1COR`, `S1CSH`, `S1STALLD`, `EATS`
-const STE1_ALLOWED: u64 = 0xff | 1 << 27 | 0b11 << 28;
+const STE1_ALLOWED: u64 = 0xff | (1 << 27) | (0b11 << 28);
 
 /// What the driver makes of words 0 and 1 of a guest's STE.
 ///
@@ -143,10 +149,10 @@ mod tests {
     #[test]
     fn anything_else_is_eio() {
         for config in [0b001, 0b010, 0b011, 0b110, 0b111] {
-            assert_eq!(nested([1 | config << 1, 0]), Err(Errno::EIO));
+            assert_eq!(nested([1 | (config << 1), 0]), Err(Errno::EIO));
         }
         for bit in [52, 55, 56, 58] {
-            assert_eq!(nested([0b1011 | 1 << bit, 0]), Err(Errno::EIO), "{bit}");
+            assert_eq!(nested([0b1011 | (1 << bit), 0]), Err(Errno::EIO), "{bit}");
         }
         for bit in (8..27).chain(29..64) {
             assert_eq!(nested([0b1011, 1 << bit]), Err(Errno::EIO), "{bit}");

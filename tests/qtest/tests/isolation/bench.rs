@@ -41,13 +41,16 @@ pub const NOWHERE: u64 = 0x0e00_0000_0000;
 pub mod ste {
     pub const INVALID: [u64; 2] = [0, 0];
     pub const ABORT: [u64; 2] = [1, 0];
-    pub const BYPASS: [u64; 2] = [1 | 0b100 << 1, 0];
+    pub const BYPASS: [u64; 2] = [1 | (0b100 << 1), 0];
     /// Stage 2, which this SMMU does not have
-    pub const STAGE2: [u64; 2] = [1 | 0b110 << 1, 0];
+    pub const STAGE2: [u64; 2] = [1 | (0b110 << 1), 0];
 
     /// Stage 1 with one Context descriptor at `context`, Write-Back, Inner Shareable.
     pub const fn stage1(context: u64) -> [u64; 2] {
-        [1 | 0b101 << 1 | context, 0b11 << 6 | 0b01 << 4 | 0b01 << 2]
+        [
+            1 | (0b101 << 1) | context,
+            (0b11 << 6) | (0b01 << 4) | (0b01 << 2),
+        ]
     }
 }
 
@@ -475,7 +478,7 @@ impl<'a> Ecam<'a> {
     }
 
     const fn address(&self, bus: u32, devfn: u32, offset: u32) -> u64 {
-        self.base + ((bus << 20 | devfn << 12 | offset) as u64)
+        self.base + (((bus << 20) | (devfn << 12) | offset) as u64)
     }
 
     /// Guest physical address of the window.
@@ -488,7 +491,7 @@ impl<'a> Ecam<'a> {
     pub fn number(&self, bus: u32, devfn: u32, secondary: u32) {
         let at = self.address(bus, devfn, 0x18);
         self.machine
-            .write32(at, bus | secondary << 8 | secondary << 16);
+            .write32(at, bus | (secondary << 8) | (secondary << 16));
     }
 
     /// Reads 16 bits.
@@ -502,7 +505,8 @@ impl<'a> Ecam<'a> {
     #[track_caller]
     pub fn power_off(&self, bus: u32, devfn: u32) {
         let control = self.slot_control(bus, devfn);
-        self.machine.write_sized(control, 1 << 10 | 0b11 << 8, 2);
+        self.machine
+            .write_sized(control, (1 << 10) | (0b11 << 8), 2);
     }
 
     /// Guest physical address of the Slot Control register of the root port at

@@ -31,7 +31,7 @@ const LOST: u32 = 1;
 
 /// An `F_TRANSLATION` (7.3.12) of a page.
 const fn fault(page: u64) -> [u64; 4] {
-    [0x10 | (sid(1) as u64) << 32, 0, page << 12, 0]
+    [0x10 | ((sid(1) as u64) << 32), 0, page << 12, 0]
 }
 
 /// The test as the host's SMMU.
@@ -150,7 +150,7 @@ fn a_full_queue_overflows_and_goes_on_when_there_is_room() {
     for number in 1..=6 {
         faults.report(&bench, number);
     }
-    wait_prod(&smmu, OVERFLOW | 1 << LOG2);
+    wait_prod(&smmu, OVERFLOW | (1 << LOG2));
     assert_eq!([0, 1, 2, 3].map(|slot| page(&smmu, slot)), [1, 2, 3, 4]);
     assert_eq!(
         smmu.read(reg::GERROR) & EVENTQ_ABT_ERR,
@@ -158,9 +158,9 @@ fn a_full_queue_overflows_and_goes_on_when_there_is_room() {
         "that is another error"
     );
     // room for all, and the overflow acknowledged
-    smmu.write(reg::EVENTQ_CONS, OVERFLOW | 1 << LOG2);
+    smmu.write(reg::EVENTQ_CONS, OVERFLOW | (1 << LOG2));
     faults.report(&bench, 7);
-    wait_prod(&smmu, OVERFLOW | 1 << LOG2 | 1);
+    wait_prod(&smmu, OVERFLOW | (1 << LOG2) | 1);
     assert_eq!(page(&smmu, 0), 7);
     bench.finish();
 }

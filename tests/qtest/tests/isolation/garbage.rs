@@ -36,7 +36,7 @@ fn a_stream_table_in_devices_gives_nobody_the_guests_memory() {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
         for place in places(&bench, smmu.base()) {
-            let format = if linear { 0 } else { 1 << 16 | 8 << 6 };
+            let format = if linear { 0 } else { (1 << 16) | (8 << 6) };
             smmu.write64(reg::STRTAB_BASE, place);
             smmu.write(reg::STRTAB_BASE_CFG, format | TABLE_LOG2);
             smmu.enable(SMMUEN);
@@ -82,7 +82,7 @@ fn an_event_may_unplug_the_last_device() {
     let id = bench.journal().id("veventq").expect("a queue in the host");
     let mut event = vec![0_u8; 8 + 32];
     let at = 8 + (control - base) as usize;
-    event[at..at + 2].copy_from_slice(&(1_u16 << 10 | 0b11 << 8).to_le_bytes());
+    event[at..at + 2].copy_from_slice(&((1_u16 << 10) | (0b11 << 8)).to_le_bytes());
     let socket = UnixDatagram::unbound().expect("a socket");
     for _ in 0..3 {
         let sent = socket.send_to(&event, bench.file(&format!("veventq-iommufd0-{id}")));

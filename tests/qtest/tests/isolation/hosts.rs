@@ -12,9 +12,9 @@ use crate::{
 
 // The registers of a host that has everything, see tests/simhost.
 const IDR0: u32 = 0x0d4c_143b;
-const IDR1: u32 = 19 << 21 | 19 << 16 | 20 << 6 | 32;
-const IDR3: u32 = 1 << 2 | 1 << 10 | 2 << 11;
-const IDR5: u32 = 0b101 | 0b111 << 4;
+const IDR1: u32 = (19 << 21) | (19 << 16) | (20 << 6) | 32;
+const IDR3: u32 = (1 << 2) | (1 << 10) | (2 << 11);
+const IDR5: u32 = 0b101 | (0b111 << 4);
 
 #[test]
 fn qemu_does_not_start_on_a_host_that_lacks_what_the_guest_is_shown() {
@@ -22,11 +22,16 @@ fn qemu_does_not_start_on_a_host_that_lacks_what_the_guest_is_shown() {
     let large = "accel=on,ats=on,ril=on,oas=48,ssidsize=0";
     for (field, register, value, properties) in [
         ("IDR0.ST_LEVEL", 0, IDR0 & !(0b11 << 27), EXPLICIT),
-        ("IDR0.TTENDIAN", 0, IDR0 | 0b11 << 21, EXPLICIT),
-        ("IDR0.TTF", 0, IDR0 & !(0b11 << 2) | 0b01 << 2, EXPLICIT),
+        ("IDR0.TTENDIAN", 0, IDR0 | (0b11 << 21), EXPLICIT),
+        ("IDR0.TTF", 0, IDR0 & !(0b11 << 2) | (0b01 << 2), EXPLICIT),
         ("IDR0.ATS", 0, IDR0 & !(1 << 10), EXPLICIT),
         ("IDR1.SIDSIZE", 1, IDR1 & !0x3f | 15, EXPLICIT),
-        ("IDR1.SSIDSIZE", 1, IDR1 & !(0x1f << 6) | 7 << 6, substreams),
+        (
+            "IDR1.SSIDSIZE",
+            1,
+            IDR1 & !(0x1f << 6) | (7 << 6),
+            substreams,
+        ),
         ("IDR3.RIL", 3, IDR3 & !(1 << 10), EXPLICIT),
         ("IDR5.GRAN4K", 5, IDR5 & !(1 << 4), EXPLICIT),
         ("IDR5.GRAN16K", 5, IDR5 & !(1 << 5), EXPLICIT),
@@ -46,7 +51,7 @@ fn qemu_does_not_start_on_a_host_that_lacks_what_the_guest_is_shown() {
 fn qemu_does_not_start_on_a_host_that_stalls_every_fault() {
     // a guest that is told that nothing stalls leaves CD.S clear, which is
     // ILLEGAL there (6.3.1)
-    let line = format!("smmu a idr0={:#x}", IDR0 & !(0b11 << 24) | 0b10 << 24);
+    let line = format!("smmu a idr0={:#x}", IDR0 & !(0b11 << 24) | (0b10 << 24));
     let refusal = Setup::on_host(&line, EXPLICIT).assign("d0", 1).refuse();
     assert!(refusal.refusal().contains("IDR0.STALL_MODEL"));
 }
@@ -57,6 +62,15 @@ fn qemu_does_not_start_on_a_host_without_nesting() {
         .assign("d0", 1)
         .refuse();
     assert!(refusal.refusal().contains("d0"));
+}
+
+#[test]
+fn qemu_does_not_start_on_a_host_with_another_iommu() {
+    // Intel VT-d
+    let refusal = Setup::on_host("smmu a kind=1", EXPLICIT)
+        .assign("d0", 1)
+        .refuse();
+    assert!(refusal.refusal().contains("SMMUv3"), "{refusal}");
 }
 
 #[test]
@@ -80,8 +94,8 @@ fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
     for (asid16, bbml) in [(0, 2), (1, 1), (1, 0), (1, 2)] {
         let line = format!(
             "smmu a idr0={:#x} idr3={:#x}\nsmmu b idr0={:#x} idr3={:#x}",
-            IDR0 & !(1 << 12) | asid16 << 12,
-            IDR3 & !(0b11 << 11) | bbml << 11,
+            IDR0 & !(1 << 12) | (asid16 << 12),
+            IDR3 & !(0b11 << 11) | (bbml << 11),
             IDR0 & !(1 << 12),
             IDR3 & !(0b11 << 11),
         );
@@ -90,8 +104,8 @@ fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
         let bench = setup.start();
         let smmu = bench.smmu();
         let fields = [
-            smmu.read(reg::IDR0) >> 12 & 1,
-            smmu.read(reg::IDR3) >> 11 & 0b11,
+            (smmu.read(reg::IDR0) >> 12) & 1,
+            (smmu.read(reg::IDR3) >> 11) & 0b11,
         ];
         assert_eq!(fields, [asid16, bbml], "IDR0.ASID16, IDR3.BBML");
         let error = bench.plug("d1", fd, 2).expect_err("a host that has less");
@@ -106,17 +120,17 @@ fn auto_properties_take_what_the_host_has() {
     for (ats, ril, ssid, oas) in [(1, 1, 20, 0b101), (0, 0, 0, 0b100), (0, 1, 5, 0b101)] {
         let line = format!(
             "smmu a idr0={:#x} idr1={:#x} idr3={:#x} idr5={:#x}",
-            IDR0 & !(1 << 10) | ats << 10,
-            IDR1 & !(0x1f << 6) | ssid << 6,
-            IDR3 & !(1 << 10) | ril << 10,
+            IDR0 & !(1 << 10) | (ats << 10),
+            IDR1 & !(0x1f << 6) | (ssid << 6),
+            IDR3 & !(1 << 10) | (ril << 10),
             IDR5 & !0b111 | oas,
         );
         let bench = Setup::on_host(&line, "accel=on").assign("d0", 1).start();
         let smmu = bench.smmu();
         let fields = [
-            smmu.read(reg::IDR0) >> 10 & 1,
-            smmu.read(reg::IDR3) >> 10 & 1,
-            smmu.read(reg::IDR1) >> 6 & 0x1f,
+            (smmu.read(reg::IDR0) >> 10) & 1,
+            (smmu.read(reg::IDR3) >> 10) & 1,
+            (smmu.read(reg::IDR1) >> 6) & 0x1f,
             smmu.read(reg::IDR5) & 0b111,
         ];
         assert_eq!(fields, [ats, ril, ssid, oas]);

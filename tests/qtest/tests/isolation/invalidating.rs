@@ -41,7 +41,7 @@ fn sizes(bench: &Bench) -> Vec<usize> {
 
 /// Commands as the host issues them for a guest with VMID 1 there.
 fn as_issued(commands: &[Command]) -> Vec<Command> {
-    let issued = |[word0, word1]: &Command| [word0 | 1 << 32, *word1];
+    let issued = |[word0, word1]: &Command| [word0 | (1 << 32), *word1];
     commands.iter().map(issued).collect()
 }
 
@@ -169,7 +169,7 @@ fn refuses_ranges(bench: &Bench) {
 
 #[test]
 fn the_offender_is_found_under_every_kernels_contract() {
-    let range = [0x5_0000_0000_0012 | 1 << 20, 0x9000 | 1 << 10 | 1];
+    let range = [0x5_0000_0000_0012 | (1 << 20), 0x9000 | (1 << 10) | 1];
     for contract in ["validating", "block-start"] {
         for at in [0, 1, 17, 61, 62] {
             let bench = Setup::on_host(&format!("smmu a\ncontract {contract}"), EXPLICIT)

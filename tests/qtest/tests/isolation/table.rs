@@ -66,7 +66,7 @@ fn an_ste_that_is_illegal_is_no_command_error() {
     let smmu = translating(&bench);
     for config in [0b001, 0b010, 0b011, 0b110, 0b111] {
         let stage1 = ste::stage1(0x4100_0000);
-        smmu.install(sid(1), [1 | config << 1, 0]);
+        smmu.install(sid(1), [1 | (config << 1), 0]);
         bench.expect("an illegal STE", &[("d0", On::Abort)]);
         smmu.install(sid(1), stage1);
         bench.expect("a good STE", &[("d0", On::Nested(stage1))]);
@@ -161,8 +161,8 @@ fn only_fields_of_a_guests_stage_1_reach_the_host() {
     // Reserved or IGNORED: bits [58:56] of word 0, S2 fields of word 1, S1Fmt and
     // S1CDMax without substreams
     let noise = [
-        0b111 << 56 | 0b10 << 4 | 0x1f << 59,
-        0xffff_ffff << 32 | 0xfff << 8,
+        (0b111 << 56) | (0b10 << 4) | (0x1f << 59),
+        (0xffff_ffff << 32) | (0xfff << 8),
     ];
     smmu.install(sid(1), [word0 | noise[0], word1 | noise[1]]);
     bench.expect("scrubbed", &[("d0", On::Nested([word0, word1]))]);
@@ -175,8 +175,8 @@ fn fields_of_a_property_count_if_the_guest_is_shown_them() {
     let bench = Setup::new(properties).assign("d0", 1).start();
     let smmu = translating(&bench);
     let [word0, word1] = ste::stage1(0x4300_0000);
-    let substreams = |bits: u64| word0 | bits << 59;
-    let ats = |eats: u64| word1 | eats << 28;
+    let substreams = |bits: u64| word0 | (bits << 59);
+    let ats = |eats: u64| word1 | (eats << 28);
     for (entry, on) in [
         (
             [substreams(8), word1 | 0b10],
@@ -186,9 +186,9 @@ fn fields_of_a_property_count_if_the_guest_is_shown_them() {
         ([word0, ats(0b01)], On::Nested([word0, ats(0b01)])),
         ([word0, ats(0b10)], On::Abort),
         // S1ContextPtr above OAS
-        ([word0 | 1 << 44, word1], On::Abort),
+        ([word0 | (1 << 44), word1], On::Abort),
         // S1STALLD where nothing stalls
-        ([word0, word1 | 1 << 27], On::Abort),
+        ([word0, word1 | (1 << 27)], On::Abort),
     ] {
         smmu.install(sid(1), entry);
         bench.expect(&format!("{entry:#x?}"), &[("d0", on)]);
@@ -322,7 +322,7 @@ fn two_level(bench: &Bench) -> TwoLevel<'_> {
     table.write_ste(ste::stage1(0x4100_0000));
     table.write_descriptor(LEVEL2 | SPAN);
     smmu.write64(reg::STRTAB_BASE, TABLE);
-    smmu.write(reg::STRTAB_BASE_CFG, 1 << 16 | 8 << 6 | 16);
+    smmu.write(reg::STRTAB_BASE_CFG, (1 << 16) | (8 << 6) | 16);
     smmu.enable(SMMUEN);
     smmu.commands(&[command::CFGI_ALL]);
     let stage1 = ste::stage1(0x4100_0000);
@@ -365,7 +365,9 @@ fn a_level_1_table_that_shrinks_aborts() {
     table.0.disable(SMMUEN);
     bench.expect("disabled", &[("d0", On::Bypass)]);
     // StreamIDs 0 to 0x7ff
-    table.0.write(reg::STRTAB_BASE_CFG, 1 << 16 | 8 << 6 | 11);
+    table
+        .0
+        .write(reg::STRTAB_BASE_CFG, (1 << 16) | (8 << 6) | 11);
     table.0.enable(SMMUEN);
     bench.expect("out of range", &[("d0", On::Abort)]);
     bench.finish();
