@@ -20,11 +20,10 @@ use util::{ensure, Error, Result};
 use crate::{
     accel::Accel,
     bindings,
-    ffi::{
-        self, BottomHalf, IommuMemoryRegion, MigrationBlocker, OasMode, OnOffAuto, ParentMethods,
-        SmmuState, SsidSizeMode, StringProperty,
-    },
-    properties::{Choices, DESCRIPTIONS},
+    ffi::{self, BottomHalf, MigrationBlocker, ParentMethods, SmmuState},
+    pci,
+    properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
+    translate,
     vmstate::{SavedRegisters, VMSTATE_SMMUV3},
 };
 
@@ -194,12 +193,12 @@ impl Smmuv3 {
         let blocker = MigrationBlocker::new(&Error::msg(
             "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
         ))?;
-        ffi::use_accel_ops(self);
-        ffi::set_region_type(self, REGION_TYPE);
+        pci::use_accel_ops(self);
+        translate::set_region_type(self, translate::REGION_TYPE);
         self.get_class().parent_methods.realize(self)?;
         // What is on the bus already was never asked whether it can be there, and
         // an assigned device would stay on the guest's memory, translated by nothing.
-        ffi::ask_present_functions();
+        pci::ask_present_functions();
         ensure!(
             !self.endpoint_seen.get(),
             "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
@@ -279,28 +278,4 @@ impl Smmuv3 {
             line.pulse();
         }
     }
-}
-
-/// QOM name of the memory regions through which emulated functions see memory.
-const REGION_TYPE: &CStr = c"smmuv3-iommu-memory-region";
-
-/// The memory region of one emulated function behind an SMMU.
-#[repr(C)]
-#[derive(qom::Object)]
-pub struct Smmuv3MemoryRegion {
-    parent_obj: ParentField<IommuMemoryRegion>,
-}
-
-qom_isa!(Smmuv3MemoryRegion: IommuMemoryRegion, MemoryRegion, Object);
-
-// SAFETY: the struct begins with its parent's instance; the class adds nothing
-unsafe impl ObjectType for Smmuv3MemoryRegion {
-    type Class = system::bindings::IOMMUMemoryRegionClass;
-    const TYPE_NAME: &'static CStr = REGION_TYPE;
-}
-
-impl ObjectImpl for Smmuv3MemoryRegion {
-    type ParentType = IommuMemoryRegion;
-
-    const CLASS_INIT: fn(&mut Self::Class) = ffi::set_region_methods;
 }

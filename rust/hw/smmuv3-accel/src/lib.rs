@@ -11,6 +11,7 @@
 //! * [`device`]: the QOM type, its life cycle
 //! * [`properties`]: what a user can set, and what that makes of the ID registers
 //! * [`mmio`]: register accesses and the command queue's doorbell
+//! * [`pci`]: the SMMU as the PCI bus sees it
 //! * [`translate`]: translation for emulated bridges and root ports
 //! * [`vmstate`]: the migration stream
 //! * [`accel`]: assigned devices, nested translation
@@ -20,6 +21,7 @@ mod bindings;
 mod device;
 mod ffi;
 mod mmio;
+mod pci;
 mod properties;
 mod translate;
 mod vmstate;

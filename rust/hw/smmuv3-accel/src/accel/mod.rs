@@ -15,8 +15,9 @@ use util::{ensure, Result};
 
 use crate::{
     device::Smmuv3,
-    ffi::{machine_is_ready, Choice, PciFunction},
-    properties::Choices,
+    ffi::machine_is_ready,
+    pci::PciFunction,
+    properties::{Choice, Choices},
 };
 
 mod compat;

@@ -11,7 +11,7 @@ use super::{
     ffi::{HostDevice, HostObject},
     viommu::Viommu,
 };
-use crate::ffi::{report, PciFunction};
+use crate::{ffi::report, pci::PciFunction};
 
 ::trace::include_trace!("hw_arm");
 

@@ -7,9 +7,13 @@
 use smmuv3::features::Features;
 use util::{ensure, Error, Result};
 
-use crate::{accel::ffi::HostInfo, device::Smmuv3, ffi::Choice};
+use crate::{accel::ffi::HostInfo, device::Smmuv3};
 
-include!("descriptions.inc.rs");
+mod ffi;
+
+pub use ffi::{Choice, OasMode, OnOffAuto, SsidSizeMode, StringProperty};
+
+include!("../descriptions.inc.rs");
 
 /// The properties that shape the ID registers, as given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,20 @@
 //! (hot-plug, error reporting). They are so rare that nothing is cached: every
 //! one walks the guest's tables as they are.
 
-use smmuv3::{cd, ste::StreamConfig, stream_table};
-use system::bindings::{IOMMU_RO, IOMMU_RW, IOMMU_WO};
+use std::ffi::CStr;
 
-use crate::{accel::GuestRam, device::Smmuv3, ffi};
+use qom::prelude::*;
+use smmuv3::{cd, ste::StreamConfig, stream_table};
+use system::{
+    bindings::{IOMMU_RO, IOMMU_RW, IOMMU_WO},
+    prelude::*,
+};
+
+use crate::{accel::GuestRam, device::Smmuv3, ffi::IommuMemoryRegion};
+
+mod ffi;
+
+pub use ffi::set_region_type;
 
 ::trace::include_trace!("hw_arm");
 
@@ -60,4 +70,28 @@ impl Smmuv3 {
         }
         result
     }
+}
+
+/// QOM name of the memory regions through which emulated functions see memory.
+pub const REGION_TYPE: &CStr = c"smmuv3-iommu-memory-region";
+
+/// The memory region of one emulated function behind an SMMU.
+#[repr(C)]
+#[derive(qom::Object)]
+pub struct Smmuv3MemoryRegion {
+    parent_obj: ParentField<IommuMemoryRegion>,
+}
+
+qom_isa!(Smmuv3MemoryRegion: IommuMemoryRegion, MemoryRegion, Object);
+
+// SAFETY: the struct begins with its parent's instance; the class adds nothing
+unsafe impl ObjectType for Smmuv3MemoryRegion {
+    type Class = system::bindings::IOMMUMemoryRegionClass;
+    const TYPE_NAME: &'static CStr = REGION_TYPE;
+}
+
+impl ObjectImpl for Smmuv3MemoryRegion {
+    type ParentType = IommuMemoryRegion;
+
+    const CLASS_INIT: fn(&mut Self::Class) = ffi::set_region_methods;
 }
