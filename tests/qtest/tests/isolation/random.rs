@@ -9,7 +9,7 @@ use std::env;
 use smmuv3_qtest::{command, smmu::SMMUEN, Smmu};
 
 use crate::{
-    bench::{prepare, sid, ste, Bench, Guest, GBPA_ABORT, QUEUE, TABLE},
+    bench::{prepare, sid, ste, Bench, Ecam, Guest, GBPA_ABORT, QUEUE, TABLE},
     journal::On,
 };
 
@@ -34,6 +34,10 @@ struct Model {
     gbpa_abort: bool,
     /// STEs in memory
     table: [[u64; 2]; 2],
+    /// Which of them is each device's by the numbers of the buses
+    entry: [usize; 2],
+    /// Which of them it was when stage 1 was attached
+    under: [usize; 2],
     /// What was made of them when they were last looked at
     installed: [On; 2],
     /// The host has no memory for a new stage 1
@@ -46,6 +50,8 @@ impl Model {
             enabled: false,
             gbpa_abort: false,
             table: [ste::INVALID; 2],
+            entry: [0, 1],
+            under: [0, 1],
             installed: [On::Abort; 2],
             refused: false,
         }
@@ -60,14 +66,25 @@ impl Model {
     }
 
     fn look(&mut self, index: usize) {
-        let entry = self.table[index];
+        let entry = self.table[self.entry[index]];
         let stage1 = On::Nested(entry);
+        let same = self.installed[index] == stage1 && self.under[index] == self.entry[index];
         self.installed[index] = match entry[0] & 0b1111 {
             0b1001 => On::Bypass,
-            0b1011 if self.refused && self.installed[index] != stage1 => On::Abort,
+            0b1011 if self.refused && !same => On::Abort,
             0b1011 => stage1,
             _ => On::Abort,
         };
+        self.under[index] = self.entry[index];
+    }
+
+    /// A command names the stream of one entry.
+    fn configure(&mut self, entry: usize) {
+        let named = |index: &usize| self.entry[*index] == entry;
+        let indices: Vec<usize> = (0..2).filter(named).collect();
+        for index in indices {
+            self.look(index);
+        }
     }
 
     fn enable(&mut self) {
@@ -93,7 +110,7 @@ fn any_ste(random: &mut Random) -> [u64; 2] {
 fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) -> String {
     let index = random.below(2) as usize;
     let stream = sid(index as u32 + 1);
-    match random.below(12) {
+    match random.below(14) {
         0..=3 => {
             let entry = any_ste(random);
             smmu.write_ste(stream, entry);
@@ -103,7 +120,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
         4..=6 => {
             smmu.commands(&[command::cfgi_ste(stream)]);
             if model.enabled {
-                model.look(index);
+                model.configure(index);
             }
             format!("CFGI_STE {stream:#x}")
         }
@@ -136,6 +153,20 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
                 bench.say("fail HWPT_ALLOC kind=nested errno=ENOMEM");
             }
             format!("the host refuses={}", model.refused)
+        }
+        11 => {
+            model.entry.swap(0, 1);
+            let ecam = Ecam::of(bench.machine());
+            for (slot, entry) in (1..).zip(model.entry) {
+                ecam.number(8, slot << 3, sid(entry as u32 + 1) >> 8);
+            }
+            "the buses swap their numbers".into()
+        }
+        12 => {
+            let errno = ["EINTR", "ENOMEM", "ETIMEDOUT"][random.below(3) as usize];
+            bench.say(&format!("fail HWPT_INVALIDATE errno={errno} count=1"));
+            smmu.commands(&[command::TLBI_NSNH_ALL]);
+            format!("an invalidation meets {errno}")
         }
         _ => {
             bench.machine().system_reset();
@@ -182,10 +213,24 @@ fn run(seed: u64) {
     bench.end();
 }
 
+/// The number in a variable.
+#[track_caller]
+fn variable(name: &str) -> Option<u64> {
+    let value = env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {value}")),
+    )
+}
+
+/// `ISOLATION_SEED` repeats one guest, `ISOLATION_GUESTS` is how many there are.
 #[test]
 fn whatever_the_guest_does_devices_are_where_it_says() {
-    match env::var("ISOLATION_SEED") {
-        Ok(seed) => run(seed.parse().expect("ISOLATION_SEED is a number")),
-        Err(_) => (1..=24).for_each(|seed| run(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed))),
+    if let Some(seed) = variable("ISOLATION_SEED") {
+        return run(seed);
+    }
+    for number in 1..=variable("ISOLATION_GUESTS").unwrap_or(24) {
+        run(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number));
     }
 }
