@@ -21,8 +21,11 @@
 //! * `veventq-*`, sockets, one for every virtual event queue that QEMU has open:
 //!   a datagram that the test sends is what QEMU reads.
 
+#![deny(unsafe_code)]
+
 pub mod errno;
 #[cfg(not(test))]
+#[allow(unsafe_code)]
 mod ffi;
 pub mod file;
 pub mod host;
