@@ -135,6 +135,13 @@ pub enum Progress {
     Idle,
     /// The budget is used up and there is more.
     More,
+    /// At least one batch was completed; what is left would not fill another,
+    /// and no `CMD_SYNC` waits for it. It stays in the queue, not consumed: a
+    /// producer that rings its doorbell every so many commands is about to add
+    /// to it. Commands are consumed whether or not more of them follow (4.1.2),
+    /// so the caller comes back soon; if nothing was added by then, they are
+    /// too few to be left again.
+    Deferred,
 }
 
 /// What the consumer keeps from one call to the next.
@@ -208,6 +215,7 @@ impl Cmdq {
             atc_failed: &mut self.atc_failed,
             batch: &mut self.batch,
             registers,
+            batch_completed: false,
         };
         let progress = consumer.run(&mut self.buffer, budget);
         signals.consume_end(registers);

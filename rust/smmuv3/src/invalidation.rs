@@ -53,6 +53,9 @@ pub struct FlushPolicy {
     pub repeat_tlbi_cfgi: bool,
     /// What `entry_num` means when a command is illegal.
     pub eio: EioReport,
+    /// Leave commands behind the last full batch in the queue for a while if no
+    /// `CMD_SYNC` waits for them: see [`Progress::Deferred`](crate::Progress::Deferred).
+    pub defer_remainder: bool,
 }
 
 impl Default for FlushPolicy {
@@ -62,6 +65,7 @@ impl Default for FlushPolicy {
             memory_retries: 3,
             repeat_tlbi_cfgi: false,
             eio: EioReport::Offender,
+            defer_remainder: false,
         }
     }
 }

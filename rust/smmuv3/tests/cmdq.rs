@@ -188,3 +188,70 @@ fn waiting_producers_are_woken_when_the_queue_is_no_longer_full() {
     machine.submit(&[va(1), va(2), va(3), va(4)]);
     assert_eq!(machine.signals.sev, 1);
 }
+
+fn deferring() -> Machine {
+    let policy = FlushPolicy {
+        defer_remainder: true,
+        ..FlushPolicy::default()
+    };
+    let mut machine = Machine::resized(vector_features(), policy, 10, 0);
+    machine.comes_back = false;
+    machine
+}
+
+fn batches(machine: &Machine) -> Vec<usize> {
+    machine.host.calls.iter().map(Vec::len).collect()
+}
+
+#[test]
+fn doorbells_of_64_commands_cost_one_call_for_63_commands() {
+    let mut machine = deferring();
+    let commands: Vec<_> = (1..=256).map(va).collect();
+    for (count, portion) in commands.chunks(64).enumerate().take(3) {
+        machine.submit(portion);
+        // what waits for more is not consumed
+        assert_eq!(machine.rd(), 63 * (count as u32 + 1));
+    }
+    machine.submit(&commands[192..]);
+    machine.submit(&[SYNC]);
+    assert_eq!(batches(&machine), [63, 63, 63, 63, 4]);
+    assert_eq!(executed(&machine), commands);
+    assert_eq!(machine.rd(), 257);
+}
+
+#[test]
+fn what_is_deferred_is_consumed_when_the_caller_comes_back() {
+    let mut machine = deferring();
+    let commands: Vec<_> = (1..=70).map(va).collect();
+    machine.submit(&commands);
+    assert_eq!((batches(&machine), machine.rd()), (vec![63], 63));
+    assert_eq!(
+        machine.consume_once(),
+        Progress::Idle,
+        "too few to be put off again"
+    );
+    assert_eq!((batches(&machine), machine.rd()), (vec![63, 7], 70));
+    assert_eq!(executed(&machine), commands);
+}
+
+#[test]
+fn only_invalidations_behind_a_full_batch_are_deferred() {
+    // too few for a batch: at once
+    let mut machine = deferring();
+    machine.submit(&[va(1), va(2)]);
+    assert_eq!((batches(&machine), machine.rd()), (vec![2], 2));
+    // exactly full: nothing is left
+    let mut machine = deferring();
+    machine.submit(&(1..=126).map(va).collect::<Vec<_>>());
+    assert_eq!((batches(&machine), machine.rd()), (vec![63, 63], 126));
+    // somebody waits, or has to be told
+    for (last, error) in [(SYNC, None), ([0xff, 0], Some(1)), ([0x3, 0], None)] {
+        let mut machine = deferring();
+        let mut commands: Vec<_> = (1..=65).map(va).collect();
+        commands.push(last);
+        machine.submit(&commands);
+        assert_eq!(executed(&machine)[..65], commands[..65], "{last:x?}");
+        assert_eq!(machine.error(), error);
+        assert_eq!(machine.rd(), if error.is_some() { 65 } else { 66 });
+    }
+}

@@ -100,16 +100,19 @@ fn any_features() -> impl Strategy<Value = Features> {
 }
 
 fn any_policy() -> impl Strategy<Value = FlushPolicy> {
-    (0..4_u32, 0..4_u32, any::<bool>(), any::<bool>()).prop_map(
-        |(timeout_retries, memory_retries, repeat_tlbi_cfgi, offender)| FlushPolicy {
-            timeout_retries,
-            memory_retries,
-            repeat_tlbi_cfgi,
-            eio: if offender {
-                EioReport::Offender
-            } else {
-                EioReport::BlockStart
-            },
+    (0..4_u32, 0..4_u32, any::<[bool; 3]>()).prop_map(
+        |(timeout_retries, memory_retries, [repeat_tlbi_cfgi, offender, defer_remainder])| {
+            FlushPolicy {
+                defer_remainder,
+                timeout_retries,
+                memory_retries,
+                repeat_tlbi_cfgi,
+                eio: if offender {
+                    EioReport::Offender
+                } else {
+                    EioReport::BlockStart
+                },
+            }
         },
     )
 }

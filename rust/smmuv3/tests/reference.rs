@@ -249,9 +249,10 @@ proptest! {
         timeout_retries in 0..3_u32,
         memory_retries in 0..3_u32,
         repeat in any::<bool>(),
+        defer_remainder in any::<bool>(),
         eio in prop::sample::select(vec![EioReport::Offender, EioReport::BlockStart]),
     ) {
-        let policy = FlushPolicy { timeout_retries, memory_retries, ..policy(repeat, eio) };
+        let policy = FlushPolicy { timeout_retries, memory_retries, defer_remainder, ..policy(repeat, eio) };
         let mut machine = machine(policy, 8);
         // A second attempt that fails comes after a first that did not: what
         // is newer was executed then. Doing too much is harmless (4.4).

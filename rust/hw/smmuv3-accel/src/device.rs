@@ -20,7 +20,7 @@ use util::{ensure, Error, Result};
 use crate::{
     accel::Accel,
     bindings,
-    ffi::{self, BottomHalf, MigrationBlocker, ParentMethods, SmmuState},
+    ffi::{self, Alarm, BottomHalf, MigrationBlocker, ParentMethods, SmmuState},
     pci,
     properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
     translate,
@@ -114,6 +114,8 @@ pub struct Smmuv3 {
     pub accel_state: BqlRefCell<Option<Accel>>,
     /// Goes on consuming commands when a doorbell's slice is used up
     pub consume_later: BqlRefCell<Option<BottomHalf>>,
+    /// Has commands consumed that were deferred
+    pub deferred: BqlRefCell<Option<Alarm>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// An endpoint behind this SMMU has asked for its address space
     endpoint_seen: BqlCell<bool>,
@@ -182,6 +184,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, cmdq).write(Default::default());
         uninit_field_mut!(*this, accel_state).write(Default::default());
         uninit_field_mut!(*this, consume_later).write(Default::default());
+        uninit_field_mut!(*this, deferred).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, endpoint_seen).write(Default::default());
     }
@@ -208,6 +211,7 @@ impl Smmuv3 {
         self.migration_blocker.borrow_mut().replace(blocker);
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
         *self.accel_state.borrow_mut() = Some(Accel::new(choices));
+        *self.deferred.borrow_mut() = Some(Alarm::new(self, &Self::consume_soon));
         *self.consume_later.borrow_mut() = Some(BottomHalf::new(self, &Self::consume));
         if choices.wants_host() {
             ffi::on_machine_done(self, &Self::machine_done);

@@ -22,7 +22,7 @@ use hwcore::prelude::*;
 use qom::prelude::*;
 use smmuv3::cmdq::BusAbort;
 use system::{prelude::*, MEMTXATTRS_UNSPECIFIED};
-use util::{Error, Result};
+use util::{timer::CLOCK_VIRTUAL, Error, Result};
 
 use crate::{bindings, device::Smmuv3};
 
@@ -283,6 +283,60 @@ impl Drop for BottomHalf {
     fn drop(&mut self) {
         // SAFETY: `self.0` is a valid bottom half and is not used again
         unsafe { util::bindings::qemu_bh_delete(self.0) }
+    }
+}
+
+/// A timer of the guest's time that calls back into the device that owns it.
+#[derive(Debug)]
+pub struct Alarm(*mut util::bindings::QEMUTimer);
+
+// SAFETY: only used under the BQL
+unsafe impl Send for Alarm {}
+
+impl Alarm {
+    /// An alarm that runs `F` on `device`, from the main loop.
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) -> Self {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
+            // SAFETY: the device that was passed to timer_init_full; it deletes
+            // the timer before it goes
+            F::call((unsafe { &*opaque.cast::<Smmuv3>() },));
+        }
+        const { assert!(F::IS_SOME) };
+        // SAFETY: zeroed memory is what the callee initializes; it is freed in `drop`
+        unsafe {
+            let timer: *mut util::bindings::QEMUTimer = zeroed_leaked();
+            util::bindings::timer_init_full(
+                timer,
+                std::ptr::null_mut(),
+                util::bindings::QEMUClockType::QEMU_CLOCK_VIRTUAL,
+                1,
+                0,
+                Some(call::<F>),
+                (device as *const Smmuv3).cast_mut().cast(),
+            );
+            Self(timer)
+        }
+    }
+
+    /// Goes off in `delay` nanoseconds, or earlier if it was set already.
+    pub fn set(&self, delay: u64) {
+        // SAFETY: an initialized timer
+        unsafe {
+            if util::bindings::timer_expire_time_ns(self.0) == u64::MAX {
+                let now = CLOCK_VIRTUAL.get_ns();
+                util::bindings::timer_mod_ns(self.0, now.saturating_add(delay) as i64);
+            }
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: an initialized timer, which is not used again
+        unsafe {
+            util::bindings::timer_del(self.0);
+            glib_sys::g_free(self.0.cast());
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     command::{decode, opcode, Command, CompletionSignal, Kind},
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
-    invalidation::{Batch, Failure, FlushPolicy},
+    invalidation::{Batch, Failure, FlushPolicy, MAX_BATCH},
     queue::Ring,
     registers::{Registers, CMDQ_CONS_ERR_SHIFT},
     StreamId,
@@ -37,6 +37,8 @@ pub(super) struct Consumer<'a, M, H, S> {
     /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
     /// are complete.
     pub(super) cursor: u32,
+    /// The last command completed a batch.
+    pub(super) batch_completed: bool,
 }
 
 impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
@@ -82,9 +84,16 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                 .min(self.ring.until_wrap(self.cursor))
                 .min(MAX_FETCH);
             let fetched = self.fetch(buffer, run);
-            for entry in buffer.iter().take(fetched.count as usize) {
+            let entries = &buffer[..fetched.count as usize];
+            for (index, entry) in entries.iter().enumerate() {
                 let both = u128::from_le_bytes(*entry);
                 self.step([both as u64, (both >> 64) as u64])?;
+                if core::mem::take(&mut self.batch_completed)
+                    && run == used
+                    && self.may_wait(&entries[index + 1..])
+                {
+                    return Ok(Progress::Deferred);
+                }
             }
             if fetched.aborted {
                 self.flush()?;
@@ -163,8 +172,17 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         self.advance();
         if self.batch.is_full() {
             self.flush()?;
+            self.batch_completed = true;
         }
         Ok(())
+    }
+
+    /// Whether the last commands of the queue may wait for others: they are too
+    /// few for a batch, and all of them are for the host.
+    fn may_wait(&self, rest: &[[u8; COMMAND_BYTES]]) -> bool {
+        self.policy.defer_remainder
+            && (1..MAX_BATCH).contains(&rest.len())
+            && rest.iter().all(|entry| opcode::is_invalidation(entry[0]))
     }
 
     /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (6.3.9.6); a stream without

@@ -53,3 +53,18 @@ pub const SYNC: u8 = 0x46;
 pub const DPTI_ALL: u8 = 0x70;
 /// `CMD_DPTI_PA`.
 pub const DPTI_PA: u8 = 0x73;
+
+/// Whether commands with this opcode only invalidate what a host may cache.
+pub(crate) const fn is_invalidation(opcode: u8) -> bool {
+    matches!(
+        opcode,
+        CFGI_CD
+            | CFGI_CD_ALL
+            | TLBI_NH_ALL
+            | TLBI_NH_ASID
+            | TLBI_NH_VA
+            | TLBI_NH_VAA
+            | TLBI_NSNH_ALL
+            | ATC_INV
+    )
+}

@@ -62,6 +62,8 @@ pub struct Machine {
     pub host: TestHost,
     pub signals: Counters,
     pub budget: u32,
+    /// Whether what is deferred is seen to at once.
+    pub comes_back: bool,
 }
 
 impl Machine {
@@ -94,6 +96,7 @@ impl Machine {
                 ..Counters::default()
             },
             budget: 4096,
+            comes_back: true,
         }
     }
 
@@ -132,9 +135,16 @@ impl Machine {
         self.registers.read(&self.features, offset, 8)
     }
 
-    /// Works on the queue until it is idle.
+    /// Works on the queue until it is idle, as a device does: what the consumer
+    /// defers is seen to a little later.
     pub fn consume(&mut self) {
-        while self.consume_once() == Progress::More {}
+        loop {
+            match self.consume_once() {
+                Progress::More => {}
+                Progress::Deferred if self.comes_back => {}
+                _ => return,
+            }
+        }
     }
 
     pub fn consume_once(&mut self) -> Progress {

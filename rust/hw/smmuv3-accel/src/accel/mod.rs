@@ -131,6 +131,7 @@ impl Smmuv3 {
         let policy = fresh.as_ref().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
             eio: viommu.probe_eio_report(),
+            defer_remainder: true,
             ..FlushPolicy::default()
         });
 
