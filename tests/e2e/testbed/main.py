@@ -34,7 +34,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     how.add_argument("--bench", action="store_true", help="compare with QEMU's C device, in pairs")
     how.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--device", choices=("rust", "c"), default="rust", help="the arm-smmuv3 to test (default: rust)")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of latency measurements for --bench (default: 5)")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of latency measurements for --bench (default: 6)")
     parser.add_argument("--out", type=Path, help="--bench: write the results there too, as JSON")
     parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all)")
     arguments = parser.parse_args(words)
