@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Enabling and disabling the queue.
+
+use smmuv3_qtest::{
+    command::{SYNC_IRQ, TLBI_NSNH_ALL},
+    machine::RAM,
+    smmu::CMDQEN,
+};
+
+use crate::bench::{with_queue, Interrupts, Queue::Idle, Steps};
+
+#[test]
+fn enabling_the_queue_starts_what_is_in_it() {
+    with_queue(4, |smmu| {
+        smmu.disable(CMDQEN);
+        smmu.feed(&[TLBI_NSNH_ALL, SYNC_IRQ]);
+        smmu.expect_both("disabled", Idle(0), Interrupts::NONE);
+        smmu.enable(CMDQEN);
+        smmu.expect_both("enabled", Idle(2), Interrupts::SYNC);
+    });
+}
+
+#[test]
+fn a_disabled_queue_can_be_moved_and_goes_on() {
+    with_queue(4, |smmu| {
+        for round in 0..20_u32 {
+            smmu.setup_queue(RAM + (u64::from(round) << 12), round % 6);
+            smmu.submit(&[SYNC_IRQ]);
+            smmu.expect_both(round, Idle(1), Interrupts::SYNC);
+        }
+    });
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! How an illegal command stops the queue, and how the queue goes on.
+
+use smmuv3_qtest::{
+    command,
+    command::{Command, RESERVED, SYNC, SYNC_IRQ},
+    machine::RAM,
+    smmu::{cerror, reg, CMDQEN, CMDQ_ERR, GERROR_IRQEN},
+    Smmu,
+};
+
+use crate::bench::{
+    with_queue, Interrupts,
+    Queue::{self, Idle, Stopped},
+    Steps,
+};
+
+/// Two commands that are fine, one that is not, two more.
+const BAD_THIRD: [Command; 5] = [
+    command::tlbi_nh_va(5, 0x1000),
+    command::tlbi_nh_va(5, 0x2000),
+    RESERVED,
+    command::tlbi_nh_va(5, 0x4000),
+    SYNC_IRQ,
+];
+
+/// Where they stop the queue.
+const AT_THIRD: Queue = Stopped(2, cerror::ILL);
+
+/// Runs a test on a queue that [`BAD_THIRD`] has just stopped.
+#[track_caller]
+fn with_stopped_queue(test: impl FnOnce(&Smmu<'_>)) {
+    with_queue(4, |smmu| {
+        smmu.feed(&BAD_THIRD);
+        smmu.expect("two are fine", AT_THIRD);
+        test(smmu);
+    });
+}
+
+/// Puts commands from the one that is not fine on, and acknowledges the error;
+/// all is consumed then.
+#[track_caller]
+fn repair(smmu: &Smmu<'_>, commands: &[Command]) {
+    smmu.write_slots(2, commands);
+    smmu.acknowledge();
+    smmu.expect("repaired", Idle(5));
+}
+
+#[test]
+fn an_illegal_command_stops_the_queue_at_itself() {
+    with_stopped_queue(|smmu| {
+        smmu.expect_gerror(CMDQ_ERR, 0);
+        smmu.expect_interrupts("stopped", Interrupts::ERROR);
+        smmu.ring();
+        let when = "an active error is not raised again";
+        smmu.expect_both(when, AT_THIRD, Interrupts::NONE);
+    });
+}
+
+/// V91
+#[test]
+fn the_queue_goes_on_when_the_error_is_acknowledged() {
+    with_stopped_queue(|smmu| {
+        repair(smmu, &[SYNC]);
+        smmu.expect_gerror(CMDQ_ERR, CMDQ_ERR);
+        smmu.expect_interrupts("in all", Interrupts::of(1, 1));
+    });
+}
+
+/// V93
+#[test]
+fn a_command_that_is_still_illegal_is_a_new_error() {
+    with_stopped_queue(|smmu| {
+        for (gerrorn, gerror) in [(1, 0), (0, 1), (1, 0)] {
+            smmu.expect_interrupts("a new error", Interrupts::ERROR);
+            smmu.write(reg::GERRORN, gerrorn);
+            smmu.expect("still illegal", AT_THIRD);
+            smmu.expect_gerror(gerror, gerrorn);
+        }
+        repair(smmu, &[SYNC]);
+        smmu.expect_gerror(0, 0);
+        smmu.expect_interrupts("repaired", Interrupts::of(1, 1));
+    });
+}
+
+/// V95
+#[test]
+fn commands_can_be_taken_back_while_an_error_is_active() {
+    with_stopped_queue(|smmu| {
+        smmu.write(reg::CMDQ_PROD, 2);
+        smmu.acknowledge();
+        smmu.expect_both("taken back", Idle(2), Interrupts::ERROR);
+    });
+}
+
+/// V97
+#[test]
+fn disabling_the_queue_neither_acknowledges_nor_resumes() {
+    with_stopped_queue(|smmu| {
+        for _ in 0..3 {
+            smmu.disable(CMDQEN);
+            smmu.enable(CMDQEN);
+            smmu.expect("enabled again", AT_THIRD);
+        }
+        smmu.expect_interrupts("only the first", Interrupts::ERROR);
+        repair(smmu, &[SYNC]);
+    });
+}
+
+/// V99
+#[test]
+fn newer_commands_are_fetched_again_after_an_error() {
+    with_stopped_queue(|smmu| {
+        repair(smmu, &[SYNC_IRQ, SYNC_IRQ]);
+        smmu.expect_interrupts("in all", Interrupts::of(3, 1));
+    });
+}
+
+/// V103
+#[test]
+fn an_error_behind_the_wrap_of_a_full_queue_names_its_slot() {
+    with_queue(4, |smmu| {
+        smmu.setup_queue_at(RAM, 4, 0xf);
+        let mut commands = [SYNC; 16];
+        commands[1] = RESERVED;
+        smmu.feed(&commands);
+        smmu.expect("behind the wrap", Stopped(0x10, cerror::ILL));
+    });
+}
+
+#[test]
+fn an_error_that_no_one_wants_to_hear_of_has_no_interrupt() {
+    with_queue(4, |smmu| {
+        smmu.write(reg::IRQ_CTRL, 0);
+        smmu.feed(&[RESERVED]);
+        smmu.expect("not enabled", Stopped(0, cerror::ILL));
+        smmu.write(reg::IRQ_CTRL, GERROR_IRQEN);
+        smmu.expect_interrupts("enabling later delivers nothing", Interrupts::NONE);
+        smmu.acknowledge();
+        smmu.expect_interrupts("the next one is delivered", Interrupts::ERROR);
+    });
+}
+
+/// 6.3.20: toggling GERRORN without an error makes one, as long as it lasts.
+#[test]
+fn an_acknowledgement_without_an_error_stops_the_queue_until_it_is_undone() {
+    with_queue(4, |smmu| {
+        smmu.write(reg::GERRORN, CMDQ_ERR);
+        smmu.feed(&[SYNC_IRQ]);
+        assert_eq!(smmu.cons(), 0);
+        smmu.write(reg::GERRORN, 0);
+        smmu.expect_both("undone", Idle(1), Interrupts::SYNC);
+    });
+}

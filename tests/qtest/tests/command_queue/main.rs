@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The Command queue through real registers and guest memory: what is
+//! consumed, how it stops, how it goes on. No device is assigned, so nothing
+//! reaches a host.
+
+mod bench;
+mod commands;
+mod enabling;
+mod errors;
+mod geometry;
+mod hostile;
+mod memory;
+mod migration;
+mod slices;
+mod syncs;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A queue whose consumption reaches a host does not migrate.
+
+use serde_json::json;
+
+use crate::bench::machine;
+
+#[test]
+fn migration_is_refused_with_a_reason() {
+    let machine = machine().start();
+    let error = machine
+        .try_qmp("migrate", json!({ "uri": "file:/dev/null" }))
+        .expect_err("migration began");
+    assert!(error.description.contains("accel=on"), "{error}");
+    let state = machine.qmp("query-migrate", json!({}));
+    assert!(
+        state["blocked-reasons"].to_string().contains("accel=on"),
+        "{state}"
+    );
+    assert_eq!(machine.status(), "running");
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Work without bound: a doorbell consumes a slice, the main loop the rest.
+
+use smmuv3_qtest::{
+    command,
+    command::{RESERVED, SYNC, SYNC_IRQ},
+    smmu::{cerror, reg, CMDQEN},
+    until, Builder, Smmu,
+};
+
+use crate::bench::{
+    machine, with_queue_of, Interrupts,
+    Queue::{Idle, Stopped},
+    Steps,
+};
+
+/// log2 of the entries of the largest queue.
+const LARGEST: u32 = 19;
+
+/// What is consumed before a doorbell returns, at most.
+const SLICE: u32 = 4096;
+
+/// Runs a test on a machine with a full queue of the largest size. The doorbell
+/// has not rung.
+#[track_caller]
+fn with_largest_queue_of(machine: Builder, test: impl FnOnce(&Smmu<'_>)) {
+    with_queue_of(machine, LARGEST, |smmu| {
+        fill(smmu);
+        test(smmu);
+    });
+}
+
+/// Fills the queue: invalidations, and a `CMD_SYNC` with interrupt at the end.
+#[track_caller]
+fn fill(smmu: &Smmu<'_>) {
+    let mut commands = vec![command::tlbi_nh_va(1, 0x1000); 1 << LARGEST];
+    commands[(1 << LARGEST) - 1] = SYNC_IRQ;
+    smmu.push(&commands);
+}
+
+/// A machine that writes a line for each command: slow enough to be watched.
+fn slow_machine() -> Builder {
+    machine().args(["-trace", "smmuv3_cmdq_opcode", "-D", "/dev/null"])
+}
+
+/// Makes writes that start a full queue; gives `CMDQ_CONS.RD` right behind
+/// them, before QEMU does anything else. A slice is consumed by then, no more.
+#[track_caller]
+fn slice_after(smmu: &Smmu<'_>, writes: &[(u64, u32)]) -> u32 {
+    let writes: Vec<(u64, u32)> = writes
+        .iter()
+        .map(|(register, value)| (smmu.base() + register, *value))
+        .collect();
+    let cons = smmu
+        .machine()
+        .write32_then_read32(&writes, smmu.base() + reg::CMDQ_CONS)
+        & 0xf_ffff;
+    let start = smmu.prod() ^ (1 << LARGEST);
+    let consumed = cons.wrapping_sub(start) % (2 << LARGEST);
+    assert!(0 < consumed && consumed <= SLICE, "CONS.RD = {cons:#x}");
+    cons
+}
+
+#[test]
+fn a_doorbell_returns_after_a_slice_and_the_rest_follows() {
+    with_queue_of(machine(), LARGEST, |smmu| {
+        for lap in 0..4 {
+            fill(smmu);
+            slice_after(smmu, &[(reg::CMDQ_PROD, smmu.prod())]);
+            smmu.wait_consumed();
+            let end = if lap % 2 == 0 { 1 << LARGEST } else { 0 };
+            smmu.expect_both(format_args!("lap {lap}"), Idle(end), Interrupts::SYNC);
+        }
+    });
+}
+
+#[test]
+fn qmp_answers_while_the_largest_queue_is_consumed() {
+    with_largest_queue_of(slow_machine(), |smmu| {
+        smmu.ring();
+        let mut answers = 0;
+        until("consumption", || {
+            smmu.expect_running("while the queue is consumed");
+            let done = smmu.cons() == smmu.prod();
+            answers += u32::from(!done);
+            done.then_some(())
+        });
+        assert!(answers > 0, "QMP answered only when all was consumed");
+    });
+}
+
+#[test]
+fn disabling_the_queue_stops_it_between_slices() {
+    with_largest_queue_of(machine(), |smmu| {
+        let cons = slice_after(smmu, &[(reg::CMDQ_PROD, smmu.prod()), (reg::CR0, 0)]);
+        for _ in 0..10 {
+            smmu.machine().status();
+            assert_eq!(
+                smmu.cons(),
+                cons,
+                "nothing is consumed while the queue is disabled"
+            );
+        }
+        smmu.enable(CMDQEN);
+        smmu.wait_consumed();
+        smmu.expect_interrupts("enabled", Interrupts::SYNC);
+    });
+}
+
+#[test]
+fn a_reset_between_slices_leaves_nothing_behind() {
+    with_largest_queue_of(slow_machine(), |smmu| {
+        smmu.ring();
+        smmu.machine().system_reset();
+        // also if the reset should have come late
+        smmu.pulses();
+        for _ in 0..10 {
+            let pointers = (smmu.read(reg::CMDQ_CONS), smmu.read(reg::CMDQ_PROD));
+            assert_eq!(pointers, (0, 0));
+            smmu.machine().status();
+        }
+        smmu.expect_interrupts("after reset", Interrupts::NONE);
+        smmu.expect_usable();
+    });
+}
+
+#[test]
+fn an_error_deep_in_the_largest_queue_names_its_slot() {
+    with_largest_queue_of(machine(), |smmu| {
+        let bad = SLICE * 70 + 17;
+        smmu.write_slots(bad, &[RESERVED]);
+        smmu.ring();
+        until("error", || smmu.error().then_some(()));
+        let when = "deep in the queue";
+        smmu.expect_both(when, Stopped(bad, cerror::ILL), Interrupts::ERROR);
+        smmu.write_slots(bad, &[SYNC]);
+        smmu.acknowledge();
+        smmu.wait_consumed();
+        smmu.expect_interrupts("repaired", Interrupts::SYNC);
+    });
+}
