@@ -5,8 +5,8 @@
 
 use smmuv3_qtest::{
     command::{self, Command},
-    smmu::{cerror, reg, SMMUEN},
-    Smmu,
+    smmu::{cerror, reg, CMDQEN, SMMUEN},
+    until, Smmu,
 };
 
 use crate::{
@@ -56,7 +56,7 @@ fn fails(smmu: &Smmu<'_>, commands: &[Command]) -> (u32, u32) {
     let start = smmu.prod();
     smmu.push(commands);
     smmu.ring();
-    smmuv3_qtest::until("a command error", || smmu.error().then_some(()));
+    until("a command error", || smmu.error().then_some(()));
     (smmu.cons_err(), smmu.cons() - start)
 }
 
@@ -375,5 +375,128 @@ fn a_queue_that_wraps_is_forwarded_in_order() {
     smmu.commands(&tlbis(25));
     assert_eq!(bench.journal().batches(), [tlbis(25)]);
     assert_eq!(smmu.read(reg::CMDQ_CONS), smmu.prod());
+    bench.finish();
+}
+
+/// Longer than commands without a `CMD_SYNC` may wait for others, in nanoseconds.
+const LONG: u64 = 2_000_000;
+
+#[test]
+fn cons_passes_a_command_only_when_the_host_has_completed_it() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    // no CMD_SYNC says when: only CONS.RD does
+    for count in [1, 10, 63, 64, 100, 126] {
+        bench.mark();
+        let start = smmu.cons();
+        smmu.push(&tlbis(count));
+        smmu.ring();
+        let done = distance(start, smmu.cons());
+        assert_eq!(completed(&bench), as_issued(&tlbis(count)[..done]));
+        bench.machine().clock_step(LONG);
+        smmu.wait_consumed();
+        assert_eq!(completed(&bench), as_issued(&tlbis(count)));
+    }
+    bench.finish();
+}
+
+/// How many commands there are between two values of a pointer into a queue of
+/// 2^8 entries.
+const fn distance(from: u32, to: u32) -> usize {
+    (to.wrapping_sub(from) & 0x1ff) as usize
+}
+
+#[test]
+fn a_failure_of_commands_without_a_cmd_sync_is_reported_too() {
+    for count in [10, 100] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        let skip = count / 63;
+        bench.say(&format!("fail HWPT_INVALIDATE errno=ENOMEM skip={skip}"));
+        let start = smmu.cons();
+        smmu.push(&tlbis(count));
+        smmu.ring();
+        bench.machine().clock_step(LONG);
+        until("a command error", || smmu.error().then_some(()));
+        assert_eq!(smmu.cons_err(), cerror::ABT);
+        assert_eq!(distance(start, smmu.cons()) as u64, 63 * skip);
+        bench.say("clear");
+        smmu.acknowledge();
+        bench.machine().clock_step(LONG);
+        smmu.wait_consumed();
+        assert_eq!(completed(&bench), as_issued(&tlbis(count)));
+        bench.finish();
+    }
+}
+
+#[test]
+fn disabling_the_queue_leaves_cons_at_what_is_complete() {
+    for count in [40, 100] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        let start = smmu.cons();
+        smmu.push(&tlbis(count));
+        smmu.ring();
+        smmu.disable(CMDQEN);
+        bench.machine().clock_step(LONG);
+        let done = distance(start, smmu.cons());
+        assert_eq!(completed(&bench), as_issued(&tlbis(count)[..done]));
+        smmu.enable(CMDQEN);
+        bench.machine().clock_step(LONG);
+        smmu.wait_consumed();
+        assert_eq!(completed(&bench), as_issued(&tlbis(count)));
+        bench.finish();
+    }
+}
+
+#[test]
+fn unplugging_right_behind_a_doorbell_leaves_nothing_to_wait_for() {
+    for count in [40, 100] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        smmu.push(&tlbis(count));
+        smmu.ring();
+        bench.unplug("d0", 1);
+        bench.machine().clock_step(LONG);
+        smmu.wait_consumed();
+        assert!(!smmu.error());
+        bench.expect_objects("nothing is left", &[]);
+        bench.finish();
+    }
+}
+
+#[test]
+fn reset_right_behind_a_doorbell_leaves_an_empty_queue() {
+    for count in [40, 100] {
+        let bench = Bench::with_one_device();
+        let smmu = translating(&bench);
+        smmu.push(&tlbis(count));
+        smmu.ring();
+        bench.machine().system_reset();
+        bench.mark();
+        bench.machine().clock_step(LONG);
+        assert_eq!((smmu.cons(), smmu.read(reg::CMDQ_PROD)), (0, 0));
+        bench.expect("after reset", &[("d0", On::Bypass)]);
+        let again = bench.smmu();
+        again.commands(&tlbis(3));
+        let expected = as_issued(&tlbis(3));
+        assert_eq!(completed(&bench), expected, "and nothing of before");
+        bench.finish();
+    }
+}
+
+#[test]
+fn what_a_doorbell_leaves_of_a_batch_goes_with_the_next() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    // Linux rings after every 64 commands of an invalidation
+    let commands = tlbis(200);
+    for part in commands.chunks(64) {
+        smmu.push(part);
+        smmu.ring();
+    }
+    smmu.commands(&[]);
+    assert_eq!(sizes(&bench), [63, 63, 63, 11]);
+    assert_eq!(completed(&bench), as_issued(&commands));
     bench.finish();
 }

@@ -110,7 +110,7 @@ fn any_ste(random: &mut Random) -> [u64; 2] {
 fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) -> String {
     let index = random.below(2) as usize;
     let stream = sid(index as u32 + 1);
-    match random.below(14) {
+    match random.below(15) {
         0..=3 => {
             let entry = any_ste(random);
             smmu.write_ste(stream, entry);
@@ -163,6 +163,16 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
             "the buses swap their numbers".into()
         }
         12 => {
+            let count = 1 + random.below(150);
+            let commands = vec![command::tlbi_nh_asid(7); count as usize];
+            smmu.push(&commands);
+            smmu.ring();
+            if random.below(2) == 0 {
+                bench.machine().clock_step(2_000_000);
+            }
+            format!("{count} invalidations without CMD_SYNC")
+        }
+        13 => {
             let errno = ["EINTR", "ENOMEM", "ETIMEDOUT"][random.below(3) as usize];
             bench.say(&format!("fail HWPT_INVALIDATE errno={errno} count=1"));
             smmu.commands(&[command::TLBI_NSNH_ALL]);
