@@ -19,8 +19,8 @@ use smmuv3_qtest::{
     command::Command,
     machine::RAM,
     qemu,
-    smmu::{reg, CMDQEN},
-    Builder, Finished, Machine, Smmu,
+    smmu::{reg, CMDQEN, SMMUEN},
+    until, Builder, Finished, Machine, Smmu,
 };
 
 use crate::journal::{Journal, On};
@@ -52,7 +52,20 @@ pub mod ste {
             (0b11 << 6) | (0b01 << 4) | (0b01 << 2),
         ]
     }
+
+    /// A stage 1, and another.
+    pub const FIRST: [u64; 2] = stage1(0x4100_0000);
+    pub const SECOND: [u64; 2] = stage1(0x4200_0000);
 }
+
+/// What a vIOMMU takes in the host, without devices' own objects.
+pub const VIOMMU: [(&str, usize); 5] = [
+    ("ioas", 1),
+    ("s2", 1),
+    ("viommu", 1),
+    ("abort", 1),
+    ("bypass", 1),
+];
 
 /// `GBPA.Update`
 pub const GBPA_UPDATE: u32 = 1 << 31;
@@ -282,6 +295,19 @@ impl Bench {
         smmu
     }
 
+    /// The guest boots and translates: "d0" in slot 1 has the first of these
+    /// stages 1, "d1" in slot 2 the second.
+    #[track_caller]
+    pub fn translating(&self, entries: &[[u64; 2]]) -> Smmu<'_> {
+        let smmu = self.smmu();
+        smmu.enable(SMMUEN);
+        for (entry, (name, slot)) in entries.iter().zip([("d0", 1), ("d1", 2)]) {
+            smmu.install(sid(slot), *entry);
+            self.expect("stage 1", &[(name, On::Nested(*entry))]);
+        }
+        smmu
+    }
+
     /// Numbers the buses behind the slots, as [`sid`] has it.
     #[track_caller]
     pub fn number_buses(&self) {
@@ -421,6 +447,9 @@ pub trait Guest {
     /// Commands and `CMD_SYNC`, which must be consumed without an error.
     fn commands(&self, commands: &[Command]);
 
+    /// A command and `CMD_SYNC`, which must end in a command error.
+    fn fails(&self, command: Command);
+
     /// `GBPA` with `Update`.
     fn gbpa(&self, value: u32);
 }
@@ -444,6 +473,13 @@ impl Guest for Smmu<'_> {
         assert_ne!(self.read(reg::CR0) & CMDQEN, 0, "the queue is on");
         self.submit(&[commands, &[smmuv3_qtest::command::SYNC]].concat());
         assert!(!self.error(), "CMDQ_ERR, code {}", self.cons_err());
+    }
+
+    #[track_caller]
+    fn fails(&self, command: Command) {
+        self.push(&[command, smmuv3_qtest::command::SYNC]);
+        self.ring();
+        until("a command error", || self.error().then_some(()));
     }
 
     #[track_caller]

@@ -4,21 +4,17 @@
 //! Devices that come and go: what a new one is on, and what is left of an old one.
 
 use serde_json::json;
-use smmuv3_qtest::{command, smmu::SMMUEN, until};
+use smmuv3_qtest::{command, smmu::SMMUEN};
 
 use crate::{
-    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT},
+    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT, VIOMMU},
     journal::On,
 };
 
-/// What a vIOMMU takes in the host, without devices' own objects.
-const VIOMMU: [(&str, usize); 5] = [
-    ("ioas", 1),
-    ("s2", 1),
-    ("viommu", 1),
-    ("abort", 1),
-    ("bypass", 1),
-];
+/// What a vIOMMU and `n` devices on stage 1 take in the host.
+fn viommu_and_nested(n: usize) -> Vec<(&'static str, usize)> {
+    [&VIOMMU[..], &[("nested", n), ("vdevice", n)]].concat()
+}
 
 #[test]
 fn every_cold_plugged_device_is_taken_over() {
@@ -37,11 +33,29 @@ fn every_cold_plugged_device_is_taken_over() {
     bench.finish();
 }
 
-/// A machine with "d0" in slot 1, slot 2 for a device to come, and its descriptor.
-fn with_a_free_slot() -> (Bench, i32) {
-    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
-    let fd = setup.spare("d1", "a");
+/// A started machine, and the descriptor of a device `name` that is to come.
+#[track_caller]
+fn with_spare(name: &str, mut setup: Setup) -> (Bench, i32) {
+    let fd = setup.spare(name, "a");
     (setup.start(), fd)
+}
+
+/// "d0" in slot 1, slot 2 for "d1".
+#[track_caller]
+fn with_a_free_slot() -> (Bench, i32) {
+    with_spare("d1", Setup::new(EXPLICIT).assign("d0", 1).slot(2))
+}
+
+/// Slot 1 for "d0".
+#[track_caller]
+fn with_only_a_free_slot() -> (Bench, i32) {
+    with_spare("d0", Setup::new(EXPLICIT).slot(1))
+}
+
+/// "d0" in slot 1, and "d1" to come after it there.
+#[track_caller]
+fn with_a_successor() -> (Bench, i32) {
+    with_spare("d1", Setup::new(EXPLICIT).assign("d0", 1))
 }
 
 #[test]
@@ -58,12 +72,11 @@ fn a_device_hot_plugged_while_the_smmu_is_disabled_gets_what_gbpa_says() {
 
 #[test]
 fn a_device_hot_plugged_while_the_smmu_is_enabled_gets_what_its_ste_says() {
-    let stage1 = ste::stage1(0x4100_0000);
     for (entry, on) in [
         (ste::INVALID, On::Abort),
         (ste::ABORT, On::Abort),
         (ste::BYPASS, On::Bypass),
-        (stage1, On::Nested(stage1)),
+        (ste::FIRST, On::Nested(ste::FIRST)),
     ] {
         let (bench, fd) = with_a_free_slot();
         let smmu = bench.smmu();
@@ -78,40 +91,27 @@ fn a_device_hot_plugged_while_the_smmu_is_enabled_gets_what_its_ste_says() {
 
 #[test]
 fn the_first_device_may_be_hot_plugged() {
-    let mut setup = Setup::new(EXPLICIT).slot(1);
-    let fd = setup.spare("d0", "a");
-    let bench = setup.start();
+    let (bench, fd) = with_only_a_free_slot();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
     bench.expect_objects("no device yet", &[]);
     bench.plug("d0", fd, 1).expect("plugged");
     bench.expect("an empty table", &[("d0", On::Abort)]);
-    let stage1 = ste::stage1(0x4100_0000);
-    smmu.install(sid(1), stage1);
-    bench.expect("configured", &[("d0", On::Nested(stage1))]);
+    smmu.install(sid(1), ste::FIRST);
+    bench.expect("configured", &[("d0", On::Nested(ste::FIRST))]);
     bench.finish();
 }
 
 #[test]
 fn an_unplugged_device_leaves_nothing_and_others_stay_as_they_are() {
     let bench = Bench::with_two_devices();
-    let smmu = bench.smmu();
-    let [first, second] = [0x4100_0000, 0x4200_0000].map(ste::stage1);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), first);
-    smmu.install(sid(2), second);
-    bench.expect(
-        "both translate",
-        &[("d0", On::Nested(first)), ("d1", On::Nested(second))],
-    );
-    let with = |n| [&VIOMMU[..], &[("nested", n), ("vdevice", n)]].concat();
-    bench.expect_objects("two devices", &with(2));
+    let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
+    let d1 = On::Nested(ste::SECOND);
+    bench.expect("both", &[("d0", On::Nested(ste::FIRST)), ("d1", d1)]);
+    bench.expect_objects("two devices", &viommu_and_nested(2));
     bench.unplug("d0", 1);
-    bench.expect(
-        "d0 is gone",
-        &[("d0", On::Nothing), ("d1", On::Nested(second))],
-    );
-    bench.expect_objects("one device", &with(1));
+    bench.expect("d0 is gone", &[("d0", On::Nothing), ("d1", d1)]);
+    bench.expect_objects("one device", &viommu_and_nested(1));
     smmu.commands(&[command::cfgi_ste(sid(1))]);
     bench.unplug("d1", 2);
     bench.expect("d1 is gone", &[("d0", On::Nothing), ("d1", On::Nothing)]);
@@ -123,11 +123,7 @@ fn an_unplugged_device_leaves_nothing_and_others_stay_as_they_are() {
 #[test]
 fn an_unplugged_device_is_never_left_unprotected_on_its_way_out() {
     let bench = Bench::with_one_device();
-    let smmu = bench.smmu();
-    let stage1 = ste::stage1(0x4100_0000);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), stage1);
-    bench.expect("stage 1", &[("d0", On::Nested(stage1))]);
+    bench.translating(&[ste::FIRST]);
     bench.mark();
     bench.unplug("d0", 1);
     let history = bench.journal().history("d0");
@@ -141,18 +137,13 @@ fn an_unplugged_device_is_never_left_unprotected_on_its_way_out() {
 
 #[test]
 fn a_device_can_be_plugged_again_after_the_last_one_has_gone() {
-    let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
-    let fd = setup.spare("d1", "a");
-    let bench = setup.start();
-    let smmu = bench.smmu();
-    let stage1 = ste::stage1(0x4100_0000);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), stage1);
-    bench.expect("stage 1", &[("d0", On::Nested(stage1))]);
+    let (bench, fd) = with_a_successor();
+    let smmu = bench.translating(&[ste::FIRST]);
     bench.unplug("d0", 1);
     bench.expect_objects("nothing is left", &[]);
     bench.plug("d1", fd, 1).expect("plugged");
-    bench.expect("the STE is still there", &[("d1", On::Nested(stage1))]);
+    let on = On::Nested(ste::FIRST);
+    bench.expect("the STE is still there", &[("d1", on)]);
     smmu.install(sid(1), ste::ABORT);
     bench.expect("d1 is configured", &[("d1", On::Abort)]);
     bench.finish();
@@ -170,30 +161,23 @@ fn at_exit_the_host_has_only_what_live_devices_need() {
             if round % 2 == 0 {
                 ste::BYPASS
             } else {
-                ste::stage1(0x4200_0000)
+                ste::SECOND
             },
         );
     }
     let last = ste::stage1(0x4100_0000 + 0x1000 * 19);
     bench.expect(
         "at the end",
-        &[
-            ("d0", On::Nested(last)),
-            ("d1", On::Nested(ste::stage1(0x4200_0000))),
-        ],
+        &[("d0", On::Nested(last)), ("d1", On::Nested(ste::SECOND))],
     );
-    let expected = [&VIOMMU[..], &[("nested", 2), ("vdevice", 2)]].concat();
-    bench.expect_objects("two devices", &expected);
+    bench.expect_objects("two devices", &viommu_and_nested(2));
     bench.finish();
 }
 
 #[test]
 fn commands_for_an_unplugged_device_do_not_reach_the_host() {
     let bench = Bench::with_two_devices();
-    let smmu = bench.smmu();
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), ste::stage1(0x4100_0000));
-    smmu.install(sid(2), ste::stage1(0x4200_0000));
+    let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
     bench.unplug("d0", 1);
     bench.mark();
     smmu.commands(&[
@@ -229,23 +213,16 @@ fn devices_of_two_iommufds_behind_one_smmu_are_refused() {
 
 #[test]
 fn a_device_in_quarantine_can_be_unplugged_and_its_slot_used_again() {
-    let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
-    let fd = setup.spare("d1", "a");
-    let bench = setup.start();
-    let smmu = bench.smmu();
-    let stage1 = ste::stage1(0x4100_0000);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), stage1);
+    let (bench, fd) = with_a_successor();
+    let smmu = bench.translating(&[ste::FIRST]);
     bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
-    smmu.push(&[command::atc_inv_all(sid(1)), command::SYNC]);
-    smmu.ring();
-    until("a command error", || smmu.error().then_some(()));
+    smmu.fails(command::atc_inv_all(sid(1)));
     bench.say("clear");
     bench.expect("quarantine", &[("d0", On::Abort)]);
     bench.unplug("d0", 1);
     bench.expect_objects("nothing is left", &[]);
     bench.plug("d1", fd, 1).expect("plugged");
-    bench.expect("another device", &[("d1", On::Nested(stage1))]);
+    bench.expect("another device", &[("d1", On::Nested(ste::FIRST))]);
     smmu.acknowledge();
     smmu.wait_consumed();
     bench.finish();
@@ -253,9 +230,7 @@ fn a_device_in_quarantine_can_be_unplugged_and_its_slot_used_again() {
 
 #[test]
 fn a_device_that_fails_after_the_smmu_has_taken_it_leaves_nothing() {
-    let mut setup = Setup::new(EXPLICIT).slot(1);
-    let fd = setup.spare("d0", "a");
-    let bench = setup.start();
+    let (bench, fd) = with_only_a_free_slot();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
     bench.mark();

@@ -3,10 +3,10 @@
 
 //! System reset, and guests that number their buses anew.
 
-use smmuv3_qtest::{command, smmu::SMMUEN, until, Smmu};
+use smmuv3_qtest::{command, smmu::SMMUEN, Smmu};
 
 use crate::{
-    bench::{prepare, sid, ste, Bench, Ecam, Guest, GBPA_ABORT, QUEUE, TABLE},
+    bench::{prepare, sid, ste, Bench, Ecam, Guest, GBPA_ABORT, QUEUE, TABLE, VIOMMU},
     journal::On,
 };
 
@@ -14,9 +14,8 @@ const ROOT_BUS: u32 = 8;
 
 #[test]
 fn reset_takes_devices_to_bypass_and_frees_what_the_guest_made() {
-    let stage1 = ste::stage1(0x4100_0000);
     for (entry, on) in [
-        (stage1, On::Nested(stage1)),
+        (ste::FIRST, On::Nested(ste::FIRST)),
         (ste::ABORT, On::Abort),
         (ste::BYPASS, On::Bypass),
     ] {
@@ -27,14 +26,7 @@ fn reset_takes_devices_to_bypass_and_frees_what_the_guest_made() {
         bench.expect("before", &[("d0", on), ("d1", On::Abort)]);
         bench.machine().system_reset();
         bench.expect("after reset", &[("d0", On::Bypass), ("d1", On::Bypass)]);
-        let left = [
-            ("ioas", 1),
-            ("s2", 1),
-            ("viommu", 1),
-            ("abort", 1),
-            ("bypass", 1),
-        ];
-        bench.expect_objects("after reset", &left);
+        bench.expect_objects("after reset", &VIOMMU);
         bench.finish();
     }
 }
@@ -66,78 +58,67 @@ fn a_guest_boots_again_and_again() {
     bench.finish();
 }
 
-/// Gives the bus of the device in slot 1 another number, and its STE to the
-/// table.
+/// Another number for the bus of the device in slot 1.
+const OTHER_BUS: u32 = 12;
+/// The `StreamID` that the device has then.
+const OTHER_SID: u32 = OTHER_BUS << 8;
+
+/// Gives the bus of the device in slot 1 its other number.
 #[track_caller]
-fn renumber(bench: &Bench, bus: u32) {
-    Ecam::of(bench.machine()).number(ROOT_BUS, 1 << 3, bus);
+fn renumber(bench: &Bench) {
+    Ecam::of(bench.machine()).number(ROOT_BUS, 1 << 3, OTHER_BUS);
+}
+
+/// Configures the device by its other `StreamID`, which is the one that the host
+/// reports events with from then on.
+#[track_caller]
+fn install_by_other_sid(bench: &Bench, smmu: &Smmu<'_>) {
+    smmu.install(OTHER_SID, ste::FIRST);
+    let on = On::Nested(ste::FIRST);
+    bench.expect("by its new StreamID", &[("d0", on)]);
+    let reported = bench.journal().device("d0").and_then(|device| device.sid);
+    assert_eq!(reported, Some(OTHER_SID.into()), "StreamID of events");
 }
 
 #[test]
 fn after_reset_the_host_knows_the_device_by_its_new_stream_id() {
     let bench = Bench::with_one_device();
-    let smmu = bench.smmu();
-    let stage1 = ste::stage1(0x4100_0000);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), stage1);
-    bench.expect("first boot", &[("d0", On::Nested(stage1))]);
+    let smmu = bench.translating(&[ste::FIRST]);
     bench.machine().system_reset();
-    renumber(&bench, 12);
+    renumber(&bench);
     prepare(&smmu, QUEUE, TABLE);
     smmu.write_ste(sid(1), ste::BYPASS);
     smmu.enable(SMMUEN);
     bench.expect("the old StreamID means nothing", &[("d0", On::Abort)]);
-    smmu.install(12 << 8, stage1);
-    bench.expect("second boot", &[("d0", On::Nested(stage1))]);
-    let reported = bench.journal().device("d0").and_then(|device| device.sid);
-    assert_eq!(reported, Some(12 << 8), "StreamID of events");
+    install_by_other_sid(&bench, &smmu);
     bench.mark();
-    smmu.commands(&[command::cfgi_cd_all(12 << 8), command::cfgi_cd_all(sid(1))]);
+    let [new, old] = [OTHER_SID, sid(1)].map(command::cfgi_cd_all);
+    smmu.commands(&[new, old]);
     let batches = bench.journal().batches();
-    assert_eq!(
-        batches,
-        [[command::cfgi_cd_all(12 << 8)]],
-        "SIDs that the host has"
-    );
+    assert_eq!(batches, [[new]], "SIDs that the host has");
     bench.finish();
 }
 
 #[test]
 fn a_guest_may_number_its_buses_anew_while_the_smmu_translates() {
     let bench = Bench::with_one_device();
-    let smmu = bench.smmu();
-    let stage1 = ste::stage1(0x4100_0000);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), stage1);
-    bench.expect("stage 1", &[("d0", On::Nested(stage1))]);
-    renumber(&bench, 12);
-    smmu.install(12 << 8, stage1);
-    bench.expect("by its new StreamID", &[("d0", On::Nested(stage1))]);
-    let reported = bench.journal().device("d0").and_then(|device| device.sid);
-    assert_eq!(reported, Some(12 << 8), "StreamID of events");
+    let smmu = bench.translating(&[ste::FIRST]);
+    renumber(&bench);
+    install_by_other_sid(&bench, &smmu);
     bench.finish();
 }
 
 #[test]
 fn devices_may_swap_their_stream_ids() {
     let bench = Bench::with_two_devices();
-    let smmu = bench.smmu();
-    let [first, second] = [0x4100_0000, 0x4200_0000].map(ste::stage1);
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), first);
-    smmu.install(sid(2), second);
-    bench.expect(
-        "before",
-        &[("d0", On::Nested(first)), ("d1", On::Nested(second))],
-    );
+    let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
+    let [first, second] = [ste::FIRST, ste::SECOND].map(On::Nested);
+    bench.expect("before", &[("d0", first), ("d1", second)]);
     let ecam = Ecam::of(bench.machine());
     ecam.number(ROOT_BUS, 1 << 3, sid(2) >> 8);
     ecam.number(ROOT_BUS, 2 << 3, sid(1) >> 8);
     smmu.commands(&[command::CFGI_ALL]);
-    bench.expect(
-        "after",
-        &[("d0", On::Nested(second)), ("d1", On::Nested(first))],
-    );
+    bench.expect("after", &[("d0", second), ("d1", first)]);
     bench.finish();
 }
 
@@ -147,12 +128,12 @@ fn devices_with_the_same_stream_id_do_not_get_more_than_their_ste_says() {
     let smmu = Smmu::find(bench.machine());
     // neither bus has a number: both devices are StreamID 0
     prepare(&smmu, QUEUE, TABLE);
-    let stage1 = ste::stage1(0x4100_0000);
     smmu.enable(SMMUEN);
     bench.expect("an empty table", &[("d0", On::Abort), ("d1", On::Abort)]);
-    smmu.install(0, stage1);
+    smmu.install(0, ste::FIRST);
     // the host gives a StreamID to one device only
-    bench.expect("stage 1", &[("d0", On::Nested(stage1)), ("d1", On::Abort)]);
+    let d0 = On::Nested(ste::FIRST);
+    bench.expect("stage 1", &[("d0", d0), ("d1", On::Abort)]);
     smmu.install(0, ste::BYPASS);
     bench.expect("bypass", &[("d0", On::Bypass), ("d1", On::Bypass)]);
     smmu.install(0, ste::INVALID);
@@ -163,13 +144,9 @@ fn devices_with_the_same_stream_id_do_not_get_more_than_their_ste_says() {
 #[test]
 fn reset_ends_a_quarantine() {
     let bench = Bench::with_one_device();
-    let smmu = bench.smmu();
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), ste::stage1(0x4100_0000));
+    let smmu = bench.translating(&[ste::FIRST]);
     bench.say("fail HWPT_INVALIDATE errno=EFAULT");
-    smmu.push(&[command::TLBI_NSNH_ALL, command::SYNC]);
-    smmu.ring();
-    until("a command error", || smmu.error().then_some(()));
+    smmu.fails(command::TLBI_NSNH_ALL);
     bench.expect("failed closed", &[("d0", On::Abort)]);
     bench.say("clear");
     bench.machine().system_reset();
@@ -180,9 +157,7 @@ fn reset_ends_a_quarantine() {
 #[test]
 fn reset_on_a_host_that_refuses_bypass_aborts() {
     let bench = Bench::with_one_device();
-    let smmu = bench.smmu();
-    smmu.enable(SMMUEN);
-    smmu.install(sid(1), ste::stage1(0x4100_0000));
+    bench.translating(&[ste::FIRST]);
     bench.say("fail ATTACH kind=bypass errno=ENOMEM");
     bench.machine().system_reset();
     bench.expect("after reset", &[("d0", On::Abort)]);
