@@ -32,6 +32,14 @@ class TimedOut(TestbedError):
     """A wait came to its end."""
 
 
+class Taken(NamedTuple):
+    """What was removed from a stream."""
+
+    before: bytes
+    match: bytes
+    groups: tuple[bytes, ...]
+
+
 class Stream:
     """One line to a level: what has arrived and was not taken yet, and a log of everything."""
 
@@ -64,15 +72,16 @@ class Stream:
         """Writes into the log only."""
         self._log.write(data)
 
-    def take(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
-        """Removes everything up to the end of the first match."""
+    def take(self, pattern: re.Pattern[bytes]) -> Taken | None:
+        """Removes everything up to the end of the first match. The pattern should begin with something literal."""
         match = pattern.search(self.buffer)
-        if match:
-            # The match must outlive the bytes it was found in.
-            match = pattern.search(bytes(self.buffer))
-            assert match
-            del self.buffer[: match.end()]
-        return match
+        if match is None:
+            return None
+        taken = Taken(bytes(self.buffer[: match.start()]), match.group(), match.groups())
+        end = match.end()
+        del match  # while it lives the buffer cannot shrink
+        del self.buffer[:end]
+        return taken
 
 
 class Pump:
@@ -141,12 +150,12 @@ class Shell:
         number = next(self._ids)
         line = " ".join(line.strip() for line in code.strip().splitlines())
         self._stream.send(f"{number} {line}\n".encode())
-        end = re.compile(rb"(?s)(.*?)\n#%d (\d+)\n" % number)
+        end = re.compile(rb"\n#%d (\d+)\n" % number)
 
         def finish(timeout: float) -> Output:
-            match = self._pump.wait(lambda: self._stream.take(end), timeout,
+            taken = self._pump.wait(lambda: self._stream.take(end), timeout,
                                     f"end of '{line[:100]}' on {self._stream.name}")
-            return Output(int(match[2]), match[1].decode(errors="replace").strip("\n"))
+            return Output(int(taken.groups[0]), taken.before.decode(errors="replace").strip("\n"))
 
         return finish
 
@@ -164,7 +173,7 @@ class Shell:
 class Qmp:
     """A QMP session on a stream. Events are kept until somebody waits for them."""
 
-    _LINE = re.compile(rb"[^\n]*\n")
+    _LINE_END = re.compile(rb"\n")
 
     def __init__(self, pump: Pump, stream: Stream) -> None:
         self._pump = pump
@@ -172,9 +181,9 @@ class Qmp:
         self._messages: list[dict[str, Any]] = []
 
     def _receive(self) -> None:
-        while match := self._stream.take(self._LINE):
+        while line := self._stream.take(self._LINE_END):
             # Carriage returns come from the line, anything else that is not JSON from a QEMU that died.
-            text = match[0].strip()
+            text = line.before.strip()
             if text.startswith(b"{"):
                 self._messages.append(json.loads(text))
 

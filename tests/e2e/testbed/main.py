@@ -48,7 +48,9 @@ def qemus_needed(arguments: argparse.Namespace) -> list[str]:
 
 
 def list_scenarios() -> int:
-    print(report.table([(scenario.name, scenario.summary) for scenario in SCENARIOS.values()]))
+    width = max(map(len, SCENARIOS))
+    for scenario in SCENARIOS.values():
+        print(f"{scenario.name:{width}}  {scenario.summary}")
     return 0
 
 
@@ -142,4 +144,6 @@ def run(arguments: argparse.Namespace, cache: Path, kernel: Path, qemus: dict[st
     except TestbedError as error:
         _show_tails(logs, say)
         say(f"FAIL: {error}")
+        if not (arguments.run or arguments.bench):
+            print(f"Bail out! {str(error).splitlines()[0]}", flush=True)
         return 1
