@@ -117,8 +117,8 @@ pub struct Smmuv3 {
     /// Has commands consumed that were deferred
     pub deferred: BqlRefCell<Option<Alarm>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
-    /// An endpoint behind this SMMU has asked for its address space
-    endpoint_seen: BqlCell<bool>,
+    /// A function behind this SMMU has asked for its address space
+    asked: BqlCell<bool>,
 }
 
 qom_isa!(Smmuv3: SmmuState, SysBusDevice, DeviceState, Object);
@@ -186,7 +186,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, consume_later).write(Default::default());
         uninit_field_mut!(*this, deferred).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
-        uninit_field_mut!(*this, endpoint_seen).write(Default::default());
+        uninit_field_mut!(*this, asked).write(Default::default());
     }
 
     fn realize(&self) -> Result<()> {
@@ -201,9 +201,8 @@ impl Smmuv3 {
         self.get_class().parent_methods.realize(self)?;
         // What is on the bus already was never asked whether it can be there, and
         // an assigned device would stay on the guest's memory, translated by nothing.
-        pci::ask_present_functions();
         ensure!(
-            !self.endpoint_seen.get(),
+            !pci::has_endpoint(self),
             "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
              -nodefaults if it is the machine's own network device)"
         );
@@ -270,9 +269,14 @@ impl Smmuv3 {
         self.msi_gpa
     }
 
-    /// An endpoint behind this SMMU asks for its address space.
-    pub fn note_endpoint(&self) {
-        self.endpoint_seen.set(true);
+    /// A function behind this SMMU asks for its address space.
+    pub fn note_asked(&self) {
+        self.asked.set(true);
+    }
+
+    /// Has one asked since the last time?
+    pub fn take_asked(&self) -> bool {
+        self.asked.replace(false)
     }
 
     /// Pulses an interrupt line: interrupts of the SMMU are edges (section 3.18).

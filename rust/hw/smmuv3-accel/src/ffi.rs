@@ -136,8 +136,6 @@ pub fn describe_property(class: &mut bindings::DeviceClass, name: &CStr, text: &
 }
 
 // ---------------------------------------------------------------------------
-
-// ---------------------------------------------------------------------------
 // Guest memory
 
 /// Reads guest memory as the SMMU's own accesses do: coherent, and after

@@ -7,8 +7,9 @@ use std::mem::offset_of;
 
 use migration::{bindings::VMStateField, prelude::*, InvalidError, MigrationPriority};
 use smmuv3::{queue::QueueRegisters, registers::Registers};
+use util::Error;
 
-use crate::device::Smmuv3;
+use crate::{device::Smmuv3, ffi::report};
 
 /// `features` of the stream: the Stream table is a two-level one.
 const FEATURE_2LVL_STE: u32 = 1 << 0;
@@ -152,6 +153,26 @@ impl SavedQueue {
     }
 }
 
+impl SavedRegisters {
+    /// The first field with a value that neither this device nor the C one can
+    /// have saved. What they derive is looked at; every value of a register that
+    /// a guest writes is possible.
+    fn impossible(&self, max_cmdqs: u32, max_eventqs: u32) -> Option<&'static str> {
+        [
+            ("features", self.features & !FEATURE_2LVL_STE != 0),
+            ("sid_split", !matches!(self.sid_split, 0 | 6 | 8 | 10)),
+            ("cr0ack", self.cr0ack & !self.cr[0] != 0),
+            ("cmdq.log2size", u32::from(self.cmdq.log2size) > max_cmdqs),
+            (
+                "eventq.log2size",
+                u32::from(self.eventq.log2size) > max_eventqs,
+            ),
+        ]
+        .into_iter()
+        .find_map(|(field, impossible)| impossible.then_some(field))
+    }
+}
+
 impl Smmuv3 {
     fn gbpa_needed(&self) -> bool {
         let features = self.features();
@@ -197,7 +218,8 @@ impl Smmuv3 {
         Ok(())
     }
 
-    /// Takes over a stream's registers, if a guest could have written them.
+    /// Takes over a stream's registers. What no device can have saved is refused;
+    /// Reserved bits, which the C device keeps and saves, are dropped.
     fn post_load(&self, _version_id: u8) -> Result<(), InvalidError> {
         let saved = *self.saved.borrow();
         let mut registers = Registers {
@@ -220,17 +242,18 @@ impl Smmuv3 {
             eventq: saved.eventq.registers(),
         };
         let features = self.features();
-        // the C device keeps and saves what a guest wrote to Reserved bits
-        registers.clear_reserved(&features);
-        if let Err(invalid) = registers.validate(&features) {
-            crate::ffi::report(&util::Error::msg(format!(
-                "arm-smmuv3: migration stream: {invalid}"
+        if let Some(field) = saved.impossible(features.max_cmdqs(), features.max_eventqs()) {
+            report(&Error::msg(format!(
+                "arm-smmuv3: the migration stream is damaged: {field} has a value that no device saves"
             )));
             return Err(InvalidError);
         }
+        registers.clear_reserved(&features);
         self.shared().registers = registers;
         self.evaluate_streams();
         self.evaluate_events();
+        // what the source had not consumed yet
+        self.consume_soon();
         Ok(())
     }
 }

@@ -10,7 +10,7 @@
 //! the host refuses becomes abort.
 
 use qom::prelude::*;
-use smmuv3::{invalidation::FlushPolicy, stream_table};
+use smmuv3::{invalidation::FlushPolicy, ste::StreamConfig, stream_table};
 use util::{ensure, Result};
 
 use crate::{
@@ -94,30 +94,43 @@ impl Smmuv3 {
 
     /// A device that VFIO has bound to iommufd is plugged in behind this SMMU.
     pub fn plug(&self, function: PciFunction, device: Owned<HostDevice>) -> Result<()> {
+        let (choices, resolved) = {
+            let accel_cell = self.accel_state.borrow();
+            let Some(accel) = accel_cell.as_ref() else {
+                return Ok(());
+            };
+            if let Some(position) = accel.position(function) {
+                let known = accel
+                    .streams
+                    .get(position)
+                    .is_some_and(|stream| stream.device().id() == device.id());
+                ensure!(
+                    known,
+                    "another device is already at {:#x} behind this arm-smmuv3",
+                    function.devfn()
+                );
+                return Ok(());
+            }
+            (accel.choices, accel.resolved)
+        };
+
+        let info = device.info()?;
+        let mut features = self.features();
+        if !resolved && !machine_is_ready() {
+            features = choices.resolve(features, &info);
+        }
+        compat::check(&features, &info)?;
+
+        let registers = self.shared().registers.clone();
+        // its StreamID may still be another device's in the host
+        self.attach_streams(|_| false);
+        let config =
+            stream_table::evaluate(&registers, &features, &mut GuestRam, function.stream_id());
+
         let mut accel_cell = self.accel_state.borrow_mut();
         let Some(accel) = accel_cell.as_mut() else {
             return Ok(());
         };
-        if let Some(position) = accel.position(function) {
-            let known = accel
-                .streams
-                .get(position)
-                .is_some_and(|stream| stream.device().id() == device.id());
-            ensure!(
-                known,
-                "another device is already at {:#x} behind this arm-smmuv3",
-                function.devfn()
-            );
-            return Ok(());
-        }
-
-        let info = device.info()?;
-        let mut features = self.features();
-        if !accel.resolved && !machine_is_ready() {
-            features = accel.choices.resolve(features, &info);
-        }
-        compat::check(&features, &info)?;
-
         let fresh = match &accel.viommu {
             Some(viommu) => {
                 ensure!(
@@ -135,11 +148,8 @@ impl Smmuv3 {
             ..FlushPolicy::default()
         });
 
-        let registers = self.shared().registers.clone();
         let mut stream = Stream::new(function, device);
         if let Some(viommu) = fresh.as_ref().or(accel.viommu.as_ref()) {
-            let config =
-                stream_table::evaluate(&registers, &features, &mut GuestRam, function.stream_id());
             if registers.smmu_enabled() {
                 stream.identify(viommu);
             }
@@ -193,23 +203,72 @@ impl Smmuv3 {
 
     /// Attaches every device to what registers and Stream table say now.
     pub fn evaluate_streams(&self) {
+        self.attach_streams(|_| true);
+    }
+
+    /// Attaches the streams that `select` picks by their `StreamID`, and those
+    /// whose `StreamID` is another than before, to what registers and Stream table
+    /// say now. Returns whether stage 1 translates one of those picked.
+    pub fn attach_streams(&self, select: impl Fn(u32) -> bool) -> bool {
         let shared = self.shared().clone();
-        let mut accel_cell = self.accel_state.borrow_mut();
-        if let Some((streams, viommu)) = accel_cell.as_mut().and_then(Accel::parts) {
-            for stream in streams.iter_mut() {
-                stream.forget_old_stream_id();
-            }
-            for stream in streams {
+        let wanted: Vec<(PciFunction, u32)> = {
+            let mut accel_cell = self.accel_state.borrow_mut();
+            let Some((streams, _)) = accel_cell.as_mut().and_then(Accel::parts) else {
+                return false;
+            };
+            // of all first: two devices may have swapped their numbers
+            streams
+                .iter_mut()
+                .filter_map(|stream| {
+                    let renamed = stream.forget_old_stream_id();
+                    let stream_id = stream.stream_id();
+                    (renamed || select(stream_id)).then_some((stream.function(), stream_id))
+                })
+                .collect()
+        };
+        // Nothing is borrowed here: the tables lie where the guest says, and what
+        // is read there may be a device.
+        let configs: Vec<(PciFunction, u32, StreamConfig)> = wanted
+            .into_iter()
+            .map(|(function, stream_id)| {
                 let config = stream_table::evaluate(
                     &shared.registers,
                     &shared.features,
                     &mut GuestRam,
-                    stream.stream_id(),
+                    stream_id,
                 );
-                if shared.registers.smmu_enabled() {
-                    stream.identify(viommu);
+                (function, stream_id, config)
+            })
+            .collect();
+
+        let mut accel_cell = self.accel_state.borrow_mut();
+        let Some((streams, viommu)) = accel_cell.as_mut().and_then(Accel::parts) else {
+            return false;
+        };
+        let mut translates = false;
+        for (function, stream_id, config) in configs {
+            let Some(stream) = streams
+                .iter_mut()
+                .find(|stream| stream.function() == function)
+            else {
+                continue;
+            };
+            if shared.registers.smmu_enabled() {
+                stream.identify(viommu);
+            }
+            translates |= stream.apply(viommu, &config) && select(stream_id);
+        }
+        translates
+    }
+
+    /// The guest configures the streams with this `StreamID`: what was held
+    /// against them is forgotten.
+    pub fn release_streams(&self, stream_id: u32) {
+        if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
+            for stream in &mut accel.streams {
+                if stream.stream_id() == stream_id {
+                    stream.release();
                 }
-                stream.apply(viommu, &config);
             }
         }
     }

@@ -11,12 +11,11 @@ use smmuv3::{
     gerror::CommandError,
     invalidation::HostError,
     registers::Registers,
-    stream_table,
 };
 
 use super::{stream::Stream, trace_names, viommu::Viommu, Accel};
 use crate::{
-    device::{Interrupt, Shared, Smmuv3},
+    device::{Interrupt, Smmuv3},
     ffi,
 };
 
@@ -39,17 +38,12 @@ impl GuestMemory for GuestRam {
 /// The host, for the length of one run of the consumer.
 pub struct Host<'a> {
     device: &'a Smmuv3,
-    /// Tables are looked up by these; commands do not change them
-    shared: Shared,
 }
 
 impl<'a> Host<'a> {
     /// The host side of `device`.
-    pub fn new(device: &'a Smmuv3) -> Self {
-        Self {
-            device,
-            shared: device.shared().clone(),
-        }
+    pub const fn new(device: &'a Smmuv3) -> Self {
+        Self { device }
     }
 
     /// Calls `function` with the streams, if there are any.
@@ -97,31 +91,8 @@ impl cmdq::Host for Host<'_> {
     }
 
     fn install_ste(&mut self, sid: u32) -> bool {
-        let config = stream_table::evaluate(
-            &self.shared.registers,
-            &self.shared.features,
-            &mut GuestRam,
-            sid,
-        );
-        let enabled = self.shared.registers.smmu_enabled();
-        self.with(|streams, viommu| {
-            let mut translates = false;
-            for stream in streams.iter_mut() {
-                stream.forget_old_stream_id();
-            }
-            for stream in streams
-                .iter_mut()
-                .filter(|stream| stream.stream_id() == sid)
-            {
-                stream.release();
-                if enabled {
-                    stream.identify(viommu);
-                }
-                translates |= stream.apply(viommu, &config);
-            }
-            translates
-        })
-        .unwrap_or(false)
+        self.device.release_streams(sid);
+        self.device.attach_streams(|stream_id| stream_id == sid)
     }
 
     fn quarantine(&mut self, sid: u32) {

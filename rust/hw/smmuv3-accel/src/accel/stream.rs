@@ -3,6 +3,8 @@
 
 //! One assigned device: what its transactions are translated by.
 
+use std::time::{Duration, Instant};
+
 use qom::prelude::*;
 use smmuv3::ste::StreamConfig;
 use util::{Error, Result};
@@ -52,10 +54,36 @@ pub struct Stream {
     function: PciFunction,
     /// Aborted because its ATS invalidations do not complete (section 3.9.1.4)
     quarantined: bool,
-    /// A failure to attach was reported, and none has succeeded since
-    reported: bool,
-    /// Likewise a failure to tell the host the `StreamID`
-    nameless: bool,
+    attaching: Reports,
+    identifying: Reports,
+    blocking: Reports,
+}
+
+/// Reports of one kind of failure. A guest can cause as many failures as it
+/// likes: a row of them is reported once, and rows once a second at most.
+#[derive(Debug, Default)]
+struct Reports {
+    failing: bool,
+    last: Option<Instant>,
+}
+
+impl Reports {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn success(&mut self) {
+        self.failing = false;
+    }
+
+    fn failure(&mut self, message: impl FnOnce() -> String) {
+        let recent = self
+            .last
+            .is_some_and(|last| last.elapsed() < Self::INTERVAL);
+        if !self.failing && !recent {
+            self.last = Some(Instant::now());
+            report(&Error::msg(message()));
+        }
+        self.failing = true;
+    }
 }
 
 impl Stream {
@@ -68,8 +96,9 @@ impl Stream {
             device,
             function,
             quarantined: false,
-            reported: false,
-            nameless: false,
+            attaching: Reports::default(),
+            identifying: Reports::default(),
+            blocking: Reports::default(),
         }
     }
 
@@ -107,13 +136,16 @@ impl Stream {
     }
 
     /// Forgets a `StreamID` that is no longer the device's: the guest has
-    /// renumbered its buses, and another device may have it now.
-    pub fn forget_old_stream_id(&mut self) {
+    /// renumbered its buses, and another device may have it now. Returns whether
+    /// there was one.
+    pub fn forget_old_stream_id(&mut self) -> bool {
         let stream_id = self.stream_id();
+        let had = self.vdevice.is_some();
         self.vdevice = self
             .vdevice
             .take()
             .filter(|vdevice| vdevice.stream_id == stream_id);
+        had && self.vdevice.is_none()
     }
 
     /// Are the device's transactions aborted whatever the guest's tables say?
@@ -129,16 +161,12 @@ impl Stream {
     /// Makes the host know the device's `StreamID` before it is attached to
     /// anything but stage 1: without it the host reports no events for it.
     pub fn identify(&mut self, viommu: &Viommu) {
+        let stream_id = self.stream_id();
         match self.ensure_vdevice(viommu) {
-            Ok(()) => self.nameless = false,
-            Err(error) if !self.nameless => {
-                self.nameless = true;
-                report(&Error::msg(format!(
-                    "arm-smmuv3: StreamID {:#x}: {error}; the host will not report its faults",
-                    self.stream_id()
-                )));
-            }
-            Err(_) => {}
+            Ok(()) => self.identifying.success(),
+            Err(error) => self.identifying.failure(|| {
+                format!("arm-smmuv3: StreamID {stream_id:#x}: {error}; the host will not report its faults")
+            }),
         }
     }
 
@@ -162,7 +190,7 @@ impl Stream {
         };
         match result {
             Ok(translates) => {
-                self.reported = false;
+                self.attaching.success();
                 translates
             }
             Err(error) => {
@@ -193,11 +221,11 @@ impl Stream {
         if let Err(error) = self.device.detach() {
             // the object cannot be destroyed while the device uses it, but it is
             // the translation that the guest chose: no more than it had
-            report(&Error::msg(format!(
-                "arm-smmuv3: cannot block a device: {error}"
-            )));
+            self.blocking
+                .failure(|| format!("arm-smmuv3: cannot block a device: {error}"));
             return;
         }
+        self.blocking.success();
         self.attachment = Attachment::Blocked;
     }
 
@@ -269,15 +297,11 @@ impl Stream {
         Ok(())
     }
 
-    /// One report for a row of failures: the guest can cause as many as it likes.
     fn complain(&mut self, error: &Error) {
-        if !self.reported {
-            self.reported = true;
-            report(&Error::msg(format!(
-                "arm-smmuv3: StreamID {:#x}: {error}; its transactions are aborted",
-                self.stream_id()
-            )));
-        }
+        let stream_id = self.stream_id();
+        self.attaching.failure(|| {
+            format!("arm-smmuv3: StreamID {stream_id:#x}: {error}; its transactions are aborted")
+        });
     }
 
     fn trace(&self, kind: &std::ffi::CStr, id: u32) {

@@ -23,7 +23,7 @@ use crate::{
 
 /// Events that the host keeps until they are read. A guest's queue may be
 /// larger; the memory is the host kernel's.
-const MAX_DEPTH: u32 = 4096;
+const DEPTH: u32 = 4096;
 
 /// `struct iommufd_vevent_header`: flags and sequence number.
 const HEADER_BYTES: usize = 8;
@@ -34,6 +34,9 @@ const SEQUENCE_MASK: u32 = i32::MAX as u32;
 
 /// Reads in one wakeup: the main loop comes back if there is more.
 const MAX_READS: usize = 16;
+/// Wakeups in a row that bring nothing before the file is given up on: a file
+/// that is always ready and never has anything would keep the main loop busy.
+const MAX_IDLE_WAKEUPS: u32 = 1000;
 
 /// What one entry of a vEVENTQ says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +52,20 @@ pub struct VeventQ {
     _object: HostObject,
     /// Sequence number that comes next, once one was seen
     expected: Option<u32>,
+    /// Wakeups since something was read
+    idle_wakeups: u32,
 }
 
 impl VeventQ {
-    /// Opens a queue of `entries` events, no more than [`MAX_DEPTH`], and has
-    /// [`Smmuv3::read_events`] called when there are any.
-    pub fn new(device: &Smmuv3, viommu: &HostObject, entries: u32) -> Result<Self> {
-        let (object, file) = viommu.allocate_veventq(entries.clamp(1, MAX_DEPTH))?;
+    /// Opens a queue of [`DEPTH`] events, and has [`Smmuv3::read_events`] called
+    /// when there are any.
+    pub fn new(device: &Smmuv3, viommu: &HostObject) -> Result<Self> {
+        let (object, file) = viommu.allocate_veventq(DEPTH)?;
         Ok(Self {
             file: file.watch(device, &Smmuv3::read_events)?,
             _object: object,
             expected: None,
+            idle_wakeups: 0,
         })
     }
 
@@ -103,17 +109,26 @@ impl VeventQ {
         let mut buffer = [0_u8; 4096];
         for _ in 0..MAX_READS {
             match self.file.read(&mut buffer) {
-                Ok(0) => return Drained::Dead(entries, Error::msg("end of file")),
+                // Linux has nothing more: it does not say EAGAIN
+                Ok(0) => break,
                 Ok(count) => {
                     let bytes = buffer.get(..count).unwrap_or_default();
                     self.parse(bytes, |entry| entries.push(entry));
                 }
-                Err(error) => match error.kind() {
-                    std::io::ErrorKind::WouldBlock => break,
-                    std::io::ErrorKind::Interrupted => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::ENOMEM) => break,
+                    Some(libc::EINTR) => {}
                     _ => return Drained::Dead(entries, error.into()),
                 },
             }
+        }
+        self.idle_wakeups = if entries.is_empty() {
+            self.idle_wakeups.saturating_add(1)
+        } else {
+            0
+        };
+        if self.idle_wakeups > MAX_IDLE_WAKEUPS {
+            return Drained::Dead(entries, Error::msg("it is ready, but there is nothing"));
         }
         Drained::Entries(entries)
     }
@@ -182,29 +197,35 @@ impl Smmuv3 {
         }
     }
 
-    /// Opens or closes the host's queue as CR0.EVENTQEN says: a queue that the
-    /// guest closes and opens again starts empty, and with its new size.
+    /// CR0.EVENTQEN changed, or there is a vIOMMU now: opens the host's queue
+    /// when it is first needed.
+    ///
+    /// It stays for as long as the vIOMMU does. What comes while the guest's
+    /// queue is disabled is read and dropped; so is what came before it was
+    /// enabled.
     pub fn evaluate_events(&self) {
-        let shared = self.shared().clone();
+        if !self.shared().registers.eventq_enabled() {
+            return;
+        }
         let mut accel_cell = self.accel_state.borrow_mut();
         let Some(accel) = accel_cell.as_mut() else {
             return;
         };
-        accel.veventq = None;
+        if let Some(veventq) = accel.veventq.as_mut() {
+            veventq.drain();
+            return;
+        }
         let Some(viommu) = accel.viommu.as_ref() else {
             return;
         };
-        if shared.registers.eventq_enabled() {
-            let entries = shared.registers.eventq_ring(&shared.features).entries();
-            match VeventQ::new(self, &viommu.object, entries) {
-                Ok(veventq) => accel.veventq = Some(veventq),
-                Err(_) if accel.veventq_reported => {}
-                Err(error) => {
-                    accel.veventq_reported = true;
-                    report(&Error::msg(format!(
-                        "arm-smmuv3: the guest will see no fault events: {error}"
-                    )));
-                }
+        match VeventQ::new(self, &viommu.object) {
+            Ok(veventq) => accel.veventq = Some(veventq),
+            Err(_) if accel.veventq_reported => {}
+            Err(error) => {
+                accel.veventq_reported = true;
+                report(&Error::msg(format!(
+                    "arm-smmuv3: the guest will see no fault events: {error}"
+                )));
             }
         }
     }

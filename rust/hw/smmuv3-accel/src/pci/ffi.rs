@@ -4,7 +4,7 @@
 //! What the PCI core and VFIO call, and what they are asked.
 
 use std::{
-    ffi::{c_int, c_void, CStr},
+    ffi::{c_int, c_void},
     ptr::{self, addr_of_mut, NonNull},
     sync::OnceLock,
 };
@@ -65,16 +65,10 @@ impl PciFunction {
                 return Endpoint::Empty;
             }
             let object: *mut qom::bindings::Object = device.cast();
-            let is = |type_name: &CStr| {
-                !qom::bindings::object_dynamic_cast(object, type_name.as_ptr()).is_null()
-            };
-            if [c"base-pci-bridge", c"pxb-pcie", c"gpex-root"]
-                .into_iter()
-                .any(is)
-            {
+            if is_bridge(object) {
                 return Endpoint::Bridge;
             }
-            if !is(c"vfio-pci") {
+            if qom::bindings::object_dynamic_cast(object, c"vfio-pci".as_ptr()).is_null() {
                 return Endpoint::Emulated;
             }
             let iommufd = qom::bindings::object_property_get_link(
@@ -156,11 +150,8 @@ unsafe extern "C" fn get_address_space(
         return shared_system_address_space();
     };
     let record = function.smmu_device(smmu);
-    let endpoint = function.classify();
-    if !matches!(endpoint, Endpoint::Empty | Endpoint::Bridge) {
-        smmu.note_endpoint();
-    }
-    if endpoint == Endpoint::Assigned {
+    smmu.note_asked();
+    if function.classify() == Endpoint::Assigned {
         // the host's SMMU translates; stage 2 there covers all guest memory
         shared_system_address_space()
     } else {
@@ -259,29 +250,56 @@ pub fn use_accel_ops(smmu: &Smmuv3) {
     unsafe { (*state).iommu_ops = &ACCEL_OPS.0 }
 }
 
-/// Has every PCI function in the machine asked for its address space once more.
-/// [`Smmuv3::note_endpoint`] is called if one of them is behind `smmu`.
-pub fn ask_present_functions() {
-    unsafe extern "C" fn visit(object: *mut qom::bindings::Object, _opaque: *mut c_void) -> c_int {
-        // SAFETY: a valid object, by contract of the caller; if it is a PCI device
-        // on a bus, it may ask for its address space at any time
+/// Is there an endpoint behind `smmu` already?
+///
+/// Every endpoint in the machine asks for its address space once more, the way
+/// the PCI core has it ask: behind a conventional bridge under another name.
+pub fn has_endpoint(smmu: &Smmuv3) -> bool {
+    struct Search<'a> {
+        smmu: &'a Smmuv3,
+        found: bool,
+    }
+    unsafe extern "C" fn visit(object: *mut qom::bindings::Object, opaque: *mut c_void) -> c_int {
+        // SAFETY: a valid object and the search below, by contract of the caller;
+        // a realized PCI device may ask for its address space at any time
         unsafe {
+            let search = &mut *opaque.cast::<Search>();
             let device: *mut bindings::PCIDevice =
                 qom::bindings::object_dynamic_cast(object, c"pci-device".as_ptr()).cast();
-            if !device.is_null() && (*object.cast::<hwcore::bindings::DeviceState>()).realized {
+            if !device.is_null()
+                && (*object.cast::<hwcore::bindings::DeviceState>()).realized
+                && !is_bridge(object)
+            {
+                search.smmu.take_asked();
                 bindings::pci_device_iommu_address_space(device);
+                search.found |= search.smmu.take_asked();
             }
         }
         0
     }
+    let mut search = Search { smmu, found: false };
     // SAFETY: the callback keeps nothing; the BQL keeps the tree as it is
     unsafe {
         qom::bindings::object_child_foreach_recursive(
             qom::bindings::object_get_root(),
             Some(visit),
-            ptr::null_mut(),
+            addr_of_mut!(search).cast(),
         );
     }
+    search.found
+}
+
+/// May `object`, a PCI device, be behind an accelerated SMMU although QEMU
+/// emulates it?
+///
+/// # Safety
+///
+/// `object` must be a valid object.
+unsafe fn is_bridge(object: *mut qom::bindings::Object) -> bool {
+    [c"base-pci-bridge", c"pxb-pcie", c"gpex-root"]
+        .into_iter()
+        // SAFETY: promised by the caller; the names are NUL-terminated
+        .any(|name| unsafe { !qom::bindings::object_dynamic_cast(object, name.as_ptr()).is_null() })
 }
 
 /// The address space of assigned devices: an alias of the guest's memory. The

@@ -6,4 +6,4 @@
 
 mod ffi;
 
-pub use ffi::{ask_present_functions, use_accel_ops, PciFunction};
+pub use ffi::{has_endpoint, use_accel_ops, PciFunction};
