@@ -188,6 +188,20 @@ fn an_endpoint_that_comes_first_is_refused() {
     }
 }
 
+/// Behind a conventional bridge the PCI core lets an endpoint ask in the bridge's name.
+#[test]
+fn an_endpoint_that_comes_first_behind_a_conventional_bridge_is_refused() {
+    for bridge in ["pcie-pci-bridge", "i82801b11-bridge"] {
+        refused(
+            Builder::virt(qemu())
+                .device(format!("{bridge},id=conventional,bus=pcie.0"))
+                .device("edu,bus=conventional,addr=2")
+                .device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}")),
+            &["arm-smmuv3", "before"],
+        );
+    }
+}
+
 /// libvirt writes them in this order.
 #[test]
 fn bridges_may_come_first() {

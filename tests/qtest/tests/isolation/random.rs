@@ -38,6 +38,8 @@ struct Model {
     entry: [usize; 2],
     /// Which of them it was when stage 1 was attached
     under: [usize; 2],
+    /// Which of them it was when the device was last looked at
+    known: [usize; 2],
     /// What was made of them when they were last looked at
     installed: [On; 2],
     /// The host has no memory for a new stage 1
@@ -52,6 +54,7 @@ impl Model {
             table: [ste::INVALID; 2],
             entry: [0, 1],
             under: [0, 1],
+            known: [0, 1],
             installed: [On::Abort; 2],
             refused: false,
         }
@@ -76,11 +79,14 @@ impl Model {
             _ => On::Abort,
         };
         self.under[index] = self.entry[index];
+        self.known[index] = self.entry[index];
     }
 
-    /// A command names the stream of one entry.
+    /// A command names the stream of one entry. Devices that go by another
+    /// number than before are looked at too: theirs is another entry now.
     fn configure(&mut self, entry: usize) {
-        let named = |index: &usize| self.entry[*index] == entry;
+        let named =
+            |index: &usize| self.entry[*index] == entry || self.entry[*index] != self.known[*index];
         let indices: Vec<usize> = (0..2).filter(named).collect();
         for index in indices {
             self.look(index);
