@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .counters import BATCH, Counts
 
@@ -37,21 +37,24 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str] | None = None)
     return "\n".join(lines)
 
 
-def work_done(counts: Counts) -> str:
-    """The table of `make run`."""
-    per_ioctl = f"{counts.entries / counts.ioctls:.1f}" if counts.ioctls else "-"
-    rows: list[tuple[str, object, str]] = [(f"guest command {name}", count, "") for name, count in counts.commands.items()]
+def work_done(columns: dict[str, Counts]) -> str:
+    """The table of `make run`: a column for each guest."""
+    def row(name: str, value: Callable[[Counts], object]) -> tuple[object, ...]:
+        return (name, *(value(counts) for counts in columns.values()))
+
+    commands = dict.fromkeys(name for counts in columns.values() for name in counts.commands)
+    rows: list[tuple[object, ...]] = [(f"guest command {name}", *(counts.commands.get(name, 0) for counts in columns.values())) for name in commands]
     rows += [
-        ("doorbells (writes of CMDQ_PROD)", counts.doorbells, ""),
-        ("batches sent to the host", counts.ioctls, f"{per_ioctl} commands each, {BATCH} at most"),
-        ("IOMMU_HWPT_INVALIDATE ioctls", counts.kernel_ioctls, "as level 1's kernel counted them"),
-        ("errors (host and guest)", counts.errors, ""),
-        ("VM exits to QEMU", counts.user_exits, ""),
-        ("VM exits in all", counts.exits, ""),
-        ("elapsed", f"{counts.seconds:.1f} s", ""),
+        row("doorbells (writes of CMDQ_PROD)", lambda counts: counts.doorbells),
+        row("batches sent to the host", lambda counts: counts.ioctls),
+        row(f"  commands in each ({BATCH} at most)", lambda counts: f"{counts.entries / max(counts.ioctls, 1):.1f}"),
+        row("IOMMU_HWPT_INVALIDATE ioctls, by level 1's kernel", lambda counts: counts.kernel_ioctls),
+        row("errors (host and guest)", lambda counts: counts.errors),
+        row("VM exits to QEMU", lambda counts: counts.user_exits),
+        row("VM exits in all", lambda counts: counts.exits),
+        row("elapsed", lambda counts: f"{counts.seconds:.1f} s"),
     ]
-    width, number = max(len(row[0]) for row in rows), max(len(str(row[1])) for row in rows)
-    return "\n".join(f"  {name:{width}}  {value!s:>{number}}  {remark}".rstrip() for name, value, remark in rows)
+    return table(rows, ("", *columns))
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
