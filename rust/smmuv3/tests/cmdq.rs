@@ -235,16 +235,21 @@ fn what_is_deferred_is_consumed_when_the_caller_comes_back() {
 }
 
 #[test]
-fn only_invalidations_behind_a_full_batch_are_deferred() {
-    // too few for a batch: at once
+fn too_few_commands_for_a_batch_are_not_deferred() {
     let mut machine = deferring();
     machine.submit(&[va(1), va(2)]);
     assert_eq!((batches(&machine), machine.rd()), (vec![2], 2));
-    // exactly full: nothing is left
+}
+
+#[test]
+fn full_batches_leave_nothing_to_defer() {
     let mut machine = deferring();
     machine.submit(&(1..=126).map(va).collect::<Vec<_>>());
     assert_eq!((batches(&machine), machine.rd()), (vec![63, 63], 126));
-    // somebody waits, or has to be told
+}
+
+#[test]
+fn nothing_is_deferred_if_somebody_waits_or_has_to_be_told() {
     for (last, error) in [(SYNC, None), ([0xff, 0], Some(1)), ([0x3, 0], None)] {
         let mut machine = deferring();
         let mut commands: Vec<_> = (1..=65).map(va).collect();
