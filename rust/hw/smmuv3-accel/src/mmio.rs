@@ -19,8 +19,9 @@ const SLICE: u32 = 4096;
 
 /// How long commands that no `CMD_SYNC` waits for may wait for others to fill a
 /// batch with, in nanoseconds: Linux rings the doorbell every 64 commands, which
-/// would be 63 and one more ioctl for a single command.
-const DEFERRAL: u64 = 1_000_000;
+/// would be 63 and one more ioctl for a single command. Long enough that a busy
+/// guest does not wake the main loop for every doorbell.
+const DEFERRAL: u64 = 10_000_000;
 
 /// Page 1 shows the registers of page 0 (section 6.1 leaves that choice).
 const PAGE_MASK: u64 = 0xffff;

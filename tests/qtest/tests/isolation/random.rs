@@ -174,7 +174,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
             smmu.push(&commands);
             smmu.ring();
             if random.below(2) == 0 {
-                bench.machine().clock_step(2_000_000);
+                bench.machine().clock_step(20_000_000);
             }
             format!("{count} invalidations without CMD_SYNC")
         }
