@@ -6,7 +6,7 @@
 use crate::{
     bits::{bit64, field64, mask64},
     cmdq::GuestMemory,
-    features::Features,
+    features::{address_bits, Features},
 };
 
 /// Size of a Context descriptor in bytes, and its log2.
@@ -94,7 +94,7 @@ impl Cd {
         if !valid || !aarch64 || big_endian || updates || stalls || silent || wide_asid {
             return Err(BadCd);
         }
-        let oas_bits = ips_bits(field64(word0, 32, 3)).min(features.oas_bits()) as u8;
+        let oas_bits = address_bits(field64(word0, 32, 3) as u8).min(features.oas_bits()) as u8;
         Ok(Translation {
             affd: bit64(word0, 35),
             oas_bits,
@@ -158,20 +158,6 @@ const fn granule1(encoding: u64) -> Option<u8> {
         0b11 => Some(16),
         0b01 => Some(14),
         _ => None,
-    }
-}
-
-/// `IPS` in bits (5.4); the Reserved encoding behaves as the largest.
-const fn ips_bits(encoding: u64) -> u32 {
-    match encoding {
-        0 => 32,
-        1 => 36,
-        2 => 40,
-        3 => 42,
-        4 => 44,
-        5 => 48,
-        6 => 52,
-        _ => 56,
     }
 }
 

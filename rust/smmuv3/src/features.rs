@@ -20,6 +20,21 @@ pub struct Features {
     pub aidr: u32,
 }
 
+/// Bits of an address by the encoding that `IDR5.OAS` (6.3.6) and `CD.IPS` (5.4)
+/// share. A Reserved encoding counts as the largest.
+pub(crate) const fn address_bits(encoding: u8) -> u32 {
+    match encoding {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        5 => 48,
+        6 => 52,
+        _ => 56,
+    }
+}
+
 /// One-bit fields: getter, and setter by value.
 macro_rules! flags {
     ($($(#[$doc:meta])* $get:ident $with:ident = idr[$n:literal] bit $bit:literal;)*) => {
@@ -189,16 +204,7 @@ impl Features {
     /// counts as the largest.
     #[inline]
     pub const fn oas_bits(&self) -> u32 {
-        match self.oas() {
-            0 => 32,
-            1 => 36,
-            2 => 40,
-            3 => 42,
-            4 => 44,
-            5 => 48,
-            6 => 52,
-            _ => 56,
-        }
+        address_bits(self.oas())
     }
 
     /// The largest `StreamID` (6.3.2). A Reserved `SIDSIZE` counts as 32 bits.
