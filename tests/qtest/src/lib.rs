@@ -16,6 +16,7 @@ pub mod process;
 pub mod qmp;
 pub mod qtest;
 pub mod random;
+pub mod root_port;
 pub mod smmu;
 mod wait;
 
@@ -23,5 +24,6 @@ pub use binary::{qemu, qemu_c};
 pub use machine::Machine;
 pub use process::{Builder, Finished};
 pub use random::Random;
+pub use root_port::RootPort;
 pub use smmu::Smmu;
 pub use wait::{until, TIMEOUT};

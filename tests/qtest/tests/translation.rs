@@ -10,13 +10,9 @@ use smmuv3_qtest::{
     machine::RAM,
     qemu,
     smmu::{reg, CMDQEN, SMMUEN},
-    Builder, Machine, Random, Smmu,
+    Builder, Machine, Random, RootPort, Smmu,
 };
 
-/// PCI configuration space of the `virt` machine.
-const ECAM: u64 = 0x40_1000_0000;
-/// Where the root port's MSI-X table is mapped.
-const BAR: u64 = 0x1000_0000;
 /// Bus 8, device 1
 const SID: u32 = 0x808;
 
@@ -30,98 +26,6 @@ const TRANSLATION: u64 = RAM + (4 << 20);
 const PAGE: u64 = RAM + (32 << 20);
 /// The address that the port writes to, if nothing translates.
 const IOVA: u64 = RAM + (64 << 20) + 0x340;
-
-/// The root port `rp1`, programmed to write a number when told to.
-struct Port<'a> {
-    machine: &'a Machine,
-    config: u64,
-    written: u32,
-}
-
-impl<'a> Port<'a> {
-    fn new(machine: &'a Machine) -> Self {
-        let port = Self {
-            machine,
-            config: ECAM + (u64::from(SID) << 12),
-            written: 0,
-        };
-        assert_eq!(
-            machine.read_sized(port.config, 2),
-            0x1b36,
-            "the root port's vendor"
-        );
-        port.program();
-        port
-    }
-
-    fn program(&self) {
-        let machine = self.machine;
-        machine.write32(self.config + 0x10, BAR as u32);
-        // memory space, bus master
-        machine.write_sized(self.config + 4, 6, 2);
-        let msix = self.config + self.capability(0x11);
-        machine.write_sized(msix + 2, 0x8000, 2);
-        // correctable errors pass the bridge and the device and are reported
-        machine.write_sized(self.config + 0x3e, 2, 2);
-        let express = self.config + self.capability(0x10);
-        machine.write_sized(express + 8, 1, 2);
-        machine.write32(self.config + 0x114, 0);
-        machine.write32(self.config + 0x12c, 1);
-    }
-
-    fn capability(&self, id: u64) -> u64 {
-        let mut at = self.machine.read_sized(self.config + 0x34, 1);
-        while at != 0 {
-            if self.machine.read_sized(self.config + at, 1) == id {
-                return at;
-            }
-            at = self.machine.read_sized(self.config + at + 1, 1);
-        }
-        panic!("the root port has no capability {id:#x}");
-    }
-
-    /// Writes a number that has not been used to `iova`; the number.
-    fn write(&mut self, iova: u64) -> u32 {
-        self.written += 1;
-        let machine = self.machine;
-        machine.write32(BAR, iova as u32);
-        machine.write32(BAR + 4, (iova >> 32) as u32);
-        machine.write32(BAR + 8, self.written);
-        machine.write32(BAR + 12, 0);
-        let output = machine.monitor("pcie_aer_inject_error rp1 RCVR");
-        assert!(output.starts_with("OK"), "{output}");
-        // as a driver clears it, or the next error is no news
-        machine.write32(self.config + 0x110, u32::MAX);
-        machine.write32(self.config + 0x130, u32::MAX);
-        self.written
-    }
-
-    /// A write to `iova` arrives at `address`.
-    #[track_caller]
-    fn arrives(&mut self, iova: u64, address: u64) {
-        let number = self.write(iova);
-        assert_eq!(
-            self.machine.read32(address),
-            number,
-            "{iova:#x} does not reach {address:#x}"
-        );
-    }
-
-    /// A write to `iova` does not arrive at any of `addresses`.
-    #[track_caller]
-    fn is_aborted(&mut self, iova: u64, addresses: &[u64]) {
-        let before: Vec<u32> = addresses
-            .iter()
-            .map(|at| self.machine.read32(*at))
-            .collect();
-        self.write(iova);
-        let after: Vec<u32> = addresses
-            .iter()
-            .map(|at| self.machine.read32(*at))
-            .collect();
-        assert_eq!(before, after, "{iova:#x} arrives");
-    }
-}
 
 fn start() -> Machine {
     Builder::virt(qemu())
@@ -235,7 +139,7 @@ const TRANSLATED: u64 = PAGE + (IOVA & 0xfff);
 #[test]
 fn a_disabled_smmu_does_what_gbpa_says() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = Smmu::find(&machine);
     port.arrives(IOVA, IOVA);
     smmu.write(reg::GBPA, 0x8010_0000);
@@ -247,7 +151,7 @@ fn a_disabled_smmu_does_what_gbpa_says() {
 #[test]
 fn an_enabled_smmu_does_what_the_stream_table_entry_says() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     set_ste(&machine, 0);
     let smmu = enable(&machine);
     port.is_aborted(IOVA, &[IOVA]);
@@ -272,7 +176,7 @@ fn an_enabled_smmu_does_what_the_stream_table_entry_says() {
 #[test]
 fn gbpa_means_nothing_while_the_smmu_is_enabled() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     set_ste(&machine, ste::BYPASS);
     let smmu = enable(&machine);
     smmu.write(reg::GBPA, 0x8010_0000);
@@ -284,7 +188,7 @@ fn gbpa_means_nothing_while_the_smmu_is_enabled() {
 #[test]
 fn a_stream_outside_the_table_is_aborted() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     set_ste(&machine, ste::BYPASS);
     let smmu = enable(&machine);
     port.arrives(IOVA, IOVA);
@@ -298,7 +202,7 @@ fn a_stream_outside_the_table_is_aborted() {
 #[test]
 fn a_table_that_cannot_be_read_aborts() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     port.arrives(IOVA, IOVA);
     let smmu = enable(&machine);
     for base in [0x6000_0000, smmu.base(), (1 << 44) - (1 << 20), 0x3eff_0000] {
@@ -326,7 +230,7 @@ fn two_levels(smmu: &Smmu<'_>, split: u32, span: u64) {
 #[test]
 fn two_level_tables_are_walked_with_every_split() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = enable(&machine);
     for split in [6, 8, 10] {
         let span = u64::from(split) + 1;
@@ -346,7 +250,7 @@ fn two_level_tables_are_walked_with_every_split() {
 #[test]
 fn a_table_that_becomes_linear_is_used_as_linear() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = enable(&machine);
     two_levels(&smmu, 8, 9);
     port.arrives(IOVA, IOVA);
@@ -362,7 +266,7 @@ fn a_table_that_becomes_linear_is_used_as_linear() {
 #[test]
 fn stage_1_translates() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     port.arrives(IOVA, TRANSLATED);
     port.is_aborted(IOVA + 0x1000, &[IOVA + 0x1000, TRANSLATED + 0x1000]);
@@ -374,7 +278,7 @@ fn stage_1_translates() {
 #[test]
 fn stage_1_permissions_hold() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     for attributes in [ACCESS | READ_ONLY, 0, READ_ONLY] {
         map_page(&machine, attributes);
@@ -389,7 +293,7 @@ fn stage_1_permissions_hold() {
 #[test]
 fn a_changed_mapping_takes_effect_with_its_invalidation() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     port.arrives(IOVA, TRANSLATED);
     let level3 = TRANSLATION + 0x2000;
@@ -407,7 +311,7 @@ fn a_changed_mapping_takes_effect_with_its_invalidation() {
 #[test]
 fn a_block_translates() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     let level2 = TRANSLATION + 0x1000;
     let block = RAM + (96 << 20);
@@ -430,7 +334,7 @@ fn map_in_two_levels(machine: &Machine, context: &Context, shift: [u32; 2]) {
 #[test]
 fn the_other_granules_translate() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     let other = |granule, size, page: u64| Context {
         granule,
@@ -451,7 +355,7 @@ fn the_other_granules_translate() {
 #[test]
 fn a_context_descriptor_that_is_no_good_aborts() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     let good = Context::default().words();
     let not_valid = good[0] & !(1 << 31);
@@ -486,7 +390,7 @@ fn a_context_descriptor_that_is_no_good_aborts() {
 #[test]
 fn every_output_size_of_a_context_descriptor_is_survived() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     for ips in 0..8 {
         Context {
@@ -502,7 +406,7 @@ fn every_output_size_of_a_context_descriptor_is_survived() {
 #[test]
 fn a_reset_ends_translation() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     translating(&machine);
     port.arrives(IOVA, TRANSLATED);
     machine.system_reset();
@@ -514,7 +418,7 @@ fn a_reset_ends_translation() {
 #[test]
 fn hostile_tables_do_no_harm() {
     let machine = start();
-    let mut port = Port::new(&machine);
+    let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
     let mut random = Random::new(0x7ab1e);
     let pointers = [

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A `PCIe` root port that writes to memory when told to: an initiator that
+//! every machine has, and the only emulated one that may be behind an
+//! accelerated SMMU. It writes what its MSI-X table says when it reports an
+//! error.
+
+use crate::Machine;
+
+/// PCI configuration space of the `virt` machine.
+const ECAM: u64 = 0x40_1000_0000;
+/// Where the root port's MSI-X table is mapped.
+const BAR: u64 = 0x1000_0000;
+
+/// The root port `rp1` of a machine, programmed to write a number when told to.
+pub struct RootPort<'a> {
+    machine: &'a Machine,
+    config: u64,
+    written: u32,
+}
+
+impl<'a> RootPort<'a> {
+    /// The `pcie-root-port` whose id is `rp1` and whose `StreamID`, bus number
+    /// and device, is `sid`.
+    #[track_caller]
+    pub fn new(machine: &'a Machine, sid: u32) -> Self {
+        let port = Self {
+            machine,
+            config: ECAM + (u64::from(sid) << 12),
+            written: 0,
+        };
+        assert_eq!(
+            machine.read_sized(port.config, 2),
+            0x1b36,
+            "the root port's vendor"
+        );
+        port.program();
+        port
+    }
+
+    /// Programs it again, as after a reset.
+    #[track_caller]
+    pub fn program(&self) {
+        let machine = self.machine;
+        machine.write32(self.config + 0x10, BAR as u32);
+        // memory space, bus master
+        machine.write_sized(self.config + 4, 6, 2);
+        let msix = self.config + self.capability(0x11);
+        machine.write_sized(msix + 2, 0x8000, 2);
+        // correctable errors pass the bridge and the device and are reported
+        machine.write_sized(self.config + 0x3e, 2, 2);
+        let express = self.config + self.capability(0x10);
+        machine.write_sized(express + 8, 1, 2);
+        machine.write32(self.config + 0x114, 0);
+        machine.write32(self.config + 0x12c, 1);
+    }
+
+    fn capability(&self, id: u64) -> u64 {
+        let mut at = self.machine.read_sized(self.config + 0x34, 1);
+        while at != 0 {
+            if self.machine.read_sized(self.config + at, 1) == id {
+                return at;
+            }
+            at = self.machine.read_sized(self.config + at + 1, 1);
+        }
+        panic!("the root port has no capability {id:#x}");
+    }
+
+    /// Writes a number that has not been used to `iova`; the number.
+    #[track_caller]
+    pub fn write(&mut self, iova: u64) -> u32 {
+        self.written += 1;
+        let machine = self.machine;
+        machine.write32(BAR, iova as u32);
+        machine.write32(BAR + 4, (iova >> 32) as u32);
+        machine.write32(BAR + 8, self.written);
+        machine.write32(BAR + 12, 0);
+        let output = machine.monitor("pcie_aer_inject_error rp1 RCVR");
+        assert!(output.starts_with("OK"), "{output}");
+        // as a driver clears it, or the next error is no news
+        machine.write32(self.config + 0x110, u32::MAX);
+        machine.write32(self.config + 0x130, u32::MAX);
+        self.written
+    }
+
+    /// A write to `iova` arrives at `address`.
+    #[track_caller]
+    pub fn arrives(&mut self, iova: u64, address: u64) {
+        let number = self.write(iova);
+        assert_eq!(
+            self.machine.read32(address),
+            number,
+            "{iova:#x} does not reach {address:#x}"
+        );
+    }
+
+    /// A write to `iova` does not arrive at any of `addresses`.
+    #[track_caller]
+    pub fn is_aborted(&mut self, iova: u64, addresses: &[u64]) {
+        let machine = self.machine;
+        let read = || addresses.iter().map(|at| machine.read32(*at));
+        let before: Vec<u32> = read().collect();
+        self.write(iova);
+        assert!(read().eq(before), "{iova:#x} arrives");
+    }
+}
