@@ -30,6 +30,7 @@ pub mod queue;
 pub mod registers;
 pub mod ste;
 pub mod stream_table;
+pub mod translation;
 
 pub use cd::Cd;
 pub use cmdq::{BusAbort, Cmdq, GuestMemory, Host, Progress, Signals};

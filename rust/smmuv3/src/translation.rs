@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Translation in software (3.3, 3.4, chapter 15): what a device without a
+//! host SMMU does itself.
+//!
+//! [`translate`] takes a transaction through configuration and translation
+//! tables. It holds nothing: what may be remembered goes through [`Caches`], so
+//! that whoever calls it decides how these are locked, and walks run unlocked.
+
+mod configurations;
+mod context;
+mod entry;
+mod fault;
+mod invalidation;
+mod range;
+mod store;
+mod tlb;
+mod walk;
+
+pub use configurations::Configurations;
+pub use context::{Context, Stages, StreamContext};
+pub use entry::{Entry, Permissions, Tag};
+pub use fault::Fault;
+pub use invalidation::Invalidation;
+pub use range::Range;
+pub use store::{Session, Store};
+pub use tlb::Tlb;
+
+use self::walk::{effective_address, Walker};
+use crate::{cmdq::GuestMemory, features::Features, registers::Registers, StreamId};
+
+/// One descriptor that a walk has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkStep {
+    /// 1 or 2.
+    pub stage: u8,
+    /// 0 to 3.
+    pub level: u8,
+    /// The address that the stage translates.
+    pub input: u64,
+    /// log2 of the bytes that a descriptor of this level maps.
+    pub log2_bytes: u8,
+    /// Where the descriptor lies.
+    pub address: u64,
+    /// What it is.
+    pub descriptor: u64,
+}
+
+/// What translations may be remembered in: configuration caches and TLB (3.17,
+/// 4.3, 4.4).
+pub trait Caches {
+    /// The configuration of a stream.
+    fn context(&mut self, sid: StreamId) -> Option<StreamContext>;
+
+    /// Remembers it.
+    fn keep_context(&mut self, sid: StreamId, context: &StreamContext);
+
+    /// The translation of an address.
+    fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry>;
+
+    /// Remembers it.
+    fn insert(&mut self, tag: Tag, address: u64, entry: &Entry);
+
+    /// A walk has read a descriptor.
+    fn walked(&mut self, step: &WalkStep) {
+        let _ = step;
+    }
+}
+
+/// What becomes of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The SMMU is disabled: it passes untranslated (6.3.14, `GBPA`).
+    Disabled,
+    /// Its stream bypasses translation.
+    Bypass,
+    /// It is aborted without an event.
+    Abort,
+    /// It is translated.
+    Translated {
+        /// To where.
+        entry: Entry,
+        /// The stages that translate, as bits: 1 is stage 1, 2 is stage 2.
+        stages: u8,
+    },
+    /// It is aborted, and an event may have to be recorded.
+    Fault(Fault),
+}
+
+/// Takes a transaction of `sid` at `address` through the SMMU. An access that
+/// wants nothing only asks where the address leads.
+pub fn translate<M: GuestMemory, C: Caches>(
+    registers: &Registers,
+    features: &Features,
+    memory: &mut M,
+    caches: &mut C,
+    sid: StreamId,
+    address: u64,
+    wanted: Permissions,
+) -> Outcome {
+    if !registers.smmu_enabled() {
+        return if registers.gbpa_abort() {
+            Outcome::Abort
+        } else {
+            Outcome::Disabled
+        };
+    }
+    let context = match caches.context(sid) {
+        Some(context) => context,
+        None => match context::fetch(registers, features, memory, caches, sid) {
+            Ok(context) => {
+                caches.keep_context(sid, &context);
+                context
+            }
+            Err(fault) => return Outcome::Fault(fault),
+        },
+    };
+    let context = match context {
+        StreamContext::Abort => return Outcome::Abort,
+        StreamContext::Bypass => return Outcome::Bypass,
+        StreamContext::Translate(context) => context,
+    };
+    match through(&context, memory, caches, address, wanted) {
+        Ok(entry) => Outcome::Translated {
+            entry,
+            stages: context.stages.bits(),
+        },
+        Err(fault) => Outcome::Fault(fault),
+    }
+}
+
+fn through<M: GuestMemory, C: Caches>(
+    context: &Context,
+    memory: &mut M,
+    caches: &mut C,
+    address: u64,
+    wanted: Permissions,
+) -> Result<Entry, Fault> {
+    let tag = context.tag();
+    let input = context.stages.stage1().map_or(address, |stage1| effective_address(stage1, address));
+    // What is not permitted is walked for: the fault has more to say than an
+    // entry knows, and the tables may permit it by now.
+    if let Some(entry) = caches.lookup(tag, input) {
+        if entry.permissions().allow(wanted) {
+            return Ok(entry);
+        }
+    }
+    let entry = Walker { memory, caches }.walk(context, input, wanted)?;
+    // Stage 2 alone is remembered where it is walked.
+    if tag.asid.is_some() {
+        caches.insert(tag, input, &entry);
+    }
+    Ok(entry)
+}

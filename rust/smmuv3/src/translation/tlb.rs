@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The TLB: translations that walks have found.
+//!
+//! A set-associative array. Entries of every size share it, so a lookup tries
+//! each size that is present; those are few. An invalidation by address goes
+//! to the places where the entries would be as long as these are fewer than
+//! all there are, and everything else takes one pass over the array at most.
+
+mod population;
+mod set;
+
+use self::{
+    population::{Kind, Population},
+    set::{pack, Key, Set, SETS},
+};
+use super::{
+    entry::{Entry, Tag},
+    invalidation::Invalidation,
+    range::Range,
+};
+
+/// The smallest page, and more than the largest block that formats have.
+const LOG2_BYTES: core::ops::RangeInclusive<u8> = 12..=55;
+
+/// Translations that have been found, as long as nothing invalidates them.
+pub struct Tlb {
+    /// Empty before the first entry: many a device never translates.
+    sets: Vec<Set>,
+    population: Population,
+    /// Entries of other epochs are none: this is how all of them are dropped
+    /// at once. Never 0.
+    epoch: u32,
+    generation: u64,
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tlb {
+    /// An empty TLB; memory is allocated with the first entry.
+    pub const fn new() -> Self {
+        Self {
+            sets: Vec::new(),
+            population: Population::EMPTY,
+            epoch: 1,
+            generation: 0,
+        }
+    }
+
+    /// Changes with every invalidation, whatever that hits. Who walks tables
+    /// asks before the first read of them, for [`insert`](Self::insert).
+    #[inline]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The translation of `address`, of whatever size.
+    ///
+    /// Virtual addresses are given canonically, bits 63:56 as copies of bit
+    /// 55, where the top byte is ignored. No others are ever found.
+    #[inline]
+    pub fn lookup(&self, tag: Tag, address: u64) -> Option<Entry> {
+        let find = |kind| {
+            self.population.sizes(kind).find_map(|log2_bytes| {
+                let key = Key::new(self.epoch, tag, kind, address, log2_bytes);
+                self.sets.get(key.set())?.find(key)
+            })
+        };
+        match tag.asid {
+            None => find(Kind::Ipa),
+            // A global entry might be found under every ASID, but need not be:
+            // software that mixes up its tables is then not punished for it.
+            Some(_) => find(Kind::Private).or_else(|| find(Kind::Global)),
+        }
+    }
+
+    /// Keeps what a walk has found for `address`, unless there was an
+    /// invalidation since the [`generation`](Self::generation) before it: that
+    /// may have been meant for what the walk has read.
+    pub fn insert(&mut self, generation: u64, tag: Tag, address: u64, entry: &Entry) {
+        let size = entry.log2_bytes;
+        if generation != self.generation
+            || !LOG2_BYTES.contains(&size)
+            || !is_canonical(tag, address)
+        {
+            return;
+        }
+        let (kind, other) = match tag.asid {
+            None => (Kind::Ipa, None),
+            Some(_) if entry.global => (Kind::Global, Some(Kind::Private)),
+            Some(_) => (Kind::Private, Some(Kind::Global)),
+        };
+        // The page might have been global before, or not have been.
+        if let Some(other) = other.filter(|other| self.population.has(*other)) {
+            self.drop_at(Key::new(self.epoch, tag, other, address, size));
+        }
+        let key = Key::new(self.epoch, tag, kind, address, size);
+        if self.sets.is_empty() {
+            self.sets.resize(SETS, Set::EMPTY);
+        }
+        let Some(set) = self.sets.get_mut(key.set()) else {
+            return;
+        };
+        let old = set.put(key, pack(entry));
+        if old.epoch() == self.epoch {
+            self.population.remove(old.kind(), old.log2_bytes());
+        }
+        self.population.add(kind, size);
+    }
+
+    /// Drops everything that `what` means.
+    pub fn invalidate(&mut self, what: &Invalidation) {
+        self.generation = self.generation.wrapping_add(1);
+        match *what {
+            Invalidation::All => self.drop_all(),
+            Invalidation::Vmid(vmid) => self.drop_if(|key| key.vmid() == vmid),
+            Invalidation::VmidStage1(vmid) => {
+                self.drop_if(|key| key.vmid() == vmid && key.kind() != Kind::Ipa);
+            }
+            Invalidation::Asid { vmid, asid } => self.drop_asid(vmid, asid),
+            Invalidation::Address { vmid, asid, range } => self.drop_virtual(vmid, asid, range),
+            Invalidation::Ipa { vmid, range } => self.drop_ipa(vmid, range),
+        }
+    }
+
+    fn drop_all(&mut self) {
+        self.population = Population::EMPTY;
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            // What is there from an epoch 2^32 ago must not come back.
+            self.sets.clear();
+            self.epoch = 1;
+        }
+    }
+
+    fn drop_asid(&mut self, vmid: u16, asid: u16) {
+        if self.population.has(Kind::Private) {
+            self.drop_if(|key| {
+                key.vmid() == vmid && key.asid() == asid && key.kind() == Kind::Private
+            });
+        }
+    }
+
+    fn drop_virtual(&mut self, vmid: u16, asid: Option<u16>, range: Range) {
+        let places = self.places(Kind::Private, range) + self.places(Kind::Global, range);
+        if places == 0 {
+            return;
+        }
+        match asid {
+            Some(_) if places <= SETS as u64 => {
+                let tag = Tag { vmid, asid };
+                self.drop_pages(tag, Kind::Private, range);
+                self.drop_pages(tag, Kind::Global, range);
+            }
+            _ => self.drop_if(|key| {
+                let meant = match key.kind() {
+                    Kind::Ipa => false,
+                    Kind::Private => asid.is_none() || asid == Some(key.asid()),
+                    Kind::Global => true,
+                };
+                meant && key.vmid() == vmid && key.range().overlaps(&range)
+            }),
+        }
+    }
+
+    fn drop_ipa(&mut self, vmid: u16, range: Range) {
+        if self.places(Kind::Ipa, range) <= SETS as u64 {
+            self.drop_pages(Tag { vmid, asid: None }, Kind::Ipa, range);
+        } else {
+            self.drop_if(|key| {
+                key.kind() == Kind::Ipa && key.vmid() == vmid && key.range().overlaps(&range)
+            });
+        }
+    }
+
+    /// How many pages there are in the range, of all sizes that are present:
+    /// each has its place.
+    fn places(&self, kind: Kind, range: Range) -> u64 {
+        self.population.sizes(kind).fold(0, |places, log2_bytes| {
+            let (first, last) = numbers(range, log2_bytes);
+            // Sizes are at least 2^12: at most 2^52 pages of each.
+            places + last.saturating_sub(first) + 1
+        })
+    }
+
+    /// Drops what there is at each place of the range.
+    fn drop_pages(&mut self, tag: Tag, kind: Kind, range: Range) {
+        for log2_bytes in self.population.sizes(kind) {
+            let (first, last) = numbers(range, log2_bytes);
+            for number in first..=last {
+                let address = number << log2_bytes;
+                self.drop_at(Key::new(self.epoch, tag, kind, address, log2_bytes));
+            }
+        }
+    }
+
+    fn drop_at(&mut self, key: Key) {
+        let Some(set) = self.sets.get_mut(key.set()) else {
+            return;
+        };
+        for _ in 0..set.drop_meant(key) {
+            self.population.remove(key.kind(), key.log2_bytes());
+        }
+    }
+
+    /// Drops what `meant` says, in one pass.
+    fn drop_if(&mut self, meant: impl Fn(Key) -> bool) {
+        for key in self.sets.iter_mut().flat_map(Set::keys) {
+            if key.epoch() == self.epoch && meant(*key) {
+                self.population.remove(key.kind(), key.log2_bytes());
+                key.clear();
+            }
+        }
+    }
+}
+
+/// The numbers of the first and the last page of this size that a range has a
+/// part of.
+const fn numbers(range: Range, log2_bytes: u8) -> (u64, u64) {
+    (range.first >> log2_bytes, range.last >> log2_bytes)
+}
+
+/// Whether commands can name the address: bits 63:56 are no bits of an IPA,
+/// and copies of bit 55 in a virtual address.
+const fn is_canonical(tag: Tag, address: u64) -> bool {
+    match tag.asid {
+        None => address >> 56 == 0,
+        Some(_) => matches!((address as i64) >> 55, 0 | -1),
+    }
+}
