@@ -30,21 +30,22 @@ pub(super) fn decode(
     features: &Features,
 ) -> Result<Command, Illegal> {
     let stage1 = features.s1p();
+    let stage2 = features.s2p();
     let el2 = stage1 && features.hyp();
+    let vmid = word0 & vmid(features);
+    let asid = word0 & asid(features);
     match opcode {
-        TLBI_NH_VA if stage1 => by_address(opcode, word0 & asid(features), word0, word1, features),
-        TLBI_NH_VAA if stage1 => by_address(opcode, 0, word0, word1, features),
-        TLBI_NH_ASID if stage1 => Ok(forward([u64::from(opcode) | (word0 & asid(features)), 0])),
-        TLBI_NH_ALL if stage1 => Ok(forward([u64::from(opcode), 0])),
+        TLBI_NH_VA if stage1 => by_address(opcode, asid | vmid, word0, word1, features),
+        TLBI_NH_VAA if stage1 => by_address(opcode, vmid, word0, word1, features),
+        TLBI_NH_ASID if stage1 => Ok(forward([u64::from(opcode) | asid | vmid, 0])),
+        TLBI_NH_ALL if stage1 => Ok(forward([u64::from(opcode) | vmid, 0])),
         TLBI_NSNH_ALL => Ok(forward([u64::from(opcode), 0])),
         TLBI_EL2_ALL | TLBI_EL2_ASID if el2 => Ok(everything()),
         TLBI_EL2_VA | TLBI_EL2_VAA if el2 => {
             by_address(opcode, 0, word0, word1, features).map(|_| everything())
         }
-        TLBI_S12_VMALL if features.s2p() => Ok(everything()),
-        TLBI_S2_IPA if features.s2p() => {
-            by_address(opcode, 0, word0, word1, features).map(|_| everything())
-        }
+        TLBI_S12_VMALL if stage2 => Ok(forward([u64::from(opcode) | vmid, 0])),
+        TLBI_S2_IPA if stage2 => by_address(opcode, vmid, word0, word1, features),
         _ => Err(Illegal),
     }
 }
@@ -56,6 +57,17 @@ const fn asid(features: &Features) -> u64 {
         mask64(48, 16)
     } else {
         mask64(48, 8)
+    }
+}
+
+/// The VMID as wide as it is implemented: bits 47:32 or 39:32 of word 0. With
+/// stage 1 alone it is RES0 (4.4.2): there is none to be matched, and a host
+/// puts its own in.
+const fn vmid(features: &Features) -> u64 {
+    match (features.s2p(), features.vmid16()) {
+        (false, _) => 0,
+        (true, false) => mask64(32, 8),
+        (true, true) => mask64(32, 16),
     }
 }
 
@@ -104,8 +116,8 @@ const fn forward(words: [u64; 2]) -> Command {
     }
 }
 
-/// In place of a command that no host takes from a guest: more than is asked
-/// for may always be invalidated (4.4), and this is the most there is.
+/// In place of a command about EL2, which no host takes from a guest: more than
+/// is asked for may always be invalidated (4.4), and this is the most there is.
 const fn everything() -> Command {
     forward([TLBI_NSNH_ALL as u64, 0])
 }
