@@ -220,6 +220,18 @@ impl<'a> Smmu<'a> {
         self.setup_queue_at(base, log2size, 0);
     }
 
+    /// Goes on with the Command queue that the registers describe, as a driver
+    /// does whose machine has moved to another QEMU.
+    #[track_caller]
+    pub fn adopt_queue(&self) {
+        let base = self.read64(reg::CMDQ_BASE);
+        self.queue.set(Queue {
+            base: base & 0x00ff_ffff_ffff_ffe0,
+            log2size: base as u32 & 0x1f,
+            prod: self.read(reg::CMDQ_PROD),
+        });
+    }
+
     /// Sets up a linear Stream table, with the SMMU disabled meanwhile.
     #[track_caller]
     pub fn setup_stream_table(&self, base: u64, log2size: u32) {

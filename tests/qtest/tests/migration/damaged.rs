@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Streams with what no device can have saved: the destination says so and
+//! ends, with an exit status and without a signal. The C device takes them and
+//! computes shifts and addresses from them.
+
+use std::os::unix::process::ExitStatusExt;
+
+use smmuv3_qtest::{qemu, qemu_c};
+
+use crate::{
+    guest::{Form, Guest, Table},
+    stream::{field, Stream},
+};
+
+const GUEST: Guest = Guest {
+    form: Form::Device,
+    table: Table::TwoLevels,
+};
+
+/// A sound stream of the C device's.
+fn sound() -> Stream {
+    let machine = GUEST.form.builder(qemu_c()).start();
+    GUEST.live(&machine);
+    Stream::save(machine)
+}
+
+/// A QEMU that is started with `stream` ends at once, and its last words have
+/// all of `words`.
+#[track_caller]
+fn refused(stream: &Stream, words: &[&str]) {
+    let file = stream.write();
+    let finished = GUEST
+        .form
+        .builder(qemu())
+        .args(["-incoming", &file.uri()])
+        .run();
+    assert_eq!(finished.status.signal(), None, "{finished}");
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    for word in words {
+        assert!(finished.stderr.contains(word), "no {word:?} in\n{finished}");
+    }
+}
+
+#[track_caller]
+fn refused_values(name: &str, values: &[u64]) {
+    let stream = sound();
+    for value in values {
+        let damaged = stream.with(field(name), *value);
+        refused(&damaged, &["arm-smmuv3", "damaged", name]);
+    }
+}
+
+#[test]
+fn a_sound_stream_is_accepted() {
+    let machine = sound().load(GUEST.form.builder(qemu()));
+    GUEST.go_on(&machine);
+}
+
+#[test]
+fn features_that_do_not_exist_are_refused() {
+    refused_values("features", &[0xffff_ffff, 2, 0x8000_0001, 3]);
+}
+
+#[test]
+fn a_split_that_does_not_exist_is_refused() {
+    refused_values("sid_split", &[200, 255, 1, 7, 11, 12, 64]);
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_not_asked_for_is_refused() {
+    refused_values("cr0ack", &[0xffff_ffff, 0x1d, 0x8000_0000]);
+}
+
+#[test]
+fn a_command_queue_larger_than_the_largest_is_refused() {
+    refused_values("cmdq.log2size", &[20, 31, 32, 64, 200, 255]);
+}
+
+#[test]
+fn an_event_queue_larger_than_the_largest_is_refused() {
+    refused_values("eventq.log2size", &[20, 31, 32, 64, 200, 255]);
+}
+
+#[test]
+fn a_stream_that_ends_too_early_is_refused() {
+    let stream = sound();
+    let end = field("gbpa").offset;
+    for length in [0, 1, 5, 40, 82, 99, end - 4, end, end + 3] {
+        refused(&stream.cut(length), &["load of migration failed"]);
+    }
+}
+
+#[test]
+fn a_later_version_of_the_stream_is_refused() {
+    refused(&sound().with_version(2), &["smmuv3", "version"]);
+}

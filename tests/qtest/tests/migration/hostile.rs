@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Streams with anything in them. They are refused, or loaded; and a device that
+//! has loaded one goes on, whatever its registers are: it neither dies nor hangs.
+
+use serde_json::json;
+use smmuv3_qtest::{
+    command::{self, CFGI_ALL, SYNC},
+    machine::RAM,
+    qemu, qemu_c,
+    smmu::{reg, CMDQEN, EVENTQEN, SMMUEN},
+    Machine, Random, RootPort, Smmu,
+};
+
+use crate::{
+    guest::{registers, ste, Form, Guest, Table, IOVA},
+    stream::{fields, Field, Stream},
+};
+
+const GUEST: Guest = Guest {
+    form: Form::Device,
+    table: Table::TwoLevels,
+};
+
+/// Values that programs get wrong, and what else there is.
+fn value(random: &mut Random, field: Field) -> u64 {
+    let all = u64::MAX >> (64 - 8 * field.size);
+    let number = random.next();
+    let bit = 1_u64 << (number % 64);
+    all & random.of(&[0, all, all >> 1, bit, !bit, number, RAM | (number & 0x1f)])
+}
+
+/// Does everything to the SMMU that a driver or a device may do.
+fn exercise(machine: &Machine) {
+    machine.qmp("cont", json!({}));
+    let mut port = RootPort::new(machine, GUEST.form.sid());
+    let smmu = Smmu::find(machine);
+    port.write(IOVA);
+    smmu.write(reg::CMDQ_PROD, smmu.read(reg::CMDQ_PROD).wrapping_add(1));
+    smmu.acknowledge();
+    port.write(IOVA + 0x1000);
+    smmu.write(reg::CR0, SMMUEN | EVENTQEN | CMDQEN);
+    port.write(IOVA);
+    registers(machine);
+}
+
+/// A driver that begins from scratch gets what it wants.
+#[track_caller]
+fn begin_again(machine: &Machine) {
+    machine.system_reset();
+    let smmu = Smmu::find(machine);
+    let sid = GUEST.form.sid();
+    let table = RAM + (8 << 20);
+    smmu.setup_queue(RAM + (9 << 20), 4);
+    smmu.setup_stream_table(table, 12);
+    machine.write64(table + 64 * u64::from(sid), ste::BYPASS);
+    smmu.submit(&[CFGI_ALL, command::cfgi_ste(sid), SYNC]);
+    smmu.enable(SMMUEN);
+    RootPort::new(machine, sid).arrives(IOVA, IOVA);
+}
+
+#[test]
+fn a_stream_with_anything_in_it_is_refused_or_survived() {
+    let source = GUEST.form.builder(qemu_c()).start();
+    GUEST.live(&source);
+    let sound = Stream::save(source);
+    let mut random = Random::new(0x5eed_0001);
+    let (mut loaded, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let mut stream = sound.clone();
+        for _ in 0..=random.next() % 6 {
+            let field = random.of(&fields());
+            stream = stream.with(field, value(&mut random, field));
+        }
+        let machine = GUEST
+            .form
+            .builder(qemu())
+            .args(["-incoming", "defer"])
+            .start();
+        match stream.load_into(&machine) {
+            Ok(()) => {
+                exercise(&machine);
+                begin_again(&machine);
+                loaded += 1;
+            }
+            Err(reason) => {
+                assert!(reason.contains("smmuv3"), "{reason}");
+                refused += 1;
+            }
+        }
+        assert!(machine.quit().status.success());
+    }
+    assert!(loaded > 0 && refused > 0, "{loaded} and {refused}");
+}

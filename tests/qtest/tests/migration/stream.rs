@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A machine's state in a file, and where in it the SMMU's is.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde_json::json;
+use smmuv3_qtest::{until, Builder, Machine};
+
+/// What precedes the SMMU's fields: the section's name with its length,
+/// instance 0, version 1.
+const HEADER: &[u8] = b"\x06smmuv3\0\0\0\0\0\0\0\x01";
+
+/// A field of the SMMU's section: where it begins in it, how many bytes it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub offset: usize,
+    pub size: usize,
+}
+
+/// The fields as they follow one another. An array is a field for each element.
+const LAYOUT: [(&str, usize); 29] = [
+    ("features", 4),
+    ("sid_size", 1),
+    ("sid_split", 1),
+    ("cr0", 4),
+    ("cr1", 4),
+    ("cr2", 4),
+    ("cr0ack", 4),
+    ("statusr", 4),
+    ("irq_ctrl", 4),
+    ("gerror", 4),
+    ("gerrorn", 4),
+    ("gerror_irq_cfg0", 8),
+    ("gerror_irq_cfg1", 4),
+    ("gerror_irq_cfg2", 4),
+    ("strtab_base", 8),
+    ("strtab_base_cfg", 4),
+    ("eventq_irq_cfg0", 8),
+    ("eventq_irq_cfg1", 4),
+    ("eventq_irq_cfg2", 4),
+    ("cmdq.base", 8),
+    ("cmdq.prod", 4),
+    ("cmdq.cons", 4),
+    ("cmdq.log2size", 1),
+    ("eventq.base", 8),
+    ("eventq.prod", 4),
+    ("eventq.cons", 4),
+    ("eventq.log2size", 1),
+    // a subsection's mark, the length of its name, the name and its version
+    ("", 1 + 1 + 11 + 4),
+    ("gbpa", 4),
+];
+
+/// All fields. The last, `gbpa`, is there only if it is not as out of reset.
+pub fn fields() -> Vec<Field> {
+    let mut offset = 0;
+    let place = |(name, size)| {
+        let field = Field { name, offset, size };
+        offset += size;
+        field
+    };
+    LAYOUT
+        .into_iter()
+        .map(place)
+        .filter(|field| !field.name.is_empty())
+        .collect()
+}
+
+/// The field called `name`.
+pub fn field(name: &str) -> Field {
+    fields()
+        .into_iter()
+        .find(|field| field.name == name)
+        .unwrap_or_else(|| panic!("no field is called {name}"))
+}
+
+/// The saved state of a machine.
+#[derive(Clone, Debug)]
+pub struct Stream(Vec<u8>);
+
+impl Stream {
+    /// Stops the machine, saves it, and ends its QEMU.
+    #[track_caller]
+    pub fn save(machine: Machine) -> Self {
+        let file = TemporaryFile::new();
+        machine.qmp("stop", json!({}));
+        machine.qmp("migrate", json!({ "uri": file.uri() }));
+        assert_eq!(outcome(&machine), Ok(()));
+        assert!(machine.quit().status.success(), "the source's end");
+        Self(fs::read(&file.0).expect("the saved state"))
+    }
+
+    /// Starts a QEMU with this state; its guest does not run yet.
+    #[track_caller]
+    pub fn load(&self, builder: Builder) -> Machine {
+        let machine = builder.args(["-incoming", "defer"]).start();
+        assert_eq!(self.load_into(&machine), Ok(()), "{}", machine.stderr());
+        machine
+    }
+
+    /// Gives this state to a QEMU that waits for one; it stays if it cannot use it.
+    #[track_caller]
+    pub fn load_into(&self, machine: &Machine) -> Result<(), String> {
+        let file = self.write();
+        machine.qmp(
+            "migrate-incoming",
+            json!({ "uri": file.uri(), "exit-on-error": false }),
+        );
+        outcome(machine)
+    }
+
+    /// This state as a file.
+    pub fn write(&self) -> TemporaryFile {
+        let file = TemporaryFile::new();
+        fs::write(&file.0, &self.0).expect("a file with the state");
+        file
+    }
+
+    /// Where the SMMU's fields begin.
+    #[track_caller]
+    pub fn smmu(&self) -> usize {
+        let mut found = self
+            .0
+            .windows(HEADER.len())
+            .enumerate()
+            .filter(|(_, window)| *window == HEADER)
+            .map(|(at, _)| at + HEADER.len());
+        let first = found.next().expect("the SMMU's section");
+        assert_eq!(found.next(), None, "another section of the SMMU");
+        first
+    }
+
+    /// The value of a field.
+    #[track_caller]
+    pub fn get(&self, field: Field) -> u64 {
+        let at = self.smmu() + field.offset;
+        let bytes = &self.0[at..at + field.size];
+        bytes
+            .iter()
+            .fold(0, |value, byte| (value << 8) | u64::from(*byte))
+    }
+
+    /// The same state but for one field.
+    #[track_caller]
+    pub fn with(&self, field: Field, value: u64) -> Self {
+        let mut changed = self.clone();
+        let at = self.smmu() + field.offset;
+        changed.0[at..at + field.size].copy_from_slice(&value.to_be_bytes()[8 - field.size..]);
+        changed
+    }
+
+    /// The same state but for the version of the SMMU's section.
+    #[track_caller]
+    pub fn with_version(&self, version: u8) -> Self {
+        let mut changed = self.clone();
+        changed.0[self.smmu() - 1] = version;
+        changed
+    }
+
+    /// What is before the byte `end` of the SMMU's fields.
+    #[track_caller]
+    pub fn cut(&self, end: usize) -> Self {
+        Self(self.0[..self.smmu() + end].to_owned())
+    }
+}
+
+/// Waits for the end of a migration.
+#[track_caller]
+fn outcome(machine: &Machine) -> Result<(), String> {
+    until("end of the migration", || {
+        let state = machine.qmp("query-migrate", json!({}));
+        match state["status"].as_str() {
+            Some("completed") => Some(Ok(())),
+            Some("failed") => Some(Err(state["error-desc"].to_string())),
+            _ => None,
+        }
+    })
+}
+
+/// A file that goes with the test.
+pub struct TemporaryFile(PathBuf);
+
+impl TemporaryFile {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("smmuv3-state-{}-{number}", process::id());
+        Self(env::temp_dir().join(name))
+    }
+
+    /// As `migrate` and `-incoming` want it.
+    pub fn uri(&self) -> String {
+        format!("file:{}", self.0.display())
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Between the two devices, in every direction.
+
+use std::path::PathBuf;
+
+use smmuv3_qtest::{
+    command::{CFGI_ALL, SYNC, TLBI_NSNH_ALL},
+    machine::RAM,
+    qemu, qemu_c,
+    smmu::{reg, CMDQEN, EVENTQEN, SMMUEN},
+    Machine, RootPort, Smmu,
+};
+
+use crate::{
+    guest::{registers, ste, Form, Guest, Table, IOVA},
+    stream::{field, Stream},
+};
+
+/// A guest that is moved along `way` finds its registers as they were at every
+/// station, and goes on at the last one.
+#[track_caller]
+fn moves(form: Form, way: &[fn() -> PathBuf]) {
+    for table in [Table::Linear, Table::TwoLevels] {
+        let guest = Guest { form, table };
+        let mut machine = form.builder(way[0]()).start();
+        guest.live(&machine);
+        let before = registers(&machine);
+        for (number, station) in way.iter().enumerate().skip(1) {
+            let stream = Stream::save(machine);
+            machine = stream.load(form.builder(station()));
+            assert_eq!(registers(&machine), before, "station {number}, {guest:?}");
+        }
+        guest.go_on(&machine);
+        assert_eq!(machine.quit().stderr, "", "complaints");
+    }
+}
+
+#[test]
+fn the_machines_own_smmu_moves_from_the_c_device_to_the_rust_one() {
+    moves(Form::Machine, &[qemu_c, qemu]);
+}
+
+#[test]
+fn the_machines_own_smmu_moves_from_the_rust_device_to_the_c_one() {
+    moves(Form::Machine, &[qemu, qemu_c]);
+}
+
+#[test]
+fn the_machines_own_smmu_moves_there_and_back() {
+    moves(Form::Machine, &[qemu_c, qemu, qemu_c]);
+}
+
+#[test]
+fn the_machines_own_smmu_moves_between_rust_devices() {
+    moves(Form::Machine, &[qemu, qemu]);
+}
+
+#[test]
+fn an_smmu_of_the_command_line_moves_from_the_c_device_to_the_rust_one() {
+    moves(Form::Device, &[qemu_c, qemu]);
+}
+
+#[test]
+fn an_smmu_of_the_command_line_moves_from_the_rust_device_to_the_c_one() {
+    moves(Form::Device, &[qemu, qemu_c]);
+}
+
+#[test]
+fn an_smmu_of_the_command_line_moves_there_and_back() {
+    moves(Form::Device, &[qemu_c, qemu, qemu_c]);
+}
+
+#[test]
+fn an_smmu_of_the_command_line_moves_between_rust_devices() {
+    moves(Form::Device, &[qemu, qemu]);
+}
+
+/// Both ways between the devices.
+const WAYS: [[fn() -> PathBuf; 2]; 2] = [[qemu_c, qemu], [qemu, qemu_c]];
+
+/// A machine that was `live` in `from`, now in `to`.
+#[track_caller]
+fn moved(from: fn() -> PathBuf, to: fn() -> PathBuf, live: impl FnOnce(&Smmu<'_>)) -> Machine {
+    let source = Form::Device.builder(from()).start();
+    live(&Smmu::find(&source));
+    Stream::save(source).load(Form::Device.builder(to()))
+}
+
+#[test]
+fn an_smmu_that_no_driver_has_touched_moves() {
+    for [from, to] in WAYS {
+        let source = Form::Machine.builder(from()).start();
+        let before = registers(&source);
+        let machine = Stream::save(source).load(Form::Machine.builder(to()));
+        assert_eq!(registers(&machine), before);
+        let mut port = RootPort::new(&machine, Form::Machine.sid());
+        port.arrives(IOVA, IOVA);
+    }
+}
+
+#[test]
+fn commands_that_wait_for_the_queue_to_be_enabled_are_consumed_after_the_move() {
+    for [from, to] in WAYS {
+        let machine = moved(from, to, |smmu| {
+            smmu.setup_queue(RAM, 4);
+            smmu.disable(CMDQEN);
+            smmu.push(&[CFGI_ALL, TLBI_NSNH_ALL, SYNC]);
+            smmu.ring();
+        });
+        let smmu = Smmu::find(&machine);
+        assert_eq!((smmu.read(reg::CMDQ_PROD), smmu.cons()), (3, 0));
+        smmu.enable(CMDQEN);
+        smmu.wait_cons(3);
+        assert!(!smmu.error());
+    }
+}
+
+/// What has been cached is not part of the state: the destination reads the
+/// tables as they are.
+#[test]
+fn the_destination_does_not_know_what_the_source_had_cached() {
+    let table = RAM + (4 << 20);
+    for [from, to] in WAYS {
+        let machine = moved(from, to, |smmu| {
+            let entry = table + 64 * u64::from(Form::Device.sid());
+            smmu.setup_stream_table(table, 12);
+            smmu.machine().write64(entry, ste::BYPASS);
+            smmu.enable(SMMUEN);
+            RootPort::new(smmu.machine(), Form::Device.sid()).arrives(IOVA, IOVA);
+            // no CFGI_STE
+            smmu.machine().write64(entry, 0);
+        });
+        let mut port = RootPort::new(&machine, Form::Device.sid());
+        port.is_aborted(IOVA, &[IOVA]);
+    }
+}
+
+/// An Event queue that is full moves as it is, and goes on when there is room.
+#[test]
+fn a_full_event_queue_moves() {
+    let pointers = |smmu: &Smmu<'_>| (smmu.read(reg::EVENTQ_PROD), smmu.read(reg::EVENTQ_CONS));
+    for [from, to] in WAYS {
+        let machine = moved(from, to, |smmu| {
+            smmu.setup_stream_table(RAM + (4 << 20), 12);
+            smmu.write64(reg::EVENTQ_BASE, (RAM + (2 << 20)) | 1);
+            smmu.enable(SMMUEN | EVENTQEN);
+            let mut port = RootPort::new(smmu.machine(), Form::Device.sid());
+            port.write(IOVA);
+            port.write(IOVA);
+            assert_eq!(pointers(smmu), (2, 0));
+        });
+        let smmu = Smmu::find(&machine);
+        assert_eq!(pointers(&smmu), (2, 0));
+        smmu.write(reg::EVENTQ_CONS, 1);
+        RootPort::new(&machine, Form::Device.sid()).write(IOVA);
+        assert_eq!(pointers(&smmu), (3, 1));
+    }
+}
+
+/// The C device never leaves the two-level format once it was set, and saves
+/// that; the registers say otherwise, and they are what counts (6.3.25).
+#[test]
+fn the_format_of_the_stream_table_is_what_its_register_says() {
+    let table = RAM + (4 << 20);
+    let source = Form::Device.builder(qemu_c()).start();
+    let smmu = Smmu::find(&source);
+    smmu.write64(reg::STRTAB_BASE, table);
+    smmu.write(reg::STRTAB_BASE_CFG, (1 << 16) | (8 << 6) | 13);
+    smmu.write(reg::STRTAB_BASE_CFG, 12);
+    source.write64(table + 64 * u64::from(Form::Device.sid()), ste::BYPASS);
+    smmu.enable(SMMUEN);
+    let stream = Stream::save(source);
+    assert_eq!(stream.get(field("features")), 1, "the C device's habit");
+    let machine = stream.load(Form::Device.builder(qemu()));
+    let mut port = RootPort::new(&machine, Form::Device.sid());
+    port.arrives(IOVA, IOVA);
+}
