@@ -25,9 +25,12 @@ pub enum CdFault {
     /// The `SubstreamID` is outside the table, or the stream takes none
     /// (`C_BAD_SUBSTREAMID`, 7.3.9).
     BadSubstreamId,
-    /// Transactions without a `SubstreamID` are terminated or bypass stage 1
-    /// (`STE.S1DSS`, 5.2).
-    NotTranslated,
+    /// Transactions without a `SubstreamID` are terminated (`STE.S1DSS`;
+    /// `F_STREAM_DISABLED`, 7.3.7).
+    StreamDisabled,
+    /// Transactions without a `SubstreamID` bypass stage 1 (`STE.S1DSS`): no
+    /// fault.
+    Bypassed,
     /// Reading the table aborted (`F_CD_FETCH`, 7.3.10).
     FetchAbort {
         /// Of the descriptor that was to be read.
@@ -184,8 +187,12 @@ pub fn fetch<M: GuestMemory>(
     if u64::from(ssid) >> cd_max != 0 {
         return Err(CdFault::BadSubstreamId);
     }
-    if ssid == 0 && cd_max != 0 && field64(word1, 0, 2) != 0b10 {
-        return Err(CdFault::NotTranslated);
+    if ssid == 0 && cd_max != 0 {
+        match field64(word1, 0, 2) {
+            0b10 => {}
+            0b01 => return Err(CdFault::Bypassed),
+            _ => return Err(CdFault::StreamDisabled),
+        }
     }
     let leaf_log2 = match field64(word0, 4, 2) {
         _ if cd_max == 0 => None,

@@ -73,6 +73,12 @@ pub trait Host {
         self.next_stream(sid, sid) == Some(sid)
     }
 
+    /// The configuration of the streams in `first..=last` changed: what is cached
+    /// of it on this side of the host is dropped (4.3).
+    fn forget_configurations(&mut self, first: StreamId, last: StreamId) {
+        let _ = (first, last);
+    }
+
     /// Reads the Stream table entry of `sid` again and attaches what it says.
     /// Tells whether the host may hold Context descriptors cached through this
     /// stream, so that they must be invalidated too.

@@ -5,7 +5,7 @@
 //! or stalled.
 
 use crate::{
-    bits::{bit64, field64, mask64},
+    bits::{field64, mask64},
     StreamId,
 };
 
@@ -96,6 +96,22 @@ const SSV: u64 = mask64(11, 1);
 const STALL: u64 = mask64(31, 1);
 /// `RnW`, bit 35 of word 1 (99 of the record).
 const READ: u64 = mask64(35, 1);
+/// `S2`, bit 39 of word 1.
+const STAGE2: u64 = mask64(39, 1);
+/// `TTRnW`, bit 44 of word 1.
+const TABLE_READ: u64 = mask64(44, 1);
+
+/// `CLASS`: what the SMMU was doing when a translation faulted (7.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// Fetching a Context descriptor.
+    Cd = 0b00,
+    /// Fetching a descriptor of a stage 1 translation table.
+    Tt = 0b01,
+    /// Translating the address of the transaction.
+    In = 0b10,
+}
 
 impl Event {
     /// A record of this type about a stream; everything else is 0.
@@ -135,6 +151,30 @@ impl Event {
         self
     }
 
+    /// The same about a fault of stage 2, or else of stage 1.
+    #[must_use]
+    pub const fn with_stage2(mut self, stage2: bool) -> Self {
+        self.0[1] &= !STAGE2;
+        if stage2 {
+            self.0[1] |= STAGE2;
+        }
+        self
+    }
+
+    /// The same about an operation of this class.
+    #[must_use]
+    pub const fn with_class(mut self, class: Class) -> Self {
+        self.0[1] = (self.0[1] & !mask64(40, 2)) | ((class as u64) << 40);
+        self
+    }
+
+    /// The same where reading a stage 1 descriptor was not permitted (`TTRnW`).
+    #[must_use]
+    pub const fn with_table_read(mut self) -> Self {
+        self.0[1] |= TABLE_READ;
+        self
+    }
+
     /// Event number, known or not.
     pub const fn number(&self) -> u8 {
         self.0[0] as u8
@@ -167,7 +207,12 @@ impl Event {
 
     /// `S2`: the fault is one of stage 2.
     pub const fn is_stage2(&self) -> bool {
-        bit64(self.0[1], 39)
+        self.0[1] & STAGE2 != 0
+    }
+
+    /// `CLASS` as encoded.
+    pub const fn class(&self) -> u8 {
+        field64(self.0[1], 40, 2) as u8
     }
 
     /// `InputAddr`.
@@ -239,6 +284,13 @@ mod tests {
         );
         assert_eq!(event.second_address(), 0x8000_0040);
         assert!(!event.is_read() && !event.is_stage2());
+        let walk = event
+            .with_stage2(true)
+            .with_class(Class::In)
+            .with_table_read();
+        assert_eq!(walk.0[1], (1 << 39) | (0b10 << 40) | (1 << 44));
+        let cd = walk.with_class(Class::Cd).with_stage2(false);
+        assert_eq!((walk.class(), cd.class(), cd.is_stage2()), (2, 0, false));
         assert_eq!(event.with_ssid(0).ssid(), Some(0));
         assert_eq!(event.with_ssid(u32::MAX).ssid(), Some(0xf_ffff));
         let stalled = Event([0x10, 0x8000_1234 | (1 << 39), 0, 0]);

@@ -116,6 +116,8 @@ flags! {
     tables_preset with_tables_preset = idr[1] bit 30;
     /// Enhanced Command queues.
     ecmdq with_ecmdq = idr[1] bit 31;
+    /// Execute-never control of stage 2 by privilege.
+    xnx with_xnx = idr[3] bit 4;
     /// Memory Partitioning and Monitoring.
     mpam with_mpam = idr[3] bit 7;
     /// Small translation tables.

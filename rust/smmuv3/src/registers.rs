@@ -31,6 +31,8 @@ pub const CR0_PRIQEN: u32 = 1 << 1;
 pub const CR0_EVENTQEN: u32 = 1 << 2;
 /// `CR0.CMDQEN`.
 pub const CR0_CMDQEN: u32 = 1 << 3;
+/// `CR2.RECINVSID`.
+const CR2_RECINVSID: u32 = 1 << 1;
 /// `GBPA.ABORT`.
 pub const GBPA_ABORT: u32 = 1 << 20;
 /// `GBPA.Update`.
@@ -153,6 +155,11 @@ impl Registers {
             cmdq: queue(features.max_cmdqs()),
             eventq: queue(features.max_eventqs()),
         }
+    }
+
+    /// `CR2.RECINVSID`: `C_BAD_STREAMID` events are recorded (6.3.12).
+    pub const fn records_bad_stream_id(&self) -> bool {
+        self.cr[2] & CR2_RECINVSID != 0
     }
 
     /// Whether streams are checked against the Stream table.

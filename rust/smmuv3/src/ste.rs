@@ -5,7 +5,7 @@
 
 use crate::{
     bits::{bit64, field64, mask64},
-    features::Features,
+    features::{address_bits, Features},
 };
 
 /// Size of a Stream table entry in bytes.
@@ -22,7 +22,7 @@ pub enum BadSte {
     Invalid,
     /// `Config` asks for stage 1, which is not implemented.
     Stage1,
-    /// `Config` asks for stage 2, which a guest is not given.
+    /// `Config` asks for stage 2, which is not implemented.
     Stage2,
     /// `S1CDMax` is above `IDR1.SSIDSIZE`.
     CdMax,
@@ -36,6 +36,43 @@ pub enum BadSte {
     Eats,
     /// `STRW` is not NS-EL1.
     StreamWorld,
+    /// `S2AA64` asks for VMSAv8-32 tables, which are not implemented.
+    Stage2Format,
+    /// `S2TG` is Reserved, or a granule that is not implemented.
+    Stage2Granule,
+    /// `S2T0SZ` is out of range, or does not go with `S2SL0` and `S2TG`.
+    Stage2Size,
+    /// `S2SL0` does not name a level at which walks can start.
+    Stage2Level,
+    /// `S2TTB` is above the effective `S2PS`.
+    Stage2Table,
+    /// `S2ENDI` asks for big-endian tables, which are not implemented.
+    Stage2Endianness,
+    /// `S2HA` or `S2HD` asks for updates that are not implemented.
+    Stage2Updates,
+    /// `S2S` asks for stalls, which are not implemented.
+    Stage2Stall,
+    /// `S2VMID` has more bits than are implemented.
+    Vmid,
+}
+
+/// Stage 2 as a Stream table entry sets it up (5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage2 {
+    /// `S2TTB`: address of the tables at the start level.
+    pub base: u64,
+    /// `S2T0SZ`: 64 less the number of input address bits.
+    pub tsz: u8,
+    /// Level at which walks start, 0 to 3.
+    pub start_level: u8,
+    /// log2 of the granule in bytes: 12, 14 or 16.
+    pub granule_shift: u8,
+    /// Effective `S2PS`: output address size in bits, no more than the SMMU's.
+    pub oas_bits: u8,
+    /// `S2AFFD`: no Access flag faults.
+    pub affd: bool,
+    /// `S2R`: faults are recorded.
+    pub record_faults: bool,
 }
 
 /// What a stream is to be attached to.
@@ -54,6 +91,16 @@ pub enum StreamConfig {
         /// Reserved encoding is replaced by what it behaves as.
         ste: [u64; 2],
     },
+    /// Stage 2 translates.
+    Stage2(Stage2),
+    /// Stage 1 translates to IPAs, stage 2 those and the addresses of stage 1's
+    /// tables.
+    Nested {
+        /// As for stage 1 alone.
+        ste: [u64; 2],
+        /// Stage 2.
+        stage2: Stage2,
+    },
     /// The entry is ILLEGAL (`C_BAD_STE`, 7.3.5): transactions abort.
     Bad(BadSte),
 }
@@ -66,6 +113,9 @@ const CONTEXT_POINTER: u64 = mask64(6, 50);
 const CONTEXT_ATTRIBUTES: u64 = mask64(2, 6);
 /// `S1STALLD`, bit 27 of word 1.
 const STALL_DISABLE: u64 = mask64(27, 1);
+
+/// `S2TTB`, bits 51:4 of word 3.
+const TRANSLATION_TABLE: u64 = mask64(4, 48);
 
 /// `EATS` for full ATS.
 const EATS_FULL: u64 = 0b01;
@@ -91,14 +141,93 @@ impl Ste {
         if !bit64(word0, 0) {
             return StreamConfig::Bad(BadSte::Invalid);
         }
-        match field64(word0, 1, 3) {
-            0b000..=0b011 => StreamConfig::Abort,
-            0b100 => StreamConfig::Bypass,
-            0b101 => match self.stage1(features) {
-                Ok(ste) => StreamConfig::Stage1 { ste },
-                Err(reason) => StreamConfig::Bad(reason),
-            },
-            _ => StreamConfig::Bad(BadSte::Stage2),
+        let config = match field64(word0, 1, 3) {
+            0b000..=0b011 => Ok(StreamConfig::Abort),
+            0b100 => Ok(StreamConfig::Bypass),
+            0b101 => self
+                .stage1(features)
+                .map(|ste| StreamConfig::Stage1 { ste }),
+            0b110 => self.stage2(features).map(StreamConfig::Stage2),
+            _ => self.nested(features),
+        };
+        config.unwrap_or_else(StreamConfig::Bad)
+    }
+
+    /// `S2VMID`: whose the translations of this stream are. 0 without stage 2.
+    pub const fn vmid(&self, features: &Features) -> u16 {
+        if features.s2p() {
+            self.0[2] as u16
+        } else {
+            0
+        }
+    }
+
+    fn nested(&self, features: &Features) -> Result<StreamConfig, BadSte> {
+        Ok(StreamConfig::Nested {
+            ste: self.stage1(features)?,
+            stage2: self.stage2(features)?,
+        })
+    }
+
+    /// A VMID that is too wide makes the entry ILLEGAL where it is used.
+    fn check_vmid(&self, features: &Features) -> Result<(), BadSte> {
+        if features.vmid16() || self.vmid(features) >> 8 == 0 {
+            Ok(())
+        } else {
+            Err(BadSte::Vmid)
+        }
+    }
+
+    /// Stage 2, or why it is ILLEGAL (5.2.2).
+    fn stage2(&self, features: &Features) -> Result<Stage2, BadSte> {
+        let [_, _, word2, word3, ..] = self.0;
+        if !features.s2p() {
+            return Err(BadSte::Stage2);
+        }
+        self.check_vmid(features)?;
+        if bit64(word2, 57) && features.stall_model() == 0b01 {
+            return Err(BadSte::Stage2Stall);
+        }
+        if !bit64(word2, 51) {
+            return Err(BadSte::Stage2Format);
+        }
+        // S2HD and S2HA: a walk in software updates nothing.
+        if field64(word2, 55, 2) != 0 {
+            return Err(BadSte::Stage2Updates);
+        }
+        if bit64(word2, 52) {
+            return Err(BadSte::Stage2Endianness);
+        }
+        let granule_shift = match field64(word2, 46, 2) {
+            0b00 if features.gran4k() => 12,
+            0b01 if features.gran64k() => 16,
+            0b10 if features.gran16k() => 14,
+            _ => return Err(BadSte::Stage2Granule),
+        };
+        let wide = granule_shift == 16;
+        let limit = if wide { 52 } else { 48 };
+        let oas_bits = address_bits(field64(word2, 48, 3) as u8)
+            .min(features.oas_bits())
+            .min(limit);
+        let base = word3 & TRANSLATION_TABLE;
+        if base & !mask64(0, oas_bits) != 0 {
+            return Err(BadSte::Stage2Table);
+        }
+        let stage2 = Stage2 {
+            base,
+            tsz: field64(word2, 32, 6) as u8,
+            start_level: start_level(granule_shift, field64(word2, 38, 2) as u8)?,
+            granule_shift,
+            oas_bits: oas_bits as u8,
+            affd: bit64(word2, 53),
+            record_faults: bit64(word2, 58),
+        };
+        // Without AArch32 IAS is OAS (3.4).
+        let smallest = 64 - features.oas_bits().min(limit) as u8;
+        if (smallest..=39).contains(&stage2.tsz) && stage2.is_consistent() {
+            Ok(stage2)
+        } else {
+            Err(BadSte::Stage2Size)
         }
     }
 
@@ -119,6 +248,7 @@ impl Ste {
         if context_pointer & !mask64(0, features.oas_bits()) != 0 {
             return Err(BadSte::ContextPointer);
         }
+        self.check_vmid(features)?;
         let eats = self.eats(features)?;
         let [table0, table1] = self.substreams(features)?;
         Ok([
@@ -127,7 +257,7 @@ impl Ste {
         ])
     }
 
-    /// The effective value of `EATS` for stage 1 alone.
+    /// The effective value of `EATS`: split-stage ATS is not implemented.
     const fn eats(&self, features: &Features) -> Result<u64, BadSte> {
         if !features.ats() {
             return Ok(0);
@@ -161,6 +291,27 @@ impl Ste {
             value => value,
         };
         Ok([(cd_max << 59) | (format << 4), default_substream])
+    }
+}
+
+impl Stage2 {
+    /// Whether the tables of the start level, of which up to 16 are
+    /// concatenated, are what the input addresses need (Arm ARM D8.2).
+    const fn is_consistent(&self) -> bool {
+        let stride = self.granule_shift - 3;
+        let below = self.granule_shift + (3 - self.start_level) * stride;
+        let input = 64 - self.tsz;
+        below < input && input - below <= stride + 4
+    }
+}
+
+/// The level that `S2SL0` means (Arm ARM, `VTCR_EL2.SL0`). 0b11 takes small
+/// translation tables or 52-bit addresses, which are not implemented.
+const fn start_level(granule_shift: u8, s2sl0: u8) -> Result<u8, BadSte> {
+    match (granule_shift, s2sl0) {
+        (_, 3) => Err(BadSte::Stage2Level),
+        (12, _) => Ok(2 - s2sl0),
+        _ => Ok(3 - s2sl0),
     }
 }
 
@@ -272,6 +423,83 @@ mod tests {
             bad(BadSte::StreamWorld)
         );
         assert_eq!(config(VALID_S1, el2, &BASE), ignored);
+    }
+
+    /// 40-bit input, 4KB granule, start at level 1: two concatenated tables.
+    const VALID_S2: u64 = 24 | (1 << 6) | (0b101 << 16) | (1 << 19);
+
+    fn stage2(low: u64, features: &Features) -> StreamConfig {
+        let word0 = 1 | (0b110 << 1);
+        Ste([word0, 0, low << 32 | 5, 0x4000_0000, 0, 0, 0, 0]).config(features)
+    }
+
+    #[test]
+    fn stage_2_is_taken_as_it_is_set_up() {
+        let nested = BASE.with_s2p(true);
+        let expected = Stage2 {
+            base: 0x4000_0000,
+            tsz: 24,
+            start_level: 1,
+            granule_shift: 12,
+            oas_bits: 44,
+            affd: false,
+            record_faults: true,
+        };
+        let recording = VALID_S2 | (1 << 26);
+        assert_eq!(stage2(recording, &nested), StreamConfig::Stage2(expected));
+        assert_eq!(stage2(recording, &BASE), bad(BadSte::Stage2));
+        let both = Ste([
+            1 | (0b111 << 1) | 0x1000,
+            0,
+            recording << 32,
+            0x4000_0000,
+            0,
+            0,
+            0,
+            0,
+        ]);
+        assert_eq!(
+            both.config(&nested),
+            StreamConfig::Nested {
+                ste: [1 | (0b111 << 1) | 0x1000, 0],
+                stage2: expected
+            }
+        );
+        assert_eq!(Ste([0, 0, 0x1_0005, 0, 0, 0, 0, 0]).vmid(&nested), 5);
+        assert_eq!(Ste([0, 0, 5, 0, 0, 0, 0, 0]).vmid(&BASE), 0);
+    }
+
+    #[test]
+    fn stage_2_is_illegal_where_the_specification_says_so() {
+        let features = BASE.with_s2p(true);
+        for (low, reason) in [
+            (VALID_S2 & !(1 << 19), BadSte::Stage2Format),
+            (VALID_S2 | (1 << 20), BadSte::Stage2Endianness),
+            (VALID_S2 | (1 << 23), BadSte::Stage2Updates),
+            (VALID_S2 | (1 << 24), BadSte::Stage2Updates),
+            (VALID_S2 | (1 << 25), BadSte::Stage2Stall),
+            (VALID_S2 | (0b11 << 14), BadSte::Stage2Granule),
+            (VALID_S2 | (0b11 << 6), BadSte::Stage2Level),
+            // 32 concatenated tables; no table at all; above IAS; above 39
+            (VALID_S2 & !0x3f | 20, BadSte::Stage2Size),
+            (VALID_S2 & !0x3f | 34, BadSte::Stage2Size),
+            (VALID_S2 & !0xff | (2 << 6) | 19, BadSte::Stage2Size),
+            (VALID_S2 & !0xff | 40, BadSte::Stage2Size),
+        ] {
+            assert_eq!(stage2(low, &features), bad(reason), "{low:#x}");
+        }
+        let no_64k = features.with_gran64k(false);
+        assert_eq!(
+            stage2(VALID_S2 | (1 << 14), &no_64k),
+            bad(BadSte::Stage2Granule)
+        );
+        // S2PS of 32 bits: a table at 4GB is outside
+        let low = VALID_S2 & !(0b111 << 16);
+        let high = Ste([1 | (0b110 << 1), 0, low << 32, 1 << 32, 0, 0, 0, 0]);
+        assert_eq!(high.config(&features), bad(BadSte::Stage2Table));
+        let narrow = features.with_vmid16(false);
+        let wide = Ste([1 | (0b110 << 1), 0, VALID_S2 << 32 | 0x100, 0, 0, 0, 0, 0]);
+        assert_eq!(wide.config(&narrow), bad(BadSte::Vmid));
     }
 
     #[test]

@@ -138,7 +138,10 @@ fn through<M: GuestMemory, C: Caches>(
     wanted: Permissions,
 ) -> Result<Entry, Fault> {
     let tag = context.tag();
-    let input = context.stages.stage1().map_or(address, |stage1| effective_address(stage1, address));
+    let input = context
+        .stages
+        .stage1()
+        .map_or(address, |stage1| effective_address(stage1, address));
     // What is not permitted is walked for: the fault has more to say than an
     // entry knows, and the tables may permit it by now.
     if let Some(entry) = caches.lookup(tag, input) {

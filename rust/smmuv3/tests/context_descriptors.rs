@@ -169,7 +169,9 @@ fn a_linear_table_is_indexed_by_substream() {
     assert_eq!(table.fetch(31), Ok(2));
     assert_eq!(table.fetch(32), OUT_OF_RANGE);
     table.ste[1] = 0b00;
-    assert_eq!(table.fetch(0), Err(CdFault::NotTranslated));
+    assert_eq!(table.fetch(0), Err(CdFault::StreamDisabled));
+    table.ste[1] = 0b01;
+    assert_eq!(table.fetch(0), Err(CdFault::Bypassed));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::CStr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use bql::prelude::*;
@@ -13,17 +13,21 @@ use common::prelude::*;
 use hwcore::prelude::*;
 use migration::prelude::*;
 use qom::prelude::*;
-use smmuv3::{cmdq::Cmdq, features::Features, invalidation::FlushPolicy, registers::Registers};
+use smmuv3::{
+    cmdq::Cmdq, features::Features, invalidation::FlushPolicy, registers::Registers,
+    translation::Store,
+};
 use system::prelude::*;
 use util::{ensure, Error, Result};
 
 use crate::{
     accel::Accel,
     bindings,
+    events::Waiting,
     ffi::{self, Alarm, BottomHalf, MigrationBlocker, ParentMethods, SmmuState},
     pci,
     properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
-    translate,
+    translate::{self, Notified, Statistics},
     vmstate::{SavedRegisters, VMSTATE_SMMUV3},
 };
 
@@ -48,12 +52,15 @@ pub enum Interrupt {
 }
 
 /// What the guest can see, and what translation depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// The ID registers
     pub features: Features,
     /// All other registers
     pub registers: Registers,
+    /// Configurations and translations of emulated devices
+    pub store: Store,
+    /// How often those were found
+    pub statistics: Statistics,
 }
 
 /// An `SMMUv3`.
@@ -66,10 +73,10 @@ pub struct Shared {
 ///  * sysbus IRQ 3: GERROR
 /// ```
 ///
-/// The Big QEMU Lock protects everything but `shared`, which translation on
-/// behalf of other devices reads without it. `shared` is locked for the length
-/// of a copy only: never across an ioctl, an access to guest memory, or an
-/// interrupt.
+/// The Big QEMU Lock protects everything but `shared` and `waiting_events`, which
+/// translation on behalf of other devices uses without it. These are locked for
+/// the length of a copy or a look-up only: never across an ioctl, an access to
+/// guest memory, a notifier, or an interrupt.
 #[repr(C)]
 #[derive(qom::Object, hwcore::Device)]
 pub struct Smmuv3 {
@@ -106,6 +113,12 @@ pub struct Smmuv3 {
     pub cmdqv: OnOffAuto,
 
     shared: Mutex<Shared>,
+    /// Events of transactions that faulted without the BQL
+    pub waiting_events: Waiting,
+    /// Events are being recorded
+    pub recording: BqlCell<bool>,
+    /// Emulated functions whose translations somebody shadows
+    pub notified: BqlRefCell<Notified>,
     /// Registers in the layout of the migration stream, while one is written or read
     pub saved: BqlRefCell<SavedRegisters>,
     /// The Command queue's consumer; taken out while it runs
@@ -114,6 +127,8 @@ pub struct Smmuv3 {
     pub accel_state: BqlRefCell<Option<Accel>>,
     /// Goes on consuming commands when a doorbell's slice is used up
     pub consume_later: BqlRefCell<Option<BottomHalf>>,
+    /// Records events that wait for the BQL; never changes after realize
+    pub record_later: OnceLock<BottomHalf>,
     /// Has commands consumed that were deferred
     pub deferred: BqlRefCell<Option<Alarm>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
@@ -179,7 +194,13 @@ impl Smmuv3 {
         uninit_field_mut!(*this, shared).write(Mutex::new(Shared {
             features,
             registers: Registers::reset(&features),
+            store: Store::default(),
+            statistics: Statistics::default(),
         }));
+        uninit_field_mut!(*this, waiting_events).write(Waiting::new());
+        uninit_field_mut!(*this, recording).write(Default::default());
+        uninit_field_mut!(*this, notified).write(Default::default());
+        uninit_field_mut!(*this, record_later).write(OnceLock::new());
         uninit_field_mut!(*this, saved).write(Default::default());
         uninit_field_mut!(*this, cmdq).write(Default::default());
         uninit_field_mut!(*this, accel_state).write(Default::default());
@@ -193,27 +214,35 @@ impl Smmuv3 {
         let choices = Choices::of(self)?;
         self.shared().features = choices.features();
 
-        let blocker = MigrationBlocker::new(&Error::msg(
-            "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
-        ))?;
-        pci::use_accel_ops(self);
+        let blocker = if self.accel {
+            pci::use_accel_ops(self);
+            Some(MigrationBlocker::new(&Error::msg(
+                "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
+            ))?)
+        } else {
+            None
+        };
         translate::set_region_type(self, translate::REGION_TYPE);
         self.get_class().parent_methods.realize(self)?;
         // What is on the bus already was never asked whether it can be there, and
         // an assigned device would stay on the guest's memory, translated by nothing.
         ensure!(
-            !pci::has_endpoint(self),
+            !self.accel || !pci::has_endpoint(self),
             "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
              -nodefaults if it is the machine's own network device)"
         );
 
-        self.migration_blocker.borrow_mut().replace(blocker);
+        *self.migration_blocker.borrow_mut() = blocker;
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
-        *self.accel_state.borrow_mut() = Some(Accel::new(choices));
         *self.deferred.borrow_mut() = Some(Alarm::new(self, &Self::consume_soon));
         *self.consume_later.borrow_mut() = Some(BottomHalf::new(self, &Self::consume));
-        if choices.wants_host() {
-            ffi::on_machine_done(self, &Self::machine_done);
+        self.record_later
+            .get_or_init(|| BottomHalf::new(self, &Self::record_waiting));
+        if self.accel {
+            *self.accel_state.borrow_mut() = Some(Accel::new(choices));
+            if choices.wants_host() {
+                ffi::on_machine_done(self, &Self::machine_done);
+            }
         }
         ffi::init_registers_region(self, &self.iomem, MMIO_SIZE);
         self.init_mmio(&self.iomem);
@@ -246,6 +275,8 @@ impl Smmuv3 {
             let mut shared = self.shared();
             shared.registers = Registers::reset(&shared.features);
         }
+        self.waiting_events.clear();
+        self.forget_translations();
         if let Some(cmdq) = self.cmdq.borrow_mut().as_mut() {
             cmdq.reset();
         }
@@ -257,6 +288,19 @@ impl Smmuv3 {
     pub fn shared(&self) -> MutexGuard<'_, Shared> {
         // nothing panics while it is locked, and if it did, every value is valid
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ID registers and all others as they are now.
+    pub fn snapshot(&self) -> (Features, Registers) {
+        let shared = self.shared();
+        (shared.features, shared.registers.clone())
+    }
+
+    /// Has the events that wait recorded from the main loop.
+    pub fn record_soon(&self) {
+        if let Some(bottom_half) = self.record_later.get() {
+            bottom_half.schedule();
+        }
     }
 
     /// The ID registers as the guest sees them.

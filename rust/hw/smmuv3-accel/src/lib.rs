@@ -12,17 +12,21 @@
 //! * [`properties`]: what a user can set, and what that makes of the ID registers
 //! * [`mmio`]: register accesses and the command queue's doorbell
 //! * [`pci`]: the SMMU as the PCI bus sees it
-//! * [`translate`]: translation for emulated bridges and root ports
+//! * [`translate`]: translation in software, for devices that QEMU emulates
+//! * [`events`]: the way to the guest's Event queue
 //! * [`vmstate`]: the migration stream
 //! * [`accel`]: assigned devices, nested translation
 
 mod accel;
 mod bindings;
 mod device;
+mod events;
 mod ffi;
 mod mmio;
 mod pci;
+mod platform;
 mod properties;
+mod trace_names;
 mod translate;
 mod vmstate;
 

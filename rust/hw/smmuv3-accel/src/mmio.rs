@@ -7,8 +7,10 @@ use smmuv3::cmdq::Progress;
 use util::prelude::*;
 
 use crate::{
-    accel::{GuestRam, Host, Lines},
+    accel::Host,
     device::Smmuv3,
+    platform::{GuestRam, Lines},
+    translate::LocalHost,
 };
 
 ::trace::include_trace!("hw_arm");
@@ -58,6 +60,7 @@ impl Smmuv3 {
             );
         }
         if effects.streams {
+            self.forget_translations();
             self.evaluate_streams();
         }
         if effects.eventq {
@@ -75,19 +78,32 @@ impl Smmuv3 {
         let Some(mut cmdq) = self.cmdq.borrow_mut().take() else {
             return;
         };
-        let (features, mut registers) = {
-            let shared = self.shared();
-            (shared.features, shared.registers.clone())
-        };
+        // a CMD_SYNC is not seen to complete before the events of what it waits for
+        self.record_waiting();
+        let (features, mut registers) = self.snapshot();
         let before = registers.gerror;
-        let progress = cmdq.consume(
-            &mut registers,
-            &features,
-            &mut GuestRam,
-            &mut Host::new(self),
-            &mut Lines::new(self),
-            SLICE,
-        );
+        let mut lines = Lines::new(self);
+        let progress = if self.accel {
+            let mut host = Host::new(self);
+            cmdq.consume(
+                &mut registers,
+                &features,
+                &mut GuestRam,
+                &mut host,
+                &mut lines,
+                SLICE,
+            )
+        } else {
+            let mut host = LocalHost::new(self);
+            cmdq.consume(
+                &mut registers,
+                &features,
+                &mut GuestRam,
+                &mut host,
+                &mut lines,
+                SLICE,
+            )
+        };
         {
             // only what the consumer owns: events may toggle other errors meanwhile
             let mut shared = self.shared();

@@ -180,8 +180,8 @@ impl Smmuv3 {
     }
 
     fn pre_save(&self) -> Result<(), InvalidError> {
-        let shared = self.shared().clone();
-        let (features, registers) = (shared.features, shared.registers);
+        self.record_waiting();
+        let (features, registers) = self.snapshot();
         let split = two_level_split(registers.strtab_base_cfg);
         *self.saved.borrow_mut() = SavedRegisters {
             features: if split.is_some() { FEATURE_2LVL_STE } else { 0 },
@@ -250,6 +250,7 @@ impl Smmuv3 {
         }
         registers.clear_reserved(&features);
         self.shared().registers = registers;
+        self.forget_translations();
         self.evaluate_streams();
         self.evaluate_events();
         // what the source had not consumed yet

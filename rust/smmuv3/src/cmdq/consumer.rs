@@ -220,6 +220,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// `CMD_CFGI_STE` and its kin (4.3.1, 4.3.2, 4.3.6) for the streams in
     /// `first..=last` that have a device.
     fn install(&mut self, words: [u64; 2], first: StreamId, last: StreamId) -> Result<(), Failure> {
+        self.host.forget_configurations(first, last);
         // Whether a device is there is asked after what is older was done.
         if self.host.next_stream(first, last).is_some() {
             self.flush()?;

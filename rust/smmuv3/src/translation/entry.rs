@@ -31,6 +31,12 @@ impl Permissions {
         write: true,
     };
 
+    /// Nothing.
+    pub const NONE: Self = Self {
+        read: false,
+        write: false,
+    };
+
     /// Reads alone: what the SMMU's own accesses to tables need.
     pub const READ: Self = Self {
         read: true,

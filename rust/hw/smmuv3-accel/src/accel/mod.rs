@@ -17,19 +17,19 @@ use crate::{
     device::Smmuv3,
     ffi::machine_is_ready,
     pci::PciFunction,
+    platform::GuestRam,
     properties::{Choice, Choices},
 };
 
 mod compat;
 pub mod ffi;
-mod platform;
+mod host;
 mod stream;
-mod trace_names;
 mod veventq;
 mod viommu;
 
 use ffi::HostDevice;
-pub use platform::{GuestRam, Host, Lines};
+pub use host::Host;
 use stream::Stream;
 use veventq::VeventQ;
 use viommu::Viommu;
@@ -121,7 +121,7 @@ impl Smmuv3 {
         }
         compat::check(&features, &info)?;
 
-        let registers = self.shared().registers.clone();
+        let (_, registers) = self.snapshot();
         // its StreamID may still be another device's in the host
         self.attach_streams(|_| false);
         let config =
@@ -210,7 +210,7 @@ impl Smmuv3 {
     /// whose `StreamID` is another than before, to what registers and Stream table
     /// say now. Returns whether stage 1 translates one of those picked.
     pub fn attach_streams(&self, select: impl Fn(u32) -> bool) -> bool {
-        let shared = self.shared().clone();
+        let (guest_features, registers) = self.snapshot();
         let wanted: Vec<(PciFunction, u32)> = {
             let mut accel_cell = self.accel_state.borrow_mut();
             let Some((streams, _)) = accel_cell.as_mut().and_then(Accel::parts) else {
@@ -231,12 +231,8 @@ impl Smmuv3 {
         let configs: Vec<(PciFunction, u32, StreamConfig)> = wanted
             .into_iter()
             .map(|(function, stream_id)| {
-                let config = stream_table::evaluate(
-                    &shared.registers,
-                    &shared.features,
-                    &mut GuestRam,
-                    stream_id,
-                );
+                let config =
+                    stream_table::evaluate(&registers, &guest_features, &mut GuestRam, stream_id);
                 (function, stream_id, config)
             })
             .collect();
@@ -253,7 +249,7 @@ impl Smmuv3 {
             else {
                 continue;
             };
-            if shared.registers.smmu_enabled() {
+            if registers.smmu_enabled() {
                 stream.identify(viommu);
             }
             translates |= stream.apply(viommu, &config) && select(stream_id);

@@ -181,7 +181,11 @@ impl Stream {
             config
         };
         let result = match wanted {
-            StreamConfig::Abort | StreamConfig::Bad(_) => {
+            // a guest with assigned devices has no stage 2: such entries are ILLEGAL
+            StreamConfig::Abort
+            | StreamConfig::Bad(_)
+            | StreamConfig::Stage2(_)
+            | StreamConfig::Nested { .. } => {
                 self.abort(viommu);
                 return false;
             }
@@ -205,7 +209,10 @@ impl Stream {
     /// is the caller's to report, and leaves the device blocked.
     pub fn adopt(&mut self, viommu: &Viommu, config: &StreamConfig) -> Result<()> {
         let result = match config {
-            StreamConfig::Abort | StreamConfig::Bad(_) => self.attach_abort(viommu),
+            StreamConfig::Abort
+            | StreamConfig::Bad(_)
+            | StreamConfig::Stage2(_)
+            | StreamConfig::Nested { .. } => self.attach_abort(viommu),
             StreamConfig::Bypass => self.bypass(viommu),
             StreamConfig::Stage1 { ste } => self.stage1(viommu, *ste),
         };

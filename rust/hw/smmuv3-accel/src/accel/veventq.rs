@@ -4,22 +4,11 @@
 //! Fault events of assigned devices: from the host's vEVENTQ to the guest's
 //! Event queue.
 
-use smmuv3::{
-    event::Event,
-    eventq::{self, Recorded},
-};
+use smmuv3::event::Event;
 use util::{Error, Result};
 
-use super::{
-    ffi::{EventFile, HostObject},
-    trace_names, GuestRam,
-};
-use crate::{
-    device::{Interrupt, Smmuv3},
-    ffi::report,
-};
-
-::trace::include_trace!("hw_arm");
+use super::ffi::{EventFile, HostObject};
+use crate::{device::Smmuv3, events::Entry, ffi::report};
 
 /// Events that the host keeps until they are read. A guest's queue may be
 /// larger; the memory is the host kernel's.
@@ -37,13 +26,6 @@ const MAX_READS: usize = 16;
 /// Wakeups in a row that bring nothing before the file is given up on: a file
 /// that is always ready and never has anything would keep the main loop busy.
 const MAX_IDLE_WAKEUPS: u32 = 1000;
-
-/// What one entry of a vEVENTQ says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Event(Event),
-    Lost,
-}
 
 /// The host's queue of one vIOMMU. The file is closed before the object goes.
 #[derive(Debug)]
@@ -159,41 +141,6 @@ impl Smmuv3 {
         };
         for entry in entries {
             self.record(entry);
-        }
-    }
-
-    fn record(&self, entry: Entry) {
-        // A copy: `shared` is not locked across an access to guest memory.
-        let shared = self.shared().clone();
-        let mut registers = shared.registers;
-        let gerror = registers.gerror;
-        let recorded = match entry {
-            Entry::Event(event) => {
-                trace::trace_smmuv3_propagate_event(
-                    trace_names::event(event.number()),
-                    event.sid(),
-                );
-                eventq::record(&mut registers, &shared.features, &mut GuestRam, &event)
-            }
-            Entry::Lost => eventq::overflow(&mut registers),
-        };
-        {
-            let mut current = self.shared();
-            current.registers.eventq.prod = registers.eventq.prod;
-            current.registers.gerror ^= registers.gerror ^ gerror;
-        }
-        match recorded {
-            Recorded::Written { interrupt: true } => self.pulse(Interrupt::EventQ),
-            Recorded::Aborted { interrupt } => {
-                let toggled = registers.gerror ^ gerror;
-                if toggled != 0 {
-                    trace::trace_smmuv3_write_gerror(toggled, registers.gerror);
-                }
-                if interrupt {
-                    self.pulse(Interrupt::Gerror);
-                }
-            }
-            _ => {}
         }
     }
 

@@ -15,9 +15,22 @@ pub use ffi::{Choice, OasMode, OnOffAuto, SsidSizeMode, StringProperty};
 
 include!("../descriptions.inc.rs");
 
+/// Which stages translate (`stage`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Stage 1
+    One,
+    /// Stage 2
+    Two,
+    /// Both, one behind the other
+    Nested,
+}
+
 /// The properties that shape the ID registers, as given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choices {
+    /// IDR0.S1P and IDR0.S2P
+    pub stage: Stage,
     /// IDR0.ATS
     pub ats: Choice<bool>,
     /// IDR3.RIL
@@ -40,25 +53,57 @@ impl Choices {
             .stage
             .get()
             .map_or("1".into(), |stage| stage.to_string_lossy());
-        ensure!(
-            device.accel,
-            "arm-smmuv3 of this build serves assigned devices only: set accel=on (a QEMU configured with \
-             --disable-rust has software translation)"
-        );
-        ensure!(
-            stage == "1",
-            "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{stage}')"
-        );
-        ensure!(
-            device.cmdqv.choice() != Choice::Given(true),
-            "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
-        );
-        Ok(Self {
+        let choices = Self {
+            // what is neither is stage 1 too, as it always was
+            stage: match &*stage {
+                "2" => Stage::Two,
+                "nested" => Stage::Nested,
+                _ => Stage::One,
+            },
             ats: device.ats.choice(),
             ril: device.ril.choice(),
             oas,
             ssidsize: device.ssidsize.choice(),
-        })
+        };
+        if device.accel {
+            ensure!(
+                stage == "1",
+                "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{stage}')"
+            );
+            ensure!(
+                device.cmdqv.choice() != Choice::Given(true),
+                "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
+            );
+        } else {
+            choices.check_software(device)?;
+        }
+        Ok(choices)
+    }
+
+    /// Most properties describe the host of assigned devices: without those there
+    /// is nothing to choose.
+    fn check_software(&self, device: &Smmuv3) -> Result<()> {
+        ensure!(
+            self.ril != Choice::Given(false),
+            "property 'ril' of arm-smmuv3 can only be off with accel=on"
+        );
+        ensure!(
+            self.ats != Choice::Given(true),
+            "property 'ats' of arm-smmuv3 can only be on with accel=on"
+        );
+        ensure!(
+            matches!(self.oas, Choice::Auto | Choice::Given(44)),
+            "property 'oas' of arm-smmuv3 must be 44 (or auto) with accel=off"
+        );
+        ensure!(
+            matches!(self.ssidsize, Choice::Auto | Choice::Given(0)),
+            "property 'ssidsize' of arm-smmuv3 can only be greater than 0 with accel=on"
+        );
+        ensure!(
+            device.cmdqv.choice() != Choice::Given(true),
+            "property 'cmdqv' of arm-smmuv3 can only be on with accel=on"
+        );
+        Ok(())
     }
 
     /// Is there anything to be taken from the host?
@@ -72,7 +117,11 @@ impl Choices {
     /// The ID registers before a host is known: `auto` is what a guest without
     /// assigned devices would see.
     pub fn features(&self) -> Features {
-        let mut features = Features::arm_smmuv3();
+        let stage2 = self.stage != Stage::One;
+        let mut features = Features::arm_smmuv3()
+            .with_s1p(self.stage != Stage::Two)
+            .with_s2p(stage2)
+            .with_xnx(stage2);
         if let Choice::Given(ats) = self.ats {
             features = features.with_ats(ats);
         }

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The memory regions of emulated functions, and the C base's page-table walk.
+//! The memory regions of emulated functions, and their notifiers.
 
 use std::{
     ffi::{c_int, CStr},
-    ptr::addr_of_mut,
+    ptr::{addr_of_mut, NonNull},
 };
 
 use qom::prelude::*;
 use system::prelude::*;
 use util::Error;
 
+use super::Page;
 use crate::{
     bindings::{self, IOMMUTLBEntry},
     device::Smmuv3,
@@ -19,101 +20,175 @@ use crate::{
     pci::PciFunction,
 };
 
+::trace::include_trace!("hw_arm");
+
+/// The base type's record of the function that `region` belongs to, and its SMMU.
+///
+/// # Safety
+///
+/// `region` must be a memory region of the type [`super::REGION_TYPE`]. These are
+/// only made by `smmu_init_sdev`, as the field `iommu` of an `SMMUDevice` whose
+/// `smmu` is a [`Smmuv3`]; such a record stays for as long as the SMMU does.
+unsafe fn owner<'a>(
+    region: *mut system::bindings::IOMMUMemoryRegion,
+) -> (NonNull<bindings::SMMUDevice>, &'a Smmuv3) {
+    // SAFETY: promised by the caller
+    unsafe {
+        let record: *mut bindings::SMMUDevice = region
+            .byte_sub(std::mem::offset_of!(bindings::SMMUDevice, iommu))
+            .cast();
+        (
+            NonNull::new_unchecked(record),
+            &*(*record).smmu.cast::<Smmuv3>(),
+        )
+    }
+}
+
 unsafe extern "C" fn translate(
     region: *mut system::bindings::IOMMUMemoryRegion,
     iova: hwaddr,
     access: system::bindings::IOMMUAccessFlags,
     _index: c_int,
 ) -> IOMMUTLBEntry {
-    // SAFETY: regions of this type are only made by smmu_init_sdev, as the field
-    // `iommu` of an SMMUDevice whose `smmu` is a Smmuv3
-    let (smmu, stream_id) = unsafe {
-        let record: *mut bindings::SMMUDevice = region
-            .byte_sub(std::mem::offset_of!(bindings::SMMUDevice, iommu))
-            .cast();
-        let function = PciFunction::new((*record).bus, (*record).devfn);
-        (
-            &*(*record).smmu.cast::<Smmuv3>(),
-            function.map(PciFunction::stream_id),
-        )
-    };
-    let outcome = stream_id.and_then(|sid| smmu.translate(sid, iova, access));
-    let (translated_addr, addr_mask, perm) =
-        outcome.unwrap_or((0, 0, system::bindings::IOMMU_NONE));
+    // SAFETY: the method of regions of this type is only called with one
+    let (record, smmu) = unsafe { owner(region) };
+    let function = NotifiedRegion(record);
+    let page = function.stream_id().map_or(Page::ABORT, |stream_id| {
+        smmu.translate(function.name(), stream_id, iova, access)
+    });
     IOMMUTLBEntry {
         target_as: addr_of_mut!(system::bindings::address_space_memory),
-        iova: iova & !addr_mask,
-        translated_addr,
-        addr_mask,
-        perm,
+        iova: iova & !page.mask,
+        translated_addr: page.output,
+        addr_mask: page.mask,
+        perm: page.permission,
         pasid: 0,
     }
 }
 
-/// Refuses notifiers: accelerated devices need none, and there are no emulated
-/// endpoints whose translations somebody could shadow.
+/// Who keeps translations can be told which to forget, but not which there are:
+/// the guest's tables are looked at when a device asks.
 unsafe extern "C" fn notify_flag_changed(
-    _region: *mut system::bindings::IOMMUMemoryRegion,
+    region: *mut system::bindings::IOMMUMemoryRegion,
     _old: system::bindings::IOMMUNotifierFlag,
     new: system::bindings::IOMMUNotifierFlag,
     errp: *mut *mut bindings::Error,
 ) -> c_int {
+    // SAFETY: the method of regions of this type is only called with one
+    let (record, smmu) = unsafe { owner(region) };
+    let function = NotifiedRegion(record);
+    let refusal = if new == system::bindings::IOMMU_NOTIFIER_NONE {
+        None
+    } else if smmu.accel {
+        Some("arm-smmuv3 with accel=on has no translations to notify about".into())
+    } else if new & system::bindings::IOMMU_NOTIFIER_DEVIOTLB_UNMAP != 0 {
+        Some("arm-smmuv3 does not support dev-iotlb notifiers".into())
+    } else if new & system::bindings::IOMMU_NOTIFIER_MAP != 0 {
+        Some(format!(
+            "device {} is assigned without nesting (accel=on, iommufd): it needs MAP notifiers, which \
+             arm-smmuv3 does not support",
+            function.address()
+        ))
+    } else {
+        None
+    };
+    if let Some(message) = refusal {
+        // SAFETY: errp comes from the C caller
+        unsafe { Error::msg(message).propagate(errp) };
+        return -libc::EINVAL;
+    }
+    let mut notified = smmu.notified.borrow_mut();
     if new == system::bindings::IOMMU_NOTIFIER_NONE {
-        return 0;
+        trace::trace_smmuv3_notify_flag_del(function.name());
+        notified.remove(function);
+    } else {
+        trace::trace_smmuv3_notify_flag_add(function.name());
+        notified.add(function);
     }
-    // SAFETY: errp comes from the C caller
-    unsafe {
-        Error::msg("arm-smmuv3 with accel=on has no translations to notify about").propagate(errp);
+    0
+}
+
+/// The memory region of a function, as those know it who keep translations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotifiedRegion(NonNull<bindings::SMMUDevice>);
+
+// SAFETY: the record stays for as long as the SMMU does; of what is used here, the
+// list of notifiers is protected by the BQL, and nothing else is ever written
+unsafe impl Send for NotifiedRegion {}
+
+impl NotifiedRegion {
+    /// The `StreamID` of the function.
+    pub fn stream_id(self) -> Option<u32> {
+        // SAFETY: a valid record; its bus outlives the devices on it
+        unsafe {
+            let record = self.0.as_ptr();
+            PciFunction::new((*record).bus, (*record).devfn).map(PciFunction::stream_id)
+        }
     }
-    -libc::EINVAL
+
+    /// Bus, device and function, as users write them.
+    fn address(self) -> String {
+        let sid = self.stream_id().unwrap_or(0);
+        format!("{:02x}:{:02x}.{:x}", sid >> 8, (sid >> 3) & 0x1f, sid & 7)
+    }
+
+    /// Name of the region.
+    pub fn name<'a>(self) -> &'a CStr {
+        // SAFETY: a region has a name once it is initialized, and keeps it
+        unsafe {
+            let name = (*self.0.as_ptr()).iommu.parent_obj.name;
+            if name.is_null() {
+                c""
+            } else {
+                CStr::from_ptr(name)
+            }
+        }
+    }
+
+    fn for_each_notifier(self, mut function: impl FnMut(*mut system::bindings::IOMMUNotifier)) {
+        // SAFETY: the region's list, which changes under the BQL only; a notifier
+        // that is removed by `function` itself is not looked at again
+        unsafe {
+            let mut next = (*self.0.as_ptr()).iommu.iommu_notify.lh_first;
+            while let Some(notifier) = next.as_mut() {
+                next = notifier.node.le_next;
+                function(notifier);
+            }
+        }
+    }
+
+    /// Has every translation forgotten.
+    pub fn unmap_all(self) {
+        self.for_each_notifier(|notifier| {
+            // SAFETY: a registered notifier
+            unsafe { system::bindings::memory_region_unmap_iommu_notifier_range(notifier) }
+        });
+    }
+
+    /// Has those of `first`, and of what differs in the bits of `mask`, forgotten.
+    pub fn unmap(self, first: u64, mask: u64) {
+        let event = system::bindings::IOMMUTLBEvent {
+            type_: system::bindings::IOMMU_NOTIFIER_UNMAP,
+            entry: IOMMUTLBEntry {
+                target_as: addr_of_mut!(system::bindings::address_space_memory),
+                iova: first,
+                translated_addr: 0,
+                addr_mask: mask,
+                perm: system::bindings::IOMMU_NONE,
+                pasid: 0,
+            },
+        };
+        self.for_each_notifier(|notifier| {
+            // SAFETY: a registered notifier; the callee reads the event only
+            unsafe { system::bindings::memory_region_notify_iommu_one(notifier, &event) }
+        });
+    }
 }
 
 /// Fills in the methods of the device's memory-region type.
 pub fn set_region_methods(class: &mut system::bindings::IOMMUMemoryRegionClass) {
     class.translate = Some(translate);
     class.notify_flag_changed = Some(notify_flag_changed);
-}
-
-/// One stage 1 walk by the C base, without its TLB.
-///
-/// Returns output address, mask of the page, and permission bits; `None` on any
-/// fault.
-pub fn walk(
-    smmu: &Smmuv3,
-    context: &smmuv3::cd::Translation,
-    iova: u64,
-    access: u32,
-) -> Option<(u64, u64, u32)> {
-    let table = |ttb: &smmuv3::cd::TranslationTable| bindings::SMMUTransTableInfo {
-        disabled: ttb.disabled,
-        ttb: ttb.base,
-        tsz: ttb.tsz,
-        granule_sz: ttb.granule_shift,
-        had: ttb.had,
-    };
-    // SAFETY: a plain C struct, for which all-zeroes is valid
-    let mut config: bindings::SMMUTransCfg = unsafe { std::mem::zeroed() };
-    config.stage = bindings::SMMU_STAGE_1;
-    config.aa64 = true;
-    config.affd = context.affd;
-    config.oas = context.oas_bits;
-    config.tbi = context.tbi;
-    config.asid = c_int::from(context.asid);
-    config.tt = [table(&context.tables[0]), table(&context.tables[1])];
-    config.s2cfg.vmid = -1;
-
-    // SAFETY: as above
-    let (mut entry, mut fault): (bindings::SMMUTLBEntry, bindings::SMMUPTWEventInfo) =
-        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-    let state: *mut bindings::SMMUState = smmu.upcast::<SmmuState>().as_mut_ptr();
-    // SAFETY: all pointers are valid for the call, which keeps none of them
-    let status =
-        unsafe { bindings::smmu_ptw(state, &mut config, iova, access, &mut entry, &mut fault) };
-    (status == 0).then_some((
-        entry.entry.translated_addr,
-        entry.entry.addr_mask,
-        entry.entry.perm,
-    ))
 }
 
 /// Names the type of the memory regions that the C base makes for each function.

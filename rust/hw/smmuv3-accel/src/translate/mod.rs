@@ -1,74 +1,168 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Translation for functions that QEMU emulates. Behind an accelerated SMMU
-//! these are bridges and root ports, whose only transactions are their own MSIs
-//! (hot-plug, error reporting). They are so rare that nothing is cached: every
-//! one walks the guest's tables as they are.
+//! Translation in software, for functions that QEMU emulates.
+//!
+//! Behind an SMMU with `accel=off` these are all functions. Behind an accelerated
+//! one they are bridges and root ports, whose only transactions are their own
+//! MSIs (hot-plug, error reporting): so rare that nothing is remembered of them.
 
 use std::ffi::CStr;
 
 use qom::prelude::*;
-use smmuv3::{cd, ste::StreamConfig, stream_table};
+use smmuv3::translation::{self, Entry, Fault, Outcome, Permissions};
 use system::{
-    bindings::{IOMMU_RO, IOMMU_RW, IOMMU_WO},
+    bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
     prelude::*,
 };
+use util::prelude::*;
 
-use crate::{accel::GuestRam, device::Smmuv3, ffi::IommuMemoryRegion};
+use crate::{device::Smmuv3, ffi::IommuMemoryRegion, platform::GuestRam};
 
+mod caches;
 mod ffi;
+mod host;
+mod notifiers;
 
+pub use caches::Statistics;
+use caches::{Locked, Uncached};
 pub use ffi::set_region_type;
+pub use host::LocalHost;
+pub use notifiers::Notified;
 
 ::trace::include_trace!("hw_arm");
 
 /// Smallest unit that is bypassed or aborted at once, in bytes, less one.
 const PAGE_OFFSET: u64 = 0xfff;
 
+/// A part of the address space that is translated at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Where the output begins
+    output: u64,
+    /// The address bits within
+    mask: u64,
+    /// `IOMMU_RO`, `IOMMU_WO` or both; `IOMMU_NONE` if the access is aborted
+    permission: u32,
+}
+
+impl Page {
+    const ABORT: Self = Self {
+        output: 0,
+        mask: 0,
+        permission: IOMMU_NONE,
+    };
+
+    const fn untranslated(iova: u64) -> Self {
+        Self {
+            output: iova & !PAGE_OFFSET,
+            mask: PAGE_OFFSET,
+            permission: IOMMU_RW,
+        }
+    }
+
+    fn of(entry: &Entry) -> Self {
+        let permitted = entry.permissions();
+        let bit = |permitted, flag| if permitted { flag } else { IOMMU_NONE };
+        Self {
+            output: entry.output,
+            mask: (1_u64 << entry.log2_bytes.min(63)) - 1,
+            permission: bit(permitted.read, IOMMU_RO) | bit(permitted.write, IOMMU_WO),
+        }
+    }
+}
+
 impl Smmuv3 {
-    /// Where the access of `stream_id` to `iova` goes: output address, mask of
-    /// the page, permission; `None` if it is aborted.
+    /// Where the access of `stream_id` to `iova` goes. `access` is what is wanted;
+    /// `IOMMU_NONE` only asks. `region` names the function in traces.
     ///
     /// May be called without the Big QEMU Lock.
-    pub fn translate(&self, stream_id: u32, iova: u64, access: u32) -> Option<(u64, u64, u32)> {
-        let shared = self.shared().clone();
-        let is_write = access & IOMMU_WO != 0;
+    pub fn translate(&self, region: &CStr, stream_id: u32, iova: u64, access: u32) -> Page {
+        let wanted = Permissions {
+            read: access & IOMMU_RO != 0,
+            write: access & IOMMU_WO != 0,
+        };
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
-        let config = stream_table::evaluate(
-            &shared.registers,
-            &shared.features,
-            &mut GuestRam,
-            stream_id,
-        );
-        let result = match config {
-            StreamConfig::Abort | StreamConfig::Bad(_) => None,
-            StreamConfig::Bypass => {
-                trace::trace_smmuv3_translate_bypass(c"arm-smmuv3", sid, iova, is_write);
-                return Some((iova & !PAGE_OFFSET, PAGE_OFFSET, IOMMU_RW));
+        match self.outcome(stream_id, iova, wanted) {
+            Outcome::Disabled => {
+                trace::trace_smmuv3_translate_disable(region, sid, iova, wanted.write);
+                Page::untranslated(iova)
             }
-            StreamConfig::Stage1 { ste } => cd::fetch(&ste, &shared.features, &mut GuestRam, 0)
-                .ok()
-                .and_then(|cd| cd.translation(&shared.features).ok())
-                .and_then(|context| {
-                    let wanted = if is_write { IOMMU_WO } else { IOMMU_RO };
-                    ffi::walk(self, &context, iova, wanted)
-                }),
-        };
-        if let Some((address, _, permission)) = result {
-            trace::trace_smmuv3_translate_success(
-                c"arm-smmuv3",
-                sid,
-                iova,
-                address,
-                permission as i32,
-                1,
-            );
-        } else {
-            trace::trace_smmuv3_translate_abort(c"arm-smmuv3", sid, iova, is_write);
+            Outcome::Bypass => {
+                trace::trace_smmuv3_translate_bypass(region, sid, iova, wanted.write);
+                Page::untranslated(iova)
+            }
+            Outcome::Abort => {
+                trace::trace_smmuv3_translate_abort(region, sid, iova, wanted.write);
+                Page::ABORT
+            }
+            Outcome::Translated { entry, stages } => {
+                let page = Page::of(&entry);
+                trace::trace_smmuv3_translate_success(
+                    region,
+                    sid,
+                    iova,
+                    page.output | (iova & page.mask),
+                    page.permission as i32,
+                    i32::from(stages),
+                );
+                page
+            }
+            Outcome::Fault(fault) => {
+                // a question is no transaction
+                if wanted != Permissions::NONE {
+                    self.report_fault(stream_id, iova, wanted, &fault);
+                }
+                Page::ABORT
+            }
         }
-        result
+    }
+
+    fn outcome(&self, stream_id: u32, iova: u64, wanted: Permissions) -> Outcome {
+        let (session, features, registers) = {
+            let mut shared = self.shared();
+            if !self.accel && shared.registers.smmu_enabled() {
+                if let Some(outcome) = shared.store.hit(stream_id, iova, wanted) {
+                    shared.statistics.note_hit(&outcome);
+                    let statistics = shared.statistics;
+                    let context = shared.store.context(stream_id);
+                    drop(shared);
+                    statistics.trace_hit(stream_id, iova, context.as_ref());
+                    return outcome;
+                }
+            }
+            (
+                shared.store.begin(),
+                shared.features,
+                shared.registers.clone(),
+            )
+        };
+        let memory = &mut GuestRam;
+        if self.accel {
+            let caches = &mut Uncached;
+            translation::translate(
+                &registers, &features, memory, caches, stream_id, iova, wanted,
+            )
+        } else {
+            let caches = &mut Locked::new(self, session);
+            translation::translate(
+                &registers, &features, memory, caches, stream_id, iova, wanted,
+            )
+        }
+    }
+
+    fn report_fault(&self, stream_id: u32, iova: u64, wanted: Permissions, fault: &Fault) {
+        let recorded = fault.is_recorded(&self.shared().registers);
+        let event = fault.record(stream_id, iova, !wanted.write);
+        log_mask_ln!(
+            Log::GuestError,
+            "arm-smmuv3: no translation of {iova:#x} for StreamID {stream_id:#x}: {:?}",
+            fault.event
+        );
+        if recorded {
+            self.post_event(event);
+        }
     }
 }
 

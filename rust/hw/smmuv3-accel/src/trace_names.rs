@@ -66,9 +66,11 @@ pub const fn event(number: u8) -> &'static CStr {
     }
 }
 
-/// The event of each kind of command, with its parameters.
-pub fn command(words: [u64; 2], command: Option<&Command>) {
+/// The event of each kind of command, with its parameters. VMIDs count if there
+/// is a stage 2.
+pub fn command(words: [u64; 2], command: Option<&Command>, stage2: bool) {
     let sid = (words[0] >> 32) as u32;
+    let vmid = if stage2 { i32::from(sid as u16) } else { -1 };
     let asid = (words[0] >> 48) as i32;
     match command {
         Some(Command::CfgiSte { .. }) => trace::trace_smmuv3_cmdq_cfgi_ste(sid as i32),
@@ -77,31 +79,33 @@ pub fn command(words: [u64; 2], command: Option<&Command>) {
         }
         Some(Command::Forward { .. }) => match words[0] as u8 {
             CFGI_CD | CFGI_CD_ALL => trace::trace_smmuv3_cmdq_cfgi_cd(sid),
-            TLBI_NH_ALL => trace::trace_smmuv3_cmdq_tlbi_nh(-1),
+            TLBI_NH_ALL => trace::trace_smmuv3_cmdq_tlbi_nh(vmid),
             TLBI_NH_ASID => trace::trace_smmuv3_cmdq_tlbi_nh_asid(asid),
             TLBI_NSNH_ALL => trace::trace_smmuv3_cmdq_tlbi_nsnh(),
-            TLBI_NH_VA => range(words, asid),
-            TLBI_NH_VAA => range(words, -1),
+            TLBI_S12_VMALL => trace::trace_smmuv3_cmdq_tlbi_s12_vmid(vmid),
+            TLBI_NH_VA => range(words, vmid, asid, 1),
+            TLBI_NH_VAA => range(words, vmid, -1, 1),
+            TLBI_S2_IPA => range(words, vmid, -1, 2),
             _ => {}
         },
         _ => {}
     }
 }
 
-/// Stage 1 invalidation by address (section 4.4.1.1).
-fn range(words: [u64; 2], asid: i32) {
+/// Invalidation by address (section 4.4.1.1).
+fn range(words: [u64; 2], vmid: i32, asid: i32, stage: i32) {
     let field = |word: u64, low: u32, width: u32| (word >> low) & ((1 << width) - 1);
     let (num, scale) = (field(words[0], 12, 5), field(words[0], 20, 5));
     let (ttl, granule) = (field(words[1], 8, 2), field(words[1], 10, 2));
     let pages = if granule == 0 { 1 } else { (num + 1) << scale };
     trace::trace_smmuv3_range_inval(
-        -1,
+        vmid,
         asid,
         words[1] & !0xfff,
         granule as u8,
         pages,
         ttl as u8,
         words[1] & 1 != 0,
-        1,
+        stage,
     );
 }

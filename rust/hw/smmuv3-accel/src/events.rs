@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Events on their way to the guest's Event queue.
+//!
+//! Transactions fault on whatever thread a device runs on. Writing a record and
+//! raising an interrupt takes the Big QEMU Lock, so without it events wait, in
+//! order, for a bottom half.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use smmuv3::{
+    event::Event,
+    eventq::{self, Recorded},
+};
+
+use crate::{
+    device::{Interrupt, Smmuv3},
+    platform::GuestRam,
+    trace_names,
+};
+
+::trace::include_trace!("hw_arm");
+
+/// Events that wait at most. More than that within one pass of the main loop
+/// are lost, which the guest is told as of a full queue (section 7.4).
+const CAPACITY: usize = 1024;
+
+/// What goes into the Event queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A record
+    Event(Event),
+    /// Some were lost
+    Lost,
+}
+
+/// Events that wait for the Big QEMU Lock.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<VecDeque<Entry>>);
+
+impl Waiting {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    fn with<R>(&self, function: impl FnOnce(&mut VecDeque<Entry>) -> R) -> R {
+        // nothing panics while it is locked, and if it did, every value is valid
+        function(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, event: Event) {
+        self.with(|entries| match entries.len() {
+            CAPACITY.. => {}
+            length if length + 1 == CAPACITY => entries.push_back(Entry::Lost),
+            _ => entries.push_back(Entry::Event(event)),
+        });
+    }
+
+    /// Forgets them.
+    pub fn clear(&self) {
+        self.with(VecDeque::clear);
+    }
+}
+
+impl Smmuv3 {
+    /// Records an event. May be called without the Big QEMU Lock.
+    pub fn post_event(&self, event: Event) {
+        if !self.shared().registers.eventq_enabled() {
+            return;
+        }
+        self.waiting_events.push(event);
+        if bql::is_locked() {
+            self.record_waiting();
+        } else {
+            self.record_soon();
+        }
+    }
+
+    /// Records the events that wait. What a record's address leads to may be a
+    /// register of this device: the ones that wait then are left to the caller.
+    pub fn record_waiting(&self) {
+        if self.recording.replace(true) {
+            return;
+        }
+        // those that come meanwhile have a bottom half of their own
+        for _ in 0..CAPACITY {
+            let Some(entry) = self.waiting_events.with(VecDeque::pop_front) else {
+                break;
+            };
+            self.record(entry);
+        }
+        self.recording.set(false);
+    }
+
+    /// Puts an entry into the guest's queue.
+    pub fn record(&self, entry: Entry) {
+        // A copy: `shared` is not locked across an access to guest memory.
+        let (features, mut registers) = self.snapshot();
+        let gerror = registers.gerror;
+        let recorded = match entry {
+            Entry::Event(event) => {
+                trace::trace_smmuv3_propagate_event(
+                    trace_names::event(event.number()),
+                    event.sid(),
+                );
+                eventq::record(&mut registers, &features, &mut GuestRam, &event)
+            }
+            Entry::Lost => eventq::overflow(&mut registers),
+        };
+        {
+            let mut current = self.shared();
+            current.registers.eventq.prod = registers.eventq.prod;
+            current.registers.gerror ^= registers.gerror ^ gerror;
+        }
+        match recorded {
+            Recorded::Written { interrupt: true } => self.pulse(Interrupt::EventQ),
+            Recorded::Aborted { interrupt } => {
+                let toggled = registers.gerror ^ gerror;
+                if toggled != 0 {
+                    trace::trace_smmuv3_write_gerror(toggled, registers.gerror);
+                }
+                if interrupt {
+                    self.pulse(Interrupt::Gerror);
+                }
+            }
+            _ => {}
+        }
+    }
+}

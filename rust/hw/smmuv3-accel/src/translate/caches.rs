@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! How a transaction uses the caches: it locks them for each look-up alone, so
+//! that its walks run beside others and beside the guest's commands.
+
+use smmuv3::translation::{Caches, Context, Entry, Outcome, Session, StreamContext, Tag, WalkStep};
+
+use crate::device::Smmuv3;
+
+::trace::include_trace!("hw_arm");
+
+/// How often something was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rate {
+    hits: u32,
+    misses: u32,
+}
+
+impl Rate {
+    fn note(&mut self, found: bool) {
+        let counter = if found {
+            &mut self.hits
+        } else {
+            &mut self.misses
+        };
+        *counter = counter.wrapping_add(1);
+    }
+
+    fn percentage(self) -> u32 {
+        let (hits, misses) = (u64::from(self.hits), u64::from(self.misses));
+        #[allow(clippy::cast_possible_truncation)]
+        let percentage = (100 * hits / (hits + misses).max(1)) as u32;
+        percentage
+    }
+}
+
+/// How often the caches knew, as the trace tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    configurations: Rate,
+    translations: Rate,
+}
+
+/// ASID and VMID as the trace shows them: -1 where there is none.
+fn identity(tag: Tag) -> (i32, i32) {
+    (tag.asid.map_or(-1, i32::from), i32::from(tag.vmid))
+}
+
+/// Encoding of a granule in range invalidations, as the trace shows it.
+const fn granule_encoding(granule_shift: u8) -> u8 {
+    granule_shift.saturating_sub(10) / 2
+}
+
+impl Statistics {
+    /// Both caches knew `outcome`.
+    pub fn note_hit(&mut self, outcome: &Outcome) {
+        self.configurations.note(true);
+        if matches!(outcome, Outcome::Translated { .. }) {
+            self.translations.note(true);
+        }
+    }
+
+    /// Tells of that.
+    pub fn trace_hit(&self, stream_id: u32, iova: u64, context: Option<&StreamContext>) {
+        self.trace_configuration(stream_id, true);
+        if let Some(StreamContext::Translate(context)) = context {
+            self.trace_translation(context.tag(), iova, true);
+        }
+    }
+
+    fn trace_configuration(&self, stream_id: u32, hit: bool) {
+        let Rate { hits, misses } = self.configurations;
+        let percentage = self.configurations.percentage();
+        if hit {
+            trace::trace_smmuv3_config_cache_hit(stream_id, hits, misses, percentage);
+        } else {
+            trace::trace_smmuv3_config_cache_miss(stream_id, hits, misses, percentage);
+        }
+    }
+
+    fn trace_translation(&self, tag: Tag, address: u64, hit: bool) {
+        let (asid, vmid) = identity(tag);
+        let Rate { hits, misses } = self.translations;
+        let percentage = self.translations.percentage();
+        if hit {
+            trace::trace_smmu_iotlb_lookup_hit(asid, vmid, address, hits, misses, percentage);
+        } else {
+            trace::trace_smmu_iotlb_lookup_miss(asid, vmid, address, hits, misses, percentage);
+        }
+    }
+}
+
+/// The device's caches, on behalf of one transaction.
+pub struct Locked<'a> {
+    device: &'a Smmuv3,
+    session: Session,
+    /// For the trace: what the walks are of
+    context: Option<Context>,
+}
+
+impl<'a> Locked<'a> {
+    /// The caches of `device` for a transaction that began with `session`.
+    pub const fn new(device: &'a Smmuv3, session: Session) -> Self {
+        Self {
+            device,
+            session,
+            context: None,
+        }
+    }
+
+    fn note_context(&mut self, context: &StreamContext) {
+        if let StreamContext::Translate(context) = context {
+            self.context = Some(*context);
+        }
+    }
+}
+
+impl Caches for Locked<'_> {
+    fn context(&mut self, sid: u32) -> Option<StreamContext> {
+        let (context, statistics) = {
+            let mut shared = self.device.shared();
+            let context = shared.store.context(sid);
+            shared.statistics.configurations.note(context.is_some());
+            (context, shared.statistics)
+        };
+        statistics.trace_configuration(sid, context.is_some());
+        if let Some(context) = &context {
+            self.note_context(context);
+        }
+        context
+    }
+
+    fn keep_context(&mut self, sid: u32, context: &StreamContext) {
+        self.note_context(context);
+        self.device
+            .shared()
+            .store
+            .keep_context(self.session, sid, context);
+    }
+
+    fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
+        let (entry, statistics) = {
+            let mut shared = self.device.shared();
+            let entry = shared.store.lookup(tag, address);
+            shared.statistics.translations.note(entry.is_some());
+            (entry, shared.statistics)
+        };
+        statistics.trace_translation(tag, address, entry.is_some());
+        entry
+    }
+
+    fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
+        let (asid, vmid) = identity(tag);
+        let granule_shift = self
+            .context
+            .map_or(12, |context| context.granule_shift(address));
+        let stride = granule_shift.saturating_sub(3).max(1);
+        let level = 3_u8.saturating_sub(entry.log2_bytes.saturating_sub(granule_shift) / stride);
+        trace::trace_smmu_iotlb_insert(
+            asid,
+            vmid,
+            address & !((1_u64 << entry.log2_bytes.min(63)) - 1),
+            granule_encoding(granule_shift),
+            level,
+        );
+        self.device
+            .shared()
+            .store
+            .insert(self.session, tag, address, entry);
+    }
+
+    fn walked(&mut self, step: &WalkStep) {
+        let index_bits = 9
+            + (self
+                .context
+                .map_or(12, |context| context.granule_shift(step.input))
+                - 12);
+        let table = step.address & !((8_u64 << index_bits) - 1);
+        let index = (step.address - table) / 8;
+        trace::trace_smmu_get_pte(table, index as i32, step.address, step.descriptor);
+        trace::trace_smmu_ptw_level(
+            i32::from(step.stage),
+            i32::from(step.level),
+            step.input,
+            1_usize << step.log2_bytes.min(63),
+            table,
+            index as u32,
+            step.descriptor,
+        );
+    }
+}
+
+/// No caches.
+pub struct Uncached;
+
+impl Caches for Uncached {
+    fn context(&mut self, _sid: u32) -> Option<StreamContext> {
+        None
+    }
+
+    fn keep_context(&mut self, _sid: u32, _context: &StreamContext) {}
+
+    fn lookup(&mut self, _tag: Tag, _address: u64) -> Option<Entry> {
+        None
+    }
+
+    fn insert(&mut self, _tag: Tag, _address: u64, _entry: &Entry) {}
+}

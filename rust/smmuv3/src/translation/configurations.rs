@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The configuration cache: what Stream table entries and Context descriptors
+//! say, until a `CMD_CFGI_*` (4.3).
+
+use std::collections::BTreeMap;
+
+use super::context::StreamContext;
+use crate::StreamId;
+
+/// More streams than a machine has functions behind one SMMU, as a rule. A
+/// guest that renumbers its buses can make up any number of them.
+const CAPACITY: usize = 1024;
+
+/// Configurations that have been read, by stream.
+#[derive(Clone, Debug, Default)]
+pub struct Configurations {
+    streams: BTreeMap<StreamId, StreamContext>,
+}
+
+impl Configurations {
+    /// None.
+    pub const fn new() -> Self {
+        Self {
+            streams: BTreeMap::new(),
+        }
+    }
+
+    /// The configuration of a stream.
+    pub fn get(&self, sid: StreamId) -> Option<&StreamContext> {
+        self.streams.get(&sid)
+    }
+
+    /// Remembers the configuration of a stream. If there are too many, all
+    /// others are forgotten.
+    pub fn keep(&mut self, sid: StreamId, context: &StreamContext) {
+        if self.streams.len() >= CAPACITY {
+            self.streams.clear();
+        }
+        self.streams.insert(sid, *context);
+    }
+
+    /// Forgets the streams in `first..=last`.
+    pub fn forget(&mut self, first: StreamId, last: StreamId) {
+        if first == last {
+            self.streams.remove(&first);
+        } else {
+            self.streams.retain(|sid, _| !(first..=last).contains(sid));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_forgotten_by_range() {
+        let mut configurations = Configurations::new();
+        for sid in [1, 2, 3, u32::MAX] {
+            configurations.keep(sid, &StreamContext::Bypass);
+        }
+        configurations.forget(2, 3);
+        configurations.forget(7, 7);
+        assert_eq!(configurations.get(1), Some(&StreamContext::Bypass));
+        assert_eq!(configurations.get(2), None);
+        assert_eq!(configurations.get(3), None);
+        configurations.forget(0, u32::MAX);
+        assert_eq!(configurations.get(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_guest_cannot_make_it_grow_without_bound() {
+        let mut configurations = Configurations::new();
+        for sid in 0..5 * CAPACITY as u32 {
+            configurations.keep(sid, &StreamContext::Abort);
+            assert_eq!(configurations.get(sid), Some(&StreamContext::Abort));
+        }
+        assert!(configurations.streams.len() <= CAPACITY);
+    }
+}

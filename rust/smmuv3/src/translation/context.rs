@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What the configuration structures say about a stream (3.3): Stream table
+//! entry and Context descriptor, as walks use them.
+
+use super::{
+    fault::Fault,
+    walk::{upper_half, Walker},
+    Caches, Permissions, Tag,
+};
+use crate::{
+    cd::{self, CdFault, Translation},
+    cmdq::{BusAbort, GuestMemory},
+    event::{Class, EventType},
+    features::Features,
+    registers::Registers,
+    ste::{Stage2, StreamConfig},
+    stream_table::{self, SteFault},
+    StreamId,
+};
+
+/// What becomes of a stream's transactions while the SMMU is enabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamContext {
+    /// They are aborted; no event tells (5.2, `Config`).
+    Abort,
+    /// They pass untranslated.
+    Bypass,
+    /// They are translated.
+    Translate(Context),
+}
+
+/// How a stream is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// `STE.S2VMID`; 0 where stage 2 is not implemented.
+    pub vmid: u16,
+    /// Bits of an IPA where stage 1 does not translate (IAS, 3.4).
+    pub ias_bits: u8,
+    /// Which stages translate, and how.
+    pub stages: Stages,
+}
+
+/// The stages that translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stages {
+    /// Stage 1 alone.
+    Stage1(Translation),
+    /// Stage 2 alone.
+    Stage2(Stage2),
+    /// Stage 1, and stage 2 for everything that comes of it.
+    Nested(Translation, Stage2),
+}
+
+impl Stages {
+    /// Stage 1, if it translates.
+    pub const fn stage1(&self) -> Option<&Translation> {
+        match self {
+            Self::Stage1(stage1) | Self::Nested(stage1, _) => Some(stage1),
+            Self::Stage2(_) => None,
+        }
+    }
+
+    /// As bits: 1 is stage 1, 2 is stage 2.
+    pub const fn bits(&self) -> u8 {
+        match self {
+            Self::Stage1(_) => 1,
+            Self::Stage2(_) => 2,
+            Self::Nested(..) => 3,
+        }
+    }
+}
+
+impl Context {
+    /// log2 of the granule that `address` is translated with first.
+    pub const fn granule_shift(&self, address: u64) -> u8 {
+        match &self.stages {
+            Stages::Stage1(stage1) | Stages::Nested(stage1, _) => {
+                let [lower, upper] = &stage1.tables;
+                if upper_half(address) {
+                    upper.granule_shift
+                } else {
+                    lower.granule_shift
+                }
+            }
+            Stages::Stage2(stage2) => stage2.granule_shift,
+        }
+    }
+
+    /// Under which tag translations of this stream are in the TLB.
+    pub const fn tag(&self) -> Tag {
+        let asid = match self.stages.stage1() {
+            Some(stage1) => Some(stage1.asid),
+            None => None,
+        };
+        Tag {
+            vmid: self.vmid,
+            asid,
+        }
+    }
+}
+
+/// Reads the configuration of `sid`, whatever `SMMUEN` says.
+pub(super) fn fetch<M: GuestMemory, C: Caches>(
+    registers: &Registers,
+    features: &Features,
+    memory: &mut M,
+    caches: &mut C,
+    sid: StreamId,
+) -> Result<StreamContext, Fault> {
+    let ste =
+        stream_table::fetch(registers, features, memory, sid).map_err(|fault| match fault {
+            SteFault::BadStreamId => Fault::configuration(EventType::BadStreamId),
+            SteFault::FetchAbort { address } => Fault::fetch(EventType::SteFetch, address),
+        })?;
+    let vmid = ste.vmid(features);
+    let stages = match ste.config(features) {
+        StreamConfig::Abort => return Ok(StreamContext::Abort),
+        StreamConfig::Bypass => return Ok(StreamContext::Bypass),
+        StreamConfig::Bad(_) => return Err(Fault::configuration(EventType::BadSte)),
+        StreamConfig::Stage2(stage2) => Stages::Stage2(stage2),
+        StreamConfig::Stage1 { ste } => match stage1(&ste, features, memory)? {
+            Some(stage1) => Stages::Stage1(stage1),
+            None => return Ok(StreamContext::Bypass),
+        },
+        StreamConfig::Nested { ste, stage2 } => {
+            // Addresses of Context descriptors are IPAs (5.2, S1ContextPtr).
+            let mut memory = IpaSpace {
+                walker: Walker { memory, caches },
+                vmid,
+                stage2: &stage2,
+                physical: 0,
+                fault: None,
+            };
+            let result = stage1(&ste, features, &mut memory).map_err(|fault| match fault.event {
+                EventType::CdFetch => memory
+                    .fault
+                    .unwrap_or(Fault::fetch(EventType::CdFetch, memory.physical)),
+                _ => fault,
+            });
+            match result? {
+                Some(stage1) => Stages::Nested(stage1, stage2),
+                None => Stages::Stage2(stage2),
+            }
+        }
+    };
+    Ok(StreamContext::Translate(Context {
+        vmid,
+        ias_bits: features.oas_bits() as u8,
+        stages,
+    }))
+}
+
+/// Stage 1 for transactions without a `SubstreamID`; `None` if they bypass it.
+fn stage1<M: GuestMemory>(
+    ste: &[u64; 2],
+    features: &Features,
+    memory: &mut M,
+) -> Result<Option<Translation>, Fault> {
+    let cd = match cd::fetch(ste, features, memory, 0) {
+        Ok(cd) => cd,
+        Err(CdFault::Bypassed) => return Ok(None),
+        Err(CdFault::BadSubstreamId) => {
+            return Err(Fault::configuration(EventType::BadSubstreamId))
+        }
+        Err(CdFault::StreamDisabled) => {
+            return Err(Fault::configuration(EventType::StreamDisabled))
+        }
+        Err(CdFault::FetchAbort { address }) => {
+            return Err(Fault::fetch(EventType::CdFetch, address))
+        }
+    };
+    cd.translation(features)
+        .map(Some)
+        .map_err(|_| Fault::configuration(EventType::BadCd))
+}
+
+/// Guest memory by its IPAs.
+struct IpaSpace<'a, M, C> {
+    walker: Walker<'a, M, C>,
+    vmid: u16,
+    stage2: &'a Stage2,
+    /// Where the last access went.
+    physical: u64,
+    /// Why the last access was answered with an abort, if stage 2 is to blame.
+    fault: Option<Fault>,
+}
+
+impl<M: GuestMemory, C: Caches> GuestMemory for IpaSpace<'_, M, C> {
+    /// Of a descriptor, which does not cross a page: it is aligned to its size.
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
+        let read = Permissions::READ;
+        let entry = self
+            .walker
+            .ipa(self.vmid, self.stage2, address, read, Class::Cd)
+            .map_err(|fault| {
+                self.fault = Some(fault);
+                BusAbort
+            })?;
+        self.physical = entry.translate(address);
+        self.walker.memory.read(self.physical, buffer)
+    }
+
+    fn write(&mut self, _address: u64, _data: &[u8]) -> Result<(), BusAbort> {
+        Err(BusAbort)
+    }
+}

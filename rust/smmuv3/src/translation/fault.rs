@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Why a transaction is terminated, and the event that says so (7.3).
+
+use crate::{
+    bits::mask64,
+    event::{Class, Event, EventType},
+    registers::Registers,
+    StreamId,
+};
+
+/// A transaction is terminated with an abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which event.
+    pub event: EventType,
+    /// `FetchAddr` or `IPA`, whichever the event has; 0 if it has neither.
+    pub address: u64,
+    /// A fault of stage 2.
+    pub stage2: bool,
+    /// What was being done.
+    pub class: Class,
+    /// The configuration wants it recorded (`CD.R`, `STE.S2R`; 5.5).
+    pub recorded: bool,
+}
+
+/// `FetchAddr` of `F_WALK_EABT`, bits 55:3.
+const DESCRIPTOR_ADDRESS: u64 = mask64(3, 53);
+/// `IPA`, bits 55:12.
+const IPA: u64 = mask64(12, 44);
+
+impl Fault {
+    /// What is wrong with the configuration: no translation was begun.
+    pub(super) const fn configuration(event: EventType) -> Self {
+        Self::fetch(event, 0)
+    }
+
+    /// An access to a configuration structure at `address` aborted.
+    pub(super) const fn fetch(event: EventType, address: u64) -> Self {
+        Self {
+            event,
+            address,
+            stage2: false,
+            class: Class::Cd,
+            recorded: true,
+        }
+    }
+
+    /// Whether an event tells, if the Event queue takes any.
+    pub fn is_recorded(&self, registers: &Registers) -> bool {
+        let wanted = self.event != EventType::BadStreamId || registers.records_bad_stream_id();
+        wanted && self.recorded
+    }
+
+    /// The record about the transaction of `sid` at `input`: a read, or else a
+    /// write.
+    pub fn record(&self, sid: StreamId, input: u64, read: bool) -> Event {
+        let event = Event::new(self.event, sid);
+        let address = match self.event {
+            EventType::WalkAbort => self.address & DESCRIPTOR_ADDRESS,
+            EventType::Translation
+            | EventType::AddressSize
+            | EventType::Access
+            | EventType::Permission => self.address & IPA,
+            _ => return event.with_second_address(self.address),
+        };
+        let event = event
+            .with_input_address(input)
+            .with_second_address(address)
+            .with_stage2(self.stage2)
+            .with_class(self.class)
+            .with_read(read);
+        if self.event == EventType::Permission && self.class == Class::Tt {
+            event.with_table_read()
+        } else {
+            event
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_the_fields_of_its_type_only() {
+        let bad = Fault::configuration(EventType::BadCd).record(7, 0x1000, true);
+        assert_eq!(bad, Event::new(EventType::BadCd, 7));
+
+        let fetch = Fault::fetch(EventType::SteFetch, 0x8000_0040).record(7, 0x1000, true);
+        assert_eq!(fetch.second_address(), 0x8000_0040);
+        assert_eq!((fetch.input_address(), fetch.is_read()), (0, false));
+
+        let walk = Fault {
+            event: EventType::Permission,
+            address: 0xff12_3456_789a_bcde,
+            stage2: true,
+            class: Class::Tt,
+            recorded: true,
+        };
+        let record = walk.record(7, 0xffff_0000_0000_1234, false);
+        assert_eq!(record.input_address(), 0xffff_0000_0000_1234);
+        assert_eq!(record.second_address(), 0x0012_3456_789a_b000);
+        assert_eq!(record.0[1], (1 << 39) | (0b01 << 40) | (1 << 44));
+
+        let abort = Fault {
+            event: EventType::WalkAbort,
+            stage2: false,
+            ..walk
+        };
+        let record = abort.record(7, 0, true);
+        assert_eq!(record.second_address(), 0x0012_3456_789a_bcd8);
+        assert_eq!(record.0[1], (1 << 35) | (0b01 << 40));
+    }
+}

@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Walks of VMSAv8-64 translation tables (3.4, 3.10; Arm ARM D8.2, D8.3).
+
+use super::{
+    context::{Context, Stages},
+    fault::Fault,
+    Caches, Entry, Permissions, Tag, WalkStep,
+};
+use crate::{
+    bits::{bit64, field64, mask64},
+    cd::{Translation, TranslationTable},
+    cmdq::GuestMemory,
+    event::{Class, EventType},
+    ste::Stage2,
+};
+
+/// The last level.
+const LAST_LEVEL: u8 = 3;
+/// log2 of the size of a descriptor in bytes.
+const DESCRIPTOR_LOG2_BYTES: u8 = 3;
+
+/// What a walk may use: the memory that tables lie in, and the TLB.
+pub(super) struct Walker<'a, M, C> {
+    pub(super) memory: &'a mut M,
+    pub(super) caches: &'a mut C,
+}
+
+/// Geometry of the tables of one stage.
+#[derive(Clone, Copy)]
+struct Tables {
+    granule_shift: u8,
+    /// Number of input address bits.
+    input_bits: u8,
+    start_level: u8,
+    base: u64,
+    /// Output addresses have no more bits than this.
+    output_bits: u8,
+}
+
+/// What a descriptor says.
+enum Descriptor {
+    Invalid,
+    /// The table of the next level is at `address`.
+    Table {
+        address: u64,
+    },
+    /// A page or block at `address`.
+    Leaf {
+        address: u64,
+    },
+}
+
+impl Tables {
+    fn stage1(table: &TranslationTable, output_bits: u8) -> Self {
+        let input_bits = 64 - table.tsz;
+        let stride = table.granule_shift - DESCRIPTOR_LOG2_BYTES;
+        Self {
+            granule_shift: table.granule_shift,
+            input_bits,
+            // as many levels as it takes to resolve what is not page offset
+            start_level: LAST_LEVEL + 1 - (input_bits - table.granule_shift).div_ceil(stride),
+            base: table.base,
+            output_bits: limit_output(table.granule_shift, output_bits),
+        }
+    }
+
+    const fn stage2(stage2: &Stage2) -> Self {
+        Self {
+            granule_shift: stage2.granule_shift,
+            input_bits: 64 - stage2.tsz,
+            start_level: stage2.start_level,
+            base: stage2.base,
+            output_bits: stage2.oas_bits,
+        }
+    }
+
+    /// log2 of the bytes that one descriptor of `level` maps.
+    const fn shift(&self, level: u8) -> u8 {
+        let stride = self.granule_shift - DESCRIPTOR_LOG2_BYTES;
+        self.granule_shift + (LAST_LEVEL - level) * stride
+    }
+
+    /// Address of the descriptor of `input` in the table of `level` at `table`.
+    fn descriptor(&self, table: u64, level: u8, input: u64) -> u64 {
+        let shift = self.shift(level);
+        let stride = self.granule_shift - DESCRIPTOR_LOG2_BYTES;
+        // The table at the start level is smaller than the others, or several
+        // of them lie side by side.
+        let index_bits = if level == self.start_level {
+            self.input_bits - shift
+        } else {
+            stride
+        };
+        let index = field64(input, u32::from(shift), u32::from(index_bits));
+        let table = table & !mask64(0, u32::from(index_bits + DESCRIPTOR_LOG2_BYTES));
+        table | (index << DESCRIPTOR_LOG2_BYTES)
+    }
+
+    /// Whether an output address is in range.
+    fn fits(&self, address: u64) -> bool {
+        address & !mask64(0, u32::from(self.output_bits)) == 0
+    }
+
+    /// Reads `descriptor`, found at `level`.
+    fn decode(&self, descriptor: u64, level: u8) -> Descriptor {
+        let is_table_or_page = bit64(descriptor, 1);
+        match (bit64(descriptor, 0), is_table_or_page, level) {
+            (false, ..) | (true, false, LAST_LEVEL) => Descriptor::Invalid,
+            (true, true, LAST_LEVEL) => Descriptor::Leaf {
+                address: self.address(descriptor, self.granule_shift),
+            },
+            (true, true, _) => Descriptor::Table {
+                address: self.address(descriptor, self.granule_shift),
+            },
+            (true, false, _) if self.has_blocks(level) => Descriptor::Leaf {
+                address: self.address(descriptor, self.shift(level)),
+            },
+            (true, false, _) => Descriptor::Invalid,
+        }
+    }
+
+    /// Whether blocks exist at `level`, which is not the last one.
+    const fn has_blocks(&self, level: u8) -> bool {
+        match self.granule_shift {
+            12 => level == 1 || level == 2,
+            14 => level == 2,
+            // 4TB blocks come with 52-bit addresses.
+            _ => level == 2 || (level == 1 && self.output_bits > 48),
+        }
+    }
+
+    /// The address in `descriptor`, aligned to `2^low` bytes.
+    fn address(&self, descriptor: u64, low: u8) -> u64 {
+        let address = descriptor & mask64(0, 48) & !mask64(0, u32::from(low));
+        if self.granule_shift == 16 && self.output_bits > 48 {
+            address | (field64(descriptor, 12, 4) << 48)
+        } else {
+            address
+        }
+    }
+}
+
+/// More than 48 bits can be output with the 64KB granule only (3.4).
+fn limit_output(granule_shift: u8, output_bits: u8) -> u8 {
+    if granule_shift == 16 {
+        output_bits.min(52)
+    } else {
+        output_bits.min(48)
+    }
+}
+
+/// Why a stage does not translate.
+#[derive(Clone, Copy)]
+enum Cause {
+    Fault(EventType),
+    /// Reading the descriptor at this address aborted.
+    Abort(u64),
+}
+
+/// A descriptor of the last level reached.
+struct Leaf {
+    descriptor: u64,
+    output: u64,
+    shift: u8,
+}
+
+/// What comes after a descriptor.
+enum Step {
+    /// The table of the next level.
+    Down {
+        table: u64,
+        descriptor: u64,
+    },
+    Done(Leaf),
+}
+
+/// The upper half of input addresses has bit 55 set.
+pub(super) const fn upper_half(address: u64) -> bool {
+    bit64(address, 55)
+}
+
+/// `address` with its top byte replaced by copies of bit 55, if it is ignored
+/// (`CD.TBIx`, 3.4.1).
+pub(super) fn effective_address(stage1: &Translation, address: u64) -> u64 {
+    let upper = upper_half(address);
+    match (field64(u64::from(stage1.tbi), u32::from(upper), 1), upper) {
+        (0, _) => address,
+        (_, false) => address & mask64(0, 56),
+        (_, true) => address | mask64(56, 8),
+    }
+}
+
+impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
+    /// Translates `input`, an effective address, by walks of all stages.
+    pub(super) fn walk(
+        &mut self,
+        context: &Context,
+        input: u64,
+        wanted: Permissions,
+    ) -> Result<Entry, Fault> {
+        match &context.stages {
+            Stages::Stage1(stage1) => self.stage1(context, stage1, None, input, wanted),
+            Stages::Stage2(stage2) => {
+                // Stage 1 is bypassed: its output address is the input (3.4).
+                if input & !mask64(0, u32::from(context.ias_bits)) != 0 {
+                    return Err(Fault {
+                        event: EventType::AddressSize,
+                        address: 0,
+                        stage2: false,
+                        class: Class::In,
+                        recorded: true,
+                    });
+                }
+                self.ipa(context.vmid, stage2, input, wanted, Class::In)
+            }
+            Stages::Nested(stage1, stage2) => {
+                let outer = self.stage1(context, stage1, Some(stage2), input, wanted)?;
+                let ipa = outer.translate(input);
+                let inner = self.ipa(context.vmid, stage2, ipa, wanted, Class::In)?;
+                Ok(combine(&outer, &inner, ipa))
+            }
+        }
+    }
+
+    fn stage1(
+        &mut self,
+        context: &Context,
+        stage1: &Translation,
+        stage2: Option<&Stage2>,
+        input: u64,
+        wanted: Permissions,
+    ) -> Result<Entry, Fault> {
+        let fault = |cause| match cause {
+            Cause::Fault(event) => Fault {
+                event,
+                address: 0,
+                stage2: false,
+                class: Class::In,
+                recorded: stage1.record_faults,
+            },
+            Cause::Abort(address) => Fault {
+                event: EventType::WalkAbort,
+                address,
+                stage2: false,
+                class: Class::Tt,
+                recorded: true,
+            },
+        };
+        let upper = upper_half(input);
+        let stage1_table = &stage1.tables[usize::from(upper)];
+        let sign = if upper { u64::MAX } else { 0 };
+        let outside = (input ^ sign) & !mask64(0, u32::from(64 - stage1_table.tsz)) != 0;
+        if stage1_table.disabled || outside {
+            return Err(fault(Cause::Fault(EventType::Translation)));
+        }
+        let tables = Tables::stage1(stage1_table, stage1.oas_bits);
+        let mut writable = true;
+        let mut at = tables.base;
+        let mut level = tables.start_level;
+        let leaf = loop {
+            let mut address = tables.descriptor(at, level, input);
+            if let Some(stage2) = stage2 {
+                let read = Permissions::READ;
+                address = self
+                    .ipa(context.vmid, stage2, address, read, Class::Tt)?
+                    .translate(address);
+            }
+            match self
+                .step(&tables, 1, level, input, address)
+                .map_err(fault)?
+            {
+                Step::Down { table, descriptor } => {
+                    // APTable[1]; APTable[0] is about unprivileged accesses
+                    writable &= stage1_table.had || !bit64(descriptor, 62);
+                    at = table;
+                    level += 1;
+                }
+                Step::Done(leaf) => break leaf,
+            }
+        };
+        if !stage1.affd && !access_flag(leaf.descriptor) {
+            return Err(fault(Cause::Fault(EventType::Access)));
+        }
+        // AP[2]; every transaction is a privileged access to data
+        let permissions = Permissions {
+            read: true,
+            write: writable && !bit64(leaf.descriptor, 7),
+        };
+        if !permissions.allow(wanted) {
+            return Err(fault(Cause::Fault(EventType::Permission)));
+        }
+        Ok(Entry {
+            output: leaf.output,
+            log2_bytes: leaf.shift,
+            stage1: permissions,
+            stage2: Permissions::ALL,
+            // nG
+            global: !bit64(leaf.descriptor, 11),
+        })
+    }
+
+    /// Translates an IPA by stage 2, through the TLB.
+    pub(super) fn ipa(
+        &mut self,
+        vmid: u16,
+        stage2: &Stage2,
+        ipa: u64,
+        wanted: Permissions,
+        class: Class,
+    ) -> Result<Entry, Fault> {
+        let tag = Tag { vmid, asid: None };
+        if let Some(entry) = self.caches.lookup(tag, ipa) {
+            if entry.stage2.allow(wanted) {
+                return Ok(entry);
+            }
+        }
+        let entry = self
+            .stage2(stage2, ipa, wanted)
+            .map_err(|cause| match cause {
+                Cause::Fault(event) => Fault {
+                    event,
+                    address: ipa,
+                    stage2: true,
+                    class,
+                    recorded: stage2.record_faults,
+                },
+                Cause::Abort(address) => Fault {
+                    event: EventType::WalkAbort,
+                    address,
+                    stage2: true,
+                    class,
+                    recorded: true,
+                },
+            })?;
+        self.caches.insert(tag, ipa, &entry);
+        Ok(entry)
+    }
+
+    fn stage2(&mut self, stage2: &Stage2, ipa: u64, wanted: Permissions) -> Result<Entry, Cause> {
+        let tables = Tables::stage2(stage2);
+        if ipa & !mask64(0, u32::from(tables.input_bits)) != 0 {
+            return Err(Cause::Fault(EventType::Translation));
+        }
+        let mut at = tables.base;
+        let mut level = tables.start_level;
+        let leaf = loop {
+            let address = tables.descriptor(at, level, ipa);
+            match self.step(&tables, 2, level, ipa, address)? {
+                Step::Down { table, .. } => {
+                    at = table;
+                    level += 1;
+                }
+                Step::Done(leaf) => break leaf,
+            }
+        };
+        if !stage2.affd && !access_flag(leaf.descriptor) {
+            return Err(Cause::Fault(EventType::Access));
+        }
+        // S2AP
+        let permissions = Permissions {
+            read: bit64(leaf.descriptor, 6),
+            write: bit64(leaf.descriptor, 7),
+        };
+        if !permissions.allow(wanted) {
+            return Err(Cause::Fault(EventType::Permission));
+        }
+        Ok(Entry {
+            output: leaf.output,
+            log2_bytes: leaf.shift,
+            stage1: Permissions::ALL,
+            stage2: permissions,
+            global: false,
+        })
+    }
+
+    /// Reads the descriptor at `address`, found at `level` for `input`.
+    fn step(
+        &mut self,
+        tables: &Tables,
+        stage: u8,
+        level: u8,
+        input: u64,
+        address: u64,
+    ) -> Result<Step, Cause> {
+        let mut bytes = [0; 1 << DESCRIPTOR_LOG2_BYTES];
+        if self.memory.read(address, &mut bytes).is_err() {
+            return Err(Cause::Abort(address));
+        }
+        let descriptor = u64::from_le_bytes(bytes);
+        self.caches.walked(&WalkStep {
+            stage,
+            level,
+            input,
+            log2_bytes: tables.shift(level),
+            address,
+            descriptor,
+        });
+        let (output, step) = match tables.decode(descriptor, level) {
+            Descriptor::Invalid => return Err(Cause::Fault(EventType::Translation)),
+            Descriptor::Table { address: table } => (table, Step::Down { table, descriptor }),
+            Descriptor::Leaf { address: output } => {
+                let shift = tables.shift(level);
+                let leaf = Leaf {
+                    descriptor,
+                    output,
+                    shift,
+                };
+                (output, Step::Done(leaf))
+            }
+        };
+        if tables.fits(output) {
+            Ok(step)
+        } else {
+            Err(Cause::Fault(EventType::AddressSize))
+        }
+    }
+}
+
+/// `AF`.
+const fn access_flag(descriptor: u64) -> bool {
+    bit64(descriptor, 10)
+}
+
+/// Stage 1's translation to `ipa` and stage 2's of that as one: as large as the
+/// smaller of them.
+fn combine(outer: &Entry, inner: &Entry, ipa: u64) -> Entry {
+    let log2_bytes = outer.log2_bytes.min(inner.log2_bytes);
+    Entry {
+        output: inner.translate(ipa) & !mask64(0, u32::from(log2_bytes)),
+        log2_bytes,
+        stage1: outer.stage1,
+        stage2: inner.stage2,
+        global: outer.global,
+    }
+}
