@@ -146,3 +146,134 @@ const fn range(word0: u64, word1: u64, bits: u32) -> Range {
         last: if last < top { last } else { top },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VMID: u16 = 0xbbcc;
+    const ASID: u16 = 0xaaaa;
+    const OWNER: u64 = 0xaaaa_bbcc_0000_0000;
+
+    fn range_of(words: [u64; 2]) -> Range {
+        match Invalidation::of(words) {
+            Some(Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. }) => range,
+            other => panic!("no range: {other:?}"),
+        }
+    }
+
+    fn range(first: u64, last: u64) -> Range {
+        Range { first, last }
+    }
+
+    #[test]
+    fn every_command_names_its_scope() {
+        let of = |opcode: u64| Invalidation::of([OWNER | opcode, 0x1000]);
+        let (vmid, asid, range) = (VMID, ASID, Range::page(0x1000, 12));
+        let by_address = |whose| Invalidation::Address {
+            vmid,
+            asid: whose,
+            range,
+        };
+        for opcode in 0..=0xff {
+            let scope = match opcode {
+                0x10 => Some(Invalidation::VmidStage1(vmid)),
+                0x11 => Some(Invalidation::Asid { vmid, asid }),
+                0x12 => Some(by_address(Some(asid))),
+                0x13 => Some(by_address(None)),
+                0x28 => Some(Invalidation::Vmid(vmid)),
+                0x2a => Some(Invalidation::Ipa { vmid, range }),
+                0x30 => Some(Invalidation::All),
+                _ => None,
+            };
+            assert_eq!(of(opcode), scope, "{opcode:#x}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_as_long_as_num_scale_and_granule_say() {
+        let at = |num: u64, scale: u64, granule: u64| {
+            range_of([
+                0x12 | (num << 12) | (scale << 20),
+                0x1_0000 | (granule << 10),
+            ])
+        };
+        assert_eq!(at(0, 0, 0), range(0x1_0000, 0x1_0fff));
+        assert_eq!(at(0, 0, 1), range(0x1_0000, 0x1_0fff));
+        assert_eq!(at(0, 0, 2), range(0x1_0000, 0x1_3fff));
+        assert_eq!(at(0, 0, 3), range(0x1_0000, 0x1_ffff));
+        assert_eq!(at(2, 4, 1), range(0x1_0000, 0x3_ffff));
+        assert_eq!(at(31, 31, 3), range(0x1_0000, 0x10_0000_0000_ffff));
+        assert_eq!(at(1, 39, 1), range(0x1_0000, 0x10_0000_0000_ffff));
+        assert_eq!(at(1, 63, 1), at(1, 39, 1));
+    }
+
+    #[test]
+    fn a_range_ends_with_its_table() {
+        let longest = |opcode: u64, address: u64| {
+            range_of([opcode | (31 << 12) | (63 << 20), address | (3 << 10)])
+        };
+        let lower = range(0x1_0000, 0x007f_ffff_ffff_ffff);
+        let upper = range(0xff80_0000_0000_0000, u64::MAX);
+        assert_eq!(longest(0x12, 0x1_0000), lower);
+        assert_eq!(longest(0x13, 0x1_0000), lower);
+        assert_eq!(longest(0x12, 0x5500_0000_0001_0000), lower);
+        assert_eq!(longest(0x12, 0x0080_0000_0000_0000), upper);
+        assert_eq!(longest(0x12, 0xff80_0000_0000_0000), upper);
+        let ipas = range(0x1_0000, 0x00ff_ffff_ffff_ffff);
+        assert_eq!(longest(0x2a, 0xff00_0000_0001_0000), ipas);
+    }
+
+    #[test]
+    fn an_unaligned_range_is_made_of_whole_granules() {
+        let unaligned = range_of([0x12 | (1 << 12), 0x1_3000 | (3 << 10)]);
+        assert_eq!(unaligned, range(0x1_0000, 0x3_ffff));
+    }
+
+    #[test]
+    fn a_tag_is_reached_by_its_own_invalidations() {
+        let combined = Tag {
+            vmid: VMID,
+            asid: Some(ASID),
+        };
+        let stage2 = Tag {
+            vmid: VMID,
+            asid: None,
+        };
+        let page = Some(Range::page(0x1000, 12));
+        let all = Some(Range::ALL);
+        let words = |opcode: u64| Invalidation::of([OWNER | opcode, 0x1000]);
+        let reach = |opcode, tag| words(opcode).and_then(|what| what.reach(tag, false));
+        for (opcode, of_combined, of_stage2) in [
+            (0x10, all, None),
+            (0x11, all, None),
+            (0x12, page, None),
+            (0x13, page, None),
+            (0x28, all, all),
+            (0x2a, None, page),
+            (0x30, all, all),
+        ] {
+            assert_eq!(reach(opcode, combined), of_combined, "{opcode:#x}");
+            assert_eq!(reach(opcode, stage2), of_stage2, "{opcode:#x}");
+            for stranger in [combined, stage2].map(|tag| Tag { vmid: 1, ..tag }) {
+                let everybody = if opcode == 0x30 { all } else { None };
+                assert_eq!(reach(opcode, stranger), everybody, "{opcode:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn global_translations_are_reached_by_address_under_every_asid() {
+        let other = Tag {
+            vmid: VMID,
+            asid: Some(1),
+        };
+        let reach = |opcode: u64, globals| {
+            Invalidation::of([OWNER | opcode, 0x1000]).and_then(|what| what.reach(other, globals))
+        };
+        let page = Some(Range::page(0x1000, 12));
+        assert_eq!([reach(0x12, false), reach(0x12, true)], [None, page]);
+        assert_eq!([reach(0x13, false), reach(0x13, true)], [page, page]);
+        assert_eq!([reach(0x11, false), reach(0x11, true)], [None, None]);
+    }
+}

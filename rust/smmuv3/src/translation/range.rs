@@ -113,7 +113,7 @@ mod tests {
                 prop_assert_eq!(Some(base), next);
                 prop_assert_eq!(base & mask, 0);
                 prop_assert_eq!(mask & mask.wrapping_add(1), 0);
-                next = base.checked_add(mask).and_then(|last| last.checked_add(1));
+                next = base.checked_add(mask).and_then(|end| end.checked_add(1));
             }
             prop_assert_eq!(next, last.checked_add(1));
         }

@@ -8,12 +8,14 @@
 //! to the places where the entries would be as long as these are fewer than
 //! all there are, and everything else takes one pass over the array at most.
 
+mod key;
 mod population;
 mod set;
 
 use self::{
-    population::{Kind, Population},
-    set::{pack, Key, Set, SETS},
+    key::{Key, Kind},
+    population::Population,
+    set::{pack, Set, SETS},
 };
 use super::{
     entry::{Entry, Tag},
@@ -97,7 +99,8 @@ impl Tlb {
         };
         // The page might have been global before, or not have been.
         if let Some(other) = other.filter(|other| self.population.has(*other)) {
-            self.drop_at(Key::new(self.epoch, tag, other, address, size));
+            let old = Key::new(self.epoch, tag, other, address, size);
+            self.drop_at(old, |key| key == old);
         }
         let key = Key::new(self.epoch, tag, kind, address, size);
         if self.sets.is_empty() {
@@ -108,9 +111,9 @@ impl Tlb {
         };
         let old = set.put(key, pack(entry));
         if old.epoch() == self.epoch {
-            self.population.remove(old.kind(), old.log2_bytes());
+            self.population.remove(old);
         }
-        self.population.add(kind, size);
+        self.population.add(key);
     }
 
     /// Drops everything that `what` means.
@@ -194,27 +197,24 @@ impl Tlb {
             let (first, last) = numbers(range, log2_bytes);
             for number in first..=last {
                 let address = number << log2_bytes;
-                self.drop_at(Key::new(self.epoch, tag, kind, address, log2_bytes));
+                let page = Key::new(self.epoch, tag, kind, address, log2_bytes);
+                self.drop_at(page, |key| key.is_meant_by(page));
             }
         }
     }
 
-    fn drop_at(&mut self, key: Key) {
-        let Some(set) = self.sets.get_mut(key.set()) else {
-            return;
-        };
-        for _ in 0..set.drop_meant(key) {
-            self.population.remove(key.kind(), key.log2_bytes());
+    /// Drops what `meant` says, where the entry of `place` would be.
+    #[inline]
+    fn drop_at(&mut self, place: Key, meant: impl Fn(Key) -> bool) {
+        if let Some(set) = self.sets.get_mut(place.set()) {
+            set.drop_if(self.epoch, meant, |key| self.population.remove(key));
         }
     }
 
     /// Drops what `meant` says, in one pass.
     fn drop_if(&mut self, meant: impl Fn(Key) -> bool) {
-        for key in self.sets.iter_mut().flat_map(Set::keys) {
-            if key.epoch() == self.epoch && meant(*key) {
-                self.population.remove(key.kind(), key.log2_bytes());
-                key.clear();
-            }
+        for set in &mut self.sets {
+            set.drop_if(self.epoch, &meant, |key| self.population.remove(key));
         }
     }
 }
@@ -231,5 +231,34 @@ const fn is_canonical(tag: Tag, address: u64) -> bool {
     match tag.asid {
         None => address >> 56 == 0,
         Some(_) => matches!((address as i64) >> 55, 0 | -1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translation::Permissions;
+
+    #[test]
+    fn nothing_comes_back_when_the_epochs_begin_again() {
+        let tag = Tag {
+            vmid: 0,
+            asid: Some(0),
+        };
+        let entry = Entry {
+            output: 0,
+            log2_bytes: 12,
+            stage1: Permissions::ALL,
+            stage2: Permissions::ALL,
+            global: false,
+        };
+        let mut tlb = Tlb::new();
+        tlb.insert(0, tag, 0x1000, &entry);
+        tlb.epoch = u32::MAX;
+        tlb.insert(0, tag, 0x2000, &entry);
+        tlb.invalidate(&Invalidation::All);
+        tlb.insert(1, tag, 0x3000, &entry);
+        let found = [0x1000, 0x2000, 0x3000].map(|address| tlb.lookup(tag, address).is_some());
+        assert_eq!(found, [false, false, true]);
     }
 }

@@ -4,17 +4,7 @@
 //! How many entries there are of each kind and size: a size that no entry has
 //! need not be looked for.
 
-/// What an entry matches by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Kind {
-    /// VMID and IPA: stage 2 alone.
-    Ipa = 0,
-    /// VMID, ASID and virtual address.
-    Private = 1,
-    /// The same, but invalidated whatever the ASID.
-    Global = 2,
-}
+use super::key::{Key, Kind};
 
 const KINDS: usize = 3;
 /// Sizes are powers of two with exponents below this.
@@ -54,42 +44,56 @@ impl Population {
     }
 
     #[inline]
-    pub(super) fn add(&mut self, kind: Kind, log2_bytes: u8) {
-        let size = usize::from(log2_bytes) % SIZES;
-        let count = &mut self.counts[kind as usize][size];
+    pub(super) fn add(&mut self, key: Key) {
+        let (kind, size) = index(key);
+        let count = &mut self.counts[kind][size];
         *count = count.saturating_add(1);
-        self.present[kind as usize] |= 1 << size;
+        self.present[kind] |= 1 << size;
     }
 
     #[inline]
-    pub(super) fn remove(&mut self, kind: Kind, log2_bytes: u8) {
-        let size = usize::from(log2_bytes) % SIZES;
-        let count = &mut self.counts[kind as usize][size];
+    pub(super) fn remove(&mut self, key: Key) {
+        let (kind, size) = index(key);
+        let count = &mut self.counts[kind][size];
         *count = count.saturating_sub(1);
         if *count == 0 {
-            self.present[kind as usize] &= !(1 << size);
+            self.present[kind] &= !(1 << size);
         }
     }
+}
+
+#[inline]
+fn index(key: Key) -> (usize, usize) {
+    (key.kind() as usize, usize::from(key.log2_bytes()) % SIZES)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translation::entry::Tag;
+
+    fn key(log2_bytes: u8) -> Key {
+        let tag = Tag {
+            vmid: 0,
+            asid: Some(1),
+        };
+        Key::new(1, tag, Kind::Private, 0, log2_bytes)
+    }
 
     #[test]
     fn a_size_is_present_as_long_as_an_entry_has_it() {
         let mut population = Population::EMPTY;
-        for size in [21, 12, 63, 12] {
-            population.add(Kind::Private, size);
+        for size in [21, 12, 55, 12] {
+            population.add(key(size));
         }
-        let sizes = |population: &Population, kind| population.sizes(kind).collect::<Vec<_>>();
-        assert_eq!(sizes(&population, Kind::Private), [12, 21, 63]);
+        let sizes = |all: &Population| all.sizes(Kind::Private).collect::<Vec<_>>();
+        assert_eq!(sizes(&population), [12, 21, 55]);
         assert!(!population.has(Kind::Ipa) && !population.has(Kind::Global));
-        population.remove(Kind::Private, 12);
-        assert_eq!(sizes(&population, Kind::Private), [12, 21, 63]);
-        for size in [12, 63, 21] {
+        population.remove(key(12));
+        assert_eq!(sizes(&population), [12, 21, 55]);
+        for size in [12, 55, 21] {
             assert!(population.has(Kind::Private));
-            population.remove(Kind::Private, size);
+            population.remove(key(size));
         }
         assert!(!population.has(Kind::Private));
     }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What an entry is found by, in two words.
+
+use super::set::SETS_LOG2;
+use crate::{
+    bits::{field64, mask64},
+    translation::{
+        entry::{within, Tag},
+        range::Range,
+    },
+};
+
+/// What an entry matches by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// VMID and IPA: stage 2 alone.
+    Ipa = 0,
+    /// VMID, ASID and virtual address.
+    Private = 1,
+    /// The same, but invalidated whatever the ASID.
+    Global = 2,
+}
+
+/// Bits of `Key::page` below the address: the kind over log2 of the size.
+pub(super) const ATTRIBUTES: u64 = mask64(0, 12);
+const KIND_SHIFT: u32 = 6;
+
+/// Bits of `Key::owner`: the epoch over VMID over ASID.
+const EPOCH_SHIFT: u32 = 32;
+const VMID_SHIFT: u32 = 16;
+/// Those that do not tell global entries apart.
+const ASID: u64 = mask64(0, 16);
+
+/// What an entry is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    page: u64,
+    owner: u64,
+}
+
+impl Key {
+    /// Of no entry: it is of epoch 0.
+    pub(super) const NONE: Self = Self { page: 0, owner: 0 };
+
+    /// The page of 2^`log2_bytes` bytes, at least 2^12, that `address` is in.
+    #[inline]
+    pub(super) const fn new(
+        epoch: u32,
+        tag: Tag,
+        kind: Kind,
+        address: u64,
+        log2_bytes: u8,
+    ) -> Self {
+        let asid = match tag.asid {
+            Some(asid) => asid,
+            None => 0,
+        };
+        let attributes = ((kind as u64) << KIND_SHIFT) | log2_bytes as u64;
+        Self {
+            page: (address & !within(log2_bytes)) | attributes,
+            owner: ((epoch as u64) << EPOCH_SHIFT)
+                | ((tag.vmid as u64) << VMID_SHIFT)
+                | asid as u64,
+        }
+    }
+
+    #[inline]
+    pub(super) const fn kind(self) -> Kind {
+        match field64(self.page, KIND_SHIFT, 2) {
+            0 => Kind::Ipa,
+            1 => Kind::Private,
+            _ => Kind::Global,
+        }
+    }
+
+    #[inline]
+    pub(super) const fn log2_bytes(self) -> u8 {
+        field64(self.page, 0, KIND_SHIFT) as u8
+    }
+
+    #[inline]
+    pub(super) const fn epoch(self) -> u32 {
+        (self.owner >> EPOCH_SHIFT) as u32
+    }
+
+    #[inline]
+    pub(super) const fn vmid(self) -> u16 {
+        (self.owner >> VMID_SHIFT) as u16
+    }
+
+    #[inline]
+    pub(super) const fn asid(self) -> u16 {
+        self.owner as u16
+    }
+
+    /// The addresses that the entry translates.
+    #[inline]
+    pub(super) const fn range(self) -> Range {
+        Range::page(self.page & !ATTRIBUTES, self.log2_bytes())
+    }
+
+    /// The bits of `owner` that an invalidation by address compares.
+    #[inline]
+    const fn scope(self) -> u64 {
+        match self.kind() {
+            Kind::Global => !ASID,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Whether an invalidation of `other`'s page by `other`'s ASID means this.
+    #[inline]
+    pub(super) const fn is_meant_by(self, other: Self) -> bool {
+        (self.page ^ other.page) | ((self.owner ^ other.owner) & other.scope()) == 0
+    }
+
+    /// Where the entry has its place. Neighbours are spread over all sets; the
+    /// entries of a global page are together whatever their ASIDs.
+    #[inline]
+    pub(super) const fn set(self) -> usize {
+        let number = (self.page & !ATTRIBUTES) >> self.log2_bytes();
+        let folded = number ^ (number >> SETS_LOG2) ^ (number >> (2 * SETS_LOG2));
+        let owner = (self.owner & self.scope()) as u32;
+        let whose = owner as u64 | ((self.page & ATTRIBUTES) << 32);
+        let mixed = whose.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS_LOG2);
+        ((folded ^ mixed) & mask64(0, SETS_LOG2)) as usize
+    }
+}
