@@ -246,7 +246,7 @@ fn vmids_are_matched_with_stage_2_only() {
     for opcode in [0x10, 0x11, 0x12, 0x13] {
         let asid = |words: [u64; 2]| words[0] & !mask64(32, 16);
         let words = [0xaaaa_bbcc_0000_0000 | opcode, 0];
-        let vmid = |features| forwarded(words, features)[0] & mask64(32, 16);
+        let vmid = |smmu| forwarded(words, smmu)[0] & mask64(32, 16);
         assert_eq!(vmid(&features), 0xbbcc_0000_0000, "{opcode:#x}");
         assert_eq!(vmid(&narrow), 0x00cc_0000_0000, "{opcode:#x}");
         assert_eq!(vmid(&alone), 0, "{opcode:#x}");
@@ -260,7 +260,7 @@ fn stage_2_invalidations_are_forwarded_as_they_are() {
     let features = vector_features().with_s2p(true);
     let narrow = features.with_vmid16(false);
     // Everything but Address, Leaf, TG, TTL and the range is Reserved.
-    let all = |opcode: u64| [(u64::MAX & !0xff) | opcode, u64::MAX];
+    let all = |opcode: u64| [!0xff | opcode, u64::MAX];
     assert_eq!(forwarded(all(0x28), &features), [0xffff_0000_0028, 0]);
     assert_eq!(forwarded(all(0x28), &narrow), [0x00ff_0000_0028, 0]);
     let by_ipa = |vmid: u64| [(vmid << 32) | 0x1f1_f02a, !0xfff | 0xf01];

@@ -187,6 +187,29 @@ fn four_thousand_neighbours_have_room_in_every_size() {
 }
 
 #[test]
+fn what_was_dropped_leaves_room() {
+    let tag = stage1(VMID, ASID);
+    let mut tlb = Tlb::new();
+    for page in 0..4096 {
+        insert(&mut tlb, tag, page << 12, &entry(0, 12));
+    }
+    for page in 1024..1088 {
+        execute(&mut tlb, [owner(0x12), page << 12], &features());
+        insert(&mut tlb, tag, page << 12, &entry(0, 12));
+    }
+    assert!((0..4096).all(|page| tlb.lookup(tag, page << 12).is_some()));
+}
+
+#[test]
+fn a_global_page_stays_when_another_asid_has_its_own() {
+    let mut tlb = Tlb::new();
+    insert(&mut tlb, TAGS[0], 0x7000, &global(0x1000, 12));
+    insert(&mut tlb, TAGS[1], 0x7000, &entry(0x2000, 12));
+    assert_eq!(tlb.lookup(TAGS[0], 0x7000), Some(global(0x1000, 12)));
+    assert_eq!(tlb.lookup(TAGS[1], 0x7000), Some(entry(0x2000, 12)));
+}
+
+#[test]
 fn what_is_no_page_or_no_address_is_not_kept() {
     let mut tlb = Tlb::new();
     for size in (0..12).chain(56..=255) {

@@ -206,6 +206,7 @@ mod tests {
         assert_eq!(at(31, 31, 3), range(0x1_0000, 0x10_0000_0000_ffff));
         assert_eq!(at(1, 39, 1), range(0x1_0000, 0x10_0000_0000_ffff));
         assert_eq!(at(1, 63, 1), at(1, 39, 1));
+        assert_eq!(at(1, 38, 1), at(0, 39, 1));
     }
 
     #[test]
