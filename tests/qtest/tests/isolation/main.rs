@@ -19,3 +19,4 @@ mod reset;
 mod several;
 mod simulation;
 mod table;
+mod unnested;

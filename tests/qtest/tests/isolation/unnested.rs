@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! An SMMU without accel has no way to tell a host what the guest maps: a device
+//! of the host is refused behind it, and never has the run of guest memory.
+
+use std::os::unix::process::ExitStatusExt;
+
+use crate::{
+    bench::{vfio_pci, Setup},
+    journal::On,
+};
+
+/// What is said has all of these.
+const WORDS: [&str; 2] = ["MAP notifier", "not"];
+
+#[test]
+fn an_assigned_device_is_refused_behind_an_smmu_without_accel() {
+    for properties in ["", "accel=off", "stage=nested", "stage=2"] {
+        let finished = Setup::new(properties).assign("d0", 1).refuse();
+        assert_eq!(finished.status.signal(), None, "{finished}");
+        assert_eq!(finished.status.code(), Some(1), "{finished}");
+        for word in WORDS {
+            assert!(finished.stderr.contains(word), "no {word:?} in\n{finished}");
+        }
+    }
+}
+
+#[test]
+fn an_assigned_device_cannot_be_plugged_in_behind_an_smmu_without_accel() {
+    let mut setup = Setup::new("").slot(1);
+    let fd = setup.spare("late", "a");
+    let bench = setup.start();
+    let error = bench
+        .plug("late", fd, 1)
+        .expect_err("an assigned device was accepted");
+    for word in WORDS {
+        assert!(error.contains(word), "no {word:?} in {error}");
+    }
+    assert_eq!(bench.machine().status(), "running");
+    bench.expect_objects("nothing is left of it", &[]);
+}
+
+/// Elsewhere it is as ever: on guest memory as a whole.
+#[test]
+fn an_assigned_device_elsewhere_is_accepted() {
+    let mut setup = Setup::new("");
+    let fd = setup.spare("d0", "a");
+    let bench = setup
+        .device("pcie-root-port,id=slot9,bus=pcie.0,addr=9,chassis=9")
+        .device(&vfio_pci("d0", fd, "slot9"))
+        .start();
+    assert_eq!(bench.machine().status(), "running");
+    bench.expect("on guest memory", &[("d0", On::Stage2)]);
+}
