@@ -75,7 +75,7 @@ const TABLE: [Row; 25] = [
     // no ATS, no PRI, no VMW
     row("CR0", reg::CR0, ALL, 0xd),
     // the C device masks what it acknowledges
-    row("CR0ACK", reg::CR0ACK, 0x3df, 0xd),
+    row("CR0ACK", reg::CR0ACK, 0x5df, 0xd),
 ];
 
 /// A machine with the C device, to all of whose registers ones were written.
