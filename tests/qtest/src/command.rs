@@ -45,6 +45,11 @@ pub const fn cfgi_cd_all(sid: u32) -> Command {
     [0x06 | ((sid as u64) << 32), 0]
 }
 
+/// `CMD_TLBI_NH_ALL` (4.4.2.1).
+pub const fn tlbi_nh_all(vmid: u16) -> Command {
+    [0x10 | ((vmid as u64) << 32), 0]
+}
+
 /// `CMD_TLBI_NH_ASID` (4.4.2.2).
 pub const fn tlbi_nh_asid(asid: u16) -> Command {
     [0x11 | ((asid as u64) << 48), 0]
@@ -53,6 +58,49 @@ pub const fn tlbi_nh_asid(asid: u16) -> Command {
 /// `CMD_TLBI_NH_VA` of one page's last level (4.4.2.4).
 pub const fn tlbi_nh_va(asid: u16, address: u64) -> Command {
     [0x12 | ((asid as u64) << 48), (address & !0xfff) | 1]
+}
+
+/// `CMD_TLBI_NH_VAA` of one page's last level (4.4.2.3).
+pub const fn tlbi_nh_vaa(address: u64) -> Command {
+    [0x13, (address & !0xfff) | 1]
+}
+
+/// `CMD_TLBI_S12_VMALL` (4.4.3.2).
+pub const fn tlbi_s12_vmall(vmid: u16) -> Command {
+    [0x28 | ((vmid as u64) << 32), 0]
+}
+
+/// `CMD_TLBI_S2_IPA` of one page's last level (4.4.3.1).
+pub const fn tlbi_s2_ipa(vmid: u16, address: u64) -> Command {
+    [0x2a | ((vmid as u64) << 32), (address & !0xfff) | 1]
+}
+
+/// What makes an invalidation by address one of a range (4.4.1.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range {
+    /// Translation granule: 4, 16 or 64 KiB as 1, 2 or 3
+    pub tg: u64,
+    /// One less than the multiplier
+    pub num: u64,
+    /// Log2 of what is multiplied
+    pub scale: u64,
+    /// The level of the entries, or 0
+    pub ttl: u64,
+}
+
+impl Range {
+    /// `command` for this range.
+    pub const fn of(self, command: Command) -> Command {
+        [
+            command[0] | (self.num << 12) | (self.scale << 20),
+            command[1] | (self.tg << 10) | (self.ttl << 8),
+        ]
+    }
+}
+
+/// A command for the entries of a VMID.
+pub const fn with_vmid(command: Command, vmid: u16) -> Command {
+    [command[0] | ((vmid as u64) << 32), command[1]]
 }
 
 /// `CMD_ATC_INV` of everything that a stream has cached (4.5.1).

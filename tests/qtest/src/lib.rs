@@ -10,8 +10,10 @@
 
 pub mod binary;
 pub mod command;
+pub mod edu;
 mod line;
 pub mod machine;
+pub mod pci;
 pub mod process;
 pub mod qmp;
 pub mod qtest;
@@ -21,6 +23,7 @@ pub mod smmu;
 mod wait;
 
 pub use binary::{qemu, qemu_c};
+pub use edu::{Access, Edu};
 pub use machine::Machine;
 pub use process::{Builder, Finished};
 pub use random::Random;

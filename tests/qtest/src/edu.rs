@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! QEMU's `edu`: a PCI device that reads and writes memory when told to, in one
+//! access each, and never says how that ended.
+
+use std::cell::Cell;
+
+use crate::{machine::RAM, pci, Machine};
+
+/// What is appended to `-device` for it. It masks addresses otherwise.
+pub const DEVICE: &str = "edu,dma_mask=0xffffffffffffffff";
+
+/// Bytes of its buffer.
+pub const BUFFER: u64 = 4096;
+
+/// The first half of the buffer is what it writes, the second what it has read.
+const INBOX: u64 = BUFFER / 2;
+/// Words that it can write.
+const WORDS: u64 = INBOX / 4;
+
+/// Offsets of registers.
+const SOURCE: u64 = 0x80;
+const DESTINATION: u64 = 0x88;
+const COUNT: u64 = 0x90;
+const COMMAND: u64 = 0x98;
+
+/// Where the buffer is for the device itself.
+const BUFFER_AT: u64 = 0x4_0000;
+/// How long a transfer takes, in nanoseconds.
+const DURATION: u64 = 101_000_000;
+
+/// A direction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// From memory
+    Read,
+    /// To memory
+    Write,
+}
+
+/// An `edu` with words in its buffer that are all different.
+pub struct Edu<'a> {
+    machine: &'a Machine,
+    sid: u32,
+    registers: u64,
+    /// The next word to write
+    next: Cell<u64>,
+}
+
+impl<'a> Edu<'a> {
+    /// The `edu` whose `StreamID` is `sid`, with its BAR `index` MiB into the
+    /// window. Nothing may translate yet: the words to write come from RAM.
+    ///
+    /// # Panics
+    ///
+    /// If it is not there.
+    #[track_caller]
+    pub fn new(machine: &'a Machine, sid: u32, index: u64) -> Self {
+        let edu = Self {
+            machine,
+            sid,
+            registers: pci::MEMORY + (index << 20),
+            next: Cell::new(0),
+        };
+        edu.program();
+        edu
+    }
+
+    /// Programs it again, as after a reset.
+    #[track_caller]
+    pub fn program(&self) {
+        pci::enable(self.machine, self.sid, 0x11e8_1234, self.registers);
+        let words: Vec<u8> = (0..WORDS)
+            .flat_map(|index| self.word(index).to_le_bytes())
+            .collect();
+        let before = self.machine.read_memory(RAM, words.len());
+        self.machine.write_memory(RAM, &words);
+        self.transfer(Access::Read, RAM, 0, INBOX);
+        self.machine.write_memory(RAM, &before);
+    }
+
+    /// Its `StreamID`.
+    pub const fn sid(&self) -> u32 {
+        self.sid
+    }
+
+    const fn word(&self, index: u64) -> u32 {
+        0x8000_0000 | (self.sid << 12) | index as u32
+    }
+
+    #[track_caller]
+    fn transfer(&self, access: Access, address: u64, offset: u64, count: u64) {
+        let inside = BUFFER_AT + offset;
+        let (source, destination, command) = match access {
+            Access::Read => (address, inside, 1),
+            Access::Write => (inside, address, 3),
+        };
+        let machine = self.machine;
+        machine.write64(self.registers + SOURCE, source);
+        machine.write64(self.registers + DESTINATION, destination);
+        machine.write64(self.registers + COUNT, count);
+        machine.write64(self.registers + COMMAND, command);
+        machine.clock_step(DURATION);
+    }
+
+    /// One access of 4 bytes; what is read is dropped, what is written too.
+    #[track_caller]
+    pub fn access(&self, access: Access, iova: u64) {
+        match access {
+            Access::Read => self.read(iova, 4),
+            Access::Write => drop(self.write(iova)),
+        }
+    }
+
+    /// Writes a word that is not the one before to `iova`; the word.
+    #[track_caller]
+    pub fn write(&self, iova: u64) -> u32 {
+        let index = self.next.get();
+        self.next.set((index + 1) % WORDS);
+        self.transfer(Access::Write, iova, 4 * index, 4);
+        self.word(index)
+    }
+
+    /// Writes the first `count` bytes of what it can write to `iova`; the bytes.
+    #[track_caller]
+    pub fn write_bytes(&self, iova: u64, count: u64) -> Vec<u8> {
+        assert!(count <= INBOX);
+        self.transfer(Access::Write, iova, 0, count);
+        let words = (0..WORDS).flat_map(|index| self.word(index).to_le_bytes());
+        words.take(count as usize).collect()
+    }
+
+    /// Reads `count` bytes from `iova`, to be had with [`deliver`](Self::deliver).
+    #[track_caller]
+    pub fn read(&self, iova: u64, count: u64) {
+        assert!(count <= BUFFER - INBOX);
+        self.transfer(Access::Read, iova, INBOX, count);
+    }
+
+    /// Writes the first `count` bytes of what it has read last to `iova`.
+    #[track_caller]
+    pub fn deliver(&self, iova: u64, count: u64) {
+        self.transfer(Access::Write, iova, INBOX, count);
+    }
+}
