@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The Event queue: what is recorded where, when that is signalled, and what
+//! becomes of records that have no place.
+
+use smmuv3_qtest::{
+    smmu::{reg, EVENTQEN, GERROR_IRQEN},
+    Access,
+};
+
+use crate::{
+    bench::{machine, Bench, Stage1, DATA, EVENT_LOG2SIZE, EVENT_QUEUE, IOVA, NOWHERE},
+    record::{Kind, Record},
+    tables::Granule,
+};
+
+/// `IRQ_CTRL.EVENTQ_IRQEN`
+const EVENTQ_IRQEN: u32 = 1 << 2;
+/// `GERROR.EVENTQ_ABT_ERR`
+const EVENTQ_ABT_ERR: u32 = 1 << 2;
+/// `EVENTQ_PROD.OVFLG`, `EVENTQ_CONS.OVACKFLG`
+const OVERFLOW: u32 = 1 << 31;
+
+/// Causes the `number`th fault; the record of it.
+fn fault(bench: &Bench<'_>, number: u64) -> Record {
+    let iova = IOVA + 0x1000 * (number + 1);
+    bench.edu.access(Access::Write, iova);
+    bench.fault1(Kind::Translation, Access::Write, iova)
+}
+
+/// Runs a test with an Event queue of 2^`log2size` entries and stage 1.
+#[track_caller]
+fn with_queue(log2size: u32, test: impl FnOnce(&Bench<'_>)) {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    Stage1::new(&bench, Granule::K4, 39);
+    bench.setup_event_queue(EVENT_QUEUE, log2size);
+    // nothing that was there before is part of a record
+    machine.fill_memory(EVENT_QUEUE, 32 << EVENT_LOG2SIZE, 0xff);
+    test(&bench);
+}
+
+#[track_caller]
+fn expect_pointers(bench: &Bench<'_>, prod: u32, cons: u32) {
+    let smmu = &bench.smmu;
+    let actual = [reg::EVENTQ_PROD, reg::EVENTQ_CONS].map(|register| smmu.read(register));
+    assert_eq!(actual, [prod, cons], "EVENTQ_PROD, EVENTQ_CONS");
+    assert_eq!(smmu.read(reg::GERROR), smmu.read(reg::GERRORN));
+}
+
+#[test]
+fn records_are_written_one_after_another_and_around_the_end() {
+    for log2size in [0, 1, 3] {
+        with_queue(log2size, |bench| {
+            let entries = 1 << log2size;
+            let pointers = 2 * entries;
+            for number in 0..3 * pointers {
+                let record = fault(bench, u64::from(number));
+                let next = (number + 1) % pointers;
+                expect_pointers(bench, next, number % pointers);
+                assert_eq!(bench.record(number % entries), record);
+                bench.smmu.write(reg::EVENTQ_CONS, next);
+            }
+            let behind = EVENT_QUEUE + 32 * u64::from(entries);
+            assert_eq!(bench.machine.read64(behind), u64::MAX, "behind the queue");
+        });
+    }
+}
+
+#[test]
+fn a_queue_is_signalled_when_it_is_no_longer_empty() {
+    with_queue(3, |bench| {
+        let smmu = &bench.smmu;
+        smmu.intercept_irqs();
+        smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN | GERROR_IRQEN);
+        smmu.pulses();
+        let expect = |when, count| assert_eq!(smmu.pulses(), [count, 0, 0, 0], "{when}");
+        fault(bench, 0);
+        expect("the first", 1);
+        fault(bench, 1);
+        fault(bench, 2);
+        expect("more", 0);
+        smmu.write(reg::EVENTQ_CONS, 2);
+        fault(bench, 3);
+        expect("one is still there", 0);
+        smmu.write(reg::EVENTQ_CONS, 4);
+        fault(bench, 4);
+        expect("all have been taken", 1);
+        smmu.write(reg::EVENTQ_CONS, 5);
+        smmu.write(reg::IRQ_CTRL, GERROR_IRQEN);
+        fault(bench, 5);
+        expect("the interrupt is disabled", 0);
+        expect_pointers(bench, 6, 5);
+    });
+}
+
+#[test]
+fn what_does_not_fit_toggles_the_overflow_flag_once_and_is_no_error() {
+    with_queue(1, |bench| {
+        let records = [fault(bench, 0), fault(bench, 1)];
+        expect_pointers(bench, 2, 0);
+        for number in 2..5 {
+            fault(bench, number);
+            expect_pointers(bench, OVERFLOW | 2, 0);
+        }
+        assert_eq!([bench.record(0), bench.record(1)], records);
+    });
+}
+
+#[test]
+fn an_overflow_that_is_acknowledged_can_be_seen_again() {
+    with_queue(1, |bench| {
+        let cons = |value| bench.smmu.write(reg::EVENTQ_CONS, value);
+        for number in 0..3 {
+            fault(bench, number);
+        }
+        expect_pointers(bench, OVERFLOW | 2, 0);
+        cons(OVERFLOW | 2);
+        let record = fault(bench, 3);
+        expect_pointers(bench, OVERFLOW | 3, OVERFLOW | 2);
+        assert_eq!(bench.record(0), record);
+        fault(bench, 4);
+        expect_pointers(bench, OVERFLOW, OVERFLOW | 2);
+        fault(bench, 5);
+        expect_pointers(bench, 0, OVERFLOW | 2);
+    });
+}
+
+#[test]
+fn a_queue_that_has_overflowed_records_what_fits_before_it_is_acknowledged() {
+    with_queue(1, |bench| {
+        for number in 0..3 {
+            fault(bench, number);
+        }
+        bench.smmu.write(reg::EVENTQ_CONS, 2);
+        let record = fault(bench, 3);
+        expect_pointers(bench, OVERFLOW | 3, 2);
+        assert_eq!(bench.record(0), record);
+        fault(bench, 4);
+        fault(bench, 5);
+        // a second overflow cannot be told from the first
+        expect_pointers(bench, OVERFLOW, 2);
+    });
+}
+
+#[test]
+fn an_overflow_is_not_signalled() {
+    with_queue(0, |bench| {
+        let smmu = &bench.smmu;
+        fault(bench, 0);
+        smmu.intercept_irqs();
+        smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN | GERROR_IRQEN);
+        smmu.pulses();
+        fault(bench, 1);
+        expect_pointers(bench, OVERFLOW | 1, 0);
+        assert_eq!(smmu.pulses(), [0; 4]);
+    });
+}
+
+#[test]
+fn a_queue_that_is_off_records_nothing_and_does_not_overflow() {
+    with_queue(1, |bench| {
+        let smmu = &bench.smmu;
+        smmu.disable(EVENTQEN);
+        for number in 0..4 {
+            fault(bench, number);
+        }
+        expect_pointers(bench, 0, 0);
+        assert_eq!(bench.machine.read64(EVENT_QUEUE), u64::MAX);
+        smmu.enable(EVENTQEN);
+        fault(bench, 4);
+        expect_pointers(bench, 1, 0);
+        fault(bench, 5);
+        smmu.disable(EVENTQEN);
+        fault(bench, 6);
+        expect_pointers(bench, 2, 0);
+    });
+}
+
+#[test]
+fn transactions_are_aborted_whether_or_not_that_is_recorded() {
+    with_queue(0, |bench| {
+        bench.smmu.disable(EVENTQEN);
+        bench.machine.write32(DATA, 1);
+        let iova = IOVA + 0x1000;
+        for enabled in [false, true, true] {
+            if enabled {
+                bench.smmu.enable(EVENTQEN);
+            }
+            bench.edu.write(iova);
+            bench.edu.read(iova, 4);
+            assert_eq!(bench.machine.read32(DATA), 1);
+        }
+    });
+}
+
+/// A queue that cannot be written: 7.2.2.
+#[test]
+fn a_queue_outside_of_memory_is_a_global_error() {
+    with_queue(1, |bench| {
+        let smmu = &bench.smmu;
+        smmu.intercept_irqs();
+        smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN | GERROR_IRQEN);
+        bench.setup_event_queue(NOWHERE, 1);
+        smmu.pulses();
+        fault(bench, 0);
+        let error = || smmu.read(reg::GERROR) ^ smmu.read(reg::GERRORN);
+        assert_eq!(error(), EVENTQ_ABT_ERR);
+        assert_eq!(smmu.pulses(), [0, 0, 0, 1]);
+        assert_eq!(smmu.read(reg::EVENTQ_PROD), 0);
+        // it stays, and is not toggled by the next
+        fault(bench, 1);
+        assert_eq!(error(), EVENTQ_ABT_ERR);
+        assert_eq!(smmu.pulses(), [0; 4]);
+        smmu.acknowledge();
+        assert_eq!(error(), 0);
+        fault(bench, 2);
+        assert_eq!(error(), EVENTQ_ABT_ERR);
+        assert_eq!(smmu.pulses(), [0, 0, 0, 1]);
+    });
+}
+
+/// The queue is not writable before the error is acknowledged: 7.2.1.
+#[test]
+fn nothing_is_recorded_while_the_error_is_there() {
+    with_queue(1, |bench| {
+        bench.setup_event_queue(NOWHERE, 1);
+        fault(bench, 0);
+        bench.setup_event_queue(EVENT_QUEUE, 1);
+        for number in 1..4 {
+            fault(bench, number);
+        }
+        let prod = bench.smmu.read(reg::EVENTQ_PROD);
+        assert_eq!(prod, 0, "EVENTQ_PROD");
+        bench.smmu.acknowledge();
+        let record = fault(bench, 4);
+        expect_pointers(bench, 1, 0);
+        assert_eq!(bench.record(0), record);
+    });
+}

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What is cached and has been invalidated is looked up again. That anything is
+//! cached at all is not asked for.
+
+use smmuv3_qtest::{
+    command::{self, Command},
+    Access,
+};
+
+use crate::{
+    bench::{
+        install_stage2, machine, Bench, Nested, Stage1, CONTEXT, DATA, IOVA, IPA, IPA_OFFSET, SID,
+    },
+    entries::{
+        cd::{self, NUMBER},
+        ste::{self, VMID},
+    },
+    record::{Class, Kind},
+    tables::{
+        bits::{AF, READ_ONLY, STAGE_1, TABLE_READ_ONLY},
+        Granule, Tables,
+    },
+};
+
+/// Moves what `iova` is mapped to, and executes these commands, more than once.
+#[track_caller]
+fn moves(bench: &Bench<'_>, iova: u64, map: impl Fn(u64), commands: &[Command]) {
+    for page in [1, 2, 3] {
+        let data = DATA + 0x1_0000 * page;
+        map(data);
+        bench.commands(commands);
+        bench.passes(iova, data + iova % 0x1000);
+    }
+}
+
+/// The commands that invalidate a page of stage 1.
+fn stage1_commands(vmid: u16, address: u64) -> [Command; 6] {
+    [
+        command::tlbi_nh_va(NUMBER, address),
+        command::tlbi_nh_vaa(address),
+        command::tlbi_nh_asid(NUMBER),
+        command::tlbi_nh_all(0),
+        command::TLBI_NSNH_ALL,
+        // not the last level alone
+        [command::tlbi_nh_va(NUMBER, address)[0], address & !0xfff],
+    ]
+    .map(|command| match command[0] & 0xff {
+        0x30 => command,
+        _ => command::with_vmid(command, vmid),
+    })
+}
+
+#[test]
+fn every_command_of_stage_1_makes_a_page_be_looked_up() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        bench.forget_tables();
+        let stage1 = Stage1::new(&bench, granule, 42);
+        for command in stage1_commands(0, IOVA) {
+            bench.passes(IOVA, DATA);
+            let map = |data| stage1.tables.map(IOVA, data);
+            moves(&bench, IOVA + 0x104, map, &[command]);
+            map(DATA);
+            bench.commands(&[command]);
+        }
+    }
+}
+
+/// Stage 1 alone is tagged with the VMID of its entry, if there is a stage 2.
+#[test]
+fn every_command_of_stage_1_does_so_on_an_smmu_with_both() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    for vmid in [0, VMID] {
+        bench.install(ste::stage1(CONTEXT).with(ste::S2_VMID, vmid.into()));
+        for command in stage1_commands(vmid, IOVA) {
+            let map = |data| stage1.tables.map(IOVA, data);
+            moves(&bench, IOVA, map, &[command]);
+        }
+        let map = |data| stage1.tables.map(IOVA, data);
+        moves(&bench, IOVA, map, &[command::tlbi_s12_vmall(vmid)]);
+    }
+}
+
+#[test]
+fn every_command_of_stage_2_makes_a_page_be_looked_up() {
+    let machine = machine("2").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        bench.forget_tables();
+        let tables = install_stage2(&bench, granule, 42);
+        for command in [
+            command::tlbi_s2_ipa(VMID, IOVA),
+            command::tlbi_s12_vmall(VMID),
+            command::TLBI_NSNH_ALL,
+        ] {
+            moves(&bench, IOVA, |data| tables.map(IOVA, data), &[command]);
+        }
+    }
+}
+
+#[test]
+fn commands_of_stage_1_do_so_for_both_stages() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for granules in [
+        [Granule::K4; 2],
+        [Granule::K64, Granule::K4],
+        [Granule::K4, Granule::K64],
+        [Granule::K16, Granule::K64],
+    ] {
+        bench.forget_tables();
+        let nested = Nested::new(&bench, granules, 42);
+        for page in 0..4 {
+            let [ipa, data] = [IPA, DATA].map(|base| base + 0x1_0000 * page);
+            nested.stage2.map(ipa, data);
+        }
+        bench.invalidate();
+        let map = |data: u64| nested.stage1.map(IOVA, data - DATA + IPA);
+        for command in stage1_commands(VMID, IOVA) {
+            moves(&bench, IOVA, map, &[command]);
+        }
+        moves(&bench, IOVA, map, &[command::tlbi_s12_vmall(VMID)]);
+    }
+}
+
+/// `CMD_TLBI_S2_IPA` need not invalidate what is combined of both stages: so
+/// there is a second command.
+#[test]
+fn commands_of_stage_2_do_so_for_both_stages() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for granules in [
+        [Granule::K4; 2],
+        [Granule::K64, Granule::K4],
+        [Granule::K4, Granule::K64],
+    ] {
+        bench.forget_tables();
+        let nested = Nested::new(&bench, granules, 42);
+        let map = |data| nested.stage2.map(IPA, data);
+        let ipa = command::tlbi_s2_ipa(VMID, IPA);
+        moves(&bench, IOVA, map, &[ipa, command::tlbi_nh_all(VMID)]);
+        moves(&bench, IOVA, map, &[command::tlbi_s12_vmall(VMID)]);
+        moves(&bench, IOVA, map, &[command::TLBI_NSNH_ALL]);
+    }
+}
+
+/// Tables are translated by stage 2 as well, and that may be cached.
+#[test]
+fn a_table_that_stage_2_moves_is_looked_up() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let table = IPA + (16 << 20);
+    nested.stage1.set(IOVA, 2, table | 3);
+    let slot = (IOVA >> 12) % 512 * 8;
+    let ipa = command::tlbi_s2_ipa(VMID, table);
+    for commands in [
+        vec![ipa, command::tlbi_nh_all(VMID)],
+        vec![command::tlbi_s12_vmall(VMID)],
+        vec![command::TLBI_NSNH_ALL],
+    ] {
+        for page in [0, 1, 2, 3] {
+            let output = IPA + 0x10_0000 + 0x1000 * page;
+            let place = DATA + (8 << 20) + 0x1000 * page;
+            machine.write64(place + slot, output | STAGE_1 | 3);
+            nested.stage2.map(output, DATA + 0x1000 * page);
+            nested.stage2.map(table, place);
+            bench.commands(&commands);
+            bench.passes(IOVA, DATA + 0x1000 * page);
+        }
+    }
+}
+
+/// Any address of it will do.
+#[test]
+fn a_block_is_invalidated_by_any_address_of_it() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        bench.forget_tables();
+        let tables = Tables::stage1(&bench, granule, 42);
+        let size = 1 << granule.shift(2);
+        let output = DATA & !(size - 1);
+        let iova = 3 * size + DATA % size;
+        let address = 3 * size + (size - granule.size());
+        bench.install_stage1(cd::lower(&tables));
+        for command in stage1_commands(0, address) {
+            tables.map_block(iova, output, 2);
+            bench.invalidate();
+            bench.passes(iova, DATA);
+            // pages in place of the block
+            tables.set(iova, 2, 0);
+            tables.map(iova, DATA + 0x10_0000);
+            bench.commands(&[command]);
+            bench.passes(iova, DATA + 0x10_0000);
+        }
+    }
+}
+
+/// What stage 1 maps as one is one, in however many parts stage 2 has it.
+#[test]
+fn a_large_page_over_small_ones_is_invalidated_by_one_command() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for (granule, level) in [(Granule::K64, 3), (Granule::K16, 3), (Granule::K4, 2)] {
+        for asid in [true, false] {
+            bench.forget_tables();
+            let nested = Nested::new(&bench, [granule, Granule::K4], 42);
+            let size = 1 << granule.shift(level);
+            let iova = size * 3;
+            let parts = [0, 0x1000, size - 0x1000];
+            let [first, second] = [IPA, IPA + (1 << 30)];
+            for (part, data) in parts.into_iter().zip([0, 0x1000, 0x2000]) {
+                nested.stage2.map(first + part, DATA + data);
+                nested.stage2.map(second + part, DATA + 0x10_0000 + data);
+            }
+            nested.stage1.map_block(iova, first, level);
+            bench.invalidate();
+            for (part, data) in parts.into_iter().zip([0, 0x1000, 0x2000]) {
+                bench.passes(iova + part, DATA + data);
+            }
+            nested.stage1.map_block(iova, second, level);
+            let command = if asid {
+                command::tlbi_nh_va(NUMBER, iova)
+            } else {
+                command::tlbi_nh_vaa(iova)
+            };
+            bench.commands(&[command::with_vmid(command, VMID)]);
+            for (part, data) in parts.into_iter().zip([0, 0x1000, 0x2000]) {
+                bench.passes(iova + part, DATA + 0x10_0000 + data);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upper_address_is_invalidated_like_a_lower_one() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for bits in [48, 39, 25] {
+        let tables = Tables::stage1(&bench, Granule::K4, bits);
+        tables.map(IOVA, DATA);
+        bench.install_stage1(cd::upper(&tables));
+        let iova = (!0 << bits) + IOVA;
+        for command in stage1_commands(0, iova) {
+            moves(&bench, iova, |data| tables.map(IOVA, data), &[command]);
+        }
+    }
+}
+
+/// The tag is no part of the address, so an invalidation need not have it.
+#[test]
+fn an_address_with_a_tag_is_invalidated_without_it() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let tables = Tables::stage1(&bench, Granule::K4, 39);
+    let context = cd::and_upper(cd::lower(&tables), &tables);
+    tables.map(IOVA, DATA);
+    bench.install_stage1(context.with(cd::TBI0, 1).with(cd::TBI1, 1));
+    for iova in [IOVA, (!0 << 39) + IOVA] {
+        for command in [
+            command::tlbi_nh_va(NUMBER, iova),
+            command::tlbi_nh_vaa(iova),
+        ] {
+            for tag in [0x00, 0x12, 0x80, 0xff] {
+                let tagged = iova & !(0xff << 56) | (tag << 56);
+                moves(&bench, tagged, |data| tables.map(IOVA, data), &[command]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_becomes_invalid_is_refused() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let write = Access::Write;
+    let fault1 = bench.fault1(Kind::Translation, write, IOVA);
+    let fault2 = bench.fault2(Kind::Translation, write, IOVA, Class::Input, IPA);
+    for _ in 0..3 {
+        bench.passes(IOVA, DATA);
+        nested.stage1.set(IOVA, 3, 0);
+        let command = command::tlbi_nh_va(NUMBER, IOVA);
+        bench.commands(&[command::with_vmid(command, VMID)]);
+        bench.faults(write, IOVA, fault1);
+        nested.stage1.map(IOVA, IPA);
+        bench.passes(IOVA, DATA);
+        nested.stage2.set(IPA, 3, 0);
+        let ipa = command::tlbi_s2_ipa(VMID, IPA);
+        bench.commands(&[ipa, command::tlbi_nh_all(VMID)]);
+        bench.faults(write, IOVA, fault2);
+        nested.stage2.map(IPA, DATA);
+    }
+}
+
+/// A fault is never cached.
+#[test]
+fn what_becomes_valid_needs_no_invalidation() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let write = Access::Write;
+    for (tables, address, fault) in [
+        (
+            &nested.stage1,
+            IOVA,
+            bench.fault1(Kind::Translation, write, IOVA),
+        ),
+        (
+            &nested.stage2,
+            IPA,
+            bench.fault2(Kind::Translation, write, IOVA, Class::Input, IPA),
+        ),
+    ] {
+        let good = tables.get(address, 3);
+        tables.set(address, 3, 0);
+        bench.invalidate();
+        bench.faults(write, IOVA, fault);
+        tables.set(address, 3, good);
+        bench.passes(IOVA, DATA);
+    }
+}
+
+#[test]
+fn permissions_that_are_taken_away_are_gone_after_an_invalidation() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let table = stage1.tables.get(IOVA, 2);
+    let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
+    for command in stage1_commands(0, IOVA) {
+        bench.passes(IOVA, DATA);
+        stage1.tables.map_with(IOVA, DATA, 3, AF | READ_ONLY);
+        bench.commands(&[command]);
+        bench.faults(Access::Write, IOVA, record);
+        bench.reads(IOVA, DATA);
+        stage1.tables.map(IOVA, DATA);
+        bench.commands(&[command]);
+        bench.passes(IOVA, DATA);
+    }
+    // of a table: no command for the last level alone
+    let whole = [command::tlbi_nh_va(NUMBER, IOVA)[0], IOVA];
+    stage1.tables.set(IOVA, 2, table | TABLE_READ_ONLY);
+    bench.commands(&[whole]);
+    bench.faults(Access::Write, IOVA, record);
+    stage1.tables.set(IOVA, 2, table);
+    bench.commands(&[whole]);
+    bench.passes(IOVA, DATA);
+}
+
+/// Commands by which an entry is read again.
+fn entry_commands() -> [Command; 4] {
+    [
+        command::cfgi_ste(SID),
+        command::cfgi_ste_range(SID, 0),
+        command::cfgi_ste_range(SID & !0xff, 7),
+        command::CFGI_ALL,
+    ]
+}
+
+#[test]
+fn an_entry_is_read_again_when_it_is_invalidated() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    Stage1::new(&bench, Granule::K4, 39);
+    for command in entry_commands() {
+        bench.set_ste(SID, ste::stage1(CONTEXT));
+        bench.commands(&[command]);
+        bench.passes(IOVA, DATA);
+        bench.set_ste(SID, ste::abort());
+        bench.commands(&[command]);
+        bench.aborts(Access::Write, IOVA);
+        bench.set_ste(SID, ste::bypass());
+        bench.commands(&[command]);
+        bench.passes(DATA + 8, DATA + 8);
+    }
+}
+
+/// Context descriptors, too: they are invalidated with their entry.
+#[test]
+fn a_context_descriptor_is_read_again_when_it_or_its_entry_is_invalidated() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let both = [0, 1].map(|index| {
+        let tables = Tables::stage1(&bench, Granule::K4, 39);
+        tables.map(IOVA, DATA + 0x1000 * index);
+        cd::lower(&tables).with(cd::ASID, 40 + index)
+    });
+    bench.install_stage1(both[0]);
+    let own = [command::cfgi_cd(SID, 0), command::cfgi_cd_all(SID)];
+    for command in own.into_iter().chain(entry_commands()) {
+        for (index, context) in both.into_iter().enumerate() {
+            bench.set_cd(context);
+            bench.commands(&[command]);
+            bench.passes(IOVA, DATA + 0x1000 * index as u64);
+        }
+    }
+}
+
+/// An address space has its own translations: nothing has to be invalidated to
+/// change from one to another.
+#[test]
+fn translations_are_of_an_asid_and_a_vmid() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let tables = Tables::stage1(&bench, Granule::K4, 39);
+    let context = cd::lower(&tables);
+    for (asid, vmid) in [(1, 1), (1, 2), (2, 1), (0, 0), (0xffff, 0xffff), (1, 0)] {
+        let data = DATA + 0x1000 * (asid % 16 + 16 * (vmid % 16));
+        tables.map(IOVA, data);
+        bench.set_cd(context.with(cd::ASID, asid));
+        bench.set_ste(SID, ste::stage1(CONTEXT).with(ste::S2_VMID, vmid));
+        bench.commands(&[command::cfgi_ste(SID)]);
+        bench.passes(IOVA, data);
+    }
+}
+
+/// What is only a stage 2 is tagged with its VMID, and is not what a stage 1
+/// of that VMID is.
+#[test]
+fn translations_of_the_stages_are_not_mixed_up() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Tables::stage1(&bench, Granule::K4, 39);
+    let stage2 = bench.stage2_for_tables(Granule::K4);
+    stage1.map(IOVA, DATA);
+    stage2.map(IOVA, DATA + 0x1000);
+    let both = Tables::stage1(&bench, Granule::K4, 39).seen_at(IPA_OFFSET);
+    both.map(IOVA, IPA);
+    stage2.map(IPA, DATA + 0x2000);
+    bench.set_cd(cd::lower(&stage1));
+    let other = CONTEXT + 0x1000;
+    let context = cd::lower(&both).with(cd::ASID, 9);
+    machine.write_memory(other, &context.to_bytes());
+    let entries = [
+        ste::stage1(CONTEXT).with(ste::S2_VMID, VMID.into()),
+        ste::stage2(&stage2),
+        ste::nested(other + IPA_OFFSET, &stage2),
+    ];
+    bench.invalidate();
+    for _ in 0..2 {
+        for (index, entry) in entries.into_iter().enumerate() {
+            bench.set_ste(SID, entry);
+            bench.commands(&[command::cfgi_ste(SID)]);
+            bench.passes(IOVA, DATA + 0x1000 * index as u64);
+        }
+    }
+}
+
+/// More pages than any cache holds.
+#[test]
+fn many_pages_do_not_get_in_each_others_way() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let pages = 600;
+    for page in 0..pages {
+        stage1
+            .tables
+            .map(IOVA + 0x1000 * page, DATA + 0x1000 * (page * 7 % 1024));
+    }
+    bench.invalidate();
+    for page in (0..pages).chain(0..pages) {
+        let data = DATA + 0x1000 * (page * 7 % 1024);
+        let word = bench.edu.write(IOVA + 0x1000 * page + 4);
+        assert_eq!(machine.read32(data + 4), word, "page {page}");
+    }
+    assert_eq!(bench.records(), []);
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Translation in software: what becomes of the DMA of an emulated device behind
+//! an SMMU without acceleration. Tables, descriptors and expected records are
+//! written down here from the specification, not taken from the device.
+
+mod bench;
+mod commands;
+mod configuration;
+mod entries;
+mod event_queue;
+mod hostile;
+mod invalidating;
+mod nested;
+mod ranges;
+mod record;
+mod reset;
+mod stage1;
+mod stage1_faults;
+mod stage2;
+mod stage2_faults;
+mod stream_table;
+mod streams;
+mod tables;
+mod topology;

@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Both stages: stage 1's addresses are stage 2's, those of its tables too.
+
+use smmuv3_qtest::Access;
+
+use crate::{
+    bench::{
+        machine, Bench, Nested, ACCESSES, CONTEXT, DATA, IOVA, IPA, IPA_BITS, IPA_OFFSET, NOWHERE,
+    },
+    entries::{cd, ste},
+    record::{Class, Kind, Record},
+    tables::{
+        bits::{self, AF, PAGE, READ_ONLY, S2_READ, S2_WRITE, STAGE_1, TABLE, TABLE_READ_ONLY},
+        Granule, Tables,
+    },
+};
+
+const INSIDE: u64 = 0x344;
+const ADDRESS: u64 = IOVA + INSIDE;
+
+/// Both directions of [`ADDRESS`] give this fault of stage 2.
+#[track_caller]
+fn fails(bench: &Bench<'_>, what: &str, kind: Kind, class: Class, ipa: u64) {
+    for access in ACCESSES {
+        let mut record = bench.fault2(kind, access, ADDRESS, class, ipa);
+        if kind == Kind::Permission && class == Class::Table {
+            record = record.reading_table();
+        }
+        bench.faults_when(what, access, ADDRESS, record);
+    }
+}
+
+#[test]
+fn every_granule_translates_over_every_other() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for first in Granule::ALL {
+        for second in Granule::ALL {
+            for bits in [48, 39, 25] {
+                bench.forget_tables();
+                let nested = Nested::new(&bench, [first, second], bits);
+                bench.passes(ADDRESS, DATA + INSIDE);
+                // to the end of the smaller page, and from there on nothing
+                let end = first.size().min(second.size());
+                bench.passes(IOVA + end - 4, DATA + end - 4);
+                let next = IOVA + end;
+                if end < second.size() {
+                    nested.stage1.map(next, IPA + end);
+                    bench.passes(next, DATA + end);
+                }
+                if end < first.size() {
+                    let (write, class) = (Access::Write, Class::Input);
+                    let record = bench.fault2(Kind::Translation, write, next, class, IPA + end);
+                    bench.faults(write, next, record);
+                }
+            }
+        }
+    }
+}
+
+/// Blocks of either stage: what is translated is the smaller.
+#[test]
+fn every_block_translates_over_every_other() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for first in Granule::ALL {
+        for second in Granule::ALL {
+            bench.forget_tables();
+            let nested = Nested::new(&bench, [first, second], 42);
+            let inner = 1 << second.shift(2);
+            let outer = 1 << first.shift(2);
+            let output = DATA & !(inner - 1);
+            nested.stage1.map_block(16 * outer, IPA, 2);
+            nested.stage2.map_block(IPA, output, 2);
+            bench.invalidate();
+            for inside in [0x5_0340, outer.min(inner) - 4] {
+                let address = output + inside;
+                if (DATA..DATA + (64 << 20)).contains(&address) {
+                    bench.passes(16 * outer + inside, address);
+                }
+            }
+            let inside = DATA % inner + 0x344;
+            if inside < outer {
+                bench.passes(16 * outer + inside, output + inside);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_context_descriptor_is_where_stage_2_says() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let elsewhere = DATA + 0x1_0000;
+    machine.write_memory(elsewhere + 0x40, &nested.context.to_bytes());
+    bench.set_cd(crate::entries::Entry::default());
+    nested.stage2.map(IPA + 0x9000, elsewhere);
+    bench.install(ste::nested(IPA + 0x9040, &nested.stage2));
+    bench.passes(ADDRESS, DATA + INSIDE);
+}
+
+/// What stage 2 can say about a page that something is read from, and the fault
+/// that it is.
+const REFUSALS: [(u64, Kind); 4] = [
+    (0, Kind::Translation),
+    ((1 << 44) | AF | S2_READ | PAGE, Kind::AddressSize),
+    (DATA | S2_READ | S2_WRITE | PAGE, Kind::AccessFlag),
+    (DATA | AF | PAGE, Kind::Permission),
+];
+
+#[test]
+fn a_context_descriptor_that_stage_2_refuses_is_a_fault_of_that_class() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let context = IPA + 0x9040;
+    for (descriptor, kind) in REFUSALS {
+        nested.stage2.set(context, 3, descriptor);
+        bench.install(ste::nested(context, &nested.stage2));
+        fails(&bench, "context", kind, Class::Cd, context);
+    }
+    // writing is not what happens to it
+    let write_only = DATA | AF | S2_WRITE | PAGE;
+    nested.stage2.set(context, 3, write_only);
+    bench.invalidate();
+    fails(&bench, "write-only", Kind::Permission, Class::Cd, context);
+}
+
+#[test]
+fn a_context_descriptor_beyond_stage_2_is_a_fault_of_that_class() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let context = 1 << (IPA_BITS + 1);
+    bench.install(ste::nested(context, &nested.stage2));
+    fails(&bench, "beyond", Kind::Translation, Class::Cd, context);
+}
+
+#[test]
+fn a_context_descriptor_that_cannot_be_read_is_recorded_with_its_physical_address() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    nested.stage2.map(IPA + 0x9000, NOWHERE);
+    bench.install(ste::nested(IPA + 0x9040, &nested.stage2));
+    let record = bench.event(Kind::CdFetch).fetching(NOWHERE + 0x40);
+    for access in ACCESSES {
+        bench.faults(access, ADDRESS, record);
+    }
+}
+
+/// Where the tables of a level are in IPAs, and a descriptor of that.
+fn at_every_level(test: impl Fn(&Bench<'_>, &Nested<'_>, u32, u64)) {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        for level in 1..=3 {
+            bench.forget_tables();
+            let nested = Nested::new(&bench, [granule, Granule::K4], 48);
+            // a table in the pages from IPA + 16 MiB on, one page after another
+            let slot = nested.stage1.descriptor(IOVA, level);
+            let table = slot & !(granule.size() - 1);
+            let moved = IPA + (16 << 20);
+            for page in (0..granule.size()).step_by(0x1000) {
+                nested.stage2.map(moved + page, table + page);
+            }
+            if level == nested.stage1.start {
+                let base = moved + (nested.stage1.base() - IPA_OFFSET) % granule.size();
+                let context = nested.context.with_address(cd::TTB0, base);
+                bench.install_nested(context, &nested.stage2);
+            } else {
+                nested.stage1.set(IOVA, level - 1, moved | TABLE);
+                bench.invalidate();
+            }
+            bench.passes(ADDRESS, DATA + INSIDE);
+            test(&bench, &nested, level, moved + slot % granule.size());
+        }
+    }
+}
+
+/// The IPA of the record is the descriptor's, not that of its table.
+#[test]
+fn a_descriptor_that_stage_2_refuses_is_a_fault_of_that_class() {
+    at_every_level(|bench, nested, level, ipa| {
+        for (descriptor, kind) in REFUSALS {
+            nested.stage2.set(ipa, 3, descriptor);
+            bench.invalidate();
+            fails(bench, &format!("level {level}"), kind, Class::Table, ipa);
+        }
+    });
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_read_is_an_abort_of_stage_1_with_its_physical_address() {
+    at_every_level(|bench, nested, level, ipa| {
+        nested.stage2.map(ipa & !0xfff, NOWHERE);
+        bench.invalidate();
+        for access in ACCESSES {
+            let record = bench.event(Kind::WalkAbort).of(access, ADDRESS);
+            let record = record.stage1(Class::Table).fetching(NOWHERE | ipa & 0xfff);
+            bench.faults_when(format!("level {level}"), access, ADDRESS, record);
+        }
+    });
+}
+
+/// A descriptor of stage 2 that cannot be read, on the way to each thing.
+#[test]
+fn a_walk_of_stage_2_that_aborts_is_of_the_class_of_what_it_is_for() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let abort = |access, class, ipa: u64| -> Record {
+        let offset = nested.stage2.descriptor(ipa, 3) % 0x1000;
+        let record = bench.event(Kind::WalkAbort).of(access, ADDRESS);
+        record.stage2(class).fetching(NOWHERE + offset)
+    };
+    // far from each other: they have tables of their own
+    let [context, table, output] = [IPA | (1 << 30), IPA | (2 << 30), IPA | (3 << 30)];
+    let slot = nested.stage1.descriptor(IOVA, 3);
+    nested.stage2.map(context, CONTEXT & !0xfff);
+    nested.stage2.map(table, slot & !0xfff);
+    nested.stage2.map(output, DATA);
+    nested.stage1.map(IOVA, output);
+    nested.stage1.set(IOVA, 2, table | TABLE);
+    bench.install(ste::nested(context | CONTEXT & 0xfff, &nested.stage2));
+    bench.passes(ADDRESS, DATA + INSIDE);
+    for (class, ipa) in [
+        (Class::Cd, context | CONTEXT & 0xfff),
+        (Class::Table, table | slot & 0xfff),
+        (Class::Input, output | INSIDE),
+    ] {
+        for access in ACCESSES {
+            let record = abort(access, class, ipa);
+            let good = nested.stage2.get(ipa, 2);
+            nested.stage2.set(ipa, 2, NOWHERE | TABLE);
+            bench.invalidate();
+            bench.faults_when(format!("{class:?}"), access, ADDRESS, record);
+            nested.stage2.set(ipa, 2, good);
+        }
+    }
+    bench.invalidate();
+    bench.passes(ADDRESS, DATA + INSIDE);
+}
+
+#[test]
+fn an_address_that_stage_2_refuses_is_recorded_with_its_ipa() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for granules in [[Granule::K4; 2], [Granule::K64, Granule::K4]] {
+        bench.forget_tables();
+        let nested = Nested::new(&bench, granules, 39);
+        for (descriptor, kind) in REFUSALS {
+            nested.stage2.set(IPA, 3, descriptor);
+            bench.invalidate();
+            fails(&bench, "address", kind, Class::Input, IPA + INSIDE);
+        }
+        // outside of what stage 2 translates
+        let beyond = 1 << IPA_BITS;
+        nested.stage1.map(IOVA, beyond);
+        bench.invalidate();
+        fails(&bench, "beyond", Kind::Translation, Class::Input, beyond);
+    }
+}
+
+/// Both stages have to permit it.
+#[test]
+fn the_stage_that_refuses_is_recorded() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let (both, read) = (STAGE_1, AF | READ_ONLY);
+    for (stage1, stage2, refusing_read, refusing_write) in [
+        (both, S2_READ | S2_WRITE, 0, 0),
+        (both, S2_READ, 0, 2),
+        (both, S2_WRITE, 2, 0),
+        (both, 0, 2, 2),
+        (read, S2_READ | S2_WRITE, 0, 1),
+        (read, S2_READ, 0, 1),
+        (read, S2_WRITE, 2, 1),
+        (read, 0, 2, 1),
+    ] {
+        nested.stage1.map_with(IOVA, IPA, 3, stage1);
+        nested.stage2.map_with(IPA, DATA, 3, AF | stage2);
+        bench.invalidate();
+        for _ in 0..2 {
+            for (access, stage) in [
+                (Access::Read, refusing_read),
+                (Access::Write, refusing_write),
+            ] {
+                match stage {
+                    0 if access == Access::Read => bench.reads(ADDRESS, DATA + INSIDE),
+                    0 => bench.writes(ADDRESS, DATA + INSIDE),
+                    1 => {
+                        let record = bench.fault1(Kind::Permission, access, ADDRESS);
+                        bench.faults(access, ADDRESS, record);
+                    }
+                    _ => {
+                        let class = Class::Input;
+                        let record = bench.fault2(Kind::Permission, access, ADDRESS, class, IPA);
+                        bench.faults(access, ADDRESS, record);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The C device forgets `APTable` with the first translation that it caches.
+#[test]
+fn a_table_that_is_read_only_is_so_after_a_read() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let table = nested.stage1.get(IOVA, 2);
+    nested.stage1.set(IOVA, 2, table | TABLE_READ_ONLY);
+    bench.invalidate();
+    bench.reads(ADDRESS, DATA + INSIDE);
+    let record = bench.fault1(Kind::Permission, Access::Write, ADDRESS);
+    bench.faults(Access::Write, ADDRESS, record);
+}
+
+#[test]
+fn faults_of_stage_1_are_as_without_stage_2() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    for (descriptor, kind) in [
+        (0, Kind::Translation),
+        ((1 << 44) | STAGE_1 | PAGE, Kind::AddressSize),
+        (IPA | bits::USER | PAGE, Kind::AccessFlag),
+        (IPA | AF | READ_ONLY | PAGE, Kind::Permission),
+    ] {
+        nested.stage1.set(IOVA, 3, descriptor);
+        bench.invalidate();
+        let record = bench.fault1(kind, Access::Write, ADDRESS);
+        bench.faults(Access::Write, ADDRESS, record);
+    }
+}
+
+/// `CD.R` is for stage 1, `STE.S2R` for stage 2.
+#[test]
+fn each_stage_says_whether_its_faults_are_recorded() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let write = Access::Write;
+    let fault1 = bench.fault1(Kind::Translation, write, ADDRESS);
+    let fault2 = bench.fault2(Kind::Translation, write, ADDRESS, Class::Input, IPA);
+    for (record1, record2) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        bench.set_cd(nested.context.with(cd::R, record1));
+        let entry = ste::nested(CONTEXT + IPA_OFFSET, &nested.stage2);
+        bench.install(entry.with(ste::S2_R, record2));
+        for (tables, address, recorded, fault) in [
+            (&nested.stage1, IOVA, record1, fault1),
+            (&nested.stage2, IPA, record2, fault2),
+        ] {
+            let good = tables.get(address, 3);
+            tables.set(address, 3, 0);
+            bench.invalidate();
+            let expected = if recorded == 1 { vec![fault] } else { vec![] };
+            assert_eq!(bench.refused(write, ADDRESS), expected);
+            tables.set(address, 3, good);
+        }
+        bench.invalidate();
+        bench.passes(ADDRESS, DATA + INSIDE);
+    }
+}
+
+/// The C device translates the tables' addresses with the Context descriptor.
+#[test]
+fn a_table_that_is_not_walked_may_be_anywhere() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let missing = Tables::stage1(&bench, Granule::K4, 39).seen_at(IPA + (1 << 30));
+    bench.install_nested(cd::and_upper(nested.context, &missing), &nested.stage2);
+    bench.passes(ADDRESS, DATA + INSIDE);
+    // with an upper address it is walked
+    let upper = (!0 << 39) + ADDRESS;
+    let descriptor = missing.base() + 8 * ((upper >> 30) % 512);
+    for access in ACCESSES {
+        let record = bench.fault2(Kind::Translation, access, upper, Class::Table, descriptor);
+        bench.faults(access, upper, record);
+    }
+    bench.passes(ADDRESS, DATA + INSIDE);
+}
+
+/// A table of 64 KiB is 16 pages of 4 KiB for stage 2, each where that likes.
+/// The C device translates the table's first address alone.
+#[test]
+fn a_table_of_stage_1_may_be_scattered_by_stage_2() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K64, Granule::K4], 42);
+    let table = IPA + (16 << 20);
+    let scattered = |page: u64| DATA + (8 << 20) + (page * 7 % 16) * 0x3000;
+    for page in 0..16 {
+        nested.stage2.map(table + page * 0x1000, scattered(page));
+        // the first descriptor of the page
+        let descriptor = (IPA + 0x1_0000 * page) | STAGE_1 | PAGE;
+        machine.write64(scattered(page), descriptor);
+        nested
+            .stage2
+            .map(IPA + 0x1_0000 * page, DATA + 0x1000 * page);
+    }
+    nested.stage1.set(IOVA, 2, table | TABLE);
+    bench.invalidate();
+    // 512 descriptors of 64 KiB are in a page
+    let block = IOVA & !0x1fff_ffff;
+    for page in 0..16 {
+        let iova = block + page * 512 * 0x1_0000;
+        bench.passes(iova + 8, DATA + 0x1000 * page + 8);
+    }
+    // and the first table, too
+    let first = IPA + (32 << 20);
+    for page in 0..16 {
+        nested
+            .stage2
+            .map(first + page * 0x1000, scattered(page) + 0x1000);
+        machine.write64(scattered(page) + 0x1000, table | TABLE);
+    }
+    bench.install_nested(nested.context.with_address(cd::TTB0, first), &nested.stage2);
+    for page in 0..16 {
+        let iova = page * 512 * 0x2000_0000;
+        bench.passes(iova + 8, DATA + 8);
+    }
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What stage 1 lets pass, and where it goes.
+
+use smmuv3_qtest::Access;
+
+use crate::{
+    bench::{machine, Bench, Stage1, DATA, IOVA},
+    entries::{cd, ste},
+    record::Kind,
+    tables::{Granule, Tables},
+};
+
+/// Input address sizes: the largest and the smallest for each level that a walk
+/// can begin with.
+const SIZES: [(Granule, &[u32]); 3] = [
+    (Granule::K4, &[48, 40, 39, 31, 30, 25]),
+    (Granule::K16, &[48, 47, 37, 36, 26, 25]),
+    (Granule::K64, &[48, 43, 42, 30, 29, 25]),
+];
+
+#[test]
+fn every_granule_translates_from_every_level() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for (granule, sizes) in SIZES {
+        for bits in sizes {
+            bench.forget_tables();
+            let tables = Tables::stage1(&bench, granule, *bits);
+            let pages = [0, IOVA, tables.last_page()];
+            for (page, iova) in pages.into_iter().enumerate() {
+                tables.map(iova, DATA + page as u64 * 0x1_0000);
+            }
+            bench.install_stage1(cd::lower(&tables));
+            for (page, iova) in pages.into_iter().enumerate() {
+                let data = DATA + page as u64 * 0x1_0000;
+                bench.passes(iova + 0x340, data + 0x340);
+                bench.passes(iova, data);
+                let last = granule.size() - 4;
+                bench.passes(iova + last, data + last);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_block_translates() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        for level in granule.blocks() {
+            let tables = Tables::stage1(&bench, granule, 42);
+            let size = 1 << granule.shift(*level);
+            let output = DATA & !(size - 1);
+            tables.map_block(5 * size, output, *level);
+            bench.install_stage1(cd::lower(&tables));
+            for inside in [DATA % size, DATA % size + 0x12_3454] {
+                bench.passes(5 * size + inside, output + inside);
+            }
+        }
+    }
+}
+
+/// Its alignment is the table's own size (64 bytes for the smallest).
+#[test]
+fn a_small_first_table_need_not_be_aligned_to_the_granule() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    bench.allocate(64);
+    let tables = Tables::stage1(&bench, Granule::K4, 31);
+    assert_ne!(tables.base() % 0x1000, 0);
+    tables.map(IOVA | (1 << 30), DATA);
+    bench.install_stage1(cd::lower(&tables));
+    bench.passes(IOVA | (1 << 30), DATA);
+}
+
+/// Upper and lower addresses with their own granules and sizes.
+fn install_halves(bench: &Bench<'_>, lower: (Granule, u32), upper: (Granule, u32)) {
+    let low = Tables::stage1(bench, lower.0, lower.1);
+    let high = Tables::stage1(bench, upper.0, upper.1);
+    low.map(IOVA, DATA);
+    high.map(IOVA, DATA + 0x10_0000);
+    high.map(high.last_page(), DATA + 0x20_0000);
+    bench.install_stage1(cd::and_upper(cd::lower(&low), &high));
+}
+
+#[test]
+fn upper_addresses_have_tables_of_their_own() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for upper in Granule::ALL {
+        for (lower, bits) in [
+            (Granule::K4, 48),
+            (Granule::K16, 39),
+            (Granule::K64, 30),
+            (upper, 25),
+        ] {
+            bench.forget_tables();
+            install_halves(&bench, (lower, 39), (upper, bits));
+            let first = !0 << bits;
+            bench.passes(IOVA + 8, DATA + 8);
+            bench.passes((first + IOVA) + 8, DATA + 0x10_0008);
+            let last = upper.size() - 4;
+            bench.passes(!3, DATA + 0x20_0000 + last);
+        }
+    }
+}
+
+#[test]
+fn upper_addresses_translate_alone() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let tables = Tables::stage1(&bench, Granule::K4, 39);
+    tables.map(IOVA, DATA);
+    bench.install_stage1(cd::upper(&tables));
+    let iova = (!0 << 39) + IOVA;
+    bench.passes(iova, DATA);
+    let fault = bench.fault1(Kind::Translation, Access::Write, IOVA);
+    bench.faults(Access::Write, IOVA, fault);
+}
+
+#[test]
+fn each_half_ignores_the_top_byte_if_its_bit_says_so() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let low = Tables::stage1(&bench, Granule::K4, 48);
+    let high = Tables::stage1(&bench, Granule::K4, 48);
+    low.map(IOVA, DATA);
+    high.map(IOVA, DATA + 0x1000);
+    let halves = cd::and_upper(cd::lower(&low), &high);
+    let tagged = |tag: u64, upper: bool| {
+        let sign = if upper { 0xff_ffff_u64 << 48 } else { 0 };
+        IOVA | sign & !(0xff << 56) | (tag << 56)
+    };
+    for tbi in 0..4 {
+        let context = halves.with(cd::TBI0, tbi & 1).with(cd::TBI1, tbi >> 1);
+        bench.install_stage1(context);
+        for (upper, own, data) in [(false, 0, DATA), (true, 0xff, DATA + 0x1000)] {
+            let ignored = (tbi >> u32::from(upper)) & 1 == 1;
+            bench.passes(tagged(own, upper), data);
+            for tag in [0x01, 0x80, 0x5a, 0xff - own] {
+                let iova = tagged(tag, upper);
+                if ignored {
+                    bench.passes(iova, data);
+                } else {
+                    let fault = bench.fault1(Kind::Translation, Access::Write, iova);
+                    bench.faults_when(format!("TBI {tbi:#b}"), Access::Write, iova, fault);
+                }
+            }
+        }
+    }
+}
+
+/// Bits between the range and the top byte are looked at all the same.
+#[test]
+fn an_ignored_top_byte_does_not_widen_the_range() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    bench.install_stage1(stage1.context.with(cd::TBI0, 1).with(cd::TBI1, 1));
+    bench.passes(IOVA | (0x33 << 56), DATA);
+    for bit in [39, 47, 55] {
+        let iova = IOVA | (1 << bit) | (0x33 << 56);
+        let fault = bench.fault1(Kind::Translation, Access::Write, iova);
+        bench.faults(Access::Write, iova, fault);
+    }
+}
+
+#[test]
+fn a_transfer_follows_the_tables_across_pages() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        let stage1 = Stage1::new(&bench, granule, 39);
+        let size = granule.size();
+        let (first, second) = (DATA + 5 * size, DATA + 2 * size);
+        stage1.tables.map(IOVA, first);
+        stage1.tables.map(IOVA + size, second);
+        bench.invalidate();
+        let bytes = bench.edu.write_bytes(IOVA + size - 0x300, 0x800);
+        let mut arrived = machine.read_memory(first + size - 0x300, 0x300);
+        arrived.extend(machine.read_memory(second, 0x500));
+        assert_eq!(arrived, bytes, "{granule:?}");
+        assert_eq!(bench.records(), []);
+
+        let (back, dump) = (IOVA + size - 0x300, DATA + 8 * size);
+        bench.edu.read(back, 0x800);
+        bench.install(ste::bypass());
+        bench.edu.deliver(dump, 0x800);
+        assert_eq!(machine.read_memory(dump, 0x800), bytes, "{granule:?}");
+        assert_eq!(bench.records(), []);
+    }
+}
+
+#[test]
+fn a_transfer_arrives_up_to_the_page_that_is_missing() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    Stage1::new(&bench, Granule::K4, 39);
+    let start = IOVA + 0x1000 - 0x100;
+    machine.fill_memory(DATA, 0x2000, 0);
+    let bytes = bench.edu.write_bytes(start, 0x200);
+    assert_eq!(machine.read_memory(DATA + 0xf00, 0x100), bytes[..0x100]);
+    assert_eq!(machine.read_memory(DATA + 0x1000, 0x1000), [0; 0x1000]);
+    let records = bench.records();
+    let fault = bench.fault1(Kind::Translation, Access::Write, IOVA + 0x1000);
+    assert_eq!(records.first(), Some(&fault), "{records:?}");
+}
+
+/// Bits that software may use, and attributes that say nothing about whether
+/// data may be read and written.
+#[test]
+fn other_bits_of_a_descriptor_change_nothing() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let leaf = stage1.tables.get(IOVA, 3);
+    // memory attributes, shareability, nG, contiguous, PXN, XN, software's
+    for bits in [0x7 << 2, 0x3 << 8, 1 << 11, 1 << 52, 3 << 53, 0xf << 55] {
+        stage1.tables.set(IOVA, 3, leaf | bits);
+        bench.invalidate();
+        bench.passes(IOVA, DATA);
+    }
+    stage1.tables.set(IOVA, 3, leaf);
+    let table = stage1.tables.get(IOVA, 2);
+    // ignored bits, PXNTable, XNTable
+    for bits in [0x3ff << 2, 0x7f << 52, 1 << 59, 1 << 60] {
+        stage1.tables.set(IOVA, 2, table | bits);
+        bench.invalidate();
+        bench.passes(IOVA, DATA);
+    }
+}
+
+/// The C device aborts QEMU on the Reserved ones.
+#[test]
+fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    for ips in 0..8 {
+        bench.install_stage1(stage1.context.with(cd::IPS, ips));
+        bench.passes(IOVA, DATA);
+    }
+}
+
+/// `EPDx`: what describes a half that is not walked means nothing.
+#[test]
+fn the_fields_of_a_half_that_is_off_are_ignored() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let tables = Tables::stage1(&bench, Granule::K4, 39);
+    tables.map(IOVA, DATA);
+    let nowhere = 0xffff_ffff_fff0;
+    let lower = cd::lower(&tables).with(cd::T1SZ, 63).with(cd::TG1, 0);
+    bench.install_stage1(lower.with_address(cd::TTB1, nowhere));
+    bench.passes(IOVA, DATA);
+    let upper = cd::upper(&tables).with(cd::T0SZ, 63).with(cd::TG0, 3);
+    bench.install_stage1(upper.with_address(cd::TTB0, nowhere));
+    bench.passes((!0 << 39) + IOVA, DATA);
+}

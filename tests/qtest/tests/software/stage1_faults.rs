@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What stage 1 refuses, and the records of it.
+
+use smmuv3_qtest::Access;
+
+use crate::{
+    bench::{machine, Bench, Stage1, ACCESSES, DATA, IOVA, NOWHERE},
+    entries::cd,
+    record::{Class, Kind, Record},
+    tables::{
+        bits::{self, AF, BLOCK, PAGE, READ_ONLY, STAGE_1, TABLE, TABLE_READ_ONLY},
+        Granule, Tables,
+    },
+};
+
+/// Both directions of [`IOVA`] give this kind of fault.
+#[track_caller]
+fn fails(bench: &Bench<'_>, what: &str, kind: Kind) {
+    for access in ACCESSES {
+        bench.faults_when(what, access, IOVA, bench.fault1(kind, access, IOVA));
+    }
+}
+
+/// Input address sizes for each level that a walk can begin with.
+const SIZES: [(Granule, u32); 10] = [
+    (Granule::K4, 48),
+    (Granule::K4, 39),
+    (Granule::K4, 30),
+    (Granule::K16, 48),
+    (Granule::K16, 47),
+    (Granule::K16, 36),
+    (Granule::K16, 25),
+    (Granule::K64, 48),
+    (Granule::K64, 42),
+    (Granule::K64, 29),
+];
+
+/// Runs `test` for each level of tables of each kind, with [`IOVA`] mapped.
+fn at_every_level(test: impl Fn(&Bench<'_>, &Stage1<'_>, u32)) {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for (granule, bits) in SIZES {
+        for level in granule.start(bits)..=3 {
+            bench.forget_tables();
+            let stage1 = Stage1::new(&bench, granule, bits);
+            bench.passes(IOVA, DATA);
+            test(&bench, &stage1, level);
+        }
+    }
+}
+
+#[test]
+fn an_invalid_descriptor_at_any_level_is_no_translation() {
+    at_every_level(|bench, stage1, level| {
+        // all bits but that for validity
+        for descriptor in [0, 0b10, !1] {
+            stage1.tables.set(IOVA, level, descriptor);
+            bench.invalidate();
+            fails(bench, &format!("level {level}"), Kind::Translation);
+        }
+    });
+}
+
+/// With addresses of 48 bits there are blocks of 1 GiB, 2 MiB, 32 MiB and
+/// 512 MiB, and no others. What would be a block in the last level is Reserved.
+#[test]
+fn a_block_where_there_is_none_is_no_translation() {
+    at_every_level(|bench, stage1, level| {
+        if !stage1.tables.granule.blocks().contains(&level) {
+            let shift = stage1.tables.granule.shift(level);
+            let output = DATA >> shift << shift;
+            stage1.tables.set(IOVA, level, output | STAGE_1 | BLOCK);
+            bench.invalidate();
+            fails(bench, &format!("level {level}"), Kind::Translation);
+        }
+    });
+}
+
+/// A descriptor of stage 1 at `address` could not be read.
+fn walk_abort(bench: &Bench<'_>, access: Access, address: u64) -> Record {
+    let record = bench.event(Kind::WalkAbort).of(access, IOVA);
+    record.stage1(Class::Table).fetching(address)
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
+    at_every_level(|bench, stage1, level| {
+        let tables = &stage1.tables;
+        let slot = tables.descriptor(IOVA, level);
+        let offset = if level == tables.start {
+            let offset = slot - tables.base();
+            bench.install_stage1(stage1.context.with_address(cd::TTB0, NOWHERE));
+            offset
+        } else {
+            tables.set(IOVA, level - 1, NOWHERE | TABLE);
+            slot % tables.granule.size()
+        };
+        bench.invalidate();
+        for access in ACCESSES {
+            let record = walk_abort(bench, access, NOWHERE + offset);
+            bench.faults_when(format!("level {level}"), access, IOVA, record);
+        }
+    });
+}
+
+/// External aborts are no faults of translation: `R` does not suppress them.
+#[test]
+fn a_descriptor_that_cannot_be_read_is_always_recorded() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let offset = stage1.tables.descriptor(IOVA, 2) % 0x1000;
+    stage1.tables.set(IOVA, 1, NOWHERE | TABLE);
+    bench.install_stage1(stage1.context.with(cd::R, 0));
+    let record = walk_abort(&bench, Access::Write, NOWHERE + offset);
+    bench.faults(Access::Write, IOVA, record);
+}
+
+#[test]
+fn an_address_outside_of_both_halves_is_no_translation() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        for bits in [48, 39, 25] {
+            bench.forget_tables();
+            let low = Tables::stage1(&bench, granule, bits);
+            let high = Tables::stage1(&bench, granule, bits);
+            for tables in [&low, &high] {
+                for page in [0, IOVA, tables.last_page()] {
+                    tables.map(page, DATA);
+                }
+            }
+            bench.install_stage1(cd::and_upper(cd::lower(&low), &high));
+            bench.passes((1 << bits) - 4, DATA + granule.size() - 4);
+            bench.passes(!0 << bits, DATA);
+            let gap = [
+                1 << bits,
+                IOVA | (1 << bits),
+                IOVA | (1 << 63),
+                (!0 << bits) - 4,
+            ];
+            for iova in gap {
+                for access in ACCESSES {
+                    bench.faults(access, iova, bench.fault1(Kind::Translation, access, iova));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_half_that_is_off_has_no_translation() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let tables = Tables::stage1(&bench, Granule::K4, 39);
+    tables.map(IOVA, DATA);
+    let both = cd::and_upper(cd::lower(&tables), &tables);
+    let halves = [IOVA, (!0 << 39) + IOVA];
+    for (off, field) in [(0, cd::EPD0), (1, cd::EPD1)] {
+        bench.install_stage1(both);
+        bench.passes(halves[off], DATA);
+        bench.install_stage1(both.with(field, 1));
+        let iova = halves[off];
+        for access in ACCESSES {
+            bench.faults(access, iova, bench.fault1(Kind::Translation, access, iova));
+        }
+        bench.passes(halves[1 - off], DATA);
+    }
+}
+
+/// Smaller output sizes: fields of `CD.IPS` and the bits that they mean. The
+/// Reserved and larger ones are the 44 bits that the SMMU has.
+const OUTPUTS: [(u64, u32); 8] = [
+    (0, 32),
+    (1, 36),
+    (2, 40),
+    (3, 42),
+    (4, 44),
+    (5, 44),
+    (6, 44),
+    (7, 44),
+];
+
+fn address_sizes(outputs: &[(u64, u32)]) {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    for (ips, bits) in outputs {
+        bench.install_stage1(stage1.context.with(cd::IPS, *ips));
+        for level in [3, 2, 1] {
+            let kind = if level == 3 { PAGE } else { BLOCK };
+            for output in [1 << bits, 1 << 47] {
+                let good = stage1.tables.get(IOVA, level);
+                stage1.tables.set(IOVA, level, output | STAGE_1 | kind);
+                bench.invalidate();
+                fails(
+                    &bench,
+                    &format!("IPS {ips}, level {level}"),
+                    Kind::AddressSize,
+                );
+                stage1.tables.set(IOVA, level, good);
+            }
+        }
+        bench.invalidate();
+        bench.passes(IOVA, DATA);
+    }
+}
+
+#[test]
+fn an_output_beyond_the_contexts_size_is_an_address_size_fault() {
+    address_sizes(&OUTPUTS[..6]);
+}
+
+/// The C device aborts QEMU.
+#[test]
+fn the_reserved_output_sizes_are_the_smmus_own() {
+    address_sizes(&OUTPUTS[6..]);
+}
+
+/// Not only what is translated to is checked (3.4.3).
+#[test]
+fn a_next_table_beyond_the_contexts_size_is_an_address_size_fault() {
+    at_every_level(|bench, stage1, level| {
+        if level < 3 {
+            stage1.tables.set(IOVA, level, (1 << 44) | TABLE);
+            bench.invalidate();
+            fails(bench, &format!("level {level}"), Kind::AddressSize);
+        }
+    });
+}
+
+/// With pages of 64 KiB an address of 48 bits is all that there is: bits 15:12
+/// are no part of it.
+#[test]
+fn low_bits_of_a_64k_descriptor_are_no_address() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K64, 42);
+    for level in [2, 3] {
+        let good = stage1.tables.get(IOVA, level);
+        stage1.tables.set(IOVA, level, good | 0xf000);
+        bench.invalidate();
+        bench.passes(IOVA + 0x2340, DATA + 0x2340);
+        stage1.tables.set(IOVA, level, good);
+    }
+}
+
+#[test]
+fn a_page_without_access_flag_is_an_access_fault() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    for level in [3, 2, 1] {
+        let shift = Granule::K4.shift(level);
+        let output = DATA >> shift << shift;
+        stage1.tables.map_with(IOVA, output, level, bits::USER);
+        bench.install_stage1(stage1.context);
+        fails(&bench, &format!("level {level}"), Kind::AccessFlag);
+        bench.install_stage1(stage1.context.with(cd::AFFD, 1));
+        bench.passes(IOVA, output + IOVA % (1 << shift));
+    }
+}
+
+/// In this order, whatever else is wrong with the page.
+#[test]
+fn the_first_fault_of_several_is_the_one_that_is_recorded() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let too_far = 1 << 44;
+    for (descriptor, kind) in [
+        (too_far | READ_ONLY, Kind::Translation),
+        (too_far | READ_ONLY | PAGE, Kind::AddressSize),
+        (DATA | READ_ONLY | PAGE, Kind::AccessFlag),
+        (DATA | AF | READ_ONLY | PAGE, Kind::Permission),
+    ] {
+        stage1.tables.set(IOVA, 3, descriptor);
+        bench.invalidate();
+        let record = bench.fault1(kind, Access::Write, IOVA);
+        bench.faults(Access::Write, IOVA, record);
+    }
+}
+
+#[test]
+fn a_page_that_is_read_only_can_be_read_only() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
+    for granule in Granule::ALL {
+        bench.forget_tables();
+        let stage1 = Stage1::new(&bench, granule, 42);
+        // privileged or not: all transactions are privileged
+        for user in [0, bits::USER] {
+            stage1.tables.map_with(IOVA, DATA, 3, AF | READ_ONLY | user);
+            bench.invalidate();
+            bench.faults(Access::Write, IOVA, record);
+            bench.reads(IOVA, DATA);
+            // what is cached by now does not permit more
+            bench.faults(Access::Write, IOVA, record);
+            bench.reads(IOVA, DATA);
+            stage1.tables.map_with(IOVA, DATA, 3, AF | user);
+            bench.invalidate();
+            bench.passes(IOVA, DATA);
+        }
+    }
+}
+
+#[test]
+fn a_table_that_is_read_only_makes_all_below_it_so() {
+    at_every_level(|bench, stage1, level| {
+        if level == 3 {
+            return;
+        }
+        let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
+        let good = stage1.tables.get(IOVA, level);
+        stage1.tables.set(IOVA, level, good | TABLE_READ_ONLY);
+        bench.invalidate();
+        bench.faults(Access::Write, IOVA, record);
+        bench.reads(IOVA, DATA);
+        bench.faults(Access::Write, IOVA, record);
+    });
+}
+
+/// The C device forgets `APTable` with the first translation that it caches.
+#[test]
+fn a_table_that_is_read_only_is_so_after_a_read() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let good = stage1.tables.get(IOVA, 2);
+    stage1.tables.set(IOVA, 2, good | TABLE_READ_ONLY);
+    bench.invalidate();
+    bench.reads(IOVA, DATA);
+    let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
+    bench.faults(Access::Write, IOVA, record);
+}
+
+#[test]
+fn tables_do_not_restrict_if_the_context_says_so() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let tables = Tables::stage1(&bench, Granule::K4, 39);
+    tables.map(IOVA, DATA);
+    let table = tables.get(IOVA, 2);
+    tables.set(IOVA, 2, table | TABLE_READ_ONLY | (1 << 61));
+    let halves = [IOVA, (!0 << 39) + IOVA];
+    let both = cd::and_upper(cd::lower(&tables), &tables);
+    for had in 0..4 {
+        bench.install_stage1(both.with(cd::HAD0, had & 1).with(cd::HAD1, had >> 1));
+        for (half, iova) in halves.into_iter().enumerate() {
+            if (had >> half) & 1 == 1 {
+                bench.passes(iova, DATA);
+            } else {
+                let record = bench.fault1(Kind::Permission, Access::Write, iova);
+                bench.faults(Access::Write, iova, record);
+            }
+        }
+    }
+}
+
+#[test]
+fn faults_are_not_recorded_if_the_context_says_so() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let cases = [
+        (0, Kind::Translation),
+        ((1 << 44) | STAGE_1 | PAGE, Kind::AddressSize),
+        (DATA | PAGE, Kind::AccessFlag),
+        (DATA | AF | READ_ONLY | PAGE, Kind::Permission),
+    ];
+    for (descriptor, kind) in cases {
+        stage1.tables.set(IOVA, 3, descriptor);
+        bench.install_stage1(stage1.context.with(cd::R, 0));
+        bench.aborts(Access::Write, IOVA);
+        bench.install_stage1(stage1.context);
+        let record = bench.fault1(kind, Access::Write, IOVA);
+        bench.faults(Access::Write, IOVA, record);
+    }
+    bench.install_stage1(stage1.context.with(cd::R, 0));
+    bench.aborts(Access::Read, IOVA | (1 << 45));
+}
+
+/// The input address is recorded to the last bit.
+#[test]
+fn a_record_has_the_address_of_the_access() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    Stage1::new(&bench, Granule::K4, 39);
+    for iova in [0x1000, 0x1ffc, 0x12_3454, 0x7f_ffff_fffc, !3, 1 << 52] {
+        for access in ACCESSES {
+            bench.faults(access, iova, bench.fault1(Kind::Translation, access, iova));
+        }
+    }
+}

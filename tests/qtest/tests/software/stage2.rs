@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What stage 2 alone lets pass, and where it goes.
+
+use crate::{
+    bench::{install_stage2, machine, Bench, Stage1, CONTEXT, DATA, IOVA},
+    entries::ste,
+    tables::{Granule, Tables},
+};
+
+/// Input address sizes for each level that a walk can begin with: the smallest,
+/// the largest with one table, and with concatenated ones up to 16 of them or
+/// the 44 bits that there are.
+const SIZES: [(Granule, u32, &[u32]); 9] = [
+    (Granule::K4, 2, &[25, 30, 31, 34]),
+    (Granule::K4, 1, &[31, 39, 40, 43]),
+    (Granule::K4, 0, &[40, 44]),
+    (Granule::K16, 3, &[25, 26, 29]),
+    (Granule::K16, 2, &[26, 36, 37, 40]),
+    (Granule::K16, 1, &[37, 44]),
+    (Granule::K64, 3, &[25, 29, 30, 33]),
+    (Granule::K64, 2, &[30, 42, 43, 44]),
+    (Granule::K64, 1, &[43, 44]),
+];
+
+#[test]
+fn every_granule_translates_from_every_level_with_concatenated_tables() {
+    let machine = machine("2").start();
+    let bench = Bench::new(&machine);
+    for (granule, start, sizes) in SIZES {
+        for bits in sizes {
+            bench.forget_tables();
+            let tables = Tables::stage2_from(&bench, granule, *bits, start);
+            let pages = [0, IOVA, tables.last_page()];
+            for (page, ipa) in pages.into_iter().enumerate() {
+                tables.map(ipa, DATA + page as u64 * 0x1_0000);
+            }
+            bench.install(ste::stage2(&tables));
+            for (page, ipa) in pages.into_iter().enumerate() {
+                bench.passes(ipa + 0x340, DATA + page as u64 * 0x1_0000 + 0x340);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_block_translates() {
+    let machine = machine("2").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        for level in granule.blocks() {
+            let tables = Tables::stage2(&bench, granule, 42);
+            let size = 1 << granule.shift(*level);
+            let output = DATA & !(size - 1);
+            tables.map_block(5 * size, output, *level);
+            bench.install(ste::stage2(&tables));
+            for inside in [DATA % size, DATA % size + 0x12_3454] {
+                bench.passes(5 * size + inside, output + inside);
+            }
+        }
+    }
+}
+
+/// The C device aborts QEMU on the Reserved ones.
+#[test]
+fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
+    let machine = machine("2").start();
+    let bench = Bench::new(&machine);
+    let tables = install_stage2(&bench, Granule::K4, 32);
+    for s2ps in 0..8 {
+        bench.install(ste::stage2(&tables).with(ste::S2_PS, s2ps));
+        bench.passes(IOVA, DATA);
+    }
+}
+
+#[test]
+fn what_belongs_to_stage_1_is_ignored() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let tables = install_stage2(&bench, Granule::K4, 39);
+    bench.install(
+        ste::stage2(&tables)
+            .with(ste::S1_STALLD, 1)
+            .with_address(ste::S1_CONTEXT_PTR, 0xff_ffff_ffff_ffc0),
+    );
+    bench.passes(IOVA, DATA);
+}
+
+#[test]
+fn what_belongs_to_stage_2_is_ignored_without_it() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    bench.set_cd(stage1.context);
+    bench.install(
+        ste::stage1(CONTEXT)
+            .with(ste::S2_VMID, 9)
+            .with(ste::S2_T0SZ, 63)
+            .with(ste::S2_SL0, 3)
+            .with(ste::S2_TG, 3)
+            .with(ste::S2_AA64, 0)
+            .with(ste::S2_ENDI, 1)
+            .with(ste::S2_S, 1)
+            .with_address(ste::S2_TTB, 0xf_ffff_ffff_fff0),
+    );
+    bench.passes(IOVA, DATA);
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What a Stream table entry says about all of a device's transactions, and
+//! what is done without one.
+
+use smmuv3_qtest::{
+    command, edu, pci,
+    smmu::{reg, SMMUEN},
+    Access, Edu,
+};
+
+use crate::{
+    bench::{machine, Bench, Stage1, ACCESSES, CONTEXT, DATA, IOVA, SID},
+    entries::{cd, ste},
+    record::Kind,
+    tables::{Granule, Tables},
+};
+
+const UPDATE: u32 = 1 << 31;
+const ABORT: u32 = 1 << 20;
+
+/// One address for all: what passes untranslated has to be one of memory.
+const ADDRESS: u64 = DATA + 0x5_0340;
+
+#[test]
+fn an_entry_bypasses_or_aborts() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    bench.install(ste::bypass());
+    bench.passes(ADDRESS, ADDRESS);
+    for config in 0b000..=0b011 {
+        bench.install(ste::of(config));
+        for access in ACCESSES {
+            bench.aborts(access, ADDRESS);
+        }
+    }
+    bench.install(ste::bypass());
+    bench.passes(ADDRESS, ADDRESS);
+}
+
+#[test]
+fn an_smmu_that_is_off_does_what_gbpa_says() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    bench.install(ste::abort());
+    bench.smmu.disable(SMMUEN);
+    for (gbpa, passes) in [(0, true), (ABORT, false), (0, true)] {
+        bench.smmu.write(reg::GBPA, UPDATE | gbpa);
+        machine.write32(ADDRESS, 0);
+        let word = bench.edu.write(ADDRESS);
+        assert_eq!(machine.read32(ADDRESS) == word, passes, "GBPA {gbpa:#x}");
+        assert_eq!(bench.records(), []);
+    }
+}
+
+#[test]
+fn gbpa_means_nothing_while_the_smmu_is_on() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    bench.install(ste::bypass());
+    bench.smmu.write(reg::GBPA, UPDATE | ABORT);
+    bench.writes(ADDRESS, ADDRESS);
+}
+
+#[test]
+fn translation_begins_and_ends_with_smmuen() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    stage1.tables.map(ADDRESS & !0xfff, DATA);
+    bench.invalidate();
+    for _ in 0..3 {
+        bench.smmu.enable(SMMUEN);
+        bench.writes(ADDRESS, DATA + (ADDRESS & 0xfff));
+        bench.smmu.disable(SMMUEN);
+        bench.writes(ADDRESS, ADDRESS);
+    }
+}
+
+/// Bypass does not give a device a wider address than the system has (3.4).
+#[test]
+fn a_bypassed_address_beyond_the_output_size_is_an_address_size_fault() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    bench.install(ste::bypass());
+    for access in ACCESSES {
+        for iova in [1 << 44, (1 << 63) | ADDRESS] {
+            let fault = bench.fault1(Kind::AddressSize, access, iova);
+            bench.faults(access, iova, fault);
+        }
+    }
+    bench.passes(ADDRESS, ADDRESS);
+}
+
+#[test]
+fn devices_have_the_translation_of_their_own_entry() {
+    let machine = machine("1")
+        .device(format!("{},bus=pcie.0,addr=5", edu::DEVICE))
+        .device(format!("{},bus=pcie.0,addr=6.5", edu::DEVICE))
+        .start();
+    let others = [pci::sid(0, 5), pci::sid(0, 6) | 5];
+    let edus = [1, 2].map(|index| Edu::new(&machine, others[index - 1], index as u64));
+    let bench = Bench::new(&machine);
+    let context = |index: u64| CONTEXT + 64 * index;
+    let tables = [0, 1].map(|index| {
+        let tables = Tables::stage1(&bench, Granule::K4, 39);
+        tables.map(IOVA, DATA + 0x1000 * index);
+        let entry = cd::lower(&tables).with(cd::ASID, index);
+        machine.write_memory(context(index), &entry.to_bytes());
+        tables
+    });
+    bench.set_ste(others[0], ste::stage1(context(1)));
+    bench.set_ste(others[1], ste::bypass());
+    bench.install(ste::stage1(context(0)));
+
+    let arrives = |edu: &Edu<'_>, iova, address| {
+        let word = edu.write(iova);
+        assert_eq!(machine.read32(address), word, "{:#x}", edu.sid());
+        assert_eq!(bench.records(), []);
+    };
+    arrives(&bench.edu, IOVA, DATA);
+    arrives(&edus[0], IOVA, DATA + 0x1000);
+    arrives(&edus[1], ADDRESS, ADDRESS);
+
+    // what is done about one is not done about the others
+    bench.set_ste(others[0], ste::abort());
+    bench.commands(&[command::cfgi_ste(others[0])]);
+    edus[0].write(IOVA);
+    assert_eq!(bench.records(), []);
+    arrives(&bench.edu, IOVA, DATA);
+    tables[0].set(IOVA, 3, 0);
+    bench.invalidate();
+    let fault = bench.fault1(Kind::Translation, Access::Write, IOVA);
+    bench.faults(Access::Write, IOVA, fault);
+    assert_eq!(bench.edu.sid(), SID);
+    arrives(&edus[1], ADDRESS, ADDRESS);
+}

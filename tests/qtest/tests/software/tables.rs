@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Translation tables of VMSAv8-64, in guest memory.
+
+use crate::bench::Bench;
+
+/// A translation granule.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Granule {
+    K4,
+    K16,
+    K64,
+}
+
+impl Granule {
+    pub const ALL: [Self; 3] = [Self::K4, Self::K16, Self::K64];
+
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::K4 => 12,
+            Self::K16 => 14,
+            Self::K64 => 16,
+        }
+    }
+
+    /// Bytes in a page and in a table that is not the first.
+    pub const fn size(self) -> u64 {
+        1 << self.bits()
+    }
+
+    /// Log2 of what an entry of this level spans.
+    pub const fn shift(self, level: u32) -> u32 {
+        self.bits() + (3 - level) * (self.bits() - 3)
+    }
+
+    /// The level of a walk's first table without concatenation.
+    pub const fn start(self, bits: u32) -> u32 {
+        4 - (bits - 4) / (self.bits() - 3)
+    }
+
+    /// The levels that have blocks, for addresses of 48 bits.
+    pub const fn blocks(self) -> &'static [u32] {
+        match self {
+            Self::K4 => &[1, 2],
+            Self::K16 | Self::K64 => &[2],
+        }
+    }
+
+    /// In `CD.TG0` and `STE.S2TG`
+    pub const fn tg0(self) -> u64 {
+        match self {
+            Self::K4 => 0b00,
+            Self::K16 => 0b10,
+            Self::K64 => 0b01,
+        }
+    }
+
+    /// In `CD.TG1`
+    pub const fn tg1(self) -> u64 {
+        match self {
+            Self::K4 => 0b10,
+            Self::K16 => 0b01,
+            Self::K64 => 0b11,
+        }
+    }
+
+    /// In commands
+    pub const fn tg(self) -> u64 {
+        match self {
+            Self::K4 => 0b01,
+            Self::K16 => 0b10,
+            Self::K64 => 0b11,
+        }
+    }
+}
+
+/// Bits of descriptors.
+pub mod bits {
+    pub const TABLE: u64 = 0b11;
+    pub const BLOCK: u64 = 0b01;
+    pub const PAGE: u64 = 0b11;
+    /// Access flag
+    pub const AF: u64 = 1 << 10;
+    /// `AP[1]` of stage 1: user, too
+    pub const USER: u64 = 1 << 6;
+    /// `AP[2]` of stage 1
+    pub const READ_ONLY: u64 = 1 << 7;
+    /// `S2AP` of stage 2
+    pub const S2_READ: u64 = 1 << 6;
+    pub const S2_WRITE: u64 = 1 << 7;
+    /// `APTable[1]` of stage 1
+    pub const TABLE_READ_ONLY: u64 = 1 << 62;
+    /// Where an address is
+    pub const ADDRESS: u64 = 0xffff_ffff_f000;
+
+    /// Attributes with which everything is permitted.
+    pub const STAGE_1: u64 = AF | USER;
+    pub const STAGE_2: u64 = AF | S2_READ | S2_WRITE;
+}
+
+/// The tables of one address range.
+pub struct Tables<'a> {
+    bench: &'a Bench<'a>,
+    pub granule: Granule,
+    /// Bits of an input address
+    bits: u32,
+    /// Level of the first table
+    pub start: u32,
+    /// Physical address of the first table
+    root: u64,
+    /// What its address is more for the SMMU, see [`Tables::seen_at`]
+    offset: u64,
+    /// Attributes of leaves, if not said
+    attributes: u64,
+}
+
+impl<'a> Tables<'a> {
+    fn new(bench: &'a Bench<'a>, granule: Granule, bits: u32, start: u32) -> Self {
+        let entries = 1 << (bits - granule.shift(start));
+        Self {
+            bench,
+            granule,
+            bits,
+            start,
+            root: bench.allocate(8 * entries),
+            offset: 0,
+            attributes: bits::STAGE_1,
+        }
+    }
+
+    /// Empty tables of stage 1 for input addresses of `bits` bits.
+    pub fn stage1(bench: &'a Bench<'a>, granule: Granule, bits: u32) -> Self {
+        Self::new(bench, granule, bits, granule.start(bits))
+    }
+
+    /// Empty tables of stage 2 that begin with level `start`.
+    pub fn stage2_from(bench: &'a Bench<'a>, granule: Granule, bits: u32, start: u32) -> Self {
+        Self {
+            attributes: bits::STAGE_2,
+            ..Self::new(bench, granule, bits, start)
+        }
+    }
+
+    /// Empty tables of stage 2 without concatenation.
+    pub fn stage2(bench: &'a Bench<'a>, granule: Granule, bits: u32) -> Self {
+        Self::stage2_from(bench, granule, bits, granule.start(bits))
+    }
+
+    /// The same, seen by the SMMU at addresses that are `offset` more: they are
+    /// IPAs.
+    pub const fn seen_at(mut self, offset: u64) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// The first table's address, for the SMMU.
+    pub const fn base(&self) -> u64 {
+        self.root + self.offset
+    }
+
+    /// As `T0SZ`, `T1SZ` and `S2T0SZ`.
+    pub const fn size_field(&self) -> u64 {
+        64 - self.bits as u64
+    }
+
+    /// As `S2SL0`.
+    pub const fn start_field(&self) -> u64 {
+        let start = self.start as u64;
+        match self.granule {
+            Granule::K4 => 2 - start,
+            Granule::K16 | Granule::K64 => 3 - start,
+        }
+    }
+
+    /// The highest page.
+    pub const fn last_page(&self) -> u64 {
+        (1 << self.bits) - self.granule.size()
+    }
+
+    /// Physical address of the descriptor of a level for `address`. Tables on
+    /// the way are made.
+    #[track_caller]
+    pub fn descriptor(&self, address: u64, level: u32) -> u64 {
+        let index = |at: u32| {
+            let entries = if at == self.start {
+                1 << (self.bits - self.granule.shift(at))
+            } else {
+                self.granule.size() / 8
+            };
+            (address >> self.granule.shift(at)) % entries
+        };
+        let machine = self.bench.machine;
+        let mut table = self.root;
+        for at in self.start..level {
+            let slot = table + 8 * index(at);
+            let mut descriptor = machine.read64(slot);
+            if descriptor & 0b11 != bits::TABLE {
+                let next = self.bench.allocate(self.granule.size());
+                descriptor = (next + self.offset) | bits::TABLE;
+                machine.write64(slot, descriptor);
+            }
+            table = (descriptor & bits::ADDRESS) - self.offset;
+        }
+        table + 8 * index(level)
+    }
+
+    /// Writes the descriptor of a level for `address`.
+    #[track_caller]
+    pub fn set(&self, address: u64, level: u32, descriptor: u64) {
+        let slot = self.descriptor(address, level);
+        self.bench.machine.write64(slot, descriptor);
+    }
+
+    /// The descriptor of a level for `address`.
+    #[track_caller]
+    pub fn get(&self, address: u64, level: u32) -> u64 {
+        self.bench.machine.read64(self.descriptor(address, level))
+    }
+
+    /// Maps what an entry of `level` spans, from `address` on, with these
+    /// attributes.
+    #[track_caller]
+    pub fn map_with(&self, address: u64, output: u64, level: u32, attributes: u64) {
+        let kind = if level == 3 { bits::PAGE } else { bits::BLOCK };
+        self.set(address, level, output | attributes | kind);
+    }
+
+    /// The same, everything is permitted.
+    #[track_caller]
+    pub fn map_block(&self, address: u64, output: u64, level: u32) {
+        self.map_with(address, output, level, self.attributes);
+    }
+
+    /// Maps a page, everything is permitted.
+    #[track_caller]
+    pub fn map(&self, address: u64, output: u64) {
+        self.map_block(address, output, 3);
+    }
+}
