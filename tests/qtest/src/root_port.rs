@@ -6,10 +6,8 @@
 //! accelerated SMMU. It writes what its MSI-X table says when it has completed
 //! a command for its slot.
 
-use crate::Machine;
+use crate::{pci, Machine};
 
-/// PCI configuration space of the `virt` machine.
-const ECAM: u64 = 0x40_1000_0000;
 /// Where the root port's MSI-X table is mapped.
 const BAR: u64 = 0x1000_0000;
 
@@ -34,7 +32,7 @@ impl<'a> RootPort<'a> {
     pub fn new(machine: &'a Machine, sid: u32) -> Self {
         let mut port = Self {
             machine,
-            config: ECAM + (u64::from(sid) << 12),
+            config: pci::config(sid),
             slot_control: 0,
             written: 0,
         };

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A device that asks gets what registers and tables say.
+
+use smmuv3_qtest::smmu::{reg, SMMUEN};
+
+use crate::{
+    backend::Access,
+    bench::{Bench, Served, Stages, DATA, IOVA, RING, RING_AT},
+    tables::Allow,
+};
+
+const ALL: [Stages; 3] = [Stages::One, Stages::Two, Stages::Both];
+
+#[test]
+fn a_page_is_translated_by_every_stage() {
+    for stages in ALL {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        bench.translates(RING, RING_AT);
+        bench.translates(IOVA, DATA);
+        bench.translates(IOVA + 0x123, DATA + 0x123);
+        let page = bench.backend.translate(IOVA, Access::Read);
+        assert_eq!(page.map(|page| (page.iova, page.size)), Some((IOVA, 4096)));
+    }
+}
+
+#[test]
+fn a_block_is_translated_by_every_stage() {
+    for stages in ALL {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        let block = 0x4060_0000;
+        bench.input().map_block(block, DATA, Allow::ReadWrite);
+        bench.translates(block, DATA);
+        bench.translates(block + 0x1f_f123, DATA + 0x1f_f123);
+    }
+}
+
+#[test]
+fn what_is_not_mapped_has_no_translation() {
+    for stages in ALL {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        for access in [Access::Read, Access::Write] {
+            bench.refuses(IOVA + 0x1000, access);
+            bench.refuses(IOVA + (1 << 30), access);
+            // beyond 39 bits
+            bench.refuses(IOVA + (1 << 40), access);
+        }
+        bench.translates(IOVA, DATA);
+    }
+}
+
+#[test]
+fn a_page_to_read_has_no_translation_for_writes() {
+    for stages in ALL {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        let page = IOVA + 0x1000;
+        bench.input().map(page, DATA, Allow::ReadOnly);
+        bench.refuses(page, Access::Write);
+        assert!(bench.backend.translate(page, Access::Read).is_some());
+        bench.refuses(page, Access::Write);
+    }
+}
+
+#[test]
+fn both_stages_have_to_allow_an_access() {
+    let served = Served::new(Stages::Both);
+    let bench = Bench::new(&served);
+    // a block that stage 2 had for itself
+    let ipa = 0x7_0000_0000;
+    let both = [Allow::ReadWrite, Allow::ReadOnly];
+    let mut page = 0;
+    for first in both {
+        for second in both {
+            let (iova, middle) = (IOVA + 0x1_0000 + page, ipa + page);
+            page += 4096;
+            bench.stage1.map(iova, middle, first);
+            bench.stage2.map(middle, DATA, second);
+            assert!(bench.backend.translate(iova, Access::Read).is_some());
+            let write = bench.backend.translate(iova, Access::Write);
+            let allowed = first == Allow::ReadWrite && second == Allow::ReadWrite;
+            assert_eq!(write.is_some(), allowed, "{first:?}, {second:?}");
+        }
+    }
+}
+
+#[test]
+fn without_translation_addresses_are_what_they_are() {
+    for stages in ALL {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        bench.write_entry([1 | (0b100 << 1), 0, 0, 0]);
+        bench.submit(&[smmuv3_qtest::command::CFGI_ALL]);
+        bench.translates(DATA, DATA);
+        bench.smmu.disable(SMMUEN);
+        bench.translates(DATA + 0x1000, DATA + 0x1000);
+    }
+}
+
+#[test]
+fn what_aborts_has_no_translation() {
+    for stages in ALL {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        for word0 in [0, 1, 1 | (0b001 << 1)] {
+            bench.write_entry([word0, 0, 0, 0]);
+            bench.submit(&[smmuv3_qtest::command::CFGI_ALL]);
+            bench.refuses(DATA, Access::Read);
+        }
+        bench.smmu.disable(SMMUEN);
+        bench.smmu.write(reg::GBPA, (1 << 31) | (1 << 20));
+        bench.refuses(DATA, Access::Read);
+        bench.smmu.write(reg::GBPA, 1 << 31);
+        bench.translates(DATA, DATA);
+    }
+}

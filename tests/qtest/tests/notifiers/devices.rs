@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Devices that come to listen, and go.
+
+use smmuv3_qtest::{
+    command::TLBI_NSNH_ALL,
+    pci,
+    smmu::{reg, SMMUEN},
+    Machine,
+};
+
+use crate::bench::{self, Bench, Served, Stages, DATA, IOVA, RING};
+
+#[test]
+fn a_device_that_was_reset_is_told_nothing() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
+    bench.driver.reset();
+    bench.backend.invalidations();
+    bench.submit(&[TLBI_NSNH_ALL]);
+    assert_eq!(bench.backend.invalidations(), []);
+    bench.driver.start(RING);
+    bench.translates(IOVA, DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
+}
+
+#[test]
+fn a_machine_that_was_reset_begins_again() {
+    let served = Served::new(Stages::One);
+    Bench::new(&served).translates(IOVA, DATA);
+    served.machine.system_reset();
+    let bench = Bench::new(&served);
+    bench.translates(IOVA, DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
+}
+
+#[test]
+fn a_backend_that_dies_of_what_it_is_told_holds_nothing_up() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    bench.backend.die_when_told();
+    bench.submit(&[TLBI_NSNH_ALL, TLBI_NSNH_ALL]);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.smmu.disable(SMMUEN);
+    assert_eq!(served.machine.status(), "running");
+    assert_eq!(bench.backend.invalidations().len(), 1);
+}
+
+/// Bus 1, device 0
+const BELOW: u32 = pci::sid(1, 0);
+
+/// A machine whose device has ATS and is behind a root port, which it needs for that.
+fn with_ats() -> Served {
+    let builder =
+        bench::with_smmu(Stages::One).device("pcie-root-port,id=rp1,bus=pcie.0,addr=7,chassis=1");
+    Served::start(builder, Stages::One, "bus=rp1,ats=on")
+}
+
+/// Lets the root port pass on what is for the device behind it.
+fn open_bridge(machine: &Machine) {
+    let bridge = pci::config(pci::sid(0, 7));
+    // bus 1
+    machine.write32(bridge + 0x18, 0x0001_0100);
+    // the window of all devices' registers
+    machine.write32(bridge + 0x20, 0x18f0_1800);
+    machine.write_sized(bridge + 4, 6, 2);
+}
+
+/// Where the ATS capability is in the configuration space at `config`.
+#[track_caller]
+fn ats(machine: &Machine, config: u64) -> u64 {
+    let mut at = 0x100;
+    while at != 0 {
+        let header = machine.read32(config + at);
+        if header & 0xffff == 0xf {
+            return config + at;
+        }
+        at = u64::from(header >> 20);
+    }
+    panic!("the device has no ATS");
+}
+
+/// The SMMU does not say that it does ATS (`IDR0.ATS`), so a driver leaves it
+/// alone, and the device is told of everything.
+#[test]
+fn a_device_with_ats_that_is_not_used_is_told() {
+    let served = with_ats();
+    open_bridge(&served.machine);
+    let bench = Bench::of(&served, BELOW);
+    assert_eq!(bench.smmu.read(reg::IDR0) & (1 << 10), 0);
+    bench.translates(IOVA, DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
+}
+
+/// A driver that uses it all the same does not end the machine.
+#[test]
+fn a_driver_that_enables_ats_against_the_rules_does_not_end_qemu() {
+    let served = with_ats();
+    open_bridge(&served.machine);
+    let bench = Bench::not_started(&served, BELOW);
+    let control = ats(&served.machine, pci::config(BELOW)) + 6;
+    served.machine.write_sized(control, 1 << 15, 2);
+    bench.driver.start(RING);
+    assert_eq!(served.machine.status(), "running");
+    bench.driver.reset();
+    served.machine.write_sized(control, 0, 2);
+    bench.driver.start(RING);
+    bench.translates(IOVA, DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
+}

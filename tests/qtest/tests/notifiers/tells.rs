@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A device is told what to forget, before the guest can know that it has.
+
+use smmuv3_qtest::{
+    command::{self, Command, CFGI_ALL, TLBI_NSNH_ALL},
+    smmu::{reg, SMMUEN},
+};
+
+use crate::{
+    backend::Access,
+    bench::{covers, Bench, Served, Stages, ASID, DATA, IOVA, RING, SID, VMID},
+    tables::Allow,
+};
+
+/// `command` for a range of `pages` of 4 KiB, a power of two, of the last level (4.4.1.1).
+const fn in_range(command: Command, pages: u64) -> Command {
+    let scale = pages.trailing_zeros() as u64;
+    [
+        command[0] | (scale << 20),
+        command[1] | (1 << 10) | (3 << 8),
+    ]
+}
+
+const fn of_vmid(command: Command) -> Command {
+    [command[0] | ((VMID as u64) << 32), command[1]]
+}
+
+/// An opcode with a VMID, an ASID and a page
+const fn by_address(opcode: u64, address: u64) -> Command {
+    [opcode | ((ASID as u64) << 48), address | 1]
+}
+
+const NH_ALL: Command = command::of(0x10);
+const NH_VA: Command = by_address(0x12, IOVA);
+const NH_VAA: Command = [0x13, IOVA | 1];
+const S12_VMALL: Command = of_vmid(command::of(0x28));
+const S2_IPA: Command = of_vmid([0x2a, IOVA | 1]);
+
+/// After the page is unmapped, each of `commands` makes the device forget it.
+#[track_caller]
+fn forgets(stages: Stages, commands: &[Command]) {
+    let served = Served::new(stages);
+    let bench = Bench::new(&served);
+    for command in commands {
+        bench.input().map(IOVA, DATA, Allow::ReadWrite);
+        bench.translates(IOVA, DATA);
+        bench.input().unmap(IOVA);
+        bench.backend.invalidations();
+        bench.submit(&[*command]);
+        bench.forgotten(IOVA);
+        let left = bench.backend.translate(IOVA, Access::Read);
+        assert_eq!(left, None, "{stages:?}, {command:x?}");
+    }
+}
+
+#[test]
+fn an_invalidation_of_stage_1_reaches_the_device() {
+    let commands = [
+        NH_VA,
+        NH_VAA,
+        command::tlbi_nh_asid(ASID),
+        NH_ALL,
+        TLBI_NSNH_ALL,
+    ];
+    forgets(Stages::One, &commands);
+    forgets(Stages::Both, &commands.map(of_vmid));
+}
+
+#[test]
+fn an_invalidation_of_a_range_of_stage_1_reaches_the_device() {
+    let commands = [
+        in_range(NH_VA, 1),
+        in_range(NH_VAA, 1),
+        in_range(by_address(0x12, IOVA & !0xffff), 16),
+        in_range(by_address(0x13, IOVA & !0x1f_ffff), 512),
+    ];
+    forgets(Stages::One, &commands);
+    forgets(Stages::Both, &commands.map(of_vmid));
+}
+
+#[test]
+fn an_invalidation_of_stage_2_reaches_the_device() {
+    let commands = [
+        S2_IPA,
+        in_range(S2_IPA, 1),
+        in_range(of_vmid([0x2a, (IOVA & !0xffff) | 1]), 16),
+        S12_VMALL,
+        TLBI_NSNH_ALL,
+    ];
+    forgets(Stages::Two, &commands);
+}
+
+/// The device knows nothing of intermediate addresses: whatever it has may be
+/// concerned (4.4.3.1).
+#[test]
+fn an_invalidation_of_stage_2_reaches_the_device_with_both_stages() {
+    let served = Served::new(Stages::Both);
+    let bench = Bench::new(&served);
+    let ipa = 0x7_0000_0000;
+    for command in [
+        of_vmid([0x2a, ipa | 1]),
+        in_range(of_vmid([0x2a, ipa | 1]), 4),
+        S12_VMALL,
+        TLBI_NSNH_ALL,
+    ] {
+        bench.stage1.map(IOVA, ipa, Allow::ReadWrite);
+        bench.stage2.map(ipa, DATA, Allow::ReadWrite);
+        bench.submit(&[of_vmid(NH_VA)]);
+        bench.translates(IOVA, DATA);
+        bench.stage2.unmap(ipa);
+        bench.backend.invalidations();
+        // the second is for what combines both stages, as drivers do it
+        bench.submit(&[command, of_vmid(NH_ALL)]);
+        bench.forgotten(IOVA);
+        bench.refuses(IOVA, Access::Read);
+    }
+}
+
+/// A page that no command is about stays with the device.
+#[test]
+fn an_invalidation_of_another_page_is_no_news() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    let page = (IOVA, IOVA | 0xfff);
+    bench.submit(&[by_address(0x12, IOVA + 0x1000), [0x13, (IOVA - 0x1000) | 1]]);
+    let told = bench.backend.invalidations();
+    assert!(!covers(&told, page), "{told:x?}");
+    let other = [0x12 | ((u64::from(ASID) + 1) << 48), IOVA | 1];
+    bench.submit(&[other]);
+    let told_then = bench.backend.invalidations();
+    assert!(!covers(&told_then, page), "{told_then:x?}");
+}
+
+/// Pages that are the same for all ASIDs are meant by every invalidation by
+/// address, and by none of an ASID (4.4.2).
+#[test]
+fn a_global_page_is_forgotten_for_whatever_asid() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    let page = IOVA + 0x1000;
+    let other_asid = ASID + 1;
+    let command = [0x12 | (u64::from(other_asid) << 48), page | 1];
+    bench.input().map(page, DATA, Allow::Global);
+    bench.translates(page, DATA);
+    bench.input().unmap(page);
+    bench.backend.invalidations();
+    bench.submit(&[command]);
+    bench.forgotten(page);
+    bench.refuses(page, Access::Read);
+}
+
+/// Each command about configuration makes the device forget what it has of a
+/// stream that now aborts.
+#[track_caller]
+fn forgets_configuration(stages: Stages, commands: &[Command]) {
+    let served = Served::new(stages);
+    let bench = Bench::new(&served);
+    for command in commands {
+        bench.write_entry(bench.entry());
+        bench.submit(&[CFGI_ALL]);
+        bench.translates(IOVA, DATA);
+        bench.write_entry([1, 0, 0, 0]);
+        bench.backend.invalidations();
+        bench.submit(&[*command]);
+        bench.forgotten(IOVA);
+        bench.refuses(RING, Access::Read);
+        bench.refuses(IOVA, Access::Read);
+    }
+}
+
+#[test]
+fn an_entry_that_changes_makes_the_device_forget() {
+    for stages in [Stages::One, Stages::Two, Stages::Both] {
+        forgets_configuration(
+            stages,
+            &[
+                command::cfgi_ste(SID),
+                command::cfgi_ste_range(SID, 3),
+                CFGI_ALL,
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_context_that_changes_makes_the_device_forget() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    for command in [command::cfgi_cd(SID, 0), command::cfgi_cd_all(SID)] {
+        bench.translates(IOVA, DATA);
+        bench.backend.invalidations();
+        bench.submit(&[command]);
+        bench.forgotten(IOVA);
+    }
+}
+
+#[test]
+fn the_enable_of_the_smmu_makes_the_device_forget() {
+    for stages in [Stages::One, Stages::Two, Stages::Both] {
+        let served = Served::new(stages);
+        let bench = Bench::new(&served);
+        bench.translates(IOVA, DATA);
+        bench.smmu.disable(SMMUEN);
+        bench.forgotten(IOVA);
+        bench.translates(DATA, DATA);
+        bench.backend.invalidations();
+        bench.smmu.enable(SMMUEN);
+        bench.forgotten(DATA);
+        bench.translates(IOVA, DATA);
+    }
+}
+
+#[test]
+fn a_global_abort_makes_the_device_forget() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    bench.smmu.disable(SMMUEN);
+    bench.translates(DATA, DATA);
+    bench.backend.invalidations();
+    bench.smmu.write(reg::GBPA, (1 << 31) | (1 << 20));
+    bench.forgotten(DATA);
+    bench.refuses(DATA, Access::Read);
+}
+
+/// One `CMD_SYNC` is not passed before everything older is forgotten.
+#[test]
+fn many_invalidations_are_all_told() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    let pages: Vec<u64> = (0..24).map(|page| IOVA + 0x10_0000 + page * 4096).collect();
+    for page in &pages {
+        bench.input().map(*page, DATA, Allow::ReadWrite);
+        bench.translates(*page, DATA);
+        bench.input().unmap(*page);
+    }
+    bench.backend.invalidations();
+    let commands: Vec<Command> = pages.iter().map(|page| by_address(0x12, *page)).collect();
+    bench.submit(&commands);
+    let told = bench.backend.invalidations();
+    for page in pages {
+        assert!(covers(&told, (page, page | 0xfff)), "{page:#x}: {told:x?}");
+    }
+}
