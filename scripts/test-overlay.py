@@ -8,7 +8,6 @@ these source tarballs.
 """
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -18,26 +17,16 @@ import tarfile
 import tempfile
 import traceback
 from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
 
-
-def load_overlay() -> ModuleType:
-    loader = SourceFileLoader("overlay", str(HERE / "overlay"))
-    spec = importlib.util.spec_from_loader("overlay", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["overlay"] = module  # dataclasses look their module up
-    loader.exec_module(module)
-    return module
-
-
 sys.dont_write_bytecode = True
-overlay = load_overlay()
+from load import load  # noqa: E402 (no bytecode is left in the clone)
+from tap import Outcome, report  # noqa: E402
+
+overlay = load("overlay")
 
 # The least that the overlay recognises: lines made up for this test around the identifiers it looks for.
 TREE = {
@@ -357,15 +346,7 @@ def run(case: Callable[[Case], None]) -> str | None:
 
 def main(tarballs: list[str]) -> int:
     cases = CASES + [release_takes_the_overlay_and_gives_it_back(Path(name)) for name in tarballs]
-    print(f"1..{len(cases)}")
-    failed = 0
-    for number, case in enumerate(cases, 1):
-        problem = run(case)
-        failed += problem is not None
-        print(f"{'not ok' if problem else 'ok'} {number} - {case.__name__.replace('_', ' ')}")
-        for line in (problem or "").splitlines():
-            print(f"# {line}")
-    return 1 if failed else 0
+    return report(len(cases), (Outcome(case.__name__.replace("_", " "), run(case)) for case in cases))
 
 
 if __name__ == "__main__":
