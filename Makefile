@@ -13,7 +13,7 @@ help: ## this list
 run: tools ## boot the three levels, a guest's NVMe I/O through the Rust SMMUv3, and a table of what it did
 	@tests/e2e/run --run
 
-test: tools ## everything: unit tests, lints, QEMU builds, functional tests, the nested testbed
+test: tools ## everything: unit tests, lints, QEMU builds, functional tests, QEMU's own tests, the nested testbed
 	@scripts/test
 
 check: tools ## the inner loop: format, lints, unit tests, documentation (and the device inside QEMU once that is built)
