@@ -20,6 +20,7 @@
 #define STE_CONFIG_BYPASS (4u << 1)
 #define STRTAB_LOG2SIZE 0x3fu
 #define STRTAB_FMT_2LEVEL(cfg) (((cfg) >> 16 & 3) == 1)
+#define CFGI_ALL 0x04, 31   /* a command's two words (4.3.6) */
 
 static uint8_t *page;       /* the DMA's target as we see it */
 static uint64_t page_physical;
@@ -78,7 +79,7 @@ static void set_ste(uint64_t word0, int all)
 {
     ste[0] = word0;
     if (all) {
-        command(0x04, 31);                                 /* CFGI_ALL (4.3.6) */
+        command(CFGI_ALL);
     } else {
         command(0x03 | (uint64_t)stream_id << 32, 1);      /* CFGI_STE (4.3.1) */
     }
@@ -102,12 +103,13 @@ static void set_abort(int on)
     }
 }
 
-/* STRTAB_BASE_CFG can be written only while the SMMU is disabled (6.3.25). */
+/* STRTAB_BASE_CFG can be written only while the SMMU is disabled (6.3.25); what is cached of the table outlives that. */
 static void set_table_size(unsigned log2size_wanted)
 {
     set_abort(1);
     set_smmuen(0);
     set(STRTAB_BASE_CFG, (get(STRTAB_BASE_CFG) & ~STRTAB_LOG2SIZE) | log2size_wanted);
+    command(CFGI_ALL);
     set_smmuen(1);
 }
 

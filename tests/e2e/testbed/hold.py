@@ -6,35 +6,50 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .consoles import Qmp, Shell, TestbedError
 
-_HELP = "1 COMMAND: level 1's shell; 2 COMMAND: level 2's; q COMMAND [JSON]: QMP; an empty line goes on"
+_HELP = "LEVEL COMMAND: a level's shell (%s); q COMMAND [JSON]: QMP; an empty line goes on"
 
 
 def wanted() -> bool:
     return bool(os.environ.get("E2E_HOLD"))
 
 
-def _answer(line: str, level1: Shell, level2: Shell, qmp: Qmp) -> str:
+def _answer(line: str, levels: dict[str, Shell], qmp: Qmp) -> str:
     where, _, rest = line.partition(" ")
-    if where in ("1", "2"):
-        status, text = (level1 if where == "1" else level2).attempt(rest, timeout=600)
+    if where in levels:
+        status, text = levels[where].attempt(rest, timeout=600)
         return text + (f"\n(status {status})" if status else "")
     if where == "q":
         name, _, arguments = rest.partition(" ")
         return json.dumps(qmp.command(name, json.loads(arguments or "{}")), indent=1)
-    return _HELP
+    return _HELP % ", ".join(levels)
 
 
-def converse(why: str, level1: Shell, level2: Shell, qmp: Qmp) -> None:
-    print(f"{why}\n{_HELP}", file=sys.stderr)
+@contextmanager
+def at_end(what: str, levels: dict[str, Shell], qmp: Qmp) -> Iterator[None]:
+    """When that is wanted, stops at the end of the block, however that ends."""
+    try:
+        yield
+    except Exception as error:
+        if wanted():
+            converse(f"{what} has failed: {error}", levels, qmp)
+        raise
+    if wanted():
+        converse(f"{what} has passed", levels, qmp)
+
+
+def converse(why: str, levels: dict[str, Shell], qmp: Qmp) -> None:
+    print(f"{why}\n{_HELP % ', '.join(levels)}", file=sys.stderr)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline().strip()
         if not line:
             return
         try:
-            print(_answer(line, level1, level2, qmp), file=sys.stderr)
+            print(_answer(line, levels, qmp), file=sys.stderr)
         except (TestbedError, ValueError) as error:
             print(error, file=sys.stderr)

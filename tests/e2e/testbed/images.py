@@ -21,8 +21,8 @@ FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 BUSYBOX = Path("/usr/bin/busybox")
 LIBRARIES = [Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/aarch64-linux-gnu/lib")]
 LOADER = "ld-linux-aarch64.so.1"
-TOOLS = ["directio", "badcmd", "isolation"]
-CC = ["aarch64-linux-gnu-gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror"]
+TOOLS = ["directio", "badcmd", "isolation", "netloop", "iorate"]
+CC = ["aarch64-linux-gnu-gcc", "-static", "-pthread", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 class Cpio:
@@ -129,7 +129,8 @@ class Images:
         source = GUEST / f"{name}.c"
         return self._cached(name, [*CC, source, "-o"], source, *sorted(GUEST.glob("*.h"))).read_bytes()
 
-    def _level2(self) -> bytes:
+    def guest(self) -> bytes:
+        """Level 2, or the guest that is alone on an emulated machine."""
         cpio = Cpio()
         cpio.file("init", (GUEST / "l2-init").read_bytes())
         cpio.file("bin/busybox", BUSYBOX.read_bytes())
@@ -156,7 +157,7 @@ class Images:
         cpio = self._minimal()
         cpio.file("e2e/Image", self.image.read_bytes(), executable=False)
         cpio.file("e2e/QEMU_EFI.fd", FIRMWARE.read_bytes(), executable=False)
-        cpio.file("e2e/l2.cpio", self._level2(), executable=False)
+        cpio.file("e2e/l2.cpio", self.guest(), executable=False)
         cpio.file("e2e/directio", self._tool("directio"))
         libraries: dict[str, Path] = {}
         for name, binary in self.qemus.items():

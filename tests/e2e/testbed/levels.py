@@ -3,12 +3,9 @@
 """The three levels as objects: Level0 runs a machine under TCG, Level1 is the KVM host in it, Guest is level 2."""
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import re
-import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import counters, hold
-from .consoles import Pump, Qmp, Shell, Stream, TestbedError, TimedOut
+from .consoles import Qmp, Shell, TestbedError, TimedOut
 from .images import FIRMWARE, Images, acpi_override, make_disk
 from .iort import with_canwbs
+from .kernellog import KernelLog
+from .machine import SMMU_ERRORS, Machine, trace_options
 
 DISKS = ("disk0", "disk1")
 DISK_MIB = 64
@@ -30,54 +29,25 @@ _DRIVERS = {"disk0": "nvme", "disk1": "nvme"}
 # A CPU without pointer authentication: emulating that is slow.
 _MACHINE = ["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3", "-global", "arm-smmuv3.stage=nested",
             "-cpu", "neoverse-n1", "-smp", "2", "-accel", "tcg,thread=multi", "-bios", str(FIRMWARE)]
-_QEMU = "qemu-system-aarch64"
+_LEVEL0_LOG = "l0-trace.log"
+# The level 0 that the project has no part in: Debian's.
+STOCK_EMULATOR = Path("/usr/bin/qemu-system-aarch64")
 # Level 1's hvc0, hvc1... Two guests can run at a time; they are told apart by their slots, 0 and 1.
 _GUEST_LINES = ("console", "qmp", "shell")
 SLOTS = (0, 1)
 _LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _GUEST_LINES))
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
+class Level0(Machine):
+    """The emulated machine that level 1 believes to be hardware. `emulator` is its QEMU."""
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-class Level0:
-    """The emulated machine. Its process ends with close(), or with ours."""
-
-    def __init__(self, logs: Path, kernel: Path, initrd: Path, memory: str = "4G",
+    def __init__(self, emulator: Path, logs: Path, kernel: Path, initrd: Path, memory: str = "4G",
                  disks: dict[str, Path] | None = None) -> None:
-        self.pump = Pump()
-        self.streams: dict[str, Stream] = {}
         self.disks = disks or {}
-        arguments, theirs = self._lines(logs)
-        command = [_QEMU, *_MACHINE, "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
+        command = [str(emulator), *_MACHINE, "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
                    "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyAMA0 rdinit=/init panic=-1",
-                   *arguments, *self._devices()]
-        (logs / "l0-command").write_text(" ".join(command) + "\n")
-        self._errors = logs / "l0-errors.log"
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-                                             pass_fds=[line.fileno() for line in theirs], start_new_session=True,
-                                             preexec_fn=_die_with_parent)
-        for line in theirs:
-            line.close()
-        self.pump.alarms.append(self._trouble)
-
-    def _lines(self, logs: Path) -> tuple[list[str], list[socket.socket]]:
-        """Level 1's serial port, and a virtio console for each of _LINES; as options, with our ends in self.streams."""
-        options = ["-device", "virtio-serial-device,max_ports=8"]
-        theirs = []
-        for name in ("l1-console", *_LINES):
-            ours, other = socket.socketpair()
-            theirs.append(other)
-            self.streams[name] = Stream(name, ours, logs / f"{name}.log")
-            self.pump.add(self.streams[name])
-            options += ["-chardev", f"socket,id={name},fd={other.fileno()}"]
-            options += ["-serial", f"chardev:{name}"] if name == "l1-console" else ["-device", f"virtconsole,chardev={name}"]
-        return options, theirs
+                   *self._devices(), *trace_options(logs / _LEVEL0_LOG, SMMU_ERRORS)]
+        super().__init__("l0", command, {"l1-console": "serial"} | dict.fromkeys(_LINES, "console"), logs)
 
     def _devices(self) -> list[str]:
         options = []
@@ -85,21 +55,6 @@ class Level0:
             options += ["-drive", f"file={path},if=none,id={serial},format=raw",
                         "-device", f"nvme,drive={serial},serial={serial},addr={slot}"]
         return options + ["-device", "edu,addr=3,dma_mask=0xffffffffff"]  # as wide as there is memory
-
-    def _trouble(self) -> str | None:
-        if (status := self._process.poll()) is not None:
-            return f"level 0's QEMU ended with {status}: {self._errors.read_text().strip()[-300:]}"
-        if panic := re.search(rb"Kernel panic[^\r\n]*", self.streams["l1-console"].buffer):
-            return f"level 1: {panic[0].decode(errors='replace')}"
-        return None
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self.pump.close()
-        for stream in self.streams.values():
-            stream.socket.close()
 
 
 @dataclass(frozen=True)
@@ -155,11 +110,7 @@ class GuestConfig:
             device = ",".join(f"{key}={value}" for key, value in self.device(name, port).items()).removeprefix("driver=")
             words += ["-device", f"pcie-root-port,id={port},bus=pxb{smmu},chassis={chassis},slot={chassis}",
                       "-device", device]
-        words += ["-D", self.trace_file, "-d", "guest_errors"]
-        if self.trace:
-            for event in counters.TRACE_EVENTS:
-                words += ["-trace", f"enable={event}"]
-        return words
+        return words + trace_options(self.trace_file, counters.TRACE_EVENTS if self.trace else ())
 
 
 def _quote(words: Sequence[str]) -> str:
@@ -176,36 +127,6 @@ class Measurement:
     def result(self) -> counters.Counts:
         assert self.counts, "the measured stretch has not ended"
         return self.counts
-
-
-@dataclass
-class KernelLog:
-    """A kernel's messages from a mark on."""
-
-    shell: Shell
-    mark: str = ""
-    # What any kernel says that has met an error it should not have met, at whatever level it says so.
-    _BAD = re.compile(r"WARNING:|BUG:|Oops|Call trace|I/O error|timeout, |event 0x|CMDQ error|unexpected global error"
-                      r"|blk_update_request|critical target|soft lockup|hung|F_TRANSLATION|C_BAD")
-
-    def set_mark(self, text: str) -> None:
-        self.mark = f"e2e-mark {text}"
-        self.shell.run(f"echo '<6>{self.mark}' >/dev/kmsg")
-
-    def lines(self) -> list[tuple[int, str]]:
-        """(level, text), the oldest first."""
-        found = []
-        for line in self.shell.run("dmesg -r").splitlines():
-            match = re.match(r"<(\d+)>\[ *[\d.]+\] ?(.*)", line)
-            if match:
-                found.append((int(match[1]) & 7, match[2]))
-        if self.mark:
-            marks = [index for index, (_, text) in enumerate(found) if text.endswith(self.mark)]
-            found = found[marks[-1] + 1:] if marks else found
-        return found
-
-    def errors(self, harmless: re.Pattern[str]) -> list[str]:
-        return [text for level, text in self.lines() if (level <= 3 or self._BAD.search(text)) and not harmless.search(text)]
 
 
 class Guest:
@@ -301,8 +222,10 @@ class Guest:
 class Level1:
     """The KVM host, booted once; guests run in it one after the other."""
 
-    def __init__(self, images: Images, work: Path, logs: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, images: Images, work: Path, logs: Path, say: Callable[[str], None],
+                 emulator: Path = STOCK_EMULATOR) -> None:
         self._logs = logs
+        self._emulator = emulator
         disks = {name: work / f"{name}.img" for name in DISKS}
         for path in disks.values():
             make_disk(path, DISK_MIB)
@@ -310,7 +233,7 @@ class Level1:
         initrd = work / "l1.cpio"
         initrd.write_bytes(acpi_override(iort) + images.level1())
         say("level 1: booting the KVM host under emulation")
-        self.level0 = Level0(logs, images.image, initrd, disks=disks)
+        self.level0 = Level0(emulator, logs, images.image, initrd, disks=disks)
         self.pump = self.level0.pump
         self.shell = Shell(self.pump, self.level0.streams["l1-shell"])
         self.log = KernelLog(self.shell)
@@ -325,17 +248,24 @@ class Level1:
             self.level0.close()
             raise
 
+    @property
+    def level0_log(self) -> Path:
+        """What level 0's SMMU had to report: SMMU_ERRORS."""
+        return self._logs / _LEVEL0_LOG
+
     def _iort(self, images: Images, work: Path, logs: Path, disks: dict[str, Path], say: Callable[[str], None]) -> bytes:
         """Level 1's IORT, corrected. It is the emulated machine's alone, so it is read once for each such machine."""
-        identity = hashlib.sha256(repr((_MACHINE, _LINES, list(disks), images.image.parent.name,
+        version = subprocess.run([self._emulator, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        identity = hashlib.sha256(repr((version, _MACHINE, _LINES, list(disks), images.image.parent.name,
                                         FIRMWARE.stat().st_size)).encode()).hexdigest()[:12]
         cached = images.cache / f"iort-{identity}"
         if not cached.exists():
             say("level 1: reading its IORT (once)")
             initrd = work / "iort.cpio"
             initrd.write_bytes(images.level1_without_guests())
-            (logs / "iort").mkdir()
-            level0 = Level0(logs / "iort", images.image, initrd, memory="1G", disks=disks)
+            own_logs = logs / cached.name
+            own_logs.mkdir()
+            level0 = Level0(self._emulator, own_logs, images.image, initrd, memory="1G", disks=disks)
             try:
                 shell = Shell(level0.pump, level0.streams["l1-shell"])
                 shell.wait_ready(120)
@@ -353,14 +283,11 @@ class Level1:
         """A booted guest; when the block raises, what there is to know of it is written to the logs."""
         guest = Guest(self, config)
         try:
-            guest.connect()
-            yield guest
-            if hold.wanted():
-                hold.converse("level 2 has passed", self.shell, guest.shell, guest.qmp)
-        except Exception as error:
+            with hold.at_end("level 2", {"1": self.shell, "2": guest.shell}, guest.qmp):
+                guest.connect()
+                yield guest
+        except Exception:
             self._keep_traces(config)
-            if hold.wanted():
-                hold.converse(f"level 2 has failed: {error}", self.shell, guest.shell, guest.qmp)
             raise
         finally:
             guest.stop()
@@ -374,12 +301,6 @@ class Level1:
                 (self._logs / file).write_text(self.shell.attempt(command).text + "\n")
         except TestbedError as error:
             (self._logs / f"{name}.qemu-output.log").write_text(f"level 1 does not answer: {error}\n")
-
-    def host_sha256(self, disk: str, offset: int, size: int) -> str:
-        """The checksum of a part of a disk as this machine, level 0, has it."""
-        with self.level0.disks[disk].open("rb") as file:
-            file.seek(offset)
-            return hashlib.sha256(file.read(size)).hexdigest()
 
     def use_from_level1(self, name: str) -> None:
         """Takes a disk back from vfio, uses it here, and gives it to vfio again: it must be in order."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""The command line of tests/e2e/run, and its three ways to work: tests, the demonstration of `make run`, benchmarks."""
+"""The command line of tests/e2e/run, and its ways to work: tests, the demonstration of `make run`, two benchmarks."""
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -14,15 +15,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from . import bench, report
+from . import bench, own_level0_scenarios, report, software_scenarios, throughput
 from .consoles import TestbedError
 from .images import Images, fits
-from .levels import Level1
-from .scenarios import SCENARIOS, Bench, measured_io
+from .levels import STOCK_EMULATOR, Level1
+from .registry import SCENARIOS, Bed, Scenario, in_order
+from .scenarios import Bench, measured_io
+from .software import Place
 
 Say = Callable[[str], None]
+# What has registered scenarios by being imported.
+_MODULES = (own_level0_scenarios, software_scenarios)
 _RUNS_KEPT = 5
 
 
@@ -32,10 +39,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     how.add_argument("--tap", action="store_true", help="run scenarios, one TAP line each (this is the default)")
     how.add_argument("--run", action="store_true", help="one guest with a table of what it did; the status is the verdict")
     how.add_argument("--bench", action="store_true", help="compare with QEMU's C device, in pairs")
+    how.add_argument("--throughput", action="store_true", help="compare I/O without acceleration with QEMU's C device, in pairs")
     how.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--device", choices=("rust", "c"), default="rust", help="the arm-smmuv3 to test (default: rust)")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs of latency measurements for --bench (default: 6)")
-    parser.add_argument("--out", type=Path, help="--bench: write the results there too, as JSON")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of measurements for --bench and --throughput (default: 6)")
+    parser.add_argument("--out", type=Path, help="--bench, --throughput: write the results there too, as JSON")
     parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all)")
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.scenario if name not in SCENARIOS]:
@@ -43,13 +51,26 @@ def parse(words: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def qemus_needed(arguments: argparse.Namespace) -> list[str]:
-    return ["c", "rust"] if arguments.bench else [arguments.device]
+def _chosen(arguments: argparse.Namespace) -> list[Scenario]:
+    return [SCENARIOS[name] for name in arguments.scenario] or in_order()
+
+
+def qemus_needed(arguments: argparse.Namespace) -> set[str]:
+    """Names of builds: "rust" and "c" run in level 1, "rust-x86" and "c-x86" on this machine."""
+    if arguments.bench:
+        return {"c", "rust"}
+    if arguments.throughput:
+        return {"c-x86", "rust-x86"}
+    if arguments.run:
+        return {arguments.device}
+    beds = {scenario.bed for scenario in _chosen(arguments)}
+    needed = {arguments.device} if beds - {Bed.SOFTWARE} else set()
+    return needed | ({f"{arguments.device}-x86"} if beds - {Bed.NESTED} else set())
 
 
 def list_scenarios() -> int:
     width = max(map(len, SCENARIOS))
-    for scenario in SCENARIOS.values():
+    for scenario in in_order():
         print(f"{scenario.name:{width}}  {scenario.summary}")
     return 0
 
@@ -68,43 +89,97 @@ def _new_log_directory(cache: Path) -> Path:
     return logs
 
 
-@contextmanager
-def _level1(cache: Path, kernel: Path, qemus: dict[str, Path], logs: Path, say: Say) -> Iterator[Level1]:
-    fits(cache, 500)
-    with tempfile.TemporaryDirectory(prefix="e2e-", dir=cache / "tmp") as work:
-        level1 = Level1(Images(cache / "e2e", kernel, qemus), Path(work), logs, say)
-        try:
-            yield level1
-        finally:
-            level1.close()
+@dataclass(frozen=True)
+class Ground:
+    """What everything here is built on: the cache, the kernel, and the QEMUs by the names of qemus_needed()."""
+
+    cache: Path
+    kernel: Path
+    qemus: dict[str, Path]
+    logs: Path
+    say: Say
+
+    @property
+    def images(self) -> Images:
+        inside = {name: path for name, path in self.qemus.items() if not name.endswith("-x86")}
+        return Images(self.cache / "e2e", self.kernel, inside)
+
+    @contextmanager
+    def _work(self) -> Iterator[Path]:
+        fits(self.cache, 500)
+        with tempfile.TemporaryDirectory(prefix="e2e-", dir=self.cache / "tmp") as work:
+            yield Path(work)
+
+    @contextmanager
+    def level1(self, emulator: Path = STOCK_EMULATOR) -> Iterator[Level1]:
+        with self._work() as work:
+            level1 = Level1(self.images, work, self.logs, self.say, emulator)
+            self.say("level 1: ready")
+            try:
+                yield level1
+            finally:
+                level1.close()
+
+    @contextmanager
+    def software(self, device: str) -> Iterator[Place]:
+        with self._work() as work:
+            yield Place(self.images, self.qemus[f"{device}-x86"], work, self.logs)
+
+    @contextmanager
+    def bed(self, bed: Bed, device: str) -> Iterator[Place | Bench]:
+        if bed is Bed.SOFTWARE:
+            with self.software(device) as place:
+                yield place
+        else:
+            with self.level1(STOCK_EMULATOR if bed is Bed.NESTED else self.qemus[f"{device}-x86"]) as level1:
+                yield Bench(level1, device)
 
 
 def _show_tails(logs: Path, say: Say) -> None:
-    for name in ("l2-console.log", "l1-console.log"):
-        path = logs / name
-        if path.exists() and (text := path.read_bytes()[-4000:].decode(errors="replace").strip()):
-            say(f"the end of {name}:")
+    consoles = sorted(logs.glob("*-console.log"), key=lambda path: path.stat().st_mtime)
+    for path in consoles[-2:]:
+        if text := path.read_bytes()[-4000:].decode(errors="replace").strip():
+            say(f"the end of {path.name}:")
             for line in text.splitlines()[-15:]:
                 say(f"  | {line.rstrip()}")
     say(f"all logs: {logs}")
 
 
-def _scenarios(level1: Level1, arguments: argparse.Namespace, logs: Path, say: Say) -> int:
-    chosen = [SCENARIOS[name] for name in arguments.scenario] or list(SCENARIOS.values())
+def _attempt(work: Callable[[], None], ground: Ground) -> str | None:
+    """What went wrong, if anything did."""
+    try:
+        work()
+        return None
+    except TestbedError as error:
+        trouble = str(error)
+    except Exception:  # a mistake of the testbed's own must not hide the other scenarios' results
+        trouble = traceback.format_exc()
+    _show_tails(ground.logs, ground.say)
+    return trouble
+
+
+def _run_bed(ground: Ground, device: str, bed: Bed, scenarios: list[Scenario], tap: report.Tap) -> None:
+    todo = list(scenarios)
+
+    def run_all() -> None:
+        with ground.bed(bed, device) as place:
+            while todo:
+                scenario = todo[0]
+                ground.say(f"{scenario.name}: {scenario.summary}")
+                begun = time.monotonic()
+                trouble = _attempt(partial(scenario.run, place), ground)
+                tap.result(todo.pop(0).name, time.monotonic() - begun, trouble)
+
+    if trouble := _attempt(run_all, ground):
+        for scenario in todo:
+            tap.result(scenario.name, 0, trouble)
+
+
+def _scenarios(ground: Ground, arguments: argparse.Namespace) -> int:
+    chosen = _chosen(arguments)
     tap = report.Tap(len(chosen))
-    for scenario in chosen:
-        say(f"{scenario.name}: {scenario.summary}")
-        begun = time.monotonic()
-        trouble = None
-        try:
-            scenario.run(Bench(level1, arguments.device))
-        except TestbedError as error:
-            trouble = str(error)
-        except Exception:  # a mistake of the testbed's own must not hide the other scenarios' results
-            trouble = traceback.format_exc()
-        if trouble:
-            _show_tails(logs, say)
-        tap.result(scenario.name, time.monotonic() - begun, trouble)
+    for bed, scenarios in itertools.groupby(chosen, key=lambda scenario: scenario.bed):
+        _run_bed(ground, arguments.device, bed, list(scenarios), tap)
     return 1 if tap.failed else 0
 
 
@@ -122,30 +197,38 @@ def _demonstrate(level1: Level1, arguments: argparse.Namespace, say: Say) -> int
     return 0
 
 
-def _benchmarks(level1: Level1, arguments: argparse.Namespace, say: Say) -> int:
-    results = bench.run(level1, arguments.pairs, say)
-    print(bench.tables(results))
+def _write(results: bench.Results | throughput.Results) -> int:
     if out := os.environ.get("E2E_OUT"):
         Path(out).write_text(json.dumps(results.as_json(), indent=2) + "\n")
     return 0
+
+
+def _work(ground: Ground, arguments: argparse.Namespace) -> int:
+    if arguments.throughput:
+        with ground.software("rust") as place:
+            qemus = {device: ground.qemus[f"{device}-x86"] for device in ("c", "rust")}
+            results = throughput.run(place, qemus, arguments.pairs, ground.say)
+        print(throughput.tables(results))
+        return _write(results)
+    if arguments.run:
+        with ground.level1() as level1:
+            return _demonstrate(level1, arguments, ground.say)
+    if arguments.bench:
+        with ground.level1() as level1:
+            compared = bench.run(level1, arguments.pairs, ground.say)
+        print(bench.tables(compared))
+        return _write(compared)
+    return _scenarios(ground, arguments)
 
 
 def run(arguments: argparse.Namespace, cache: Path, kernel: Path, qemus: dict[str, Path], say: Say) -> int:
     """Everything after the images' parts have been made. Returns the exit status."""
     # An end by request is an orderly one too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logs = _new_log_directory(cache)
+    ground = Ground(cache, kernel, qemus, _new_log_directory(cache), say)
     try:
-        with _level1(cache, kernel, qemus, logs, say) as level1:
-            say("level 1: ready")
-            if arguments.run:
-                return _demonstrate(level1, arguments, say)
-            if arguments.bench:
-                return _benchmarks(level1, arguments, say)
-            return _scenarios(level1, arguments, logs, say)
+        return _work(ground, arguments)
     except TestbedError as error:
-        _show_tails(logs, say)
+        _show_tails(ground.logs, say)
         say(f"FAIL: {error}")
-        if not (arguments.run or arguments.bench):
-            print(f"Bail out! {str(error).splitlines()[0]}", flush=True)
         return 1

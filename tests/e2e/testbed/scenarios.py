@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""What a guest is put through. Each scenario runs in the one level 1, and raises TestbedError where something is not so."""
+"""What a guest of the accelerated device is put through, in a level 1 that all of these scenarios share."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from .checks import (FAULTS, HARMLESS, MIB, SMALL_HOTPLUG_WINDOWS, TRANSLATION_FAULT, copy_and_compare, edu_address, expect,
+                     faulting_dma, file_sha256, parallel_jobs)
 from .consoles import TestbedError
 from .counters import BUSY_EVENTS, Counts
 from .levels import Guest, GuestConfig, Level1
+from .registry import Bed, register
 
-MIB = 1 << 20
-# Error-level messages of a healthy boot on these machines.
-HARMLESS = re.compile(r"$^")
-
-
-def expect(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise TestbedError(otherwise)
+scenario = partial(register, Bed.NESTED)
 
 
 @dataclass(frozen=True)
@@ -40,44 +37,15 @@ class Bench:
                     raise TestbedError(f"{where}'s kernel reports:\n" + "\n".join(errors[:20]))
             expect(guest.running(), f"QEMU has ended:\n{guest.output()}")
 
+    def host_sha256(self, disk: str, offset: int, size: int) -> str:
+        """The checksum of a part of a disk as this machine, level 0, has it."""
+        return file_sha256(self.level1.level0.disks[disk], offset, size)
+
     def config(self, name: str, **more: object) -> GuestConfig:
         return GuestConfig(name=name, qemu=self.qemu, **more)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Scenario:
-    name: str
-    summary: str
-    run: Callable[[Bench], None]
-
-
-SCENARIOS: dict[str, Scenario] = {}
-
-
-def scenario(name: str, summary: str) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
-    def register(run: Callable[[Bench], None]) -> Callable[[Bench], None]:
-        SCENARIOS[name] = Scenario(name, summary, run)
-        return run
-
-    return register
-
-
 # --- what several of them do --------------------------------------------------------------------------------------
-
-
-def copy_and_compare(bench: Bench, guest: Guest, disk: str = "disk0", at_mib: int = 0, mib: int = 8) -> str:
-    """The guest writes random data and reads it back, both past its page cache; three checksums must agree.
-
-    Returns the checksum.
-    """
-    written, read = guest.run(f"""
-        disk=$(disk {disk}) && head -c {mib * MIB} /dev/urandom >data &&
-        sha256sum <data && directio write $disk {at_mib * MIB} {MIB} {mib} <data && rm data &&
-        directio read $disk {at_mib * MIB} {MIB} {mib} | sha256sum""", timeout=120).split()[::2]
-    host = bench.level1.host_sha256(disk, at_mib * MIB, mib * MIB)
-    expect(written == read, f"{disk}: level 2 wrote {written} and read back {read}")
-    expect(written == host, f"{disk}: level 2 wrote {written}, level 0 has {host}")
-    return written
 
 
 def small_reads(guest: Guest, count: int, disk: str = "disk0") -> None:
@@ -153,20 +121,8 @@ def large_unmaps(bench: Bench, guest: Guest) -> None:
 def two_vcpus(bench: Bench) -> None:
     with bench.guest(bench.config("two-vcpus", smp=2)) as guest:
         expect(guest.run("nproc") == "2", "level 2 does not have two CPUs")
-        jobs, mib = 4, 4
         with guest.measure() as measurement:
-            text = guest.run(f"""
-                disk=$(disk disk0);
-                job() {{ head -c {mib * MIB} /dev/urandom >data$1 &&
-                    directio write $disk $(($1 * {mib * MIB})) 65536 {mib * 16} <data$1 &&
-                    directio read $disk $(($1 * {mib * MIB})) 16384 {mib * 64} | cmp - data$1 &&
-                    echo $1 $(sha256sum <data$1); }};
-                for job in $(seq 0 {jobs - 1}); do job $job & done; wait""", timeout=180)
-        sums = {int(line.split()[0]): line.split()[1] for line in text.splitlines()}
-        expect(sorted(sums) == list(range(jobs)), f"not all jobs ended well:\n{text}")
-        for job, checksum in sums.items():
-            host = bench.level1.host_sha256("disk0", job * mib * MIB, mib * MIB)
-            expect(checksum == host, f"job {job}: level 2 wrote {checksum}, level 0 has {host}")
+            parallel_jobs(bench, guest, {f"job{job}": ("disk0", 4 * job) for job in range(4)})
         check_counts(bench, measurement.result)
 
 
@@ -233,8 +189,7 @@ def killed(bench: Bench) -> None:
 
 @scenario("hotplug", "the assigned device is unplugged and plugged again in the running guest")
 def hotplug(bench: Bench) -> None:
-    # Linux would like more windows behind an empty slot than there is room for, and takes the other slot's for that.
-    config = bench.config("hotplug", smmus=(("disk0", "disk1"),), append="pci=hpiosize=0,hpmmioprefsize=0")
+    config = bench.config("hotplug", smmus=(("disk0", "disk1"),), append=SMALL_HOTPLUG_WINDOWS)
     with bench.guest(config) as guest:
         copy_and_compare(bench, guest)
         # The root port takes a request only when the guest has seen the one before.
@@ -264,41 +219,20 @@ def two_smmus(bench: Bench) -> None:
 def two_disks(bench: Bench, config: GuestConfig) -> None:
     with bench.guest(config) as guest:
         with guest.measure() as measurement:
-            text = guest.run(f"""
-                job() {{ d=$(disk $1) && head -c {4 * MIB} /dev/urandom >$1 && directio write $d 0 {MIB} 4 <$1 &&
-                    directio read $d 0 16384 256 | cmp - $1 && echo $1 $(sha256sum <$1); }};
-                job disk0 & job disk1 & wait""", timeout=120)
-        sums = dict(line.split()[:2] for line in text.splitlines())
-        expect(set(sums) == {"disk0", "disk1"}, f"not both jobs ended well:\n{text}")
-        for disk, checksum in sums.items():
-            host = bench.level1.host_sha256(disk, 0, 4 * MIB)
-            expect(checksum == host, f"{disk}: level 2 wrote {checksum}, level 0 has {host}")
+            parallel_jobs(bench, guest, {"first": ("disk0", 0), "second": ("disk1", 0)})
         check_counts(bench, measurement.result)
-
-
-def edu_address(guest: Guest) -> str:
-    """The edu device's PCI address in level 2."""
-    path = guest.run("grep -l 0x11e8 /sys/bus/pci/devices/*/device")
-    return path.split("/")[-2]
 
 
 @scenario("dma-fault", "a DMA to an address that is not mapped: the event comes all the way up to the guest's driver")
 def dma_fault(bench: Bench) -> None:
-    iova = 0xDEAD000
-    provoked = re.compile(r"event: F_TRANSLATION|event 0x10 received|unpriv data write|\t0x[0-9a-f]{16}$")
-    with bench.guest(bench.config("dma-fault", smmus=(("disk0", "edu"),)), harmless=provoked) as guest:
-        guest.run(f"isolation write {edu_address(guest)} {iova:#x}")
-        guest.run("for i in $(seq 100); do dmesg | grep -q 'event: ' && break; sleep 0.1; done")
-        messages = [text for _, text in guest.log.lines()]
-        expect(any(re.search(rf"event: F_TRANSLATION .*iova: {iova:#x}", text) for text in messages),
-               "level 2's driver has not reported the fault; its last messages:\n" + "\n".join(messages[-5:]))
+    with bench.guest(bench.config("dma-fault", smmus=(("disk0", "edu"),)), harmless=TRANSLATION_FAULT) as guest:
+        faulting_dma(guest, 0xDEAD000)
         measured_io(bench, guest)
 
 
 @scenario("isolation", "a device's DMA goes where tables and registers say, through all their changes, and nowhere else")
 def isolation(bench: Bench) -> None:
-    provoked = re.compile(r"event: |event 0x.. received|data write|\t0x[0-9a-f]{16}$|callbacks suppressed")
-    with bench.guest(bench.config("isolation", smmus=(("edu", "disk0"),)), harmless=provoked) as guest:
+    with bench.guest(bench.config("isolation", smmus=(("edu", "disk0"),)), harmless=FAULTS) as guest:
         copy_and_compare(bench, guest)
         guest.run(f"isolation states {edu_address(guest)}", timeout=180)
         # The disk behind the same SMMU has its translation again.

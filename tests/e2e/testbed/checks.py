@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""What guests are put through in more than one testbed."""
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Protocol
+
+from .consoles import TestbedError
+from .kernellog import KernelLog
+
+MIB = 1 << 20
+# Error-level messages of a healthy boot on these machines.
+HARMLESS = re.compile(r"$^")
+# Linux would like more windows behind an empty slot than there is room for, and takes another slot's for that.
+SMALL_HOTPLUG_WINDOWS = "pci=hpiosize=0,hpmmioprefsize=0"
+# What a guest's driver says of a write to an address that is not mapped...
+TRANSLATION_FAULT = re.compile(r"event: F_TRANSLATION|event 0x10 received|unpriv data write|\t0x[0-9a-f]{16}$")
+# ...and of all that tests/e2e/guest/isolation.c provokes.
+FAULTS = re.compile(r"event: |event 0x.. received|data write|\t0x[0-9a-f]{16}$|callbacks suppressed")
+
+
+class Shells(Protocol):
+    """A guest: something that runs commands."""
+
+    def run(self, code: str, timeout: float = 60) -> str: ...
+
+
+class LoggedGuest(Shells, Protocol):
+    log: KernelLog
+
+
+class Host(Protocol):
+    """Whoever has the images of the guest's disks."""
+
+    def host_sha256(self, disk: str, offset: int, size: int) -> str: ...
+
+
+def expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise TestbedError(otherwise)
+
+
+def file_sha256(path: Path, offset: int, size: int) -> str:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return hashlib.sha256(file.read(size)).hexdigest()
+
+
+def copy_and_compare(host: Host, guest: Shells, disk: str = "disk0", at_mib: int = 0, mib: int = 8) -> str:
+    """The guest writes random data and reads it back, both past its page cache; three checksums must agree.
+
+    Returns the checksum.
+    """
+    written, read = guest.run(f"""
+        disk=$(disk {disk}) && head -c {mib * MIB} /dev/urandom >data &&
+        sha256sum <data && directio write $disk {at_mib * MIB} {MIB} {mib} <data && rm data &&
+        directio read $disk {at_mib * MIB} {MIB} {mib} | sha256sum""", timeout=120).split()[::2]
+    on_host = host.host_sha256(disk, at_mib * MIB, mib * MIB)
+    expect(written == read, f"{disk}: the guest wrote {written} and read back {read}")
+    expect(written == on_host, f"{disk}: the guest wrote {written}, the image on the host has {on_host}")
+    return written
+
+
+def parallel_jobs(host: Host, guest: Shells, jobs: dict[str, tuple[str, int]], mib: int = 4) -> None:
+    """`jobs`: a name, the disk and the MiB to begin at. All at once write random data and compare what they read back."""
+    job = f"""job() {{ d=$(disk $2) && head -c {mib * MIB} /dev/urandom >$1 && at=$(($3 * {MIB})) &&
+        directio write $d $at 65536 {mib * 16} <$1 && directio read $d $at 16384 {mib * 64} | cmp - $1 &&
+        echo $1 $(sha256sum <$1); rm $1; }};"""
+    started = "".join(f"job {name} {disk} {at} & " for name, (disk, at) in jobs.items())
+    text = guest.run(f"{job} {started} wait", timeout=180)
+    sums = {line.split()[0]: line.split()[1] for line in text.splitlines() if len(line.split()) > 1}
+    expect(set(sums) == set(jobs), f"not all jobs ended well:\n{text}")
+    for name, (disk, at) in jobs.items():
+        on_host = host.host_sha256(disk, at * MIB, mib * MIB)
+        expect(sums[name] == on_host, f"{name}: the guest wrote {sums[name]} to {disk}, the image on the host has {on_host}")
+
+
+def edu_address(guest: Shells) -> str:
+    """The edu device's PCI address in the guest."""
+    path = guest.run("grep -l 0x11e8 /sys/bus/pci/devices/*/device")
+    return path.split("/")[-2]
+
+
+def faulting_dma(guest: LoggedGuest, iova: int) -> None:
+    """The edu device writes to an address that is not mapped, and the guest's driver must say so."""
+    guest.run(f"isolation write {edu_address(guest)} {iova:#x}")
+    guest.run("for i in $(seq 100); do dmesg | grep -q 'event: ' && break; sleep 0.1; done")
+    messages = [text for _, text in guest.log.lines()]
+    expect(any(re.search(rf"event: F_TRANSLATION .*iova: {iova:#x}", text) for text in messages),
+           "the guest's driver has not reported the fault; its last messages:\n" + "\n".join(messages[-5:]))

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""A QEMU that this process runs, and the lines into it."""
+from __future__ import annotations
+
+import ctypes
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .consoles import Pump, Stream
+
+# What QEMU connects a character device to.
+_ENDS = {
+    "serial": ["-serial", "chardev:{}"],
+    "console": ["-device", "virtconsole,chardev={}"],
+    "monitor": ["-mon", "chardev={},mode=control"],
+}
+# What the SMMU of a machine traces when something is wrong: events for its driver, commands refused. Older
+# QEMUs have another name for the first: a pattern that matches nothing is no error.
+SMMU_ERRORS = ("smmuv3_propagate_event*", "smmuv3_record_event*", "smmuv3_cmdq_consume_error")
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def trace_options(to: Path | str, events: Iterable[str]) -> list[str]:
+    """QEMU's options for a log of the events, and of what it thinks a guest did wrong."""
+    words = ["-D", str(to), "-d", "guest_errors"]
+    for event in events:
+        words += ["-trace", f"enable={event}"]
+    return words
+
+
+class Machine:
+    """An emulated machine. Its process ends with close(), or with ours.
+
+    `lines` are the names of its lines, which are those of their logs too, and what is at QEMU's end (_ENDS); the first
+    serial one is the kernel's.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], lines: Mapping[str, str], logs: Path) -> None:
+        self.name = name
+        self.pump = Pump()
+        self.streams: dict[str, Stream] = {}
+        self._kernel = next(line for line, end in lines.items() if end == "serial")
+        options, theirs = self._lines(lines, logs)
+        words = [*command, *options]
+        (logs / f"{name}-command").write_text(" ".join(words) + "\n")
+        self._errors = logs / f"{name}-errors.log"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                                             pass_fds=[line.fileno() for line in theirs], start_new_session=True,
+                                             preexec_fn=_die_with_parent)
+        for line in theirs:
+            line.close()
+        self.pump.alarms.append(self._trouble)
+
+    def _lines(self, lines: Mapping[str, str], logs: Path) -> tuple[list[str], list[socket.socket]]:
+        """The lines as options of QEMU and its ends of them; ours go to self.streams."""
+        # A memory-mapped device: not behind any SMMU.
+        options = ["-device", "virtio-serial-device,max_ports=8"]
+        theirs = []
+        for name, end in lines.items():
+            ours, other = socket.socketpair()
+            theirs.append(other)
+            self.streams[name] = Stream(name, ours, logs / f"{name}.log")
+            self.pump.add(self.streams[name])
+            options += ["-chardev", f"socket,id={name},fd={other.fileno()}", *(word.format(name) for word in _ENDS[end])]
+        return options, theirs
+
+    def errors(self) -> str:
+        """What QEMU itself has printed."""
+        return self._errors.read_text(errors="replace").strip()
+
+    def _trouble(self) -> str | None:
+        if (status := self._process.poll()) is not None:
+            return f"{self.name}'s QEMU ended with {status}: {self.errors()[-300:]}"
+        if panic := re.search(rb"Kernel panic[^\r\n]*", self.streams[self._kernel].buffer):
+            return f"{self._kernel}: {panic[0].decode(errors='replace')}"
+        return None
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self.pump.close()
+        for stream in self.streams.values():
+            stream.socket.close()

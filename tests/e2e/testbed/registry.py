@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""The scenarios, and what each of them runs in."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Bed(Enum):
+    """In the order in which they are used."""
+
+    SOFTWARE = "software"  # one level: a guest under emulation, the device translates
+    NESTED = "nested"  # three levels, the lowest is Debian's QEMU
+    OWN_LEVEL0 = "own-level0"  # three levels, the lowest is the QEMU under test too
+
+
+# Takes what its bed offers (software_scenarios.Place, scenarios.Bench), and raises TestbedError where something is not so.
+Run = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    bed: Bed
+    name: str
+    summary: str
+    run: Run
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def register(bed: Bed, name: str, summary: str) -> Callable[[Run], Run]:
+    def decorate(run: Run) -> Run:
+        assert name not in SCENARIOS
+        SCENARIOS[name] = Scenario(bed, name, summary, run)
+        return run
+
+    return decorate
+
+
+def in_order() -> list[Scenario]:
+    """All of them, by bed, and in each bed as they were registered."""
+    beds = list(Bed)
+    return sorted(SCENARIOS.values(), key=lambda scenario: beds.index(scenario.bed))

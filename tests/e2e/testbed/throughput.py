@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""Guest I/O without acceleration against QEMU's C device: two guests side by side, in pairs, and ratios as the result.
+
+The disks have no backend that would take time (null-co), so that as much as possible of what is measured is the SMMU's; all
+of it runs on an emulated CPU, and no verdict is passed on absolute figures.
+"""
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import report
+from .software import Place, SoftwareConfig, SoftwareGuest
+
+DEVICES = ("c", "rust")
+MODES = {"strict": "iommu.strict=1", "lazy": "iommu.strict=0"}
+MILLISECONDS = 1500  # of each measurement
+SPAN = 1 << 28
+_NULL = f"driver=null-co,read-zeroes=off,size={1 << 30}"
+# What the SMMU does for an I/O, by its trace: each names the lines that are counted.
+_COUNTED = {
+    "translations": r"smmu_iotlb_lookup_(hit|miss)", "misses": "smmu_iotlb_lookup_miss",
+    "commands": "smmuv3_cmdq_opcode", "TLBI": "smmuv3_cmdq_opcode .*TLBI", "events": "smmuv3_propagate_event",
+}
+_TRACED = ("smmu_iotlb_lookup_hit", "smmu_iotlb_lookup_miss", "smmuv3_cmdq_opcode")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    disk: str
+    pattern: str
+    block: int
+    threads: int
+    counted: int  # blocks of the counting run
+
+    def rate(self, guest: SoftwareGuest) -> float:
+        """Blocks a second."""
+        return float(guest.run(f"iorate {self.pattern} $(disk {self.disk}) {self.block} {SPAN} {self.threads} {MILLISECONDS}"))
+
+    def some(self, guest: SoftwareGuest) -> None:
+        """The same amount of work each time."""
+        guest.run(f"directio read $(disk {self.disk}) 0 {self.block} {self.counted} >&-", timeout=120)
+
+
+CASES = (
+    Case("NVMe, sequential 1 MiB", "disk0", "sequential", 1 << 20, 2, counted=64),
+    Case("NVMe, random 4 KiB", "disk0", "random", 4096, 4, counted=2000),
+    Case("virtio-blk on I/O threads, random 4 KiB", "disk1", "random", 4096, 4, counted=2000),
+)
+
+
+@dataclass
+class Results:
+    # (mode, case, device) -> what the counting run's fixed amount of I/O took
+    counts: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
+    # (mode, case) -> for each pair (C, Rust) blocks a second
+    rates: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "counts": [{"mode": mode, "case": case, "device": device, **counts}
+                       for (mode, case, device), counts in self.counts.items()],
+            "throughput": [{"mode": mode, "case": case, "c": [pair[0] for pair in pairs], "rust": [pair[1] for pair in pairs],
+                            "ratio": dict(zip(("min", "median", "max"), _ratios(pairs)))}
+                           for (mode, case), pairs in self.rates.items()],
+        }
+
+
+def _ratios(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """How many times faster the guest with the Rust device is: minimum, median, maximum over the pairs."""
+    return report.spread([rust / c for c, rust in pairs])
+
+
+def _config(mode: str, device: str) -> SoftwareConfig:
+    return SoftwareConfig(f"throughput-{device}", "virt,iommu=smmuv3", devices=("disk0", "disk1"),
+                          append=f"iommu.passthrough=0 {MODES[mode]}", events=(),
+                          backends={"disk0": _NULL, "disk1": _NULL})
+
+
+def _count(guest: SoftwareGuest, case: Case) -> Counter[str]:
+    with guest.traced(*_TRACED) as lines:
+        case.some(guest)
+    return Counter({name: sum(1 for line in lines if re.search(pattern, line)) for name, pattern in _COUNTED.items()})
+
+
+def run(place: Place, qemus: dict[str, Path], pairs: int, say: Callable[[str], None]) -> Results:
+    results = Results()
+    for mode in MODES:
+        with ExitStack() as stack:
+            guests = {}
+            for device in DEVICES:
+                say(f"{mode}, {device}: booting")
+                guests[device] = stack.enter_context(place.machine(_config(mode, device), qemus[device]))
+            for case in CASES:
+                say(f"{mode}, {case.name}: {pairs} pairs, then counts")
+                for pair in range(pairs):
+                    # Whatever comes second finds a warmer, or a hotter, machine.
+                    order = DEVICES if pair % 2 == 0 else DEVICES[::-1]
+                    rates = {device: case.rate(guests[device]) for device in order}
+                    results.rates.setdefault((mode, case.name), []).append((rates["c"], rates["rust"]))
+                for device in DEVICES:
+                    results.counts[mode, case.name, device] = _count(guests[device], case)
+    return results
+
+
+def tables(results: Results) -> str:
+    rates = []
+    for (mode, case), pairs in results.rates.items():
+        medians = [report.spread([pair[side] for pair in pairs])[1] for side in (0, 1)]
+        ratios = " / ".join(f"{ratio:.2f}" for ratio in _ratios(pairs))
+        rates.append((f"{mode}, {case}", *(f"{median:.0f}" for median in medians), ratios))
+    counts = [(f"{mode}, {case}, {device}", *(found[name] for name in _COUNTED), f"{found['misses'] / max(found['translations'], 1):.1%}")
+              for (mode, case, device), found in results.counts.items()]
+    return "\n".join([
+        "",
+        "Guest reads without acceleration, blocks a second (medians, and the ratios of the pairs):",
+        "", report.table(rates, ("", "C", "Rust", "Rust / C: min / median / max")), "",
+        "What a fixed number of them takes (64 of 1 MiB, 2,000 of 4 KiB):",
+        "", report.table(counts, ("", *_COUNTED, "miss rate")), "",
+    ])
