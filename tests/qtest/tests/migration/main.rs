@@ -9,5 +9,6 @@ mod damaged;
 mod guest;
 mod hostile;
 mod reserved;
+mod snapshots;
 mod stream;
 mod transfer;

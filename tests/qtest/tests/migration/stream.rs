@@ -5,7 +5,7 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -189,11 +189,17 @@ fn outcome(machine: &Machine) -> Result<(), String> {
 pub struct TemporaryFile(PathBuf);
 
 impl TemporaryFile {
-    fn new() -> Self {
+    /// A name for a file that is not there yet.
+    pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("smmuv3-state-{}-{number}", process::id());
         Self(env::temp_dir().join(name))
+    }
+
+    /// Its name.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// As `migrate` and `-incoming` want it.

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Snapshots, as `savevm` and `loadvm` make and use them: the state is loaded by
+//! a device that has lived in the meantime.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use smmuv3_qtest::{
+    command::{self, SYNC},
+    machine::RAM,
+    qemu, qemu_c,
+    smmu::{reg, SMMUEN},
+    until, Machine, RootPort, Smmu,
+};
+
+use crate::{
+    guest::{registers, ste, Form, Guest, Table, IOVA},
+    stream::TemporaryFile,
+};
+
+/// Waits for the end of a job, which must have succeeded.
+#[track_caller]
+fn finish_job(machine: &Machine) {
+    let error = until("end of the job", || {
+        let jobs = machine.qmp("query-jobs", json!({}));
+        let job = jobs.as_array()?.first()?;
+        (job["status"] == "concluded").then(|| job["error"].clone())
+    });
+    assert!(error.is_null(), "{error}");
+    machine.qmp("job-dismiss", json!({ "id": "job" }));
+}
+
+#[track_caller]
+fn create_image(machine: &Machine, options: &serde_json::Value) {
+    machine.qmp(
+        "blockdev-create",
+        json!({ "job-id": "job", "options": options }),
+    );
+    finish_job(machine);
+}
+
+/// Gives a machine a disk, which no device uses, for its snapshots.
+#[track_caller]
+fn add_disk(machine: &Machine, file: &TemporaryFile, new: bool) {
+    if new {
+        create_image(
+            machine,
+            &json!({ "driver": "file", "filename": file.path(), "size": 0 }),
+        );
+    }
+    machine.qmp(
+        "blockdev-add",
+        json!({ "driver": "file", "node-name": "file", "filename": file.path() }),
+    );
+    if new {
+        create_image(
+            machine,
+            &json!({ "driver": "qcow2", "file": "file", "size": 1 << 20 }),
+        );
+    }
+    machine.qmp(
+        "blockdev-add",
+        json!({ "driver": "qcow2", "node-name": "disk", "file": "file" }),
+    );
+}
+
+#[track_caller]
+fn snapshot(machine: &Machine, command: &str) {
+    machine.qmp(
+        command,
+        json!({ "job-id": "job", "tag": "then", "vmstate": "disk", "devices": ["disk"] }),
+    );
+    finish_job(machine);
+}
+
+/// A snapshot of a machine in `from` is loaded in `to`, where another guest had
+/// a life of its own.
+#[track_caller]
+fn loads(form: Form, from: fn() -> PathBuf, to: fn() -> PathBuf) {
+    for (table, other) in [
+        (Table::Linear, Table::TwoLevels),
+        (Table::TwoLevels, Table::Linear),
+    ] {
+        let file = TemporaryFile::new();
+        let guest = Guest { form, table };
+        let source = form.builder(from()).start();
+        add_disk(&source, &file, true);
+        guest.live(&source);
+        let before = registers(&source);
+        snapshot(&source, "snapshot-save");
+        assert_eq!(registers(&source), before, "the source goes on");
+        assert!(source.quit().status.success());
+
+        let machine = form.builder(to()).start();
+        add_disk(&machine, &file, false);
+        Guest { form, table: other }.live(&machine);
+        snapshot(&machine, "snapshot-load");
+        assert_eq!(registers(&machine), before, "{guest:?}");
+        guest.go_on(&machine);
+        assert_eq!(machine.quit().stderr, "", "complaints");
+    }
+}
+
+#[test]
+fn a_snapshot_of_the_c_device_is_loaded_by_the_rust_one() {
+    loads(Form::Machine, qemu_c, qemu);
+    loads(Form::Device, qemu_c, qemu);
+}
+
+#[test]
+fn a_snapshot_of_the_rust_device_is_loaded_by_the_c_one() {
+    loads(Form::Machine, qemu, qemu_c);
+    loads(Form::Device, qemu, qemu_c);
+}
+
+#[test]
+fn a_snapshot_of_the_rust_device_is_loaded_by_the_rust_one() {
+    loads(Form::Machine, qemu, qemu);
+    loads(Form::Device, qemu, qemu);
+}
+
+/// Memory is as it was then, and so is what the SMMU makes of it: nothing that it
+/// has read since counts.
+#[test]
+fn a_machine_that_goes_back_forgets_what_it_had_cached() {
+    let table = RAM + (4 << 20);
+    let file = TemporaryFile::new();
+    let machine = Form::Device.builder(qemu()).start();
+    add_disk(&machine, &file, true);
+    let sid = Form::Device.sid();
+    let entry = table + 64 * u64::from(sid);
+    let smmu = Smmu::find(&machine);
+    let mut port = RootPort::new(&machine, sid);
+    smmu.setup_queue(RAM, 4);
+    smmu.setup_stream_table(table, 12);
+    machine.write64(entry, ste::BYPASS);
+    smmu.enable(SMMUEN);
+    port.arrives(IOVA, IOVA);
+    snapshot(&machine, "snapshot-save");
+
+    machine.write64(entry, 0);
+    smmu.submit(&[command::cfgi_ste(sid), SYNC]);
+    port.is_aborted(IOVA, &[IOVA]);
+    smmu.disable(SMMUEN);
+    smmu.write(reg::GBPA, 0x8010_0000);
+    port.is_aborted(IOVA, &[IOVA]);
+
+    snapshot(&machine, "snapshot-load");
+    assert_eq!(smmu.read(reg::GBPA), 0x1000);
+    port.arrives(IOVA, IOVA);
+    smmu.disable(SMMUEN);
+    port.arrives(IOVA, IOVA);
+}
