@@ -15,12 +15,14 @@ typedef struct AddressSpace AddressSpace;
 typedef struct MSIMessage MSIMessage;
 typedef struct PCIBus PCIBus;
 typedef struct PCIDevice PCIDevice;
+typedef struct VMChangeStateEntry VMChangeStateEntry;
 
 #include "qemu/osdep.h"
 #include "hw/arm/smmu-common.h"
 #include "migration/blocker.h"
 #include "qapi/qapi-types-misc-arm.h"
 #include "system/iommufd.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include <linux/iommufd.h>
 

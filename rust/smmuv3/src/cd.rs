@@ -88,7 +88,8 @@ impl Cd {
         let word0 = self.0[0];
         let valid = bit64(word0, 31);
         let aarch64 = bit64(word0, 41);
-        let big_endian = bit64(word0, 15);
+        // ENDI is IGNORED where no walk is made: EPD0 and EPD1.
+        let big_endian = bit64(word0, 15) && !(bit64(word0, 14) && bit64(word0, 30));
         // Hardware update of flags is not implemented by a walk in software.
         let updates = field64(word0, 42, 2) != 0;
         let stalls = bit64(word0, 44) && features.stall_model() == 0b01;

@@ -14,7 +14,8 @@ const OVERFLOW: u32 = 1 << 31;
 /// What became of an event, and what is to be signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// The queue is disabled: nothing is recorded.
+    /// The queue is disabled, or an abort of it is not acknowledged yet: nothing
+    /// is recorded, and nothing counts as lost (7.2.1).
     Disabled,
     /// The record is in the queue. `interrupt`: it was empty before, and its
     /// interrupt is enabled (3.18.2).
@@ -38,7 +39,7 @@ pub fn record<M: GuestMemory>(
     memory: &mut M,
     event: &Event,
 ) -> Recorded {
-    if !registers.eventq_enabled() {
+    if !takes_events(registers) {
         return Recorded::Disabled;
     }
     let ring = registers.eventq_ring(features);
@@ -65,10 +66,15 @@ pub fn record<M: GuestMemory>(
     }
 }
 
+/// Whether the queue is writable but for being full (7.2.1).
+const fn takes_events(registers: &Registers) -> bool {
+    registers.eventq_enabled() && (registers.gerror ^ registers.gerrorn) & EVENTQ_ABT_ERR == 0
+}
+
 /// Notes that events were lost, here or before they got here (7.4): `OVFLG` is
 /// toggled unless software has yet to acknowledge the last time.
 pub fn overflow(registers: &mut Registers) -> Recorded {
-    if !registers.eventq_enabled() {
+    if !takes_events(registers) {
         return Recorded::Disabled;
     }
     if (registers.eventq.prod ^ registers.eventq.cons) & OVERFLOW == 0 {
@@ -185,13 +191,23 @@ mod tests {
             record(&mut registers, &features, &mut memory, &event(1)),
             Recorded::Aborted { interrupt: true }
         );
+        // nothing is recorded, or counts as lost, before it is acknowledged
+        memory.limit = u64::MAX;
+        let before = registers.clone();
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(1)),
-            Recorded::Aborted { interrupt: false }
+            Recorded::Disabled
         );
+        assert_eq!(overflow(&mut registers), Recorded::Disabled);
+        assert_eq!(registers, before);
         assert_eq!(
             (registers.eventq.prod, registers.gerror),
             (0, EVENTQ_ABT_ERR)
+        );
+        registers.gerrorn = EVENTQ_ABT_ERR;
+        assert_eq!(
+            record(&mut registers, &features, &mut memory, &event(1)),
+            Recorded::Written { interrupt: true }
         );
     }
 

@@ -430,7 +430,7 @@ mod tests {
 
     fn stage2(low: u64, features: &Features) -> StreamConfig {
         let word0 = 1 | (0b110 << 1);
-        Ste([word0, 0, low << 32 | 5, 0x4000_0000, 0, 0, 0, 0]).config(features)
+        Ste([word0, 0, (low << 32) | 5, 0x4000_0000, 0, 0, 0, 0]).config(features)
     }
 
     #[test]
@@ -498,7 +498,7 @@ mod tests {
         let high = Ste([1 | (0b110 << 1), 0, low << 32, 1 << 32, 0, 0, 0, 0]);
         assert_eq!(high.config(&features), bad(BadSte::Stage2Table));
         let narrow = features.with_vmid16(false);
-        let wide = Ste([1 | (0b110 << 1), 0, VALID_S2 << 32 | 0x100, 0, 0, 0, 0, 0]);
+        let wide = Ste([1 | (0b110 << 1), 0, (VALID_S2 << 32) | 0x100, 0, 0, 0, 0, 0]);
         assert_eq!(wide.config(&narrow), bad(BadSte::Vmid));
     }
 

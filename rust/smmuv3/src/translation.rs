@@ -27,7 +27,7 @@ pub use range::Range;
 pub use store::{Session, Store};
 pub use tlb::Tlb;
 
-use self::walk::{effective_address, Walker};
+use self::walk::Walker;
 use crate::{cmdq::GuestMemory, features::Features, registers::Registers, StreamId};
 
 /// One descriptor that a walk has read.
@@ -116,12 +116,11 @@ pub fn translate<M: GuestMemory, C: Caches>(
             Err(fault) => return Outcome::Fault(fault),
         },
     };
-    let context = match context {
-        StreamContext::Abort => return Outcome::Abort,
-        StreamContext::Bypass => return Outcome::Bypass,
-        StreamContext::Translate(context) => context,
+    let context = match context.translation_of(address) {
+        Ok(context) => context,
+        Err(outcome) => return outcome,
     };
-    match through(&context, memory, caches, address, wanted) {
+    match through(context, memory, caches, address, wanted) {
         Ok(entry) => Outcome::Translated {
             entry,
             stages: context.stages.bits(),
@@ -138,10 +137,7 @@ fn through<M: GuestMemory, C: Caches>(
     wanted: Permissions,
 ) -> Result<Entry, Fault> {
     let tag = context.tag();
-    let input = context
-        .stages
-        .stage1()
-        .map_or(address, |stage1| effective_address(stage1, address));
+    let input = context.input(address);
     // What is not permitted is walked for: the fault has more to say than an
     // entry knows, and the tables may permit it by now.
     if let Some(entry) = caches.lookup(tag, input) {

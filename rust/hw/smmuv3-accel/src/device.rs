@@ -24,7 +24,7 @@ use crate::{
     accel::Accel,
     bindings,
     events::Waiting,
-    ffi::{self, Alarm, BottomHalf, MigrationBlocker, ParentMethods, SmmuState},
+    ffi::{self, Alarm, BottomHalf, MigrationBlocker, ParentMethods, SmmuState, StopHandler},
     pci,
     properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
     translate::{self, Notified, Statistics},
@@ -131,6 +131,8 @@ pub struct Smmuv3 {
     pub record_later: OnceLock<BottomHalf>,
     /// Has commands consumed that were deferred
     pub deferred: BqlRefCell<Option<Alarm>>,
+    /// Finishes what is under way when the machine stops
+    stop_handler: BqlRefCell<Option<StopHandler>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// A function behind this SMMU has asked for its address space
     asked: BqlCell<bool>,
@@ -206,6 +208,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, accel_state).write(Default::default());
         uninit_field_mut!(*this, consume_later).write(Default::default());
         uninit_field_mut!(*this, deferred).write(Default::default());
+        uninit_field_mut!(*this, stop_handler).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, asked).write(Default::default());
     }
@@ -236,6 +239,7 @@ impl Smmuv3 {
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
         *self.deferred.borrow_mut() = Some(Alarm::new(self, &Self::consume_soon));
         *self.consume_later.borrow_mut() = Some(BottomHalf::new(self, &Self::consume));
+        *self.stop_handler.borrow_mut() = Some(StopHandler::new(self, &Self::finish));
         self.record_later
             .get_or_init(|| BottomHalf::new(self, &Self::record_waiting));
         if self.accel {

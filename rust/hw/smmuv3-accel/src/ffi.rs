@@ -11,7 +11,7 @@
 //! `properties` and `translate`.
 
 use std::{
-    ffi::{c_uint, c_void, CStr},
+    ffi::{c_int, c_uint, c_void, CStr},
     ptr::addr_of_mut,
     sync::atomic::{fence, Ordering},
 };
@@ -335,6 +335,47 @@ impl Drop for Alarm {
             util::bindings::timer_del(self.0);
             glib_sys::g_free(self.0.cast());
         }
+    }
+}
+
+/// Calls back into the device that owns it whenever the machine stops.
+#[derive(Debug)]
+pub struct StopHandler(*mut bindings::VMChangeStateEntry);
+
+// SAFETY: only used under the BQL
+unsafe impl Send for StopHandler {}
+
+impl StopHandler {
+    /// Runs `F` on `device` when the machine has stopped, after every other
+    /// device's handler, before its state is saved.
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) -> Self {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+            opaque: *mut c_void,
+            running: bool,
+            _state: bindings::RunState,
+        ) {
+            if !running {
+                // SAFETY: the device that was passed on registration; it takes the
+                // handler off before it goes
+                F::call((unsafe { &*opaque.cast::<Smmuv3>() },));
+            }
+        }
+        const { assert!(F::IS_SOME) };
+        // SAFETY: the arguments outlive the handler, see `drop`
+        Self(unsafe {
+            bindings::qemu_add_vm_change_state_handler_prio(
+                Some(call::<F>),
+                (device as *const Smmuv3).cast_mut().cast(),
+                c_int::MIN,
+            )
+        })
+    }
+}
+
+impl Drop for StopHandler {
+    fn drop(&mut self) {
+        // SAFETY: a registered handler, which is not used again
+        unsafe { bindings::qemu_del_vm_change_state_handler(self.0) }
     }
 }
 

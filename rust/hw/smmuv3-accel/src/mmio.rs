@@ -42,6 +42,8 @@ impl Smmuv3 {
     /// A write of 4 or 8 bytes, aligned.
     pub fn write(&self, offset: u64, value: u64, size: u32) {
         trace::trace_smmuv3_write_mmio(offset & PAGE_MASK, value, size, 0);
+        // what was recorded before the queue is disabled is there (section 7.2.1)
+        self.record_waiting();
         let (effects, acknowledged, gerrorn) = {
             let mut shared = self.shared();
             let features = shared.features;
@@ -71,12 +73,33 @@ impl Smmuv3 {
         }
     }
 
+    /// The machine has stopped: records the events that wait and consumes the
+    /// commands that can be. A saved state has no place for what was begun, and
+    /// the C device that may load it goes on at the next doorbell only.
+    pub fn finish(&self) {
+        self.record_waiting();
+        // at most what fits into the queue: nobody adds to it
+        while self.consume_slice() != Progress::Idle {}
+    }
+
     /// Consumes commands: one slice, the rest later.
     pub fn consume(&self) {
+        match self.consume_slice() {
+            Progress::Idle => {}
+            Progress::More => self.consume_soon(),
+            Progress::Deferred => {
+                if let Some(alarm) = self.deferred.borrow().as_ref() {
+                    alarm.set(DEFERRAL);
+                }
+            }
+        }
+    }
+
+    fn consume_slice(&self) -> Progress {
         // Empty while the consumer runs: what it does cannot come back here, as
         // QEMU's re-entry guards see to; if it did, it would find nothing to do.
         let Some(mut cmdq) = self.cmdq.borrow_mut().take() else {
-            return;
+            return Progress::Idle;
         };
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.record_waiting();
@@ -111,15 +134,7 @@ impl Smmuv3 {
             shared.registers.gerror ^= registers.gerror ^ before;
         }
         *self.cmdq.borrow_mut() = Some(cmdq);
-        match progress {
-            Progress::Idle => {}
-            Progress::More => self.consume_soon(),
-            Progress::Deferred => {
-                if let Some(alarm) = self.deferred.borrow().as_ref() {
-                    alarm.set(DEFERRAL);
-                }
-            }
-        }
+        progress
     }
 
     /// Goes on from the main loop.

@@ -180,7 +180,6 @@ impl Smmuv3 {
     }
 
     fn pre_save(&self) -> Result<(), InvalidError> {
-        self.record_waiting();
         let (features, registers) = self.snapshot();
         let split = two_level_split(registers.strtab_base_cfg);
         *self.saved.borrow_mut() = SavedRegisters {

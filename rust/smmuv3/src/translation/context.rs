@@ -6,10 +6,11 @@
 
 use super::{
     fault::Fault,
-    walk::{upper_half, Walker},
-    Caches, Permissions, Tag,
+    walk::{effective_address, upper_half, Walker},
+    Caches, Outcome, Permissions, Tag,
 };
 use crate::{
+    bits::mask64,
     cd::{self, CdFault, Translation},
     cmdq::{BusAbort, GuestMemory},
     event::{Class, EventType},
@@ -25,8 +26,12 @@ use crate::{
 pub enum StreamContext {
     /// They are aborted; no event tells (5.2, `Config`).
     Abort,
-    /// They pass untranslated.
-    Bypass,
+    /// They pass untranslated, if their addresses have no more bits than this:
+    /// bypassed or not, stage 1 puts out nothing larger (IAS, 3.4).
+    Bypass {
+        /// Bits of an address.
+        ias_bits: u8,
+    },
     /// They are translated.
     Translate(Context),
 }
@@ -53,6 +58,25 @@ pub enum Stages {
     Nested(Translation, Stage2),
 }
 
+impl StreamContext {
+    /// How a transaction at `address` is translated.
+    ///
+    /// # Errors
+    ///
+    /// What becomes of it if it is not.
+    #[inline]
+    pub(super) const fn translation_of(&self, address: u64) -> Result<&Context, Outcome> {
+        match self {
+            Self::Translate(context) => Ok(context),
+            Self::Abort => Err(Outcome::Abort),
+            Self::Bypass { ias_bits } if address & !mask64(0, *ias_bits as u32) == 0 => {
+                Err(Outcome::Bypass)
+            }
+            Self::Bypass { .. } => Err(Outcome::Fault(Fault::bypassed_address_size())),
+        }
+    }
+}
+
 impl Stages {
     /// Stage 1, if it translates.
     pub const fn stage1(&self) -> Option<&Translation> {
@@ -73,6 +97,14 @@ impl Stages {
 }
 
 impl Context {
+    /// `address` as it is translated, and remembered in the TLB.
+    pub(super) fn input(&self, address: u64) -> u64 {
+        match self.stages.stage1() {
+            Some(stage1) => effective_address(stage1, address),
+            None => address,
+        }
+    }
+
     /// log2 of the granule that `address` is translated with first.
     pub const fn granule_shift(&self, address: u64) -> u8 {
         match &self.stages {
@@ -115,14 +147,15 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
             SteFault::FetchAbort { address } => Fault::fetch(EventType::SteFetch, address),
         })?;
     let vmid = ste.vmid(features);
+    let ias_bits = features.oas_bits() as u8;
     let stages = match ste.config(features) {
         StreamConfig::Abort => return Ok(StreamContext::Abort),
-        StreamConfig::Bypass => return Ok(StreamContext::Bypass),
+        StreamConfig::Bypass => return Ok(StreamContext::Bypass { ias_bits }),
         StreamConfig::Bad(_) => return Err(Fault::configuration(EventType::BadSte)),
         StreamConfig::Stage2(stage2) => Stages::Stage2(stage2),
         StreamConfig::Stage1 { ste } => match stage1(&ste, features, memory)? {
             Some(stage1) => Stages::Stage1(stage1),
-            None => return Ok(StreamContext::Bypass),
+            None => return Ok(StreamContext::Bypass { ias_bits }),
         },
         StreamConfig::Nested { ste, stage2 } => {
             // Addresses of Context descriptors are IPAs (5.2, S1ContextPtr).
@@ -136,7 +169,7 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
             let result = stage1(&ste, features, &mut memory).map_err(|fault| match fault.event {
                 EventType::CdFetch => memory
                     .fault
-                    .unwrap_or(Fault::fetch(EventType::CdFetch, memory.physical)),
+                    .unwrap_or_else(|| Fault::fetch(EventType::CdFetch, memory.physical)),
                 _ => fault,
             });
             match result? {
@@ -147,7 +180,7 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
     };
     Ok(StreamContext::Translate(Context {
         vmid,
-        ias_bits: features.oas_bits() as u8,
+        ias_bits,
         stages,
     }))
 }

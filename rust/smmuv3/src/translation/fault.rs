@@ -47,6 +47,18 @@ impl Fault {
         }
     }
 
+    /// The address that bypasses stage 1 is above IAS (3.4). No descriptor says
+    /// that this were not to be recorded.
+    pub(super) const fn bypassed_address_size() -> Self {
+        Self {
+            event: EventType::AddressSize,
+            address: 0,
+            stage2: false,
+            class: Class::In,
+            recorded: true,
+        }
+    }
+
     /// Whether an event tells, if the Event queue takes any.
     pub fn is_recorded(&self, registers: &Registers) -> bool {
         let wanted = self.event != EventType::BadStreamId || registers.records_bad_stream_id();
@@ -109,8 +121,8 @@ mod tests {
             stage2: false,
             ..walk
         };
-        let record = abort.record(7, 0, true);
-        assert_eq!(record.second_address(), 0x0012_3456_789a_bcd8);
-        assert_eq!(record.0[1], (1 << 35) | (0b01 << 40));
+        let aborted = abort.record(7, 0, true);
+        assert_eq!(aborted.second_address(), 0x0012_3456_789a_bcd8);
+        assert_eq!(aborted.0[1], (1 << 35) | (0b01 << 40));
     }
 }

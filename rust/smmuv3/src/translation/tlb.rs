@@ -35,6 +35,7 @@ pub struct Tlb {
     /// at once. Never 0.
     epoch: u32,
     generation: u64,
+    globals: bool,
 }
 
 impl Default for Tlb {
@@ -51,6 +52,7 @@ impl Tlb {
             population: Population::EMPTY,
             epoch: 1,
             generation: 0,
+            globals: false,
         }
     }
 
@@ -59,6 +61,13 @@ impl Tlb {
     #[inline]
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether there was a global translation since everything was last dropped,
+    /// even if it had to make room by now. Invalidations by address mean global
+    /// ones too, whatever ASID they name.
+    pub const fn has_seen_globals(&self) -> bool {
+        self.globals
     }
 
     /// The translation of `address`, of whatever size.
@@ -97,6 +106,7 @@ impl Tlb {
             Some(_) if entry.global => (Kind::Global, Some(Kind::Private)),
             Some(_) => (Kind::Private, Some(Kind::Global)),
         };
+        self.globals |= kind == Kind::Global;
         // The page might have been global before, or not have been.
         if let Some(other) = other.filter(|other| self.population.has(*other)) {
             let old = Key::new(self.epoch, tag, other, address, size);
@@ -132,6 +142,7 @@ impl Tlb {
     }
 
     fn drop_all(&mut self) {
+        self.globals = false;
         self.population = Population::EMPTY;
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {

@@ -205,13 +205,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             Stages::Stage2(stage2) => {
                 // Stage 1 is bypassed: its output address is the input (3.4).
                 if input & !mask64(0, u32::from(context.ias_bits)) != 0 {
-                    return Err(Fault {
-                        event: EventType::AddressSize,
-                        address: 0,
-                        stage2: false,
-                        class: Class::In,
-                        recorded: true,
-                    });
+                    return Err(Fault::bypassed_address_size());
                 }
                 self.ipa(context.vmid, stage2, input, wanted, Class::In)
             }

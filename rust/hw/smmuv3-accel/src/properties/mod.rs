@@ -68,7 +68,8 @@ impl Choices {
         if device.accel {
             ensure!(
                 stage == "1",
-                "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{stage}')"
+                "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{}')",
+                stage
             );
             ensure!(
                 device.cmdqv.choice() != Choice::Given(true),

@@ -120,7 +120,7 @@ impl Caches for Locked<'_> {
     fn context(&mut self, sid: u32) -> Option<StreamContext> {
         let (context, statistics) = {
             let mut shared = self.device.shared();
-            let context = shared.store.context(sid);
+            let context = shared.store.configurations.get(sid).copied();
             shared.statistics.configurations.note(context.is_some());
             (context, shared.statistics)
         };
@@ -133,16 +133,15 @@ impl Caches for Locked<'_> {
 
     fn keep_context(&mut self, sid: u32, context: &StreamContext) {
         self.note_context(context);
-        self.device
-            .shared()
-            .store
-            .keep_context(self.session, sid, context);
+        let generation = self.session.configurations;
+        let mut shared = self.device.shared();
+        shared.store.configurations.keep(generation, sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
         let (entry, statistics) = {
             let mut shared = self.device.shared();
-            let entry = shared.store.lookup(tag, address);
+            let entry = shared.store.tlb.lookup(tag, address);
             shared.statistics.translations.note(entry.is_some());
             (entry, shared.statistics)
         };
@@ -164,10 +163,9 @@ impl Caches for Locked<'_> {
             granule_encoding(granule_shift),
             level,
         );
-        self.device
-            .shared()
-            .store
-            .insert(self.session, tag, address, entry);
+        let generation = self.session.tlb;
+        let mut shared = self.device.shared();
+        shared.store.tlb.insert(generation, tag, address, entry);
     }
 
     fn walked(&mut self, step: &WalkStep) {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use qom::prelude::*;
+use smmuv3::translation::Range;
 use system::prelude::*;
 use util::Error;
 
@@ -68,6 +69,9 @@ unsafe extern "C" fn translate(
 
 /// Who keeps translations can be told which to forget, but not which there are:
 /// the guest's tables are looked at when a device asks.
+///
+/// A notifier of a device's own ATC is told the same. A driver that turns on ATS
+/// though IDR0.ATS is 0 brings one about, and to refuse that would end QEMU.
 unsafe extern "C" fn notify_flag_changed(
     region: *mut system::bindings::IOMMUMemoryRegion,
     _old: system::bindings::IOMMUNotifierFlag,
@@ -81,8 +85,6 @@ unsafe extern "C" fn notify_flag_changed(
         None
     } else if smmu.accel {
         Some("arm-smmuv3 with accel=on has no translations to notify about".into())
-    } else if new & system::bindings::IOMMU_NOTIFIER_DEVIOTLB_UNMAP != 0 {
-        Some("arm-smmuv3 does not support dev-iotlb notifiers".into())
     } else if new & system::bindings::IOMMU_NOTIFIER_MAP != 0 {
         Some(format!(
             "device {} is assigned without nesting (accel=on, iommufd): it needs MAP notifiers, which \
@@ -94,7 +96,9 @@ unsafe extern "C" fn notify_flag_changed(
     };
     if let Some(message) = refusal {
         // SAFETY: errp comes from the C caller
-        unsafe { Error::msg(message).propagate(errp) };
+        unsafe {
+            Error::msg(message).propagate(errp);
+        }
         return -libc::EINVAL;
     }
     let mut notified = smmu.notified.borrow_mut();
@@ -157,30 +161,34 @@ impl NotifiedRegion {
         }
     }
 
-    /// Has every translation forgotten.
-    pub fn unmap_all(self) {
+    /// Has the translations of a range of addresses forgotten.
+    pub fn unmap(self, range: Range) {
+        use system::bindings::{IOMMU_NOTIFIER_DEVIOTLB_UNMAP, IOMMU_NOTIFIER_UNMAP};
+
         self.for_each_notifier(|notifier| {
             // SAFETY: a registered notifier
-            unsafe { system::bindings::memory_region_unmap_iommu_notifier_range(notifier) }
-        });
-    }
-
-    /// Has those of `first`, and of what differs in the bits of `mask`, forgotten.
-    pub fn unmap(self, first: u64, mask: u64) {
-        let event = system::bindings::IOMMUTLBEvent {
-            type_: system::bindings::IOMMU_NOTIFIER_UNMAP,
-            entry: IOMMUTLBEntry {
-                target_as: addr_of_mut!(system::bindings::address_space_memory),
-                iova: first,
-                translated_addr: 0,
-                addr_mask: mask,
-                perm: system::bindings::IOMMU_NONE,
-                pasid: 0,
-            },
-        };
-        self.for_each_notifier(|notifier| {
-            // SAFETY: a registered notifier; the callee reads the event only
-            unsafe { system::bindings::memory_region_notify_iommu_one(notifier, &event) }
+            let flags = unsafe { (*notifier).notifier_flags };
+            let event_type = if flags & IOMMU_NOTIFIER_UNMAP != 0 {
+                IOMMU_NOTIFIER_UNMAP
+            } else {
+                IOMMU_NOTIFIER_DEVIOTLB_UNMAP
+            };
+            for (first, mask) in range.blocks() {
+                let event = system::bindings::IOMMUTLBEvent {
+                    type_: event_type,
+                    entry: IOMMUTLBEntry {
+                        target_as: addr_of_mut!(system::bindings::address_space_memory),
+                        iova: first,
+                        translated_addr: 0,
+                        addr_mask: mask,
+                        perm: system::bindings::IOMMU_NONE,
+                        pasid: 0,
+                    },
+                };
+                // SAFETY: a registered notifier, which the callee crops the event
+                // to; it reads the event only
+                unsafe { system::bindings::memory_region_notify_iommu_one(notifier, &event) }
+            }
         });
     }
 }

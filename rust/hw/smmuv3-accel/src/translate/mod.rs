@@ -62,12 +62,12 @@ impl Page {
     }
 
     fn of(entry: &Entry) -> Self {
-        let permitted = entry.permissions();
+        let permissions = entry.permissions();
         let bit = |permitted, flag| if permitted { flag } else { IOMMU_NONE };
         Self {
             output: entry.output,
             mask: (1_u64 << entry.log2_bytes.min(63)) - 1,
-            permission: bit(permitted.read, IOMMU_RO) | bit(permitted.write, IOMMU_WO),
+            permission: bit(permissions.read, IOMMU_RO) | bit(permissions.write, IOMMU_WO),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Smmuv3 {
                 if let Some(outcome) = shared.store.hit(stream_id, iova, wanted) {
                     shared.statistics.note_hit(&outcome);
                     let statistics = shared.statistics;
-                    let context = shared.store.context(stream_id);
+                    let context = shared.store.configurations.get(stream_id).copied();
                     drop(shared);
                     statistics.trace_hit(stream_id, iova, context.as_ref());
                     return outcome;

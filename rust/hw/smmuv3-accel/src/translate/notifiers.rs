@@ -41,7 +41,7 @@ fn reach(what: &Invalidation, context: Option<&StreamContext>, globals: bool) ->
             Some(range.aligned(context.granule_shift(range.first)))
         }
         // Nothing of theirs is translated, and when that began all was forgotten.
-        Some(StreamContext::Bypass | StreamContext::Abort) => None,
+        Some(StreamContext::Bypass { .. } | StreamContext::Abort) => None,
         // Not known: of any configuration.
         None => match what {
             Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. } => Some(*range),
@@ -54,15 +54,15 @@ impl Smmuv3 {
     /// Executes a `CMD_TLBI_*`.
     pub fn invalidate_translations(&self, what: &Invalidation) {
         trace_invalidation(what);
-        self.shared().store.invalidate(what);
+        self.shared().store.tlb.invalidate(what);
         for region in self.notified_regions() {
             let Some(stream_id) = region.stream_id() else {
                 continue;
             };
             let range = {
                 let store = &self.shared().store;
-                let context = store.context(stream_id);
-                reach(what, context.as_ref(), store.has_seen_globals())
+                let context = store.configurations.get(stream_id);
+                reach(what, context, store.tlb.has_seen_globals())
             };
             match range {
                 None => {}
@@ -79,7 +79,7 @@ impl Smmuv3 {
         } else {
             trace::trace_smmu_configs_inv_sid_range(first, last);
         }
-        self.shared().store.forget_streams(first, last);
+        self.shared().store.configurations.forget(first, last);
         for region in self.notified_regions() {
             let affected = region
                 .stream_id()
@@ -106,7 +106,7 @@ impl Smmuv3 {
 
 fn unmap_all(region: NotifiedRegion) {
     trace::trace_smmu_inv_notifiers_mr(region.name());
-    region.unmap_all();
+    region.unmap(Range::ALL);
 }
 
 fn unmap(region: NotifiedRegion, what: &Invalidation, range: Range) {
@@ -115,19 +115,17 @@ fn unmap(region: NotifiedRegion, what: &Invalidation, range: Range) {
         Invalidation::Ipa { vmid, .. } => (vmid, -1, 2),
         _ => (0, -1, 0),
     };
-    for (first, mask) in range.blocks() {
-        let pages = (mask >> 12) + 1;
-        trace::trace_smmuv3_inv_notifiers_iova(
-            region.name(),
-            asid,
-            i32::from(vmid),
-            first,
-            1,
-            pages,
-            stage,
-        );
-        region.unmap(first, mask);
-    }
+    let pages = ((range.last - range.first) >> 12) + 1;
+    trace::trace_smmuv3_inv_notifiers_iova(
+        region.name(),
+        asid,
+        i32::from(vmid),
+        range.first,
+        1,
+        pages,
+        stage,
+    );
+    region.unmap(range);
 }
 
 fn trace_invalidation(what: &Invalidation) {
