@@ -205,7 +205,9 @@ pub fn fetch<M: GuestMemory>(
         None => descriptor(table, ssid),
         Some(split) => {
             let at = table.wrapping_add(u64::from(ssid >> split) << 3);
-            let l1cd = u64::from_le_bytes(read(memory, at)?);
+            let l1cd = memory
+                .read_u64(at)
+                .map_err(|_| CdFault::FetchAbort { address: at })?;
             if !bit64(l1cd, 0) {
                 return Err(CdFault::BadSubstreamId);
             }

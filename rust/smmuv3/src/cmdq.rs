@@ -36,6 +36,18 @@ pub trait GuestMemory {
     /// [`BusAbort`] if any byte of it cannot be read.
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort>;
 
+    /// The little-endian doubleword at `address`, a multiple of 8, in one access:
+    /// software may write it at the same time.
+    ///
+    /// # Errors
+    ///
+    /// [`BusAbort`] if it cannot be read.
+    fn read_u64(&mut self, address: u64) -> Result<u64, BusAbort> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// Stores `data` from `address` on.
     ///
     /// # Errors

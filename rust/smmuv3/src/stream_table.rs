@@ -14,8 +14,7 @@ use crate::{
 
 /// log2 of the size of a Stream table entry in bytes.
 const STE_LOG2_BYTES: u32 = 6;
-/// Size of a Level 1 Stream table descriptor in bytes, and its log2 (5.1).
-const L1STD_BYTES: usize = 8;
+/// log2 of the size of a Level 1 Stream table descriptor in bytes (5.1).
 const L1STD_LOG2_BYTES: u32 = 3;
 /// The largest `L1STD.Span` that is not Reserved (5.1).
 const MAX_SPAN: u32 = 11;
@@ -121,12 +120,18 @@ pub fn fetch<M: GuestMemory>(
     let address = match table.split {
         None => table.linear(sid),
         Some(split) => {
-            let descriptor: [u8; L1STD_BYTES] = read(memory, table.descriptor(sid, split))?;
-            table.second_level(sid, split, u64::from_le_bytes(descriptor))?
+            let address = table.descriptor(sid, split);
+            let descriptor = memory
+                .read_u64(address)
+                .map_err(|_| SteFault::FetchAbort { address })?;
+            table.second_level(sid, split, descriptor)?
         }
     };
-    let bytes: [u8; STE_BYTES] = read(memory, address)?;
-    Ok(Ste::from_bytes(&bytes))
+    let mut bytes = [0; STE_BYTES];
+    match memory.read(address, &mut bytes) {
+        Ok(()) => Ok(Ste::from_bytes(&bytes)),
+        Err(_) => Err(SteFault::FetchAbort { address }),
+    }
 }
 
 /// What the stream `sid` must be attached to now: what `GBPA` says while the
@@ -149,13 +154,5 @@ pub fn evaluate<M: GuestMemory>(
         StreamConfig::Abort
     } else {
         StreamConfig::Bypass
-    }
-}
-
-fn read<M: GuestMemory, const N: usize>(memory: &mut M, address: u64) -> Result<[u8; N], SteFault> {
-    let mut bytes = [0; N];
-    match memory.read(address, &mut bytes) {
-        Ok(()) => Ok(bytes),
-        Err(_) => Err(SteFault::FetchAbort { address }),
     }
 }

@@ -144,6 +144,26 @@ pub fn dma_read(address: u64, buffer: &mut [u8]) -> std::result::Result<(), BusA
     dma(address, buffer.as_mut_ptr(), buffer.len(), false)
 }
 
+/// Reads a little-endian doubleword of guest memory, all of it at once.
+pub fn dma_read_u64(address: u64) -> std::result::Result<u64, BusAbort> {
+    fence(Ordering::SeqCst);
+    let mut result = 0;
+    // SAFETY: address_space_memory lives as long as the process
+    let value = unsafe {
+        system::bindings::address_space_ldq_le(
+            addr_of_mut!(system::bindings::address_space_memory),
+            address,
+            MEMTXATTRS_UNSPECIFIED,
+            &mut result,
+        )
+    };
+    if result == 0 {
+        Ok(value)
+    } else {
+        Err(BusAbort)
+    }
+}
+
 /// Writes guest memory.
 pub fn dma_write(address: u64, data: &[u8]) -> std::result::Result<(), BusAbort> {
     dma(address, data.as_ptr().cast_mut(), data.len(), true)

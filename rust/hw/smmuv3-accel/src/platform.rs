@@ -28,6 +28,10 @@ impl GuestMemory for GuestRam {
         ffi::dma_read(address, buffer)
     }
 
+    fn read_u64(&mut self, address: u64) -> Result<u64, BusAbort> {
+        ffi::dma_read_u64(address)
+    }
+
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
         ffi::dma_write(address, data)
     }

@@ -220,19 +220,34 @@ struct IpaSpace<'a, M, C> {
     fault: Option<Fault>,
 }
 
+impl<M: GuestMemory, C: Caches> IpaSpace<'_, M, C> {
+    fn physical(&mut self, ipa: u64) -> Result<u64, BusAbort> {
+        let translated = self
+            .walker
+            .ipa(self.vmid, self.stage2, ipa, Permissions::READ, Class::Cd);
+        match translated {
+            Ok(entry) => {
+                self.physical = entry.translate(ipa);
+                Ok(self.physical)
+            }
+            Err(fault) => {
+                self.fault = Some(fault);
+                Err(BusAbort)
+            }
+        }
+    }
+}
+
 impl<M: GuestMemory, C: Caches> GuestMemory for IpaSpace<'_, M, C> {
     /// Of a descriptor, which does not cross a page: it is aligned to its size.
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
-        let read = Permissions::READ;
-        let entry = self
-            .walker
-            .ipa(self.vmid, self.stage2, address, read, Class::Cd)
-            .map_err(|fault| {
-                self.fault = Some(fault);
-                BusAbort
-            })?;
-        self.physical = entry.translate(address);
-        self.walker.memory.read(self.physical, buffer)
+        let physical = self.physical(address)?;
+        self.walker.memory.read(physical, buffer)
+    }
+
+    fn read_u64(&mut self, address: u64) -> Result<u64, BusAbort> {
+        let physical = self.physical(address)?;
+        self.walker.memory.read_u64(physical)
     }
 
     fn write(&mut self, _address: u64, _data: &[u8]) -> Result<(), BusAbort> {

@@ -378,11 +378,10 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         input: u64,
         address: u64,
     ) -> Result<Step, Cause> {
-        let mut bytes = [0; 1 << DESCRIPTOR_LOG2_BYTES];
-        if self.memory.read(address, &mut bytes).is_err() {
-            return Err(Cause::Abort(address));
-        }
-        let descriptor = u64::from_le_bytes(bytes);
+        let descriptor = self
+            .memory
+            .read_u64(address)
+            .map_err(|_| Cause::Abort(address))?;
         self.caches.walked(&WalkStep {
             stage,
             level,
