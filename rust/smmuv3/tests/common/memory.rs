@@ -46,6 +46,12 @@ impl Memory {
         u32::from_le_bytes(bytes)
     }
 
+    pub fn load_u64(&self, address: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.load(address, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
     fn load(&self, address: u64, buffer: &mut [u8]) {
         let mut done = 0;
         while done < buffer.len() {

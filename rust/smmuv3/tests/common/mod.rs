@@ -12,6 +12,8 @@ pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod reference;
+pub mod smmu;
+pub mod tables;
 
 pub use host::{Answer, TestHost};
 pub use machine::{Counters, Machine};

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Translation in software (3.3, 3.4, chapter 15): configuration, walks, the
+//! events that they end with, and what is remembered of them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod caches;
+mod configuration;
+mod nested;
+mod random;
+mod reference;
+mod stage1;
+mod stage2;

@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Stage 1 alone.
+
+use smmuv3::{
+    event::{Class, EventType},
+    translation::{Entry, Fault, Outcome, Permissions},
+    Features,
+};
+
+use crate::common::{
+    smmu::{cd, cd_words, ste_stage1, Smmu, CD, QUERY, READ, STE, TABLES1, TABLES1_UPPER, WRITE},
+    tables::{leaf_levels, shift, Tables, AF, NOT_GLOBAL, READ_ONLY, STAGE1},
+};
+
+/// Aligned to the largest block.
+const OUTPUT: u64 = 0x5_c000_0000;
+const PAGE: u64 = 0x7654_3000;
+
+const APTABLE_READ_ONLY: u64 = 1 << 62;
+const APTABLE_NO_EL0: u64 = 1 << 61;
+
+fn fault(event: EventType) -> Fault {
+    Fault {
+        event,
+        address: 0,
+        stage2: false,
+        class: Class::In,
+        recorded: true,
+    }
+}
+
+fn abort(address: u64) -> Fault {
+    Fault {
+        address,
+        class: Class::Tt,
+        ..fault(EventType::WalkAbort)
+    }
+}
+
+/// An SMMU with one page at [`PAGE`].
+fn one_page(attributes: u64) -> (Smmu, Tables) {
+    let mut tables = Tables::stage1(12, 48, TABLES1);
+    let mut smmu = Smmu::stage1(&tables);
+    tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, attributes);
+    (smmu, tables)
+}
+
+/// The same with tables for both halves.
+fn two_halves() -> Smmu {
+    let mut lower = Tables::stage1(12, 48, TABLES1);
+    let mut upper = Tables::stage1(16, 42, TABLES1_UPPER);
+    let mut smmu = Smmu::stage1(&lower);
+    lower.map(&mut smmu.memory, PAGE, 3, OUTPUT, STAGE1);
+    upper.map(&mut smmu.memory, !PAGE, 3, 2 * OUTPUT, STAGE1);
+    smmu.memory
+        .store_words(CD, &cd_words([Some(&lower), Some(&upper)]));
+    smmu
+}
+
+#[test]
+fn every_granule_size_and_level_leads_to_its_page() {
+    for granule in [12, 14, 16] {
+        for input_bits in 25..=48 {
+            for half in [0, 1] {
+                let base = if half == 0 { 0 } else { !0 << input_bits };
+                let mut tables = Tables::stage1(granule, input_bits, TABLES1);
+                let levels = leaf_levels(granule).iter();
+                for level in levels.filter(|level| **level >= tables.start_level) {
+                    let size = shift(granule, *level);
+                    let mask = (1 << size) - 1;
+                    for at in [0, 0x1234_5678_9abc, 0x5555_5555_5555, (1 << input_bits) - 1] {
+                        let address = base | (at & ((1 << input_bits) - 1));
+                        let mut smmu = Smmu::stage1(&tables);
+                        let both = [[Some(&tables), None], [None, Some(&tables)]];
+                        smmu.memory.store_words(CD, &cd_words(both[half]));
+                        let mut fresh = tables.clone();
+                        fresh.map(&mut smmu.memory, address, *level, OUTPUT, STAGE1);
+                        let entry = Entry {
+                            output: OUTPUT,
+                            log2_bytes: size,
+                            stage1: Permissions::ALL,
+                            stage2: Permissions::ALL,
+                            global: false,
+                        };
+                        let expected = Outcome::Translated { entry, stages: 1 };
+                        let name = format!("{granule} {input_bits} {level} {address:#x}");
+                        assert_eq!(smmu.walk(address, Permissions::ALL), expected, "{name}");
+                        let exact = OUTPUT | (address & mask);
+                        assert_eq!(smmu.output(address), exact, "{name}");
+                        // Its neighbours are not mapped.
+                        for other in [address ^ (mask + 1), address ^ (1 << (input_bits - 1))] {
+                            if other & !mask != address & !mask {
+                                let found = smmu.walk(other, QUERY);
+                                assert!(matches!(found, Outcome::Fault(_)), "{name}");
+                            }
+                        }
+                    }
+                }
+                tables.root += 1 << 20;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_descriptor_says_besides_its_address_is_no_part_of_it() {
+    let noise = (1 << 54) | (1 << 53) | (1 << 52) | (0xf << 55) | (0b11 << 8) | (0b111 << 2);
+    for (granule, level) in [
+        (12, 1),
+        (12, 2),
+        (12, 3),
+        (14, 2),
+        (14, 3),
+        (16, 2),
+        (16, 3),
+    ] {
+        let mut tables = Tables::stage1(granule, 48, TABLES1);
+        // The type and the attributes of a table are IGNORED.
+        tables.table_attributes = (0xff << 51) | 0xffc;
+        if granule > 12 {
+            tables.table_attributes |= 0xf << 12 & ((1 << granule) - 1);
+        }
+        let mut smmu = Smmu::stage1(&tables);
+        let below = ((1 << shift(granule, level)) - 1) & !0xfff;
+        let attributes = STAGE1 | noise | below;
+        tables.map(&mut smmu.memory, PAGE, level, OUTPUT, attributes);
+        assert_eq!(smmu.entry(PAGE, QUERY).output, OUTPUT, "{granule} {level}");
+    }
+}
+
+#[test]
+fn a_table_that_begins_off_its_size_is_aligned() {
+    for input_bits in [25, 31, 40, 41] {
+        let mut tables = Tables::stage1(12, input_bits, TABLES1);
+        let mut smmu = Smmu::stage1(&tables);
+        tables.map(&mut smmu.memory, 0x1f_f000, 3, OUTPUT, STAGE1);
+        let bits = input_bits - shift(12, tables.start_level);
+        let within = ((8_u64 << bits) - 1) & !0xf;
+        smmu.patch_cd(1, |word| word | within);
+        assert_eq!(smmu.output(0x1f_f123), OUTPUT | 0x123, "{input_bits}");
+        // One bit more is another table.
+        smmu.patch_cd(1, |word| word | (8 << bits));
+        assert_eq!(smmu.fault(0x1f_f123, QUERY), fault(EventType::Translation));
+    }
+}
+
+#[test]
+fn each_half_has_its_table_and_its_granule() {
+    let mut smmu = two_halves();
+    let page = smmu.entry(PAGE | 0x10, READ);
+    assert_eq!((page.output, page.log2_bytes), (OUTPUT, 12));
+    let upper = smmu.entry(!PAGE, READ);
+    assert_eq!((upper.output, upper.log2_bytes), (2 * OUTPUT, 16));
+}
+
+#[test]
+fn between_the_halves_there_is_a_gap() {
+    let mut smmu = two_halves();
+    for address in [
+        1 << 48,
+        PAGE | (1 << 48),
+        PAGE | (1 << 54),
+        PAGE | (1 << 55),
+        PAGE | (1 << 56),
+        PAGE | (1 << 63),
+        !PAGE & !(1 << 42),
+        !PAGE & !(1 << 55),
+        !PAGE & !(1 << 56),
+        !PAGE & !(1 << 63),
+        !0 << 41,
+        0x0080_0000_0000_0000,
+        0x007f_ffff_ffff_ffff,
+    ] {
+        let expected = fault(EventType::Translation);
+        let before = smmu.memory.reads;
+        assert_eq!(smmu.fault(address, READ), expected, "{address:#x}");
+        if address != !0 << 41 {
+            // Stream table entry and Context descriptor alone were read.
+            assert_eq!(smmu.memory.reads, before + 2, "{address:#x}");
+        }
+    }
+}
+
+#[test]
+fn the_top_byte_is_ignored_for_each_half_separately() {
+    for (tbi, lower, upper) in [
+        (0, false, false),
+        (cd::TBI0, true, false),
+        (cd::TBI1, false, true),
+        (cd::TBI0 | cd::TBI1, true, true),
+    ] {
+        for top in [0x01, 0x80, 0xa5, 0xff_u64] {
+            let mut smmu = two_halves();
+            smmu.patch_cd(0, |word| word | tbi);
+            for (address, ignored, output) in [
+                (PAGE | (top << 56), lower, OUTPUT),
+                (!PAGE & !(top << 56), upper, (2 * OUTPUT) | (!PAGE & 0xffff)),
+            ] {
+                if ignored {
+                    assert_eq!(smmu.output(address), output);
+                } else {
+                    assert_eq!(smmu.fault(address, READ), fault(EventType::Translation));
+                }
+                // Bits 55:48 are not ignored.
+                let gap = fault(EventType::Translation);
+                assert_eq!(smmu.fault(address ^ (1 << 50), READ), gap);
+            }
+            assert_eq!(smmu.output(PAGE), OUTPUT);
+            assert_eq!(smmu.output(!PAGE | 0xffff), (2 * OUTPUT) | 0xffff);
+        }
+    }
+}
+
+#[test]
+fn an_event_tells_the_whole_address_even_if_the_top_byte_is_ignored() {
+    let mut smmu = two_halves();
+    smmu.patch_cd(0, |word| word | cd::TBI0);
+    let address = 0xa500_0000_0000_1234;
+    assert_eq!(
+        smmu.record(address),
+        [0x5_0000_0010, (1 << 35) | (0b10 << 40), address, 0]
+    );
+}
+
+#[test]
+fn a_half_without_walks_has_no_translations_and_its_table_is_not_read() {
+    for (bit, dead, alive) in [(cd::EPD0, PAGE, !PAGE), (cd::EPD1, !PAGE, PAGE)] {
+        let mut smmu = two_halves();
+        smmu.patch_cd(0, |word| word | bit);
+        let before = smmu.memory.reads;
+        assert_eq!(smmu.fault(dead, READ), fault(EventType::Translation));
+        assert_eq!(smmu.memory.reads, before + 2);
+        smmu.entry(alive, READ);
+    }
+}
+
+#[test]
+fn what_is_invalid_at_any_level_is_a_translation_fault() {
+    for granule in [12, 14, 16] {
+        let mut tables = Tables::stage1(granule, 48, TABLES1);
+        for level in tables.start_level..=3 {
+            let blocks = level < 3 && leaf_levels(granule).contains(&level);
+            for descriptor in [0, AF | OUTPUT, AF | OUTPUT | 0b10, AF | OUTPUT | 0b01] {
+                let mut smmu = Smmu::stage1(&tables);
+                let mut fresh = tables.clone();
+                fresh.put(&mut smmu.memory, PAGE, level, descriptor);
+                let found = smmu.walk(PAGE, READ);
+                if blocks && descriptor & 0b11 == 0b01 {
+                    assert!(matches!(found, Outcome::Translated { .. }));
+                } else {
+                    let expected = Outcome::Fault(fault(EventType::Translation));
+                    assert_eq!(found, expected, "{granule} {level} {descriptor:#x}");
+                }
+            }
+        }
+        tables.root += 1 << 20;
+    }
+}
+
+#[test]
+fn an_address_that_is_too_large_is_found_at_its_level() {
+    for granule in [12, 14, 16] {
+        for level in Tables::stage1(granule, 48, TABLES1).start_level..=3 {
+            for (ips, bits) in [
+                (0, 32),
+                (1, 36),
+                (2, 40),
+                (3, 42),
+                (4, 44),
+                (5, 44),
+                (7, 44),
+            ] {
+                let mut tables = Tables::stage1(granule, 48, 0x4200_0000);
+                let mut smmu = Smmu::stage1(&tables);
+                smmu.patch_cd(0, |word| word & !cd::ips(7) | cd::ips(ips));
+                // Nothing is at the table's address: a walk that went on would
+                // find another fault.
+                let kind = 0b11;
+                tables.put(&mut smmu.memory, PAGE, level, (1 << bits) | AF | kind);
+                let name = format!("{granule} {level} {bits}");
+                assert_eq!(
+                    smmu.fault(PAGE, READ),
+                    fault(EventType::AddressSize),
+                    "{name}"
+                );
+                tables.put(&mut smmu.memory, PAGE, level, (1 << (bits - 1)) | AF | kind);
+                let found = smmu.walk(PAGE, READ);
+                if level == 3 {
+                    assert!(matches!(found, Outcome::Translated { .. }), "{name}");
+                } else {
+                    let next = Outcome::Fault(fault(EventType::Translation));
+                    assert_eq!(found, next, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_that_is_too_large_is_an_address_size_fault() {
+    for (granule, level) in [(12, 1), (12, 2), (14, 2), (16, 2)] {
+        let mut tables = Tables::stage1(granule, 48, TABLES1);
+        let mut smmu = Smmu::stage1(&tables);
+        // Neither flag nor permission matter before.
+        tables.map(&mut smmu.memory, PAGE, level, 1 << 44, READ_ONLY);
+        assert_eq!(smmu.fault(PAGE, WRITE), fault(EventType::AddressSize));
+    }
+}
+
+#[test]
+fn a_page_that_was_not_accessed_is_an_access_fault_unless_these_are_off() {
+    let (mut smmu, _) = one_page(STAGE1 & !AF | READ_ONLY);
+    for wanted in [QUERY, READ, WRITE] {
+        assert_eq!(smmu.fault(PAGE, wanted), fault(EventType::Access));
+    }
+    smmu.patch_cd(0, |word| word | cd::AFFD);
+    assert_eq!(smmu.entry(PAGE, READ).stage1, READ);
+    assert_eq!(smmu.fault(PAGE, WRITE), fault(EventType::Permission));
+}
+
+#[test]
+fn a_read_only_page_is_not_written() {
+    let (mut smmu, _) = one_page(STAGE1 | READ_ONLY);
+    assert_eq!(smmu.entry(PAGE, READ).stage1, READ);
+    let denied = fault(EventType::Permission);
+    assert_eq!(smmu.fault(PAGE, WRITE), denied);
+    assert_eq!(smmu.fault(PAGE, Permissions::ALL), denied);
+    // AP[1] is about unprivileged accesses: there are none.
+    let (mut unprivileged, _) = one_page(STAGE1 | (1 << 6));
+    assert_eq!(unprivileged.entry(PAGE, WRITE).stage1, Permissions::ALL);
+}
+
+#[test]
+fn a_query_is_never_denied() {
+    let (mut smmu, _) = one_page(STAGE1 | READ_ONLY);
+    assert_eq!(smmu.entry(PAGE, QUERY).stage1, READ);
+}
+
+#[test]
+fn a_table_can_take_the_right_to_write_from_all_below() {
+    for level in 0..3 {
+        let (mut smmu, mut tables) = one_page(STAGE1);
+        let slot = tables.place(&mut smmu.memory, PAGE, level);
+        smmu.patch(slot, |word| word | APTABLE_NO_EL0);
+        assert_eq!(smmu.entry(PAGE, WRITE).stage1, Permissions::ALL);
+        smmu.patch(slot, |word| word | APTABLE_READ_ONLY);
+        assert_eq!(smmu.entry(PAGE, READ).stage1, READ);
+        assert_eq!(smmu.fault(PAGE, WRITE), fault(EventType::Permission));
+        // Unless hierarchical attributes are off for this half.
+        smmu.patch_cd(2, |word| word | cd::HAD);
+        assert_eq!(smmu.fault(PAGE, WRITE), fault(EventType::Permission));
+        smmu.patch_cd(1, |word| word | cd::HAD);
+        assert_eq!(smmu.entry(PAGE, WRITE).stage1, Permissions::ALL);
+    }
+}
+
+#[test]
+fn the_upper_half_has_its_own_hierarchical_attributes() {
+    let mut tables = Tables::stage1(12, 48, TABLES1);
+    tables.table_attributes = APTABLE_READ_ONLY;
+    let mut smmu = Smmu::stage1(&tables);
+    tables.map(&mut smmu.memory, !PAGE, 3, OUTPUT, STAGE1);
+    smmu.memory
+        .store_words(CD, &cd_words([None, Some(&tables)]));
+    smmu.patch_cd(1, |word| word | cd::HAD);
+    assert_eq!(smmu.fault(!PAGE, WRITE), fault(EventType::Permission));
+    smmu.patch_cd(2, |word| word | cd::HAD);
+    smmu.entry(!PAGE, WRITE);
+}
+
+#[test]
+fn a_page_is_global_unless_it_says_otherwise() {
+    assert!(one_page(AF).0.entry(PAGE, READ).global);
+    assert!(!one_page(AF | NOT_GLOBAL).0.entry(PAGE, READ).global);
+}
+
+#[test]
+fn an_abort_tells_which_descriptor_could_not_be_read() {
+    for granule in [12, 14, 16] {
+        let start = Tables::stage1(granule, 48, TABLES1).start_level;
+        for level in start..=3 {
+            let mut tables = Tables::stage1(granule, 48, TABLES1);
+            let mut smmu = Smmu::stage1(&tables);
+            tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, STAGE1);
+            let slot = tables.place(&mut smmu.memory, PAGE, level);
+            smmu.memory.unreadable.push(slot..slot + 8);
+            assert_eq!(smmu.fault(PAGE, READ), abort(slot), "{granule} {level}");
+            // CD.R is about faults of translation alone (5.5).
+            smmu.patch_cd(0, |word| word & !cd::R);
+            assert_eq!(smmu.fault(PAGE, READ), abort(slot), "{granule} {level}");
+        }
+    }
+}
+
+#[test]
+fn without_r_no_event_tells_of_a_fault() {
+    let (mut smmu, mut tables) = one_page(STAGE1 | READ_ONLY);
+    tables.map(&mut smmu.memory, 0x1000, 3, OUTPUT, NOT_GLOBAL);
+    tables.map(&mut smmu.memory, 0x2000, 3, 1 << 44, NOT_GLOBAL);
+    smmu.patch_cd(0, |word| word & !cd::R);
+    for (address, event) in [
+        (PAGE, EventType::Permission),
+        (0x1000, EventType::Access),
+        (0x2000, EventType::AddressSize),
+        (0x3000, EventType::Translation),
+        (!0, EventType::Translation),
+    ] {
+        let found = smmu.fault(address, WRITE);
+        let silent = Fault {
+            recorded: false,
+            ..fault(event)
+        };
+        assert_eq!(found, silent);
+        assert!(!found.is_recorded(&smmu.registers));
+    }
+    smmu.patch_cd(0, |word| word | cd::R);
+    let told = smmu.fault(PAGE, WRITE);
+    assert!(told.is_recorded(&smmu.registers));
+}
+
+#[test]
+fn records_are_what_the_specification_says() {
+    const RECORD: u64 = 0x5_0000_0000;
+    let (mut smmu, mut tables) = one_page(STAGE1 | READ_ONLY);
+    tables.map(&mut smmu.memory, 0x1000, 3, OUTPUT, 0);
+    tables.map(&mut smmu.memory, 0x2000, 3, 1 << 44, 0);
+    let (read, class_in, class_tt) = (1 << 35, 0b10 << 40, 0b01 << 40);
+    for (address, number) in [
+        (0x1234, 0x12),
+        (0x2345, 0x11),
+        (0x3456, 0x10),
+        (!0 << 50, 0x10),
+    ] {
+        assert_eq!(
+            smmu.record(address),
+            [RECORD | number, read | class_in, address, 0]
+        );
+    }
+    let denied = smmu.fault(PAGE | 0x321, WRITE);
+    let record = denied.record(5, PAGE | 0x321, false).0;
+    assert_eq!(record, [RECORD | 0x13, class_in, PAGE | 0x321, 0]);
+    let slot = tables.place(&mut smmu.memory, PAGE, 2);
+    smmu.memory.unreadable.push(slot..slot + 8);
+    assert_eq!(
+        smmu.record(PAGE | 0x321),
+        [RECORD | 0x0b, read | class_tt, PAGE | 0x321, slot]
+    );
+}
+
+#[test]
+fn output_addresses_of_52_bits_take_the_64kb_granule() {
+    let features = Features::arm_smmuv3().with_oas(6);
+    let mut tables = Tables::stage1(16, 48, TABLES1);
+    let mut smmu = Smmu::stage1(&tables);
+    smmu.features = features;
+    smmu.memory.store_words(STE, &ste_stage1());
+    smmu.patch_cd(0, |word| word & !cd::ips(7) | cd::ips(6));
+    tables.map(&mut smmu.memory, PAGE, 3, OUTPUT | (0xa << 12), STAGE1);
+    assert_eq!(smmu.entry(PAGE, READ).output, OUTPUT | (0xa << 48));
+    tables.map(
+        &mut smmu.memory,
+        1 << 43,
+        1,
+        (0xb << 12) | (1 << 47),
+        STAGE1,
+    );
+    let block = smmu.entry(1 << 43, READ);
+    assert_eq!(
+        (block.output, block.log2_bytes),
+        ((0xb << 48) | (1 << 47), 42)
+    );
+    // Without them these bits are none of the address, and the block is none.
+    smmu.features = Features::arm_smmuv3().with_oas(5);
+    assert_eq!(smmu.entry(PAGE, READ).output, OUTPUT);
+    assert_eq!(smmu.fault(1 << 43, READ), fault(EventType::Translation));
+}
