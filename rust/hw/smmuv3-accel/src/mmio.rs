@@ -3,7 +3,11 @@
 
 //! Register accesses, and the Command queue that they set in motion.
 
-use smmuv3::cmdq::Progress;
+use smmuv3::{
+    cmdq::{self, Cmdq, Progress},
+    features::Features,
+    registers::Registers,
+};
 use util::prelude::*;
 
 use crate::{
@@ -105,26 +109,14 @@ impl Smmuv3 {
         self.record_waiting();
         let (features, mut registers) = self.snapshot();
         let before = registers.gerror;
-        let mut lines = Lines::new(self);
         let progress = if self.accel {
-            let mut host = Host::new(self);
-            cmdq.consume(
-                &mut registers,
-                &features,
-                &mut GuestRam,
-                &mut host,
-                &mut lines,
-                SLICE,
-            )
+            self.visit(&mut cmdq, &mut registers, &features, &mut Host::new(self))
         } else {
-            let mut host = LocalHost::new(self);
-            cmdq.consume(
+            self.visit(
+                &mut cmdq,
                 &mut registers,
                 &features,
-                &mut GuestRam,
-                &mut host,
-                &mut lines,
-                SLICE,
+                &mut LocalHost::new(self),
             )
         };
         {
@@ -135,6 +127,23 @@ impl Smmuv3 {
         }
         *self.cmdq.borrow_mut() = Some(cmdq);
         progress
+    }
+
+    fn visit<H: cmdq::Host>(
+        &self,
+        cmdq: &mut Cmdq,
+        registers: &mut Registers,
+        features: &Features,
+        host: &mut H,
+    ) -> Progress {
+        cmdq.consume(
+            registers,
+            features,
+            &mut GuestRam,
+            host,
+            &mut Lines::new(self),
+            SLICE,
+        )
     }
 
     /// Goes on from the main loop.
