@@ -68,30 +68,38 @@ const fn is_simulated(request: c_ulong) -> bool {
     request & 0xffff_ff00 == 0x3b00
 }
 
-/// Calls `function` if `fd` is simulated.
-fn simulated<R>(
-    fd: RawFd,
-    function: impl FnOnce(&mut Host, &mut OwnMemory, &File) -> R,
-) -> Option<R> {
+/// Calls `function` with the simulated host, unless this thread is in it.
+fn with_host<R>(function: impl FnOnce(&mut Host, &mut OwnMemory) -> R) -> Option<R> {
     if INSIDE.replace(true) {
         return None;
     }
     let errno = get_errno();
-    let result = simulation().and_then(|simulation| {
+    let result = simulation().map(|simulation| {
         let mut state = simulation
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let (host, memory) = &mut *state;
-        let file = identify(fd).or_else(|| host.veventq(fd));
-        let value = file.map(|file| function(host, memory, &file));
+        let value = function(host, memory);
         drop(state);
         value
     });
-    // looking at the descriptor must not be noticed
+    // the look must not be noticed
     set_errno(errno);
     INSIDE.set(false);
     result
+}
+
+/// Calls `function` if `fd` is simulated.
+fn simulated<R>(
+    fd: RawFd,
+    function: impl FnOnce(&mut Host, &mut OwnMemory, &File) -> R,
+) -> Option<R> {
+    with_host(|host, memory| {
+        let file = identify(fd).or_else(|| host.veventq(fd))?;
+        Some(function(host, memory, &file))
+    })
+    .flatten()
 }
 
 /// The C library's convention: errno, and -1.
@@ -222,6 +230,48 @@ pub unsafe extern "C" fn pwrite64(
 ) -> isize {
     // SAFETY: promised by the caller.
     unsafe { write_at(fd, buffer, count, offset) }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, count: usize) -> isize {
+    let refused = with_host(|host, _| {
+        let file = host.veventq(fd)?;
+        host.read_veventq(&file, fd).err()
+    });
+    if let Some(errno) = refused.flatten() {
+        return finish(Err(errno)) as isize;
+    }
+    // SAFETY: the caller's arguments.
+    unsafe { libc::syscall(libc::SYS_read, fd, buffer, count) as isize }
+}
+
+/// # Safety
+///
+/// As the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn ppoll(
+    files: *mut libc::pollfd,
+    count: libc::nfds_t,
+    timeout: *const libc::timespec,
+    mask: *const libc::sigset_t,
+) -> c_int {
+    /// Bytes of a signal mask, as the kernel has it.
+    const MASK: usize = 8;
+
+    if !files.is_null() {
+        // SAFETY: promised by the caller.
+        let polled = unsafe { slice::from_raw_parts(files, count as usize) };
+        with_host(|host, _| polled.iter().for_each(|entry| host.poll(entry.fd)));
+    }
+    // SAFETY: the caller's pointers. The kernel writes the time that is left.
+    unsafe {
+        let mut copy = timeout.as_ref().copied();
+        let left = copy.as_mut().map_or(std::ptr::null_mut(), |copy| copy);
+        libc::syscall(libc::SYS_ppoll, files, count, left, mask, MASK) as c_int
+    }
 }
 
 /// # Safety

@@ -69,6 +69,27 @@ impl Host {
         known.map(|(file, _)| file.clone())
     }
 
+    /// The process waits for a descriptor.
+    pub fn poll(&mut self, fd: RawFd) {
+        if let Some(File::Veventq(iommufd, id)) = self.veventq(fd) {
+            self.poll_veventq(&iommufd, id);
+        }
+    }
+
+    /// `read`, called with a descriptor of a virtual event queue: the script's
+    /// word on it.
+    ///
+    /// # Errors
+    ///
+    /// What the script says.
+    pub fn read_veventq(&mut self, file: &File, fd: RawFd) -> Result<()> {
+        self.arrive(file, fd);
+        self.fault(&Circumstances {
+            operation: "VEVENTQ_READ",
+            ..Circumstances::default()
+        })
+    }
+
     /// Takes note of what the test has written, and of a descriptor.
     fn arrive(&mut self, file: &File, fd: RawFd) {
         if let Err(lines) = self.script.refresh() {
@@ -406,6 +427,30 @@ mod tests {
         }
         p.host.close(&File::Device("d0".into()), 20);
         assert_eq!(p.host.objects("i").iter().count(), 0);
+    }
+
+    #[test]
+    fn a_queue_whose_file_is_polled_is_busy_when_it_is_closed() {
+        for polled in [false, true] {
+            let mut p = Process::new();
+            let device = p.bind(20);
+            let ioas = p.ioas();
+            let stage2 = p.stage2(device, ioas).expect("nesting");
+            let viommu = p.viommu(device, stage2).expect("nesting");
+            let queue = p.host.objects("i").add(Object::Veventq {
+                viommu,
+                open: true,
+                polled: false,
+            });
+            let queue_file = File::Veventq("i".into(), queue);
+            p.host.opened(queue_file.clone(), 11);
+            if polled {
+                p.host.poll(11);
+            }
+            p.host.close(&queue_file, 11);
+            let expected = if polled { Err(Errno::EBUSY) } else { Ok(()) };
+            assert_eq!(p.destroy(queue), expected, "polled: {polled}");
+        }
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Host {
         call.memory.write(address, &answer)?;
         call.argument.set_u32(12, bytes.len() as u32);
         call.argument.set_u32(24, smmu.kind);
-        call.argument.set_u32(28, 0);
+        call.argument.set_u32(28, smmu.ssid_bits());
         let capabilities = if smmu.has_ats() {
             0
         } else {
@@ -394,7 +394,14 @@ impl Host {
         if exists {
             return Err(Errno::EEXIST);
         }
-        let id = self.add(call, Object::Veventq { viommu, open: true });
+        let id = self.add(
+            call,
+            Object::Veventq {
+                viommu,
+                open: true,
+                polled: false,
+            },
+        );
         let path = file::veventq_path(&self.directory, call.iommufd, id);
         // one datagram is what one read returns: whole entries, as in the kernel
         let fd = match UnixDatagram::bind(&path) {
@@ -411,9 +418,19 @@ impl Host {
         call.respond()
     }
 
+    /// A thread waits for a file. As long as it does the kernel has it open,
+    /// whoever closes it meanwhile.
+    pub(crate) fn poll_veventq(&mut self, iommufd: &str, id: Id) {
+        if let Ok(Object::Veventq { polled, .. }) = self.objects(iommufd).get_mut(id) {
+            *polled = true;
+        }
+    }
+
+    /// The last descriptor is closed. The worst case is what happens here: a
+    /// thread that has polled the file is polling it at this moment.
     pub(crate) fn close_veventq(&mut self, iommufd: &str, id: Id) {
-        if let Ok(Object::Veventq { open, .. }) = self.objects(iommufd).get_mut(id) {
-            *open = false;
+        if let Ok(Object::Veventq { open, polled, .. }) = self.objects(iommufd).get_mut(id) {
+            *open = *polled;
             self.log
                 .line(format_args!("close veventq={id} on={iommufd}"));
         }

@@ -62,6 +62,8 @@ pub enum Object {
         viommu: Id,
         /// Is its file open?
         open: bool,
+        /// Was its file ever polled?
+        polled: bool,
     },
     /// A device that is bound
     Device(Device),
@@ -535,6 +537,7 @@ mod tests {
         let queue = t.objects.add(Object::Veventq {
             viommu: t.viommu,
             open: true,
+            polled: false,
         });
         assert_eq!(t.objects.destroy(queue), Err(Errno::EBUSY));
         assert_eq!(t.objects.destroy(t.viommu), Err(Errno::EBUSY));

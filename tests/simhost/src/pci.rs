@@ -2,16 +2,23 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! The configuration space of an assigned device: an `NVMe` controller with one
-//! 64-bit BAR and without capabilities.
+//! 64-bit BAR, a PCI Express endpoint that can be reset on its own.
 
 /// Bytes of configuration space.
-pub const CONFIG_SIZE: u64 = 256;
+pub const CONFIG_SIZE: u64 = 4096;
 /// Bytes of BAR 0.
 pub const BAR0_SIZE: u64 = 16 << 10;
 
 const COMMAND: usize = 0x04;
 const BAR0: usize = 0x10;
 const INTERRUPT_LINE: usize = 0x3c;
+/// The PCI Express capability: Device Capabilities with Function Level Reset.
+const EXPRESS: usize = 0x40;
+const EXPRESS_CAPABILITY: [u8; 8] = [0x10, 0x00, 0x02, 0x00, 0x00, 0x80, 0x00, 0x10];
+/// Device Control
+const DEVICE_CONTROL: usize = EXPRESS + 8;
+/// The byte of Device Control with Initiate Function Level Reset, and that bit
+const RESET: (usize, u8) = (DEVICE_CONTROL + 1, 0x80);
 
 /// A configuration space.
 #[derive(Clone, Debug)]
@@ -26,18 +33,23 @@ impl Default for ConfigSpace {
             bytes: [0; CONFIG_SIZE as usize],
             writable: [0; CONFIG_SIZE as usize],
         };
-        let identity: [(usize, &[u8]); 5] = [
-            (0x00, &[0x36, 0x1b, 0x10, 0x00]), // vendor, device
-            (0x08, &[0x02, 0x02, 0x08, 0x01]), // revision, class: NVM Express
-            (BAR0, &[0x04]),                   // memory, 64 bits
-            (0x2c, &[0xf4, 0x1a, 0x00, 0x11]), // subsystem
-            (0x0e, &[0x00]),                   // header type 0, one function
+        let identity: [(usize, &[u8]); 9] = [
+            (0x06, &[0x10]),          // there is a list of capabilities
+            (0x34, &[EXPRESS as u8]), // which begins here
+            (EXPRESS, &EXPRESS_CAPABILITY),
+            (0x100, &[0x03, 0x00, 0x01, 0x00]), // serial number
+            (0x00, &[0x36, 0x1b, 0x10, 0x00]),  // vendor, device
+            (0x08, &[0x02, 0x02, 0x08, 0x01]),  // revision, class: NVM Express
+            (BAR0, &[0x04]),                    // memory, 64 bits
+            (0x2c, &[0xf4, 0x1a, 0x00, 0x11]),  // subsystem
+            (0x0e, &[0x00]),                    // header type 0, one function
         ];
         for (at, bytes) in identity {
             space.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         }
         let size_mask = (!(BAR0_SIZE - 1)).to_le_bytes();
-        let masks: [(usize, &[u8]); 3] = [
+        let masks: [(usize, &[u8]); 4] = [
+            (DEVICE_CONTROL, &[0xff, 0x7f]),
             (COMMAND, &[0x47, 0x05]),
             (BAR0, &size_mask),
             (INTERRUPT_LINE, &[0xff]),
@@ -59,6 +71,15 @@ impl ConfigSpace {
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         count
+    }
+
+    /// Does this write ask for a function level reset?
+    pub fn asks_for_reset(offset: u64, bytes: &[u8]) -> bool {
+        let (at, bit) = RESET;
+        let index = (at as u64).checked_sub(offset).map(|index| index as usize);
+        index
+            .and_then(|index| bytes.get(index))
+            .is_some_and(|byte| byte & bit != 0)
     }
 
     /// Writes what is writable, up to the end of the space; gives how much was
@@ -88,6 +109,10 @@ mod tests {
     fn the_identity_cannot_be_written_and_the_bar_tells_its_size() {
         let mut space = ConfigSpace::default();
         assert_eq!(space.write(0, &[0xff; 256]), 256);
+        assert!(ConfigSpace::asks_for_reset(0, &[0xff; 256]));
+        assert!(ConfigSpace::asks_for_reset(0x48, &[0, 0x80]));
+        assert!(!ConfigSpace::asks_for_reset(0x48, &[0xff, 0x7f]));
+        assert!(!ConfigSpace::asks_for_reset(0x4a, &[0xff; 256]));
         let mut bytes = [0; 256];
         assert_eq!(space.read(0, &mut bytes), 256);
         assert_eq!(bytes[..4], [0x36, 0x1b, 0x10, 0x00]);
@@ -103,8 +128,8 @@ mod tests {
     #[test]
     fn nothing_is_beyond_the_end() {
         let mut space = ConfigSpace::default();
-        assert_eq!(space.read(255, &mut [0; 4]), 1);
-        assert_eq!(space.read(256, &mut [0; 4]), 0);
+        assert_eq!(space.read(CONFIG_SIZE - 1, &mut [0; 4]), 1);
+        assert_eq!(space.read(CONFIG_SIZE, &mut [0; 4]), 0);
         assert_eq!(space.read(u64::MAX, &mut [0; 4]), 0);
         assert_eq!(space.write(u64::MAX, &[0; 4]), 0);
     }

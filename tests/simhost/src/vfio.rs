@@ -65,7 +65,15 @@ impl Host {
 
     pub(crate) fn device_pwrite(&mut self, name: &str, bytes: &[u8], offset: u64) -> Result<usize> {
         match Self::region(offset) {
-            (CONFIG, at) => Ok(self.vfio_device(name).config.write(at, bytes)),
+            (CONFIG, at) => {
+                let config = &mut self.vfio_device(name).config;
+                let count = config.write(at, bytes);
+                if ConfigSpace::asks_for_reset(at, bytes) {
+                    config.reset();
+                    self.log.line(format_args!("flr device={name}"));
+                }
+                Ok(count)
+            }
             (BAR0, at) if at < BAR0_SIZE => Ok(bytes.len()),
             _ => Err(Errno::EINVAL),
         }

@@ -3,7 +3,7 @@
 
 //! Faults of assigned devices, from the host to the guest's Event queue.
 
-use std::os::unix::net::UnixDatagram;
+use std::{os::unix::net::UnixDatagram, path::PathBuf};
 
 use smmuv3_qtest::{
     machine::RAM,
@@ -49,18 +49,41 @@ impl Faults {
         }
     }
 
+    /// Lets one read bring these entries: flags, sequence number, record.
     #[track_caller]
-    fn send(&self, bench: &Bench, flags: u32, sequence: u32, record: &[u64]) {
-        let id = bench.journal().id("veventq").expect("a queue in the host");
-        let mut bytes: Vec<u8> = [flags, sequence]
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .collect();
-        bytes.extend(record.iter().flat_map(|word| word.to_le_bytes()));
-        let path = bench.file(&format!("veventq-iommufd0-{id}"));
+    fn send_together(&self, bench: &Bench, entries: &[(u32, u32, Vec<u64>)]) {
+        let mut bytes = Vec::new();
+        for (flags, sequence, record) in entries {
+            bytes.extend([flags, sequence].iter().flat_map(|word| word.to_ne_bytes()));
+            bytes.extend(record.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        let path = Self::path(bench);
         self.socket.send_to(&bytes, &path).expect("an event");
         // Linux returns 0, not EAGAIN, when there is nothing more to read.
         self.socket.send_to(&[], &path).expect("nothing more");
+    }
+
+    #[track_caller]
+    fn path(bench: &Bench) -> PathBuf {
+        let id = bench.journal().id("veventq").expect("a queue in the host");
+        bench.file(&format!("veventq-iommufd0-{id}"))
+    }
+
+    #[track_caller]
+    fn send(&self, bench: &Bench, flags: u32, sequence: u32, record: &[u64]) {
+        self.send_together(bench, &[(flags, sequence, record.to_vec())]);
+    }
+
+    /// Lets reads bring nothing, over and over, until the queue is closed.
+    #[track_caller]
+    fn end(&self, bench: &Bench) {
+        let path = Self::path(bench);
+        for _ in 0..2000 {
+            if self.socket.send_to(&[], &path).is_err() {
+                return;
+            }
+        }
+        panic!("the queue is still read");
     }
 
     #[track_caller]
@@ -223,15 +246,19 @@ fn queues(bench: &Bench) -> usize {
 }
 
 #[test]
-fn the_host_has_one_queue_from_the_first_use_to_the_last_device() {
+fn the_host_has_a_queue_while_the_guest_has_one() {
     let bench = Bench::with_one_device();
     assert_eq!(queues(&bench), 0, "nobody listens");
     let smmu = listening(&bench);
     assert_eq!(queues(&bench), 1);
-    smmu.disable(EVENTQEN);
-    smmu.enable(EVENTQEN);
-    assert_eq!(queues(&bench), 1, "EVENTQEN 1, 0, 1");
+    for _ in 0..3 {
+        smmu.disable(EVENTQEN);
+        assert_eq!(queues(&bench), 0, "EVENTQEN=0");
+        smmu.enable(EVENTQEN);
+        assert_eq!(queues(&bench), 1, "EVENTQEN=1");
+    }
     bench.machine().system_reset();
+    assert_eq!(queues(&bench), 0, "reset");
     listening(&bench);
     assert_eq!(queues(&bench), 1, "the next boot");
     let mut faults = Faults::new();
@@ -244,19 +271,121 @@ fn the_host_has_one_queue_from_the_first_use_to_the_last_device() {
 }
 
 #[test]
-fn what_comes_while_the_guests_queue_is_closed_is_dropped() {
+fn what_the_host_holds_when_the_guests_queue_is_closed_is_gone() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    // the host has an event that QEMU has not got yet
+    bench.say("fail VEVENTQ_READ errno=EAGAIN");
+    Faults::new().report(&bench, 1);
+    smmu.disable(EVENTQEN);
+    bench.say("clear");
+    smmu.enable(EVENTQEN);
+    // a queue of its own, which begins to count anew
+    Faults::new().report(&bench, 2);
+    wait_prod(&smmu, 1);
+    assert_eq!(page(&smmu, 0), 2);
+    bench.finish();
+}
+
+#[test]
+fn a_queue_that_the_host_does_not_destroy_is_destroyed_before_the_next() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    bench.say("fail DESTROY errno=EBUSY count=1");
+    smmu.disable(EVENTQEN);
+    assert_eq!(queues(&bench), 1, "it is busy");
+    smmu.enable(EVENTQEN);
+    assert_eq!(queues(&bench), 1, "another one");
+    Faults::new().report(&bench, 1);
+    wait_prod(&smmu, 1);
+    bench.say("fail DESTROY errno=EBUSY count=1");
+    smmu.disable(EVENTQEN);
+    bench.unplug("d0", 1);
+    bench.expect_objects("the last device is gone", &[]);
+    bench.finish();
+}
+
+#[test]
+fn a_read_that_is_interrupted_or_finds_nothing_is_repeated() {
+    for errno in ["EINTR", "EAGAIN", "ENOMEM"] {
+        let bench = Bench::with_one_device();
+        let smmu = listening(&bench);
+        bench.say(&format!("fail VEVENTQ_READ errno={errno} count=3"));
+        let mut faults = Faults::new();
+        faults.report(&bench, 1);
+        faults.report(&bench, 2);
+        wait_prod(&smmu, 2);
+        assert_eq!([0, 1].map(|slot| page(&smmu, slot)), [1, 2], "{errno}");
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_be_read_is_given_up_until_the_guest_opens_its_own_again() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    bench.say("fail VEVENTQ_READ errno=EIO count=1");
+    Faults::new().report(&bench, 1);
+    until("the end of the queue", || {
+        (queues(&bench) == 0).then_some(())
+    });
+    bench.expect("as ever", &[("d0", On::Nested(ste::stage1(0x4100_0000)))]);
+    smmu.disable(EVENTQEN);
+    smmu.enable(EVENTQEN);
+    Faults::new().report(&bench, 2);
+    wait_prod(&smmu, 1);
+    assert_eq!(page(&smmu, 0), 2);
+    let finished = bench.end();
+    assert_eq!(finished.complaints().len(), 1, "{finished}");
+}
+
+#[test]
+fn a_queue_that_is_always_ready_and_never_has_anything_does_not_keep_qemu_busy() {
+    // an error that is no error, and the end of a file
+    for errno in [Some("EAGAIN"), None] {
+        let bench = Bench::with_one_device();
+        let smmu = listening(&bench);
+        if let Some(errno) = errno {
+            bench.say(&format!("fail VEVENTQ_READ errno={errno}"));
+            Faults::new().report(&bench, 1);
+        } else {
+            Faults::new().end(&bench);
+        }
+        until("the end of the queue", || {
+            (queues(&bench) == 0).then_some(())
+        });
+        assert_eq!(smmu.read(reg::EVENTQ_PROD), 0);
+        let finished = bench.end();
+        assert_eq!(finished.complaints().len(), 1, "{finished}");
+    }
+}
+
+#[test]
+fn all_that_one_read_brings_is_recorded() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    let faults = Faults::new();
+    let event = |sequence, page| (0, sequence, fault(page).to_vec());
+    // a loss in the middle, after which any number may follow
+    faults.send_together(
+        &bench,
+        &[event(0, 1), event(1, 2), (LOST, 2, vec![]), event(9, 3)],
+    );
+    wait_prod(&smmu, OVERFLOW | 3);
+    assert_eq!([0, 1, 2].map(|slot| page(&smmu, slot)), [1, 2, 3]);
+    bench.finish();
+}
+
+#[test]
+fn a_record_that_is_cut_off_is_dropped() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
-    faults.report(&bench, 1);
-    wait_prod(&smmu, 1);
-    smmu.disable(EVENTQEN);
+    faults.send_together(&bench, &[(0, 0, fault(1)[..3].to_vec())]);
+    faults.sequence = 1;
     faults.report(&bench, 2);
-    faults.report(&bench, 3);
-    smmu.enable(EVENTQEN);
-    faults.report(&bench, 4);
-    wait_prod(&smmu, 2);
-    assert_eq!(page(&smmu, 1), 4);
+    wait_prod(&smmu, 1);
+    assert_eq!(page(&smmu, 0), 2);
     bench.finish();
 }
 

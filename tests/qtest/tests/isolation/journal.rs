@@ -253,6 +253,14 @@ impl Journal {
             .collect()
     }
 
+    /// How often the device `name` was reset on its own since the mark.
+    pub fn function_level_resets(&self, name: &str) -> usize {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "flr" && line.text("device") == name)
+            .count()
+    }
+
     /// What the device `name` has been on since the mark, in order.
     pub fn history(&self, name: &str) -> Vec<On> {
         self.recent

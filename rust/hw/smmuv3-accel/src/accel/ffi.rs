@@ -3,17 +3,17 @@
 
 //! The host's iommufd, as safe functions on typed objects.
 //!
-//! Everything goes through QEMU's iommufd backend but one call:
-//! `IOMMU_HWPT_INVALIDATE` is issued here, because the backend's function turns
-//! errno into text, and errno decides what the guest is told (see
-//! [`smmuv3::invalidation`]).
+//! Everything goes through QEMU's iommufd backend but two calls, whose outcome
+//! the backend turns into text: `IOMMU_HWPT_INVALIDATE`, because errno decides
+//! what the guest is told (see [`smmuv3::invalidation`]), and the
+//! `IOMMU_DESTROY` of what may be busy.
 
 use std::{
     ffi::{c_void, CStr},
     fs::File,
     io::Read,
     mem::size_of,
-    os::fd::{AsRawFd, FromRawFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr::{addr_of_mut, NonNull},
 };
 
@@ -24,8 +24,12 @@ use util::{Error, Result};
 
 use crate::{bindings, device::Smmuv3};
 
-/// Number of the ioctl, of type `;` (`IOMMUFD_TYPE`), without size or direction.
+/// Numbers of ioctls, of type `;` (`IOMMUFD_TYPE`), without size or direction.
+const IOMMU_DESTROY: u64 = 0x3b00 | 0x80;
 const IOMMU_HWPT_INVALIDATE: u64 = 0x3b00 | 0x8d;
+
+/// What is no object's ID: they begin at 1.
+const NO_OBJECT: u32 = 0;
 
 /// No PASID: the device as a whole.
 const NO_PASID: u32 = 0;
@@ -88,10 +92,47 @@ impl HostObject {
     pub const fn id(&self) -> u32 {
         self.id
     }
+
+    /// Issues an ioctl on the iommufd, and returns errno.
+    ///
+    /// # Safety
+    ///
+    /// `request` must be the argument that the kernel's uAPI has for `number`.
+    unsafe fn ioctl<T>(&self, number: u64, request: &mut T) -> std::result::Result<(), i32> {
+        let backend: *mut bindings::IOMMUFDBackend =
+            self.backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: the backend is open as long as it has users, and a device that
+        // is bound to it is one; the rest is promised by the caller
+        if unsafe { libc::ioctl((*backend).fd, number, addr_of_mut!(*request)) } == 0 {
+            return Ok(());
+        }
+        Err(std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO))
+    }
+
+    /// `IOMMU_DESTROY`, without a complaint: gives the object back if the host
+    /// does not destroy it now.
+    pub fn try_destroy(mut self) -> std::result::Result<(), Self> {
+        #[allow(clippy::cast_possible_truncation)]
+        let mut request = bindings::iommu_destroy {
+            size: size_of::<bindings::iommu_destroy>() as u32,
+            id: self.id,
+        };
+        // SAFETY: the request is the one of this ioctl
+        if unsafe { self.ioctl(IOMMU_DESTROY, &mut request) }.is_err() {
+            return Err(self);
+        }
+        self.id = NO_OBJECT;
+        Ok(())
+    }
 }
 
 impl Drop for HostObject {
     fn drop(&mut self) {
+        if self.id == NO_OBJECT {
+            return;
+        }
         let backend = self.backend.as_mut_ptr::<IommufdBackend>().cast();
         // SAFETY: the backend is kept alive by `self.backend`; the callee reports
         // a failure and goes on
@@ -288,10 +329,14 @@ impl HostDevice {
 }
 
 /// The file that a vEVENTQ's events are read from.
+///
+/// The main loop polls an epoll file that it is in. Whoever polls a file keeps
+/// it open for that time, so that a vCPU's thread could close the vEVENTQ's own
+/// file but not destroy the vEVENTQ. An epoll file keeps nothing open.
 #[derive(Debug)]
 pub struct EventFile {
     file: File,
-    watched: bool,
+    poll: Option<OwnedFd>,
 }
 
 impl EventFile {
@@ -302,7 +347,7 @@ impl EventFile {
         mut self,
         device: &Smmuv3,
         _callback: &F,
-    ) -> Result<Self> {
+    ) -> std::io::Result<Self> {
         unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
             // SAFETY: the device that `watch` was called with; the handler is
             // removed before the device goes
@@ -310,24 +355,30 @@ impl EventFile {
         }
         const { assert!(F::IS_SOME) };
         let fd = self.file.as_raw_fd();
-        // SAFETY: fcntl on an open file
-        let done = unsafe {
+        // SAFETY: fcntl on an open file, and the descriptor of a new one, which
+        // nobody else knows of
+        let poll = unsafe {
             let flags = libc::fcntl(fd, libc::F_GETFL);
-            flags >= 0 && libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) >= 0
+            if flags < 0 || libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let poll = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+            if poll < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(poll)
         };
-        if !done {
-            return Err(std::io::Error::last_os_error().into());
-        }
+        control(&poll, libc::EPOLL_CTL_ADD, fd)?;
         // SAFETY: the file is open until `drop`, which removes the handler
         unsafe {
             util::bindings::qemu_set_fd_handler(
-                fd,
+                poll.as_raw_fd(),
                 Some(call::<F>),
                 None,
                 (device as *const Smmuv3).cast_mut().cast(),
             );
         }
-        self.watched = true;
+        self.poll = Some(poll);
         Ok(self)
     }
 
@@ -337,18 +388,34 @@ impl EventFile {
     }
 }
 
+/// Adds a file to those that `poll` waits for, or removes it.
+fn control(poll: &OwnedFd, operation: i32, fd: RawFd) -> std::io::Result<()> {
+    #[allow(clippy::cast_sign_loss)]
+    let mut event = libc::epoll_event {
+        events: libc::EPOLLIN as u32,
+        u64: 0,
+    };
+    // SAFETY: open files and a valid event
+    if unsafe { libc::epoll_ctl(poll.as_raw_fd(), operation, fd, &mut event) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error())
+}
+
 impl Drop for EventFile {
     fn drop(&mut self) {
-        if self.watched {
+        if let Some(poll) = &self.poll {
             // SAFETY: removes the handler of a file that is still open
             unsafe {
                 util::bindings::qemu_set_fd_handler(
-                    self.file.as_raw_fd(),
+                    poll.as_raw_fd(),
                     None,
                     None,
                     std::ptr::null_mut(),
                 );
             }
+            // if it fails the file is none of `poll`'s, which is what is wanted
+            let _ = control(poll, libc::EPOLL_CTL_DEL, self.file.as_raw_fd());
         }
     }
 }
@@ -378,13 +445,7 @@ impl HostObject {
         };
         // SAFETY: a new file descriptor, which nobody else knows of
         let file = unsafe { File::from_raw_fd(fd as RawFd) };
-        Ok((
-            object,
-            EventFile {
-                file,
-                watched: false,
-            },
-        ))
+        Ok((object, EventFile { file, poll: None }))
     }
 
     /// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: hands `commands` to the host's SMMU,
@@ -413,22 +474,11 @@ impl HostObject {
             entry_num: batch.len() as u32,
             __reserved: 0,
         };
-        // SAFETY: the backend is open as long as it has users, and a device that
-        // is bound to it is one; the request is as the kernel's uAPI has it
-        let status = unsafe {
-            let fd = (*self
-                .backend
-                .as_mut_ptr::<IommufdBackend>()
-                .cast::<bindings::IOMMUFDBackend>())
-            .fd;
-            libc::ioctl(fd, IOMMU_HWPT_INVALIDATE, addr_of_mut!(request))
-        };
-        if status == 0 {
+        // SAFETY: the request is the one of this ioctl, and `batch` is what it
+        // points to
+        let Err(errno) = (unsafe { self.ioctl(IOMMU_HWPT_INVALIDATE, &mut request) }) else {
             return Ok(());
-        }
-        let errno = std::io::Error::last_os_error()
-            .raw_os_error()
-            .unwrap_or(libc::EIO);
+        };
         Err(HostError {
             errno,
             entry_num: request.entry_num,

@@ -28,7 +28,7 @@ mod stream;
 mod veventq;
 mod viommu;
 
-use ffi::HostDevice;
+use ffi::{HostDevice, HostObject};
 pub use host::Host;
 use stream::Stream;
 use veventq::VeventQ;
@@ -46,6 +46,8 @@ pub struct Accel {
     streams: Vec<Stream>,
     /// There is one while there is a vIOMMU and the guest's Event queue is enabled
     veventq: Option<VeventQ>,
+    /// One that was closed, and that the host has not destroyed
+    busy_veventq: Option<HostObject>,
     /// A failure to get one was reported: the guest can cause as many as it likes
     veventq_reported: bool,
     /// There is one as long as there is a stream
@@ -60,6 +62,7 @@ impl Accel {
             resolved: false,
             streams: Vec::new(),
             veventq: None,
+            busy_veventq: None,
             veventq_reported: false,
             viommu: None,
         }
@@ -196,7 +199,8 @@ impl Smmuv3 {
         );
         drop(stream);
         if accel.streams.is_empty() {
-            accel.veventq = None;
+            accel.close_veventq();
+            accel.busy_veventq = None;
             accel.viommu = None;
         }
     }

@@ -7,7 +7,10 @@
 use smmuv3::event::Event;
 use util::{Error, Result};
 
-use super::ffi::{EventFile, HostObject};
+use super::{
+    ffi::{EventFile, HostObject},
+    Accel,
+};
 use crate::{device::Smmuv3, events::Entry, ffi::report};
 
 /// Events that the host keeps until they are read. A guest's queue may be
@@ -31,7 +34,7 @@ const MAX_IDLE_WAKEUPS: u32 = 1000;
 #[derive(Debug)]
 pub struct VeventQ {
     file: EventFile,
-    _object: HostObject,
+    object: HostObject,
     /// Sequence number that comes next, once one was seen
     expected: Option<u32>,
     /// Wakeups since something was read
@@ -45,10 +48,17 @@ impl VeventQ {
         let (object, file) = viommu.allocate_veventq(DEPTH)?;
         Ok(Self {
             file: file.watch(device, &Smmuv3::read_events)?,
-            _object: object,
+            object,
             expected: None,
             idle_wakeups: 0,
         })
+    }
+
+    /// Closes the queue, with what it holds. Gives the object back if the host
+    /// does not destroy it now.
+    pub fn close(self) -> Option<HostObject> {
+        drop(self.file);
+        self.object.try_destroy().err()
     }
 
     /// Parses what one read returned; the rest after a short or unknown entry is dropped.
@@ -134,7 +144,7 @@ impl Smmuv3 {
                 )));
                 // or the main loop would call without end
                 if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
-                    accel.veventq = None;
+                    accel.close_veventq();
                 }
                 entries
             }
@@ -144,24 +154,23 @@ impl Smmuv3 {
         }
     }
 
-    /// CR0.EVENTQEN changed, or there is a vIOMMU now: opens the host's queue
-    /// when it is first needed.
-    ///
-    /// It stays for as long as the vIOMMU does. What comes while the guest's
-    /// queue is disabled is read and dropped; so is what came before it was
-    /// enabled.
+    /// CR0.EVENTQEN changed, or there is a vIOMMU now: the host has a queue while
+    /// the guest has one. What the host held when the guest's was disabled is gone.
     pub fn evaluate_events(&self) {
-        if !self.shared().registers.eventq_enabled() {
-            return;
-        }
+        let wanted = self.shared().registers.eventq_enabled();
         let mut accel_cell = self.accel_state.borrow_mut();
         let Some(accel) = accel_cell.as_mut() else {
             return;
         };
-        if let Some(veventq) = accel.veventq.as_mut() {
-            veventq.drain();
+        if !wanted {
+            accel.close_veventq();
             return;
         }
+        if accel.veventq.is_some() {
+            return;
+        }
+        // a vIOMMU has one queue of a kind: if there still is an old one, try again
+        accel.busy_veventq = None;
         let Some(viommu) = accel.viommu.as_ref() else {
             return;
         };
@@ -174,6 +183,15 @@ impl Smmuv3 {
                     "arm-smmuv3: the guest will see no fault events: {error}"
                 )));
             }
+        }
+    }
+}
+
+impl Accel {
+    /// Closes the host's queue.
+    pub fn close_veventq(&mut self) {
+        if let Some(veventq) = self.veventq.take() {
+            self.busy_veventq = veventq.close();
         }
     }
 }
