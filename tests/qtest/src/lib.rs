@@ -20,6 +20,9 @@ pub mod qtest;
 pub mod random;
 pub mod root_port;
 pub mod smmu;
+pub mod tables;
+pub mod translated;
+pub mod virtio;
 mod wait;
 
 pub use binary::{qemu, qemu_c};

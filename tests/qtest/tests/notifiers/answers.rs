@@ -3,12 +3,16 @@
 
 //! A device that asks gets what registers and tables say.
 
-use smmuv3_qtest::smmu::{reg, SMMUEN};
+use smmuv3_qtest::{
+    command::CFGI_ALL,
+    smmu::{reg, SMMUEN},
+    tables::Allow,
+    translated::Stages,
+};
 
 use crate::{
     backend::Access,
-    bench::{Bench, Served, Stages, DATA, IOVA, RING, RING_AT},
-    tables::Allow,
+    bench::{Bench, Served, DATA, IOVA, RING, RING_AT},
 };
 
 const ALL: [Stages; 3] = [Stages::One, Stages::Two, Stages::Both];
@@ -94,7 +98,7 @@ fn without_translation_addresses_are_what_they_are() {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
         bench.write_entry([1 | (0b100 << 1), 0, 0, 0]);
-        bench.submit(&[smmuv3_qtest::command::CFGI_ALL]);
+        bench.submit(&[CFGI_ALL]);
         bench.translates(DATA, DATA);
         bench.smmu.disable(SMMUEN);
         bench.translates(DATA + 0x1000, DATA + 0x1000);
@@ -108,7 +112,7 @@ fn what_aborts_has_no_translation() {
         let bench = Bench::new(&served);
         for word0 in [0, 1, 1 | (0b001 << 1)] {
             bench.write_entry([word0, 0, 0, 0]);
-            bench.submit(&[smmuv3_qtest::command::CFGI_ALL]);
+            bench.submit(&[CFGI_ALL]);
             bench.refuses(DATA, Access::Read);
         }
         bench.smmu.disable(SMMUEN);

@@ -7,10 +7,11 @@ use smmuv3_qtest::{
     command::TLBI_NSNH_ALL,
     pci,
     smmu::{reg, SMMUEN},
+    translated::Stages,
     Machine,
 };
 
-use crate::bench::{self, Bench, Served, Stages, DATA, IOVA, RING};
+use crate::bench::{self, Bench, Served, DATA, IOVA, RING};
 
 #[test]
 fn a_device_that_was_reset_is_told_nothing() {

@@ -9,6 +9,4 @@ mod answers;
 mod backend;
 mod bench;
 mod devices;
-mod driver;
-mod tables;
 mod tells;

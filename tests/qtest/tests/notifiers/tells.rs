@@ -6,12 +6,13 @@
 use smmuv3_qtest::{
     command::{self, Command, CFGI_ALL, TLBI_NSNH_ALL},
     smmu::{reg, SMMUEN},
+    tables::Allow,
+    translated::{Stages, ASID, VMID},
 };
 
 use crate::{
     backend::Access,
-    bench::{covers, Bench, Served, Stages, ASID, DATA, IOVA, RING, SID, VMID},
-    tables::Allow,
+    bench::{covers, Bench, Served, DATA, IOVA, RING, SID},
 };
 
 /// `command` for a range of `pages` of 4 KiB, a power of two, of the last level (4.4.1.1).

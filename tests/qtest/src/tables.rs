@@ -6,12 +6,14 @@
 
 use std::cell::Cell;
 
-use smmuv3_qtest::Machine;
+use crate::Machine;
 
 /// What a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allow {
+    /// Everything
     ReadWrite,
+    /// Reads
     ReadOnly,
     /// Everything, whatever the ASID (stage 1)
     Global,
@@ -20,7 +22,9 @@ pub enum Allow {
 /// Which translation the tables are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Stage 1
     One,
+    /// Stage 2
     Two,
 }
 

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A disk full of zeroes, read by an I/O thread into pages behind the SMMU.
+
+use std::ops::Deref;
+
+use smmuv3_qtest::{
+    pci, qemu,
+    tables::Allow,
+    translated::{Stages, Translated, FREE},
+    until,
+    virtio::{Buffer, Driver, Queue},
+    Builder, Machine,
+};
+
+/// `StreamID` of the disk.
+pub const SID: u32 = pci::sid(0, 6);
+
+/// Where the device sees its queue, headers and statuses of requests, and data.
+/// There is memory at these addresses too, for when nothing translates: a device
+/// that is told to do I/O with a device may wait for the lock that whoever waits
+/// for the device has.
+const RING: u64 = FREE + (64 << 20);
+const HEADERS: u64 = RING + 0x1000;
+const DATA: u64 = RING + (8 << 20);
+
+/// And where these are.
+const RING_AT: u64 = FREE;
+const HEADERS_AT: u64 = FREE + 0x1000;
+const STATUSES: u64 = 0x800;
+const DATA_AT: u64 = FREE + (16 << 20);
+
+/// Requests at a time: each has three descriptors.
+pub const REQUESTS: u16 = 16;
+/// Bytes of a request: several pages
+const BYTES: u32 = 1 << 14;
+
+/// What is in a page before the disk has been read.
+const FRESH: u8 = 0xa5;
+/// What is in a status before the disk has been read.
+const UNKNOWN: u8 = 0xff;
+
+/// A machine whose disk is behind the SMMU.
+pub fn machine(stages: Stages) -> Machine {
+    Builder::virt(qemu())
+        .args(["-object", "iothread,id=thread"])
+        .args([
+            "-blockdev",
+            "null-co,node-name=zeroes,size=16777216,read-zeroes=on,latency-ns=1000000",
+        ])
+        .device(format!(
+            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
+            stages.property()
+        ))
+        .device(
+            "virtio-blk-pci,drive=zeroes,iothread=thread,bus=pcie.0,addr=6,num-queues=1,\
+             iommu_platform=on,disable-legacy=on",
+        )
+        .start()
+}
+
+/// The disk, its queue, and the SMMU before it.
+pub struct Disk<'a> {
+    driver: Driver<'a>,
+    queue: Queue<'a>,
+    translated: Translated<'a>,
+}
+
+impl<'a> Deref for Disk<'a> {
+    type Target = Translated<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.translated
+    }
+}
+
+impl<'a> Disk<'a> {
+    /// The disk of [`machine`], set up, with everything mapped.
+    #[track_caller]
+    pub fn new(machine: &'a Machine, stages: Stages) -> Self {
+        let disk = Self {
+            driver: Driver::new(machine, SID),
+            queue: Queue::new(machine, RING_AT),
+            translated: Translated::new(machine, stages, SID),
+        };
+        disk.input().map(RING, RING_AT, Allow::ReadWrite);
+        disk.input().map(HEADERS, HEADERS_AT, Allow::ReadWrite);
+        for request in 0..REQUESTS {
+            disk.map_data(request);
+        }
+        disk.driver.start(RING);
+        disk
+    }
+
+    /// Where the device sees the data of a request.
+    pub fn data(request: u16) -> u64 {
+        DATA + u64::from(BYTES) * u64::from(request)
+    }
+
+    fn data_at(request: u16) -> u64 {
+        DATA_AT + u64::from(BYTES) * u64::from(request)
+    }
+
+    /// Maps the data of a request.
+    pub fn map_data(&self, request: u16) {
+        for page in (0..u64::from(BYTES)).step_by(4096) {
+            let (iova, address) = (Self::data(request) + page, Self::data_at(request) + page);
+            self.input().map(iova, address, Allow::ReadWrite);
+        }
+    }
+
+    /// Makes requests to read the disk available, and tells the device.
+    #[track_caller]
+    pub fn read(&self) {
+        let machine = self.machine;
+        machine.fill_memory(DATA_AT, u64::from(REQUESTS) * u64::from(BYTES), FRESH);
+        machine.fill_memory(HEADERS_AT, STATUSES, 0);
+        machine.fill_memory(HEADERS_AT + STATUSES, REQUESTS.into(), UNKNOWN);
+        for request in 0..REQUESTS {
+            let number = u64::from(request);
+            let buffer = |address, length, writable| Buffer {
+                address,
+                length,
+                writable,
+            };
+            self.queue.push(
+                3 * request,
+                &[
+                    buffer(HEADERS + 16 * number, 16, false),
+                    buffer(Self::data(request), BYTES, true),
+                    buffer(HEADERS + STATUSES + number, 1, true),
+                ],
+            );
+        }
+        self.driver.notify();
+    }
+
+    /// Whether all that was asked for has been done.
+    pub fn is_idle(&self) -> bool {
+        self.queue.pending() == 0
+    }
+
+    /// Waits until all is done, and finds the data of every request in its page.
+    #[track_caller]
+    pub fn arrives(&self) {
+        until("end of the requests", || self.is_idle().then_some(()));
+        assert!(!self.driver.needs_reset());
+        for request in 0..REQUESTS {
+            let status = HEADERS_AT + STATUSES + u64::from(request);
+            assert_eq!(self.machine.read_sized(status, 1), 0, "{request}");
+            let data = self
+                .machine
+                .read_memory(Self::data_at(request), BYTES as usize);
+            assert!(data.iter().all(|byte| *byte == 0), "{request}: data");
+        }
+    }
+
+    /// The first page of a request is as it was before it.
+    #[track_caller]
+    pub fn is_untouched(&self, request: u16) {
+        let data = self.machine.read_memory(Self::data_at(request), 4096);
+        assert!(data.iter().all(|byte| *byte == FRESH), "{request}: data");
+    }
+
+    /// Waits until the device has done all, or cannot go on.
+    #[track_caller]
+    pub fn settles(&self) {
+        until("end of the requests", || {
+            (self.is_idle() || self.driver.needs_reset()).then_some(())
+        });
+    }
+
+    /// Resets the device and begins anew.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.driver.reset();
+        self.queue = Queue::new(self.machine, RING_AT);
+        self.driver.start(RING);
+    }
+}

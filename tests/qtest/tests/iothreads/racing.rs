@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Requests, and at the same time everything that a driver does to an SMMU.
+
+use smmuv3_qtest::{
+    command::{self, Command, CFGI_ALL, TLBI_NSNH_ALL},
+    smmu::{reg, SMMUEN},
+    translated::{Stages, ASID, VMID},
+};
+
+use crate::disk::{machine, Disk, REQUESTS, SID};
+
+const ROUNDS: u32 = 60;
+
+const ALL: [Stages; 3] = [Stages::One, Stages::Two, Stages::Both];
+
+/// Invalidations that a guest may do at any time; they change nothing.
+fn harmless(stages: Stages) -> Vec<Command> {
+    let vmid = u64::from(VMID) << 32;
+    let mut commands = vec![
+        command::cfgi_ste(SID),
+        TLBI_NSNH_ALL,
+        CFGI_ALL,
+        command::cfgi_ste_range(SID, 3),
+    ];
+    if stages != Stages::Two {
+        commands.extend([
+            command::cfgi_cd(SID, 0),
+            [0x11 | vmid | (u64::from(ASID) << 48), 0],
+            [0x10 | vmid, 0],
+            [0x12 | vmid | (u64::from(ASID) << 48), Disk::data(3) | 1],
+        ]);
+    }
+    if stages != Stages::One {
+        commands.extend([[0x28 | vmid, 0], [0x2a | vmid, Disk::data(5) | 1]]);
+    }
+    commands
+}
+
+#[test]
+fn requests_arrive_through_every_stage() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let disk = Disk::new(&machine, stages);
+        for _ in 0..3 {
+            disk.read();
+            disk.arrives();
+        }
+    }
+}
+
+#[test]
+fn requests_arrive_while_everything_is_forgotten_again_and_again() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let disk = Disk::new(&machine, stages);
+        let commands = harmless(stages);
+        let mut at_once = 0;
+        for _ in 0..ROUNDS {
+            disk.read();
+            while !disk.is_idle() {
+                disk.submit(&commands);
+                at_once += 1;
+            }
+            disk.arrives();
+        }
+        assert!(at_once >= ROUNDS, "{at_once}: they hardly ever met");
+        assert_eq!(disk.smmu.read(reg::EVENTQ_PROD), 0, "an event");
+    }
+}
+
+/// What has been invalidated, and waited for, is not used by any thread.
+#[test]
+fn a_page_that_was_unmapped_is_not_written_any_more() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let mut disk = Disk::new(&machine, stages);
+        for round in 0..ROUNDS {
+            disk.read();
+            disk.arrives();
+            let request = (round % u32::from(REQUESTS)) as u16;
+            let page = Disk::data(request);
+            disk.input().unmap(page);
+            let by_address = if stages == Stages::Two { 0x2a } else { 0x13 };
+            disk.submit(&[[by_address | (u64::from(VMID) << 32), page | 1]]);
+            disk.read();
+            disk.settles();
+            disk.is_untouched(request);
+            disk.map_data(request);
+            disk.restart();
+        }
+    }
+}
+
+/// Translation begins and ends in the middle of requests, streams abort, events
+/// are recorded from the other thread. Requests fail; nothing else does.
+#[test]
+fn a_driver_without_any_care_harms_itself_alone() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let mut disk = Disk::new(&machine, stages);
+        for round in 0..ROUNDS {
+            disk.read();
+            let entry = disk.entry();
+            disk.write_entry([1, 0, 0, 0]);
+            disk.submit(&[CFGI_ALL]);
+            disk.smmu.disable(SMMUEN);
+            disk.smmu.write(reg::GBPA, 0x8010_0000);
+            disk.smmu.enable(SMMUEN);
+            disk.write_entry([0; 4]);
+            disk.submit(&[command::cfgi_ste(SID)]);
+            disk.smmu.write(reg::GBPA, 0x8000_0000);
+            disk.write_entry(entry);
+            disk.submit(&[CFGI_ALL, TLBI_NSNH_ALL]);
+            let prod = disk.smmu.read(reg::EVENTQ_PROD);
+            disk.smmu.write(reg::EVENTQ_CONS, prod);
+            if round % 8 == 7 {
+                machine.system_reset();
+                disk = Disk::new(&machine, stages);
+            } else {
+                disk.restart();
+            }
+        }
+        disk.read();
+        disk.arrives();
+    }
+}
