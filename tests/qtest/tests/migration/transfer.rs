@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
 use smmuv3_qtest::{
     command::{CFGI_ALL, SYNC, TLBI_NSNH_ALL},
     machine::RAM,
@@ -114,6 +115,25 @@ fn commands_that_wait_for_the_queue_to_be_enabled_are_consumed_after_the_move() 
         smmu.enable(CMDQEN);
         smmu.wait_cons(3);
         assert!(!smmu.error());
+    }
+}
+
+/// A guest that waits for a `CMD_SYNC` does not ring again. So nothing may be under
+/// way any more when the machine has stopped: the C device would leave it.
+#[test]
+fn commands_that_are_being_consumed_are_consumed_before_the_move() {
+    const LOG2: u32 = 16;
+    const ALL: u32 = 1 << LOG2;
+    for [from, to] in WAYS {
+        let source = Form::Device.builder(from()).start();
+        let smmu = Smmu::find(&source);
+        smmu.setup_queue(RAM + (4 << 20), LOG2);
+        smmu.push(&vec![SYNC; ALL as usize]);
+        smmu.ring();
+        source.qmp("stop", json!({}));
+        assert_eq!(smmu.cons(), ALL, "when the machine has stopped");
+        let machine = Stream::save(source).load(Form::Device.builder(to()));
+        assert_eq!(Smmu::find(&machine).cons(), ALL, "after the move");
     }
 }
 
