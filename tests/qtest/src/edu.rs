@@ -6,7 +6,10 @@
 
 use std::cell::Cell;
 
-use crate::{machine::RAM, pci, Machine};
+use crate::{
+    pci::{Board, VIRT},
+    Machine,
+};
 
 /// What is appended to `-device` for it. It masks addresses otherwise.
 pub const DEVICE: &str = "edu,dma_mask=0xffffffffffffffff";
@@ -42,6 +45,7 @@ pub enum Access {
 /// An `edu` with words in its buffer that are all different.
 pub struct Edu<'a> {
     machine: &'a Machine,
+    board: &'static Board,
     sid: u32,
     registers: u64,
     /// The next word to write
@@ -49,18 +53,30 @@ pub struct Edu<'a> {
 }
 
 impl<'a> Edu<'a> {
-    /// The `edu` whose `StreamID` is `sid`, with its BAR `index` MiB into the
-    /// window. Nothing may translate yet: the words to write come from RAM.
+    /// The `edu` of `virt` whose `StreamID` is `sid`, with its BAR `index` MiB
+    /// into the window. Nothing may translate yet: the words to write come from
+    /// RAM.
     ///
     /// # Panics
     ///
     /// If it is not there.
     #[track_caller]
     pub fn new(machine: &'a Machine, sid: u32, index: u64) -> Self {
+        Self::of(&VIRT, machine, sid, index)
+    }
+
+    /// The same of another board.
+    ///
+    /// # Panics
+    ///
+    /// If it is not there.
+    #[track_caller]
+    pub fn of(board: &'static Board, machine: &'a Machine, sid: u32, index: u64) -> Self {
         let edu = Self {
             machine,
+            board,
             sid,
-            registers: pci::MEMORY + (index << 20),
+            registers: board.window + (index << 20),
             next: Cell::new(0),
         };
         edu.program();
@@ -70,14 +86,16 @@ impl<'a> Edu<'a> {
     /// Programs it again, as after a reset.
     #[track_caller]
     pub fn program(&self) {
-        pci::enable(self.machine, self.sid, 0x11e8_1234, self.registers);
+        let (machine, ram) = (self.machine, self.board.ram);
+        self.board
+            .enable(machine, self.sid, 0x11e8_1234, self.registers);
         let words: Vec<u8> = (0..WORDS)
             .flat_map(|index| self.word(index).to_le_bytes())
             .collect();
-        let before = self.machine.read_memory(RAM, words.len());
-        self.machine.write_memory(RAM, &words);
-        self.transfer(Access::Read, RAM, 0, INBOX);
-        self.machine.write_memory(RAM, &before);
+        let before = machine.read_memory(ram, words.len());
+        machine.write_memory(ram, &words);
+        self.transfer(Access::Read, ram, 0, INBOX);
+        machine.write_memory(ram, &before);
     }
 
     /// Its `StreamID`.

@@ -3,7 +3,7 @@
 
 //! Where the SMMU and the device behind it can be.
 
-use smmuv3_qtest::{edu, pci, qemu, Access, Builder, Machine};
+use smmuv3_qtest::{edu, pci, qemu, smmu, smmu::reg, Access, Builder, Edu, Machine, Smmu};
 
 use crate::{
     bench::{install_stage2, machine, Bench, Nested, Stage1, CONTEXT, DATA, IOVA, SID},
@@ -63,6 +63,39 @@ fn every_stage_translates_for_every_bus() {
     }
 }
 
+/// Each has its own tables, caches, queues and streams of the same numbers.
+#[test]
+fn two_smmus_know_nothing_of_each_other() {
+    let machine = behind_a_bridge("1")
+        .device("arm-smmuv3,primary-bus=pcie.0,stage=1")
+        .device(format!("{},bus=pcie.0,addr=4", edu::DEVICE))
+        .start();
+    program_bridge(&machine);
+    let below = Edu::new(&machine, pci::sid(9, 0), 0);
+    let bases = smmu::bases(&machine);
+    assert_eq!(bases.len(), 2);
+    // the window behind the bridge is the first 2 MiB
+    let edu = Edu::new(&machine, SID, 4);
+    let iova = DATA + 0x100;
+    let arrives = |device: &Edu<'_>| {
+        machine.write32(iova, 0);
+        let word = device.write(iova);
+        machine.read32(iova) == word
+    };
+    assert!(arrives(&edu) && arrives(&below));
+    // the first that aborts everything is one's own
+    let aborted = bases.iter().map(|base| {
+        let smmu = Smmu::at(&machine, *base);
+        smmu.write(reg::GBPA, 0x8010_0000);
+        let arrive = [arrives(&edu), arrives(&below)];
+        smmu.write(reg::GBPA, 0x8000_0000);
+        arrive
+    });
+    let mut aborted: Vec<_> = aborted.collect();
+    aborted.sort_unstable();
+    assert_eq!(aborted, [[false, true], [true, false]]);
+}
+
 /// QEMU's device for such tests: it knows how its write ended.
 struct TestDevice<'a>(&'a Machine);
 
@@ -71,11 +104,11 @@ const FAILED: u32 = 0xdead_0002;
 
 impl<'a> TestDevice<'a> {
     fn new(machine: &'a Machine, sid: u32) -> Self {
-        pci::enable(machine, sid, 0x0005_1b36, Self::REGISTERS);
+        pci::VIRT.enable(machine, sid, 0x0005_1b36, Self::REGISTERS);
         Self(machine)
     }
 
-    const REGISTERS: u64 = pci::MEMORY + (8 << 20);
+    const REGISTERS: u64 = pci::VIRT.window + (8 << 20);
 
     /// Writes to `iova` what can then be read at `address`; the result.
     fn write(&self, iova: u64, address: u64) -> u32 {
