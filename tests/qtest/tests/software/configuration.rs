@@ -8,7 +8,8 @@ use smmuv3_qtest::{smmu::reg, Access};
 
 use crate::{
     bench::{
-        install_stage2, machine, Bench, Nested, Stage1, ACCESSES, CONTEXT, DATA, IOVA, NOWHERE,
+        install_stage2, machine, Bench, Nested, Stage1, ACCESSES, CONTEXT, DATA, IOVA, IPA,
+        IPA_OFFSET, NOWHERE,
     },
     entries::{
         cd,
@@ -16,7 +17,10 @@ use crate::{
         Entry, Field,
     },
     record::Kind,
-    tables::{Granule, Tables},
+    tables::{
+        bits::{AF, NOT_GLOBAL},
+        Granule, Tables,
+    },
 };
 
 /// One field that makes a good entry a bad one.
@@ -254,6 +258,49 @@ fn an_entry_that_is_mended_works_without_a_trace_of_the_error() {
         bench.install(Entry::default());
         bench.faults(Access::Write, IOVA, bench.event(Kind::BadSte));
         bench.install(ste::stage1(CONTEXT));
+        bench.passes(IOVA, DATA);
+    }
+}
+
+/// Attributes of memory, and what needs something that the SMMU does not have:
+/// Exception level 2, ATS, overriding permissions.
+#[test]
+fn fields_that_mean_nothing_here_change_nothing() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let good = ste::nested(CONTEXT + IPA_OFFSET, &nested.stage2);
+    for (field, value) in [
+        (S1_FMT, 3),
+        (S1_DSS, 3),
+        (S1_CIR_COR_CSH, 0x3f),
+        (EATS, 3),
+        (EATS, 1),
+        (STRW, 1),
+        (STRW, 2),
+        (STRW, 3),
+        (MEMORY, 0x1ff),
+        (SHCFG, 3),
+        (PRIVCFG, 2),
+        (PRIVCFG, 3),
+        (INSTCFG, 3),
+        (S2_CACHING, 0x3f),
+    ] {
+        bench.install(good.with(field, value));
+        bench.passes(IOVA, DATA);
+        let record = bench.fault1(Kind::Translation, Access::Write, IOVA + 0x1000);
+        bench.faults_when(format!("{field:?}"), Access::Write, IOVA + 0x1000, record);
+    }
+    for (field, value) in [
+        (cd::CACHING0, 0x3f),
+        (cd::WXN_UWXN, 3),
+        (cd::ASET, 1),
+        (cd::MAIR0, 0xffff_ffff),
+        (cd::PAN, 1),
+    ] {
+        // privileged only: PAN is about the others
+        nested.stage1.map_with(IOVA, IPA, 3, AF | NOT_GLOBAL);
+        bench.install_nested(nested.context.with(field, value), &nested.stage2);
         bench.passes(IOVA, DATA);
     }
 }

@@ -52,11 +52,23 @@ pub mod ste {
     pub const V: Field = Field(0, 0, 1);
     pub const CONFIG: Field = Field(0, 1, 3);
     pub const S1_CONTEXT_PTR: Field = Field(0, 6, 50);
+    pub const S1_FMT: Field = Field(0, 4, 2);
     pub const S1_CD_MAX: Field = Field(0, 59, 5);
+    pub const S1_DSS: Field = Field(1, 0, 2);
+    pub const S1_CIR_COR_CSH: Field = Field(1, 2, 6);
     pub const S1_STALLD: Field = Field(1, 27, 1);
+    pub const EATS: Field = Field(1, 28, 2);
+    pub const STRW: Field = Field(1, 30, 2);
+    /// `MemAttr`, `MTCFG`, `ALLOCCFG`
+    pub const MEMORY: Field = Field(1, 32, 9);
+    pub const SHCFG: Field = Field(1, 44, 2);
+    pub const PRIVCFG: Field = Field(1, 48, 2);
+    pub const INSTCFG: Field = Field(1, 50, 2);
     pub const S2_VMID: Field = Field(2, 0, 16);
     pub const S2_T0SZ: Field = Field(2, 32, 6);
     pub const S2_SL0: Field = Field(2, 38, 2);
+    /// `S2IR0`, `S2OR0`, `S2SH0`
+    pub const S2_CACHING: Field = Field(2, 40, 6);
     pub const S2_TG: Field = Field(2, 46, 2);
     pub const S2_PS: Field = Field(2, 48, 3);
     pub const S2_AA64: Field = Field(2, 51, 1);
@@ -118,6 +130,8 @@ pub mod cd {
 
     pub const T0SZ: Field = Field(0, 0, 6);
     pub const TG0: Field = Field(0, 6, 2);
+    /// `IR0`, `OR0`, `SH0`
+    pub const CACHING0: Field = Field(0, 8, 6);
     pub const EPD0: Field = Field(0, 14, 1);
     pub const ENDI: Field = Field(0, 15, 1);
     pub const T1SZ: Field = Field(0, 16, 6);
@@ -125,18 +139,22 @@ pub mod cd {
     pub const EPD1: Field = Field(0, 30, 1);
     pub const V: Field = Field(0, 31, 1);
     pub const IPS: Field = Field(0, 32, 3);
+    pub const WXN_UWXN: Field = Field(0, 36, 2);
     pub const AFFD: Field = Field(0, 35, 1);
     pub const TBI0: Field = Field(0, 38, 1);
     pub const TBI1: Field = Field(0, 39, 1);
+    pub const PAN: Field = Field(0, 40, 1);
     pub const AA64: Field = Field(0, 41, 1);
     pub const HD: Field = Field(0, 42, 1);
     pub const HA: Field = Field(0, 43, 1);
     pub const S: Field = Field(0, 44, 1);
     pub const R: Field = Field(0, 45, 1);
     pub const A: Field = Field(0, 46, 1);
+    pub const ASET: Field = Field(0, 47, 1);
     pub const ASID: Field = Field(0, 48, 16);
     pub const HAD0: Field = Field(1, 1, 1);
     pub const TTB0: Field = Field(1, 4, 48);
+    pub const MAIR0: Field = Field(3, 0, 32);
     pub const HAD1: Field = Field(2, 1, 1);
     pub const TTB1: Field = Field(2, 4, 48);
 

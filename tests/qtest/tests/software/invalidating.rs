@@ -275,6 +275,62 @@ fn an_address_with_a_tag_is_invalidated_without_it() {
     }
 }
 
+/// A global page is of all address spaces, so it is invalidated in the name of
+/// any (4.4.2.4).
+#[test]
+fn a_global_page_is_invalidated_whatever_the_asid() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        bench.forget_tables();
+        let stage1 = Stage1::new(&bench, granule, 42);
+        let global = |data| stage1.tables.map_with(IOVA, data, 3, AF);
+        let range = command::Range {
+            tg: granule.tg(),
+            num: 1,
+            ..command::Range::default()
+        };
+        for command in [
+            command::tlbi_nh_va(NUMBER, IOVA),
+            command::tlbi_nh_va(NUMBER + 1, IOVA),
+            range.of(command::tlbi_nh_va(NUMBER + 2, IOVA)),
+            command::tlbi_nh_vaa(IOVA),
+            range.of(command::tlbi_nh_vaa(IOVA)),
+            command::tlbi_nh_all(0),
+            command::tlbi_s12_vmall(0),
+            command::TLBI_NSNH_ALL,
+        ] {
+            moves(&bench, IOVA, global, &[command]);
+        }
+    }
+}
+
+/// It stays with its own translations when it is no longer global.
+#[test]
+fn a_page_that_is_global_no_more_is_looked_up() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    let invalidate = command::tlbi_nh_va(NUMBER, IOVA);
+    for round in 0..4 {
+        let global = round % 2 == 0;
+        let attributes = if global { AF } else { STAGE_1 };
+        let data = DATA + 0x1000 * round;
+        stage1.tables.map_with(IOVA, data, 3, attributes);
+        bench.commands(&[invalidate]);
+        bench.passes(IOVA, data);
+    }
+    // and one that was global cannot come back by way of another ASID
+    stage1.tables.map_with(IOVA, DATA, 3, AF);
+    bench.commands(&[invalidate]);
+    bench.passes(IOVA, DATA);
+    stage1.tables.map(IOVA, DATA + 0x9000);
+    bench.commands(&[invalidate]);
+    bench.set_cd(stage1.context.with(cd::ASID, 99));
+    bench.commands(&[command::cfgi_cd(SID, 0)]);
+    bench.passes(IOVA, DATA + 0x9000);
+}
+
 #[test]
 fn what_becomes_invalid_is_refused() {
     let machine = machine("nested").start();

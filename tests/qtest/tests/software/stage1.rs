@@ -9,7 +9,10 @@ use crate::{
     bench::{machine, Bench, Stage1, DATA, IOVA},
     entries::{cd, ste},
     record::Kind,
-    tables::{Granule, Tables},
+    tables::{
+        bits::{AF, TABLE},
+        Granule, Tables,
+    },
 };
 
 /// Input address sizes: the largest and the smallest for each level that a walk
@@ -258,4 +261,21 @@ fn the_fields_of_a_half_that_is_off_are_ignored() {
     let upper = cd::upper(&tables).with(cd::T0SZ, 63).with(cd::TG0, 3);
     bench.install_stage1(upper.with_address(cd::TTB0, nowhere));
     bench.passes((!0 << 39) + IOVA, DATA);
+}
+
+/// As kernels have it to see their tables: an entry of the first table is the
+/// table itself.
+#[test]
+fn a_table_may_point_to_itself() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 48);
+    let own = 0x1ff << 39;
+    stage1.tables.set(own, 0, stage1.tables.base() | TABLE | AF);
+    bench.invalidate();
+    bench.passes(IOVA, DATA);
+    // the same entry in each level
+    let seen = own | (0x1ff << 30) | (0x1ff << 21) | (0x1ff << 12);
+    let unused = 8 * 0x100;
+    bench.passes(seen + unused, stage1.tables.base() + unused);
 }

@@ -91,11 +91,13 @@ pub mod bits {
     pub const S2_WRITE: u64 = 1 << 7;
     /// `APTable[1]` of stage 1
     pub const TABLE_READ_ONLY: u64 = 1 << 62;
+    /// `nG` of stage 1: of one ASID
+    pub const NOT_GLOBAL: u64 = 1 << 11;
     /// Where an address is
     pub const ADDRESS: u64 = 0xffff_ffff_f000;
 
     /// Attributes with which everything is permitted.
-    pub const STAGE_1: u64 = AF | USER;
+    pub const STAGE_1: u64 = AF | USER | NOT_GLOBAL;
     pub const STAGE_2: u64 = AF | S2_READ | S2_WRITE;
 }
 
