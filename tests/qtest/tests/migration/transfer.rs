@@ -10,8 +10,8 @@ use smmuv3_qtest::{
     command::{CFGI_ALL, SYNC, TLBI_NSNH_ALL},
     machine::RAM,
     qemu, qemu_c,
-    smmu::{reg, CMDQEN, EVENTQEN, SMMUEN},
-    Machine, RootPort, Smmu,
+    smmu::{self, reg, CMDQEN, EVENTQEN, SMMUEN},
+    Builder, Machine, RootPort, Smmu,
 };
 
 use crate::{
@@ -115,6 +115,53 @@ fn commands_that_wait_for_the_queue_to_be_enabled_are_consumed_after_the_move() 
         smmu.enable(CMDQEN);
         smmu.wait_cons(3);
         assert!(!smmu.error());
+    }
+}
+
+/// Each SMMU gets its own registers back.
+#[test]
+fn several_smmus_move() {
+    let builder = |binary: PathBuf| {
+        Builder::virt(binary)
+            .smmu("stage=nested")
+            .device("arm-smmuv3,primary-bus=pcie.0,stage=2")
+            .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
+            .device("arm-smmuv3,primary-bus=pcie.2")
+    };
+    for [from, to] in WAYS {
+        let source = builder(from()).start();
+        let bases = smmu::bases(&source);
+        assert_eq!(bases.len(), 3);
+        for (number, base) in (1..).zip(&bases) {
+            Smmu::at(&source, *base).setup_queue(RAM + number * 0x1_0000, number as u32);
+        }
+        let machine = Stream::save(source).load(builder(to()));
+        assert_eq!(smmu::bases(&machine), bases);
+        for (number, base) in (1..).zip(&bases) {
+            let queue = Smmu::at(&machine, *base).read64(reg::CMDQ_BASE);
+            assert_eq!(queue, (RAM + number * 0x1_0000) | number, "{number}");
+        }
+    }
+}
+
+#[test]
+fn the_smmu_of_sbsa_ref_moves() {
+    let builder = |binary: PathBuf| {
+        Builder::new(binary)
+            .args(["-machine", "sbsa-ref,accel=qtest"])
+            // a ROM that is not part of the build
+            .args(["-global", "bochs-display.romfile="])
+    };
+    for [from, to] in WAYS {
+        let source = builder(from()).start();
+        let smmu = Smmu::find(&source);
+        smmu.write(reg::CR1, 0xd75);
+        smmu.write64(reg::STRTAB_BASE, 0x100_4000_0000);
+        smmu.write(reg::GBPA, 0x8010_1000);
+        smmu.write(reg::CR0, EVENTQEN);
+        let before = registers(&source);
+        let machine = Stream::save(source).load(builder(to()));
+        assert_eq!(registers(&machine), before);
     }
 }
 

@@ -34,15 +34,19 @@ pub struct Served {
 /// `StreamID` of the device, if a test does not put it elsewhere
 pub const SID: u32 = pci::sid(0, 6);
 
-/// A machine with guest memory that can be shared, and an SMMU with these stages.
-pub fn with_smmu(stages: Stages) -> Builder {
-    Builder::virt_with(qemu(), "memory-backend=ram")
+/// A machine with guest memory that can be shared, and these options.
+pub fn sharing(options: &str) -> Builder {
+    Builder::virt_with(qemu(), &format!("memory-backend=ram,{options}"))
         .args(["-object", "memory-backend-memfd,id=ram,size=128M,share=on"])
         .args(["-m", "128M"])
-        .device(format!(
-            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
-            stages.property()
-        ))
+}
+
+/// The same with an SMMU that has these stages.
+pub fn with_smmu(stages: Stages) -> Builder {
+    sharing("").device(format!(
+        "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
+        stages.property()
+    ))
 }
 
 impl Served {

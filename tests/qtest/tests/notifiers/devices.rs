@@ -30,6 +30,16 @@ fn a_device_that_was_reset_is_told_nothing() {
 }
 
 #[test]
+fn the_machines_own_smmu_tells_too() {
+    let builder = bench::sharing("iommu=smmuv3");
+    let served = Served::start(builder, Stages::Both, "bus=pcie.0,addr=6");
+    let bench = Bench::new(&served);
+    bench.translates(IOVA, DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
+}
+
+#[test]
 fn a_machine_that_was_reset_begins_again() {
     let served = Served::new(Stages::One);
     Bench::new(&served).translates(IOVA, DATA);
