@@ -180,6 +180,33 @@ fn a_size_that_shrinks_truncates_what_cons_shows() {
 }
 
 #[test]
+fn a_size_that_grows_shows_what_cons_had() {
+    let mut machine = machine(4, 0x13);
+    machine.write(CR0, STOPPED);
+    machine.write64(CMDQ_BASE, QUEUE | 8);
+    machine.write(CR0, RUNNING);
+    machine.submit(&[va(1)]);
+    assert_eq!(executed(&machine), [va(1)]);
+    assert_eq!(machine.rd(), 0x14);
+}
+
+/// Nothing that was fetched outlives the queue's being disabled (3.21.2).
+#[test]
+fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
+    let mut machine = machine(4, 0);
+    machine.write(CR0, STOPPED);
+    machine.submit(&[va(1), va(2), va(3), va(4)]);
+    machine.budget = 2;
+    machine.registers.cr[0] = 0x9;
+    assert_eq!(machine.consume_once(), Progress::More);
+    machine.write(CR0, STOPPED);
+    machine.store_commands(2, &[va(5), SYNC]);
+    machine.write(CR0, RUNNING);
+    assert_eq!(executed(&machine), [va(1), va(2), va(5)]);
+    assert_eq!((machine.rd(), machine.error()), (4, None));
+}
+
+#[test]
 fn waiting_producers_are_woken_when_the_queue_is_no_longer_full() {
     let features = vector_features().with_sev(true);
     let mut machine = Machine::resized(features, FlushPolicy::default(), 2, 0);

@@ -9,8 +9,12 @@ mod common;
 use common::{vector_features, Answer, Machine};
 use proptest::prelude::*;
 use smmuv3::{
-    command::decode, event::EVENT_BYTES, ste::STE_BYTES, BusAbort, EioReport, Event, Features,
-    FlushPolicy, GuestMemory, Host, HostError, QueueRegisters, Registers, Ste, StreamId,
+    command::decode,
+    event::EVENT_BYTES,
+    gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
+    ste::STE_BYTES,
+    BusAbort, EioReport, Event, Features, FlushPolicy, GuestMemory, Host, HostError,
+    QueueRegisters, Registers, Ste, StreamId,
 };
 
 /// Memory that answers with whatever comes.
@@ -176,6 +180,7 @@ proptest! {
         registers.cmdq = QueueRegisters { base, prod, cons };
         registers.cr[0] |= 0x9;
         registers.gerrorn = registers.gerror;
+        let before = registers.gerror;
         let mut memory = AnyMemory { bytes, next: 0, aborts };
         let mut host = AnyHost { answers, next: 0, calls: 0 };
         let mut cmdq = smmuv3::Cmdq::new(policy);
@@ -183,6 +188,8 @@ proptest! {
         cmdq.consume(&mut registers, &features, &mut memory, &mut host, &mut signals, budget);
         // Per command at most the retries of each kind, for both passes.
         prop_assert!(host.calls <= 200 * (budget as usize + 1));
+        // No other error is the Command queue's; Service failure mode (12.3) least of all.
+        prop_assert_eq!(registers.gerror & !(CMDQ_ERR | MSI_CMDQ_ABT_ERR), before);
     }
 }
 

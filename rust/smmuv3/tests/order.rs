@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What is seen first (3.18, 7.1): effects, then registers, then signals.
+
+mod common;
+
+use std::{cell::RefCell, rc::Rc};
+
+use common::{
+    log::Event,
+    machine::{CR0, STOPPED},
+    vector_features, Machine,
+};
+use smmuv3::{gerror::CommandError, FlushPolicy, Signals};
+
+const SYNC_IRQ: [u64; 2] = [0x1046, 0];
+const RESERVED: [u64; 2] = [0, 0];
+
+fn va(number: u64) -> [u64; 2] {
+    [0x5_0000_0000_0012, (number << 12) | 1]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// `CMDQ_CONS` has the reason.
+    Reason(CommandError),
+    /// Bits of GERROR were toggled.
+    Toggled(u32),
+    Interrupt,
+}
+
+#[derive(Clone, Default)]
+struct Witness(Rc<RefCell<Vec<Seen>>>);
+
+impl Signals for Witness {
+    fn cmd_sync(&mut self) {}
+
+    fn gerror(&mut self) {
+        self.0.borrow_mut().push(Seen::Interrupt);
+    }
+
+    fn error(&mut self, _: u8, code: CommandError) {
+        self.0.borrow_mut().push(Seen::Reason(code));
+    }
+
+    fn activated(&mut self, toggled: u32, _: u32) {
+        self.0.borrow_mut().push(Seen::Toggled(toggled));
+    }
+}
+
+#[test]
+fn the_reason_comes_before_the_error_and_that_before_the_interrupt() {
+    let mut machine = Machine::new(vector_features(), FlushPolicy::default());
+    machine.write(CR0, STOPPED);
+    machine.submit(&[va(1), RESERVED]);
+    machine.registers.cr[0] = 0x9;
+    let mut witness = Witness::default();
+    machine.cmdq.consume(
+        &mut machine.registers,
+        &machine.features,
+        &mut machine.memory,
+        &mut machine.host,
+        &mut witness,
+        machine.budget,
+    );
+    assert_eq!(
+        *witness.0.borrow(),
+        [
+            Seen::Reason(CommandError::Illegal),
+            Seen::Toggled(1),
+            Seen::Interrupt
+        ]
+    );
+    assert_eq!((machine.rd(), machine.error()), (1, Some(1)));
+}
+
+#[test]
+fn commands_are_complete_before_the_signals_of_what_follows_them() {
+    let mut machine = Machine::new(vector_features(), FlushPolicy::default());
+    machine.submit(&[va(1), va(2), SYNC_IRQ, va(3), SYNC_IRQ, va(4), RESERVED]);
+    assert_eq!(
+        machine.host.log.events(),
+        [
+            Event::Executed(va(1)),
+            Event::Executed(va(2)),
+            Event::CmdSync,
+            Event::Executed(va(3)),
+            Event::CmdSync,
+            Event::Executed(va(4)),
+            Event::Gerror,
+        ]
+    );
+}
