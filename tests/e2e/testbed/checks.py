@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -76,6 +77,12 @@ def parallel_jobs(host: Host, guest: Shells, jobs: dict[str, tuple[str, int]], m
     for name, (disk, at) in jobs.items():
         on_host = host.host_sha256(disk, at * MIB, mib * MIB)
         expect(sums[name] == on_host, f"{name}: the guest wrote {sums[name]} to {disk}, the image on the host has {on_host}")
+
+
+def expect_stage(lines: list[str], stage: int, reads: int, what: str) -> None:
+    """`lines`: the trace of a number of reads. Each must have been translated, by this stage (3: both)."""
+    found = Counter(re.findall(r"smmuv3_translate_success .* stage=(\d+)", "\n".join(lines)))
+    expect(found[str(stage)] >= reads, f"{what}: {reads} reads gave translations by stages {dict(found)}, not by {stage}")
 
 
 def edu_address(guest: Shells) -> str:

@@ -18,7 +18,7 @@ from .consoles import Qmp, Shell, TestbedError, TimedOut
 from .images import FIRMWARE, Images, acpi_override, make_disk
 from .iort import with_canwbs
 from .kernellog import KernelLog
-from .machine import SMMU_ERRORS, Machine, trace_options
+from .machine import SMMU_ERRORS, Machine, Trace, trace_options
 
 DISKS = ("disk0", "disk1")
 DISK_MIB = 64
@@ -47,7 +47,12 @@ class Level0(Machine):
         command = [str(emulator), *_MACHINE, "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
                    "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyAMA0 rdinit=/init panic=-1",
                    *self._devices(), *trace_options(logs / _LEVEL0_LOG, SMMU_ERRORS)]
-        super().__init__("l0", command, {"l1-console": "serial"} | dict.fromkeys(_LINES, "console"), logs)
+        lines = {"l1-console": "serial", "l0-qmp": "monitor"} | dict.fromkeys(_LINES, "console")
+        super().__init__("l0", command, lines, logs)
+        qmp = Qmp(self.pump, self.streams["l0-qmp"])
+        qmp.connect(20)
+        # What its SMMU has to report: SMMU_ERRORS, and more when asked to.
+        self.trace = Trace(logs / _LEVEL0_LOG, qmp)
 
     def _devices(self) -> list[str]:
         options = []
@@ -247,11 +252,6 @@ class Level1:
         except BaseException:
             self.level0.close()
             raise
-
-    @property
-    def level0_log(self) -> Path:
-        """What level 0's SMMU had to report: SMMU_ERRORS."""
-        return self._logs / _LEVEL0_LOG
 
     def _iort(self, images: Images, work: Path, logs: Path, disks: dict[str, Path], say: Callable[[str], None]) -> bytes:
         """Level 1's IORT, corrected. It is the emulated machine's alone, so it is read once for each such machine."""

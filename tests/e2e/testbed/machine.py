@@ -8,10 +8,11 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from .consoles import Pump, Stream
+from .consoles import Pump, Qmp, Stream
 
 # What QEMU connects a character device to.
 _ENDS = {
@@ -36,6 +37,41 @@ def trace_options(to: Path | str, events: Iterable[str]) -> list[str]:
     for event in events:
         words += ["-trace", f"enable={event}"]
     return words
+
+
+class Trace:
+    """The log that trace_options() has begun."""
+
+    def __init__(self, path: Path, qmp: Qmp) -> None:
+        self._path = path
+        self._qmp = qmp
+
+    def lines(self, start: int = 0) -> list[str]:
+        """All lines from a byte on."""
+        with self._path.open(errors="replace") as file:
+            file.seek(start)
+            return file.read().splitlines()
+
+    def size(self) -> int:
+        return self._path.stat().st_size
+
+    def troubles(self, start: int = 0) -> list[str]:
+        """Those of SMMU_ERRORS."""
+        return [line for line in self.lines(start) if re.search(r"smmuv3_(propagate_event|cmdq_consume_error) ", line)]
+
+    @contextmanager
+    def of(self, *events: str) -> Iterator[list[str]]:
+        """The lines of the `with` block, in which these events are on; the list is filled at the block's end."""
+        lines: list[str] = []
+        start = self.size()
+        self._set(events, True)
+        yield lines
+        self._set(events, False)
+        lines += self.lines(start)
+
+    def _set(self, events: Sequence[str], enable: bool) -> None:
+        for event in events:
+            self._qmp.command("trace-event-set-state", {"name": event, "enable": enable})
 
 
 class Machine:

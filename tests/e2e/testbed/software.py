@@ -16,7 +16,7 @@ from .checks import HARMLESS, expect, file_sha256
 from .consoles import Qmp, Shell, TestbedError
 from .images import FIRMWARE, Images, make_disk
 from .kernellog import KernelLog
-from .machine import SMMU_ERRORS, Machine, trace_options
+from .machine import SMMU_ERRORS, Machine, Trace, trace_options
 
 Device = dict[str, Any]  # the properties that -device and device_add take
 
@@ -32,7 +32,6 @@ DEVICES: dict[str, Device] = {
     "net1": {"driver": "virtio-net-pci", "netdev": "net1", "romfile": "", **_VIRTIO},
     "edu": {"driver": "edu", "dma_mask": (1 << 40) - 1},
 }
-_TROUBLE = r"smmuv3_(propagate_event|cmdq_consume_error) "
 _ENDS = {"console": "serial", "shell": "console", "qmp": "monitor"}
 
 
@@ -107,11 +106,10 @@ class SoftwareGuest:
 
     def __init__(self, config: SoftwareConfig, machine: Machine, trace: Path) -> None:
         self.config = config
-        self._machine = machine
-        self._trace = trace
         self.shell = Shell(machine.pump, machine.streams[f"{config.name}-shell"])
         self.qmp = Qmp(machine.pump, machine.streams[f"{config.name}-qmp"])
         self.log = KernelLog(self.shell)
+        self.trace = Trace(trace, self.qmp)
 
     def connect(self) -> None:
         self.qmp.connect(20)
@@ -128,25 +126,6 @@ class SoftwareGuest:
         text = self.run("""for d in /sys/bus/pci/devices/*; do
             case $(cat $d/class) in 0x06*) ;; *) echo $(basename $d) $(cat $d/iommu_group/type || echo none);; esac; done""")
         return dict(line.split() for line in text.splitlines())
-
-    def trace_lines(self, start: int = 0) -> list[str]:
-        with self._trace.open(errors="replace") as file:
-            file.seek(start)
-            return file.read().splitlines()
-
-    @contextmanager
-    def traced(self, *events: str) -> Iterator[list[str]]:
-        """The lines of QEMU's trace with these events on; the list is filled at the block's end."""
-        lines: list[str] = []
-        start = self._trace.stat().st_size
-        self._set_trace(events, True)
-        yield lines
-        self._set_trace(events, False)
-        lines += self.trace_lines(start)
-
-    def _set_trace(self, events: Sequence[str], enable: bool) -> None:
-        for event in events:
-            self.qmp.command("trace-event-set-state", {"name": event, "enable": enable})
 
 
 @dataclass(frozen=True)
@@ -196,5 +175,5 @@ class Place:
             if errors := guest.log.errors(harmless):
                 raise TestbedError("the guest's kernel reports:\n" + "\n".join(errors[:20]))
             if harmless is HARMLESS:
-                errors = [line for line in guest.trace_lines() if re.search(_TROUBLE, line)]
-                expect(not errors, "QEMU has traced events or command errors:\n" + "\n".join(errors[:20]))
+                troubles = guest.trace.troubles()
+                expect(not troubles, "QEMU has traced events or command errors:\n" + "\n".join(troubles[:20]))

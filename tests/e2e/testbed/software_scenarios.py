@@ -3,12 +3,10 @@
 """What a guest without acceleration is put through: the QEMU under test translates every DMA of its own devices."""
 from __future__ import annotations
 
-import re
-from collections import Counter
 from functools import partial
 
-from .checks import (FAULTS, MIB, SMALL_HOTPLUG_WINDOWS, Shells, copy_and_compare, edu_address, expect, faulting_dma,
-                     parallel_jobs)
+from .checks import (FAULTS, MIB, SMALL_HOTPLUG_WINDOWS, Shells, copy_and_compare, edu_address, expect, expect_stage,
+                     faulting_dma, parallel_jobs)
 from .registry import Bed, register
 from .software import Place, Smmu, SoftwareConfig, SoftwareGuest
 
@@ -33,12 +31,11 @@ def check_groups(guest: SoftwareGuest, kind: str) -> None:
 
 
 def check_translated(guest: SoftwareGuest, stages: dict[str, int]) -> None:
-    """That the DMA of these disks is translated, by this stage: looked at in QEMU's trace of a little I/O."""
+    """That the DMA of these disks is translated, by this stage."""
     for disk, stage in stages.items():
-        with guest.traced("smmuv3_translate_success") as lines:
+        with guest.trace.of("smmuv3_translate_success") as lines:
             guest.run(f"directio read $(disk {disk}) 0 4096 16 >&-")
-        found = Counter(re.findall(r"smmuv3_translate_success .* stage=(\d+)", "\n".join(lines)))
-        expect(found[str(stage)] >= 16, f"{disk}: 16 reads gave translations by stages {dict(found)}, not by {stage}")
+        expect_stage(lines, stage, 16, disk)
 
 
 def all_io(place: Place, guest: SoftwareGuest) -> None:
