@@ -7,7 +7,7 @@ use smmuv3_qtest::{
     command,
     command::{SYNC, SYNC_IRQ, TLBI_NSNH_ALL},
     qemu,
-    smmu::{cerror, SMMUEN},
+    smmu::{cerror, reg, CMDQEN, SMMUEN},
     Builder,
 };
 
@@ -62,6 +62,27 @@ fn every_opcode_is_consumed_or_illegal_as_the_specification_says() {
     expect_legal(PROFILE, &always);
     let with_ats = PROFILE.replace("ats=off", "ats=on");
     expect_legal(&with_ats, &[&always[..], &[0x40]].concat());
+}
+
+/// What depends on SMMUEN (6.3.9.6): with it clear a command that would be
+/// IGNORED is illegal all the same if it is (4.1.3).
+#[test]
+fn what_a_disabled_smmu_ignores_can_be_illegal() {
+    let with_ats = PROFILE.replace("ats=off", "ats=on");
+    with_queue_of(Builder::virt(qemu()).smmu(&with_ats), 4, |smmu| {
+        let too_large = [0x40, 53];
+        for enables in [CMDQEN, CMDQEN | SMMUEN] {
+            smmu.write(reg::CR0, enables);
+            let when = format!("CR0 {enables:#x}");
+            smmu.expect_of(&[command::atc_inv_all(0x8), SYNC], &when, Idle(2));
+            smmu.expect_of(&[SYNC, too_large], &when, Stopped(1, cerror::ILL));
+        }
+    });
+    with_queue(4, |smmu| {
+        let when = "without ATS, disabled";
+        let stopped = Stopped(0, cerror::ILL);
+        smmu.expect_of(&[command::atc_inv_all(0x8)], when, stopped);
+    });
 }
 
 #[test]

@@ -4,12 +4,16 @@
 //! Enabling and disabling the queue.
 
 use smmuv3_qtest::{
-    command::{SYNC_IRQ, TLBI_NSNH_ALL},
+    command::{RESERVED, SYNC_IRQ, TLBI_NSNH_ALL},
     machine::RAM,
-    smmu::CMDQEN,
+    smmu::{cerror, reg, CMDQEN},
 };
 
-use crate::bench::{with_queue, Interrupts, Queue::Idle, Steps};
+use crate::bench::{
+    with_queue, Interrupts,
+    Queue::{Idle, Stopped},
+    Steps, NOWHERE,
+};
 
 #[test]
 fn enabling_the_queue_starts_what_is_in_it() {
@@ -19,6 +23,23 @@ fn enabling_the_queue_starts_what_is_in_it() {
         smmu.expect_both("disabled", Idle(0), Interrupts::NONE);
         smmu.enable(CMDQEN);
         smmu.expect_both("enabled", Idle(2), Interrupts::SYNC);
+    });
+}
+
+/// C03
+#[test]
+fn a_disabled_queue_finds_no_errors() {
+    with_queue(4, |smmu| {
+        for (base, error) in [(RAM, cerror::ILL), (NOWHERE, cerror::ABT)] {
+            smmu.renew(RAM, 4);
+            smmu.write_slots(0, &[RESERVED]);
+            smmu.disable(CMDQEN);
+            smmu.write64(reg::CMDQ_BASE, base | 4);
+            smmu.write(reg::CMDQ_PROD, 1);
+            smmu.expect_both("disabled", Idle(0), Interrupts::NONE);
+            smmu.enable(CMDQEN);
+            smmu.expect_both("enabled", Stopped(0, error), Interrupts::ERROR);
+        }
     });
 }
 

@@ -130,6 +130,31 @@ fn an_error_behind_the_wrap_of_a_full_queue_names_its_slot() {
     });
 }
 
+/// C01
+#[test]
+fn an_acknowledgement_does_not_restart_a_disabled_queue() {
+    with_stopped_queue(|smmu| {
+        smmu.disable(CMDQEN);
+        smmu.write_slots(2, &[SYNC]);
+        smmu.acknowledge();
+        smmu.expect_both("acknowledged", Idle(2), Interrupts::ERROR);
+        smmu.enable(CMDQEN);
+        smmu.expect_both("enabled", Idle(5), Interrupts::SYNC);
+    });
+}
+
+/// C02
+#[test]
+fn commands_added_while_an_error_is_active_wait_for_its_acknowledgement() {
+    with_stopped_queue(|smmu| {
+        smmu.feed(&[SYNC_IRQ; 3]);
+        smmu.expect_both("three more", AT_THIRD, Interrupts::ERROR);
+        smmu.write_slots(2, &[SYNC]);
+        smmu.acknowledge();
+        smmu.expect_both("acknowledged", Idle(8), Interrupts::of(4, 0));
+    });
+}
+
 #[test]
 fn an_error_that_no_one_wants_to_hear_of_has_no_interrupt() {
     with_queue(4, |smmu| {

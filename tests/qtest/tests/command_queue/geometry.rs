@@ -78,6 +78,26 @@ fn a_size_above_the_largest_is_the_largest() {
     });
 }
 
+/// The wrap flag is another bit then; what there is no room for is dropped.
+#[test]
+fn a_size_that_changes_keeps_what_it_has_room_for() {
+    with_queue(8, |smmu| {
+        for (before, start, after, expected) in [(8, 0x1ab, 4, 0x0b), (4, 0x13, 8, 0x13)] {
+            smmu.setup_queue_at(RAM, before, start);
+            smmu.disable(CMDQEN);
+            smmu.write64(reg::CMDQ_BASE, RAM | after);
+            let when = format!("from {before} to {after}");
+            smmu.expect(&when, Idle(expected));
+            let slot = RAM + 16 * u64::from(expected);
+            smmu.machine()
+                .write_memory(slot, &command::to_bytes(&[SYNC_IRQ]));
+            smmu.write(reg::CMDQ_PROD, expected + 1);
+            smmu.enable(CMDQEN);
+            smmu.expect_both(when, Idle(expected + 1), Interrupts::SYNC);
+        }
+    });
+}
+
 /// V15
 #[test]
 fn a_base_above_the_output_size_is_truncated() {

@@ -8,11 +8,14 @@ use smmuv3_qtest::{
     command::Command,
     machine::RAM,
     qemu, smmu,
-    smmu::{reg, CMDQEN, EVENTQEN, SMMUEN},
+    smmu::{reg, CMDQEN, CMDQ_ERR, EVENTQEN, SMMUEN},
     Builder, Random, Smmu,
 };
 
 use crate::bench::{Steps, NOWHERE};
+
+/// `GERROR.EVENTQ_ABT_ERR`
+const EVENTQ_ABT_ERR: u32 = 1 << 2;
 
 /// Any register; those that lead somewhere more often.
 fn offset(random: &mut Random) -> u64 {
@@ -80,6 +83,9 @@ fn survives_hostility(seed: u64) {
             access(&smmu, &mut random);
         }
         smmu.expect_running(format_args!("seed {seed:#x}"));
+        // Service failure mode (12.3) is never entered.
+        let errors = smmu.read(reg::GERROR) & !(CMDQ_ERR | EVENTQ_ABT_ERR);
+        assert_eq!(errors, 0, "seed {seed:#x}");
     }
     machine.system_reset();
     smmu.expect_usable();

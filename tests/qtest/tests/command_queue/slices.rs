@@ -109,6 +109,18 @@ fn disabling_the_queue_stops_it_between_slices() {
     });
 }
 
+/// What was fetched before the queue is disabled is not used after it (3.21.2).
+#[test]
+fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
+    with_largest_queue_of(machine(), |smmu| {
+        let cons = slice_after(smmu, &[(reg::CMDQ_PROD, smmu.prod()), (reg::CR0, 0)]);
+        smmu.write_slots(cons, &[SYNC_IRQ; 8]);
+        smmu.enable(CMDQEN);
+        smmu.wait_consumed();
+        smmu.expect_interrupts("eight more than there were", Interrupts::of(9, 0));
+    });
+}
+
 #[test]
 fn a_reset_between_slices_leaves_nothing_behind() {
     with_largest_queue_of(slow_machine(), |smmu| {

@@ -449,6 +449,24 @@ fn disabling_the_queue_leaves_cons_at_what_is_complete() {
     }
 }
 
+/// Without SMMUEN nothing translates, so nothing is in an ATC (6.3.9.6); TLBs may
+/// still hold what they held.
+#[test]
+fn a_disabled_smmu_forwards_tlbi_and_cfgi_but_no_atc_inv() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    smmu.disable(SMMUEN);
+    bench.mark();
+    let tlbi = tlbis(2);
+    smmu.commands(&[tlbi[0], command::atc_inv_all(sid(1)), tlbi[1]]);
+    assert_eq!(bench.journal().batches(), [tlbi]);
+    smmu.enable(SMMUEN);
+    bench.mark();
+    smmu.commands(&[command::atc_inv_all(sid(1))]);
+    assert_eq!(bench.journal().batches(), [[command::atc_inv_all(sid(1))]]);
+    bench.finish();
+}
+
 #[test]
 fn unplugging_right_behind_a_doorbell_leaves_nothing_to_wait_for() {
     for count in [40, 100] {
