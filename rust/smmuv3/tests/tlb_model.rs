@@ -7,118 +7,13 @@
 
 mod common;
 
-use common::vector_features;
+use common::tlb_model::{features, is_hit, Both, Known, Step, BASES, SIZES};
 use proptest::{prelude::*, sample::select};
 use smmuv3::{
     command::decode,
-    translation::{Entry, Invalidation, Permissions, Tag, Tlb},
-    Command, Features,
+    translation::{Entry, Invalidation, Permissions, Tag},
+    Command,
 };
-
-const SIZES: [u8; 8] = [12, 14, 16, 21, 25, 29, 30, 42];
-
-/// Around the ends of both tables, and where usual addresses are.
-const BASES: [u64; 7] = [
-    0,
-    0xffe0_0000,
-    0x1_0000_0000,
-    0x007f_ffff_ffe0_0000,
-    0xff80_0000_0000_0000,
-    0xffff_ffff_0000_0000,
-    0xffff_ffff_ffe0_0000,
-];
-
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    tag: Tag,
-    first: u64,
-    entry: Entry,
-}
-
-impl Known {
-    fn last(&self) -> u64 {
-        self.first + ((1 << self.entry.log2_bytes) - 1)
-    }
-}
-
-/// What an SMMU with infinitely many entries would know.
-#[derive(Default)]
-struct Model(Vec<Known>);
-
-impl Model {
-    fn insert(&mut self, new: Known) {
-        self.0.retain(|old| {
-            (old.tag, old.first, old.entry.log2_bytes) != (new.tag, new.first, new.entry.log2_bytes)
-        });
-        self.0.push(new);
-    }
-
-    fn execute(&mut self, words: [u64; 2]) {
-        self.0.retain(|known| !is_hit(words, known));
-    }
-
-    /// One for each size at most.
-    fn lookup(&self, tag: Tag, address: u64) -> Vec<Entry> {
-        let hits =
-            |known: &&Known| known.tag == tag && (known.first..=known.last()).contains(&address);
-        self.0
-            .iter()
-            .filter(hits)
-            .map(|known| known.entry)
-            .collect()
-    }
-}
-
-fn is_hit([word0, word1]: [u64; 2], known: &Known) -> bool {
-    let vmid = (word0 >> 32) & 0xffff == known.tag.vmid.into();
-    let asid = known.tag.asid.map(u64::from) == Some(word0 >> 48);
-    let stage1 = known.tag.asid.is_some();
-    let global = known.entry.global;
-    match word0 & 0xff {
-        0x10 => vmid && stage1,
-        0x11 => vmid && asid && !global,
-        0x12 => vmid && stage1 && (asid || global) && is_in_range(word0, word1, known),
-        0x13 => vmid && stage1 && is_in_range(word0, word1, known),
-        0x28 => vmid,
-        0x2a => vmid && !stage1 && is_in_range(word0, word1, known),
-        0x30 => true,
-        other => panic!("unexpected {other:#x}"),
-    }
-}
-
-/// Whether a command's range (4.4.1.1) and an entry have an address in common:
-/// 56 bits of it, and the table that it is of, decide.
-fn is_in_range(word0: u64, word1: u64, known: &Known) -> bool {
-    let low = |address: u64| u128::from(address << 8 >> 8);
-    let upper = |address: u64| known.tag.asid.is_some() && address & (1 << 55) != 0;
-    if upper(word1) != upper(known.first) {
-        return false;
-    }
-    let (granule, bytes) = match (word1 >> 10) & 3 {
-        0 => (0x1000, 0x1000),
-        tg => {
-            let granule = 1_u128 << (10 + 2 * tg);
-            let scale = (word0 >> 20) & 0x1f;
-            (
-                granule,
-                (u128::from((word0 >> 12) & 0x1f) + 1) * (1 << scale) * granule,
-            )
-        }
-    };
-    let start = low(word1 & !0xfff);
-    let end = (start + bytes).next_multiple_of(granule);
-    low(known.first) < end && start / granule * granule <= low(known.last())
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Insert(Known),
-    Execute([u64; 2]),
-}
-
-fn features() -> Features {
-    vector_features().with_s2p(true)
-}
 
 fn any_tag() -> impl Strategy<Value = Tag> {
     (
@@ -190,50 +85,6 @@ fn any_step(knowns: impl Strategy<Value = Known>) -> impl Strategy<Value = Step>
     ]
 }
 
-struct Both {
-    tlb: Tlb,
-    model: Model,
-}
-
-impl Both {
-    fn new() -> Self {
-        Self {
-            tlb: Tlb::new(),
-            model: Model::default(),
-        }
-    }
-
-    fn take(&mut self, step: &Step) {
-        match *step {
-            Step::Insert(known) => {
-                let generation = self.tlb.generation();
-                self.tlb
-                    .insert(generation, known.tag, known.first, &known.entry);
-                self.model.insert(known);
-            }
-            Step::Execute(words) => match decode(words, &features()) {
-                Ok(Command::Forward { words, .. }) => {
-                    let what = Invalidation::of(words).expect("all of them are TLBI");
-                    self.tlb.invalidate(&what);
-                    self.model.execute(words);
-                }
-                _ => {
-                    // The reserved combination of range and hint.
-                    assert!(words[1] & 0xc00 != 0 && words[0] & 0x1f1_f000 == 0);
-                }
-            },
-        }
-    }
-
-    /// What the TLB has for an address, and what it may have.
-    fn lookup(&self, tag: Tag, address: u64) -> (Option<Entry>, Vec<Entry>) {
-        (
-            self.tlb.lookup(tag, address),
-            self.model.lookup(tag, address),
-        )
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 300,
@@ -255,10 +106,7 @@ proptest! {
             both.take(step);
             if let Step::Execute(_) = step {
                 for known in &inserted {
-                    for address in [known.first, known.last()] {
-                        let (found, may) = both.lookup(known.tag, address);
-                        prop_assert!(found.is_none_or(|entry| may.contains(&entry)));
-                    }
+                    both.is_found(known);
                 }
             }
         }
@@ -277,11 +125,7 @@ proptest! {
         for step in &steps {
             both.take(step);
             for known in &pages {
-                for address in [known.first, known.last()] {
-                    let (found, may) = both.lookup(known.tag, address);
-                    prop_assert_eq!(found.is_some(), !may.is_empty());
-                    prop_assert!(found.is_none_or(|entry| may.contains(&entry)));
-                }
+                prop_assert_eq!(both.is_found(known), both.is_known(known));
             }
         }
     }

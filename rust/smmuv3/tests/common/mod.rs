@@ -7,6 +7,7 @@
 // Each test crate uses its part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod batches;
 pub mod host;
 pub mod log;
 pub mod machine;
@@ -14,6 +15,7 @@ pub mod memory;
 pub mod reference;
 pub mod smmu;
 pub mod tables;
+pub mod tlb_model;
 
 pub use host::{Answer, TestHost};
 pub use machine::{Counters, Machine};

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A guest's program of commands on a host that fails, and what must hold then:
+//! for property tests and fuzzers, which make them up.
+
+use std::collections::BTreeSet;
+
+use smmuv3::{EioReport, FlushPolicy};
+
+use super::{
+    host::{EAGAIN, EINTR, EIO, ENOMEM, ETIMEDOUT},
+    vector_features, Answer, Machine,
+};
+
+/// Streams that have a device.
+pub const STREAMS: [u32; 3] = [0x8, 0x18, 0x19];
+
+/// Streams that commands name: these, and one without a device.
+pub const NAMED_STREAMS: [u32; 4] = [0x8, 0x18, 0x19, 0x99];
+
+/// What a guest may put into its queue. Each command is told from the others
+/// by the number it gets when it is queued.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Va,
+    Asid,
+    Atc(u32),
+    Cd(u32),
+    Ste(u32),
+    SteRange,
+    Prefetch,
+    Sync,
+    SyncIrq,
+    Reserved,
+    BadSync,
+}
+
+impl Op {
+    pub fn words(self, number: u32) -> [u64; 2] {
+        let n = u64::from(number);
+        let sid = |sid: u32| u64::from(sid) << 32;
+        match self {
+            Self::Va => [0x5_0000_0000_0012, (n << 12) | 1],
+            Self::Asid => [0x11 | ((n & 0xffff) << 48), 0],
+            Self::Atc(stream) => [0x40 | sid(stream), n << 12],
+            Self::Cd(stream) => [0x05 | sid(stream) | (n << 12), 1],
+            Self::Ste(stream) => [0x03 | sid(stream), 1],
+            Self::SteRange => [0x04 | sid(0x18), 0],
+            Self::Prefetch => [0x01 | sid(0x99), 0],
+            Self::Sync => [0x46, 0],
+            Self::SyncIrq => [0x1046, 0],
+            Self::Reserved => [0xff, n],
+            Self::BadSync => [0x3046, 0],
+        }
+    }
+}
+
+/// How a host fails that fails for a reason.
+#[derive(Clone, Debug)]
+pub struct Failing {
+    /// Every this many commands one is illegal to the host.
+    pub illegal: u32,
+    /// Devices that do not answer.
+    pub silent: BTreeSet<u32>,
+    /// Devices that went away without the SMMU being told first.
+    pub vanished: BTreeSet<u32>,
+    /// Most commands that there is memory for.
+    pub memory: usize,
+    /// Every this many calls one is interrupted.
+    pub interrupted: usize,
+    /// Whether the index of an illegal command is told.
+    pub eio: EioReport,
+}
+
+/// The number that `Op::words` put into a command.
+fn number(words: &[u64; 2]) -> u32 {
+    match words[0] as u8 {
+        0x11 => (words[0] >> 48) as u32,
+        0x05 => (words[0] >> 12) as u32 & 0xf_ffff,
+        _ => (words[1] >> 12) as u32,
+    }
+}
+
+fn names_stream(words: &[u64; 2]) -> Option<u32> {
+    matches!(words[0] as u8, 0x05 | 0x06 | 0x40).then_some((words[0] >> 32) as u32)
+}
+
+impl Failing {
+    /// The host checks all commands, then executes them.
+    fn answer(&self, call: usize, commands: &[[u64; 2]]) -> Answer {
+        if call % self.interrupted == 1 {
+            let errno = if call % 2 == 0 { EINTR } else { EAGAIN };
+            return Answer::error(errno, 7);
+        }
+        if commands.len() > self.memory {
+            return Answer::error(ENOMEM, commands.len() as u32);
+        }
+        if let Some(index) = commands.iter().position(|words| self.refuses(words)) {
+            let entry_num = match self.eio {
+                EioReport::Offender => index as u32,
+                EioReport::BlockStart => 0,
+            };
+            return Answer::error(EIO, entry_num);
+        }
+        let silent = |words: &[u64; 2]| {
+            words[0] as u8 == 0x40 && self.silent.contains(&((words[0] >> 32) as u32))
+        };
+        if commands.iter().any(silent) {
+            return Answer::error(ETIMEDOUT, 0);
+        }
+        Answer::Done
+    }
+
+    fn refuses(&self, words: &[u64; 2]) -> bool {
+        names_stream(words).is_some_and(|sid| self.vanished.contains(&sid))
+            || (words[0] as u8 == 0x12 && number(words) % self.illegal == 3)
+    }
+}
+
+/// Puts all of `program` into the queue in portions, and recovers from errors
+/// as a driver does, until everything is consumed.
+pub fn drive(
+    machine: &mut Machine,
+    program: &[Op],
+    portion: usize,
+    mut observe: impl FnMut(&Machine),
+) {
+    let ring = machine.registers.cmdq_ring(&machine.features);
+    let commands: Vec<_> = (1..)
+        .zip(program)
+        .map(|(number, op)| op.words(number))
+        .collect();
+    let portion = portion.min(ring.entries() as usize);
+    for some in commands.chunks(portion) {
+        machine.submit(some);
+        observe(machine);
+        while let Some(error) = machine.error() {
+            if error == 1 {
+                // What Linux does with an illegal command.
+                let rd = machine.rd();
+                machine.store_commands(rd, &[[0x46, 0]]);
+            }
+            machine.acknowledge();
+            observe(machine);
+        }
+        assert_eq!(machine.rd(), ring.advance(machine.registers.cmdq.prod, 0));
+    }
+}
+
+/// With a queue of `2^log2size` entries.
+pub fn machine(policy: FlushPolicy, log2size: u32) -> Machine {
+    let mut machine = Machine::resized(vector_features(), policy, log2size, 0);
+    machine.host.streams = STREAMS.into_iter().collect();
+    machine
+}
+
+/// A program on a host that fails for a reason.
+#[derive(Clone, Debug)]
+pub struct Reasonable {
+    pub program: Vec<Op>,
+    /// Commands that are queued at once.
+    pub portion: usize,
+    pub log2size: u32,
+    pub failing: Failing,
+    pub repeat_tlbi_cfgi: bool,
+    pub budget: u32,
+}
+
+impl Reasonable {
+    /// The guest sees the same registers and interrupts as though every command
+    /// were executed on its own, and the same set of invalidations is complete
+    /// before each.
+    pub fn check(&self) {
+        let (batched, seen) = self.run(|machine| machine);
+        let (single, expected) = self.run(Machine::with_reference);
+        assert_eq!(seen, expected);
+        assert_eq!(
+            batched.signals.log.segments(),
+            single.signals.log.segments()
+        );
+        assert_eq!(batched.registers, single.registers);
+        let quarantined = |machine: &Machine| -> BTreeSet<u32> {
+            machine.host.quarantined.iter().copied().collect()
+        };
+        assert_eq!(quarantined(&batched), quarantined(&single));
+    }
+
+    /// What is left in the end, and what the guest saw on the way.
+    fn run(
+        &self,
+        change: impl FnOnce(Machine) -> Machine,
+    ) -> (Machine, Vec<(u32, Option<u32>, u32)>) {
+        let policy = FlushPolicy {
+            repeat_tlbi_cfgi: self.repeat_tlbi_cfgi,
+            eio: self.failing.eio,
+            ..FlushPolicy::default()
+        };
+        let mut machine = change(machine(policy, self.log2size));
+        machine.budget = self.budget;
+        // Not there any more, but the consumer learns it from the host.
+        machine.host.vanishing = self.failing.vanished.clone();
+        let failing = self.failing.clone();
+        machine.host.behaviour = Some(Box::new(move |call, commands| {
+            failing.answer(call, commands)
+        }));
+        let mut seen = Vec::new();
+        drive(&mut machine, &self.program, self.portion, |machine| {
+            seen.push((machine.rd(), machine.error(), machine.registers.gerror));
+        });
+        (machine, seen)
+    }
+}
+
+/// A program on a host that says anything, and answers in the end: else no
+/// guest would get on.
+#[derive(Clone, Debug)]
+pub struct Unreasonable {
+    pub program: Vec<Op>,
+    /// Commands that are queued at once.
+    pub portion: usize,
+    pub policy: FlushPolicy,
+    /// Again and again; `None` is success.
+    pub answers: Vec<Option<(i32, u32)>>,
+}
+
+/// How often an unreasonable host fails at most.
+const MOST_FAILURES: usize = 600;
+
+impl Unreasonable {
+    /// Whatever `CMDQ_CONS` has passed is complete, and behind a command that is
+    /// reported as illegal nothing was begun.
+    pub fn check(&self) {
+        let mut machine = machine(self.policy, 8);
+        let answers = self.answers.clone();
+        machine.host.behaviour = Some(Box::new(move |call, _| {
+            let answer = answers.get(call % answers.len().max(1)).copied().flatten();
+            match answer {
+                Some((errno, entry_num)) if call <= MOST_FAILURES => {
+                    Answer::error(errno, entry_num)
+                }
+                _ => Answer::Done,
+            }
+        }));
+        let mut progress = Progress {
+            commands: (1..)
+                .zip(&self.program)
+                .map(|(n, op)| op.words(n))
+                .collect(),
+            once: self.executes_once(),
+            given_up: BTreeSet::new(),
+            calls: 0,
+            consumed: 0,
+            last_rd: 0,
+        };
+        drive(&mut machine, &self.program, self.portion, |machine| {
+            progress.observe(machine);
+        });
+        assert_eq!(progress.consumed, progress.commands.len());
+    }
+
+    /// A second attempt that fails comes after a first that did not: what is
+    /// newer was executed then. Doing too much is harmless (4.4).
+    fn executes_once(&self) -> bool {
+        let timed_out =
+            |answer: &Option<(i32, u32)>| answer.is_some_and(|(errno, _)| errno == ETIMEDOUT);
+        !self.policy.repeat_tlbi_cfgi && !self.answers.iter().any(timed_out)
+    }
+}
+
+/// What the guest knows of its program.
+struct Progress {
+    commands: Vec<[u64; 2]>,
+    once: bool,
+    /// Commands that were reported as illegal.
+    given_up: BTreeSet<usize>,
+    calls: usize,
+    consumed: usize,
+    last_rd: u32,
+}
+
+impl Progress {
+    fn observe(&mut self, machine: &Machine) {
+        assert!(
+            machine.host.calls.len() - self.calls < 10_000,
+            "too many calls"
+        );
+        self.calls = machine.host.calls.len();
+        let ring = machine.registers.cmdq_ring(&machine.features);
+        let rd = machine.rd();
+        self.consumed += (rd.wrapping_sub(self.last_rd) & ring.pointer_mask()) as usize;
+        self.last_rd = rd;
+        let executed = machine.host.log.executed().into_iter().collect();
+        self.nothing_is_lost(machine, &executed);
+        if machine.error() == Some(1) {
+            self.given_up.insert(self.consumed);
+            if self.once {
+                self.nothing_newer_was_begun(&executed);
+            }
+        }
+    }
+
+    fn nothing_is_lost(&self, machine: &Machine, executed: &BTreeSet<[u64; 2]>) {
+        for (index, words) in self.commands.iter().enumerate().take(self.consumed) {
+            let stream = names_stream(words);
+            let moot = self.given_up.contains(&index)
+                || stream.is_some_and(|sid| !STREAMS.contains(&sid))
+                || stream.is_some_and(|sid| machine.host.quarantined.contains(&sid));
+            let forwarded = matches!(words[0] as u8, 0x05 | 0x11 | 0x12 | 0x40);
+            assert!(
+                !forwarded || moot || executed.contains(words),
+                "command {index} is lost: {words:x?}"
+            );
+        }
+    }
+
+    fn nothing_newer_was_begun(&self, executed: &BTreeSet<[u64; 2]>) {
+        for words in self.commands.iter().skip(self.consumed + 1) {
+            let own = matches!(words[0] as u8, 0x05 | 0x12 | 0x40);
+            assert!(!own || !executed.contains(words), "newer: {words:x?}");
+        }
+    }
+}
