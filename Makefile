@@ -19,8 +19,9 @@ test: tools ## everything: unit tests, lints, QEMU builds, functional tests, QEM
 check: tools ## the inner loop: format, lints, unit tests, documentation (and the device inside QEMU once that is built)
 	@scripts/test --fast
 
-bench: tools ## compare with QEMU's C device in the nested testbed, then the command queue's consumer alone
+bench: tools ## compare with QEMU's C device in the nested testbed and without acceleration, then the command queue's consumer alone
 	@tests/e2e/run --bench
+	@tests/e2e/run --throughput
 	@scripts/in-root cargo bench --quiet --package smmuv3
 
 qemu: tools ## build QEMU with the Rust device, for this machine and for arm64
