@@ -167,6 +167,17 @@ impl Smmu {
         }
     }
 
+    /// The same that remembers nothing yet.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self {
+            features: self.features,
+            registers: self.registers.clone(),
+            memory: self.memory.clone(),
+            store: Store::default(),
+        }
+    }
+
     /// Stage 1 alone, for the lower half.
     pub fn stage1(tables: &Tables) -> Self {
         let mut smmu = Self::new(BOTH);

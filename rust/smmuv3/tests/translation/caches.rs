@@ -1,1 +1,522 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
 
+//! What is remembered, and that nothing is that software has taken back: while
+//! a transaction is under way, tables change and commands are executed at
+//! every point of it.
+
+use std::cell::RefCell;
+
+use smmuv3::{
+    event::EventType,
+    translation::{
+        translate, Caches, Entry, Invalidation, Outcome, Permissions, Session, Store,
+        StreamContext, Tag, WalkStep,
+    },
+    BusAbort, GuestMemory, StreamId,
+};
+
+use crate::common::{
+    smmu::{
+        cd_words, ste_nested, Nested, Smmu, ASID, CD, QUERY, READ, SID, STE, TABLES1, TABLES2,
+        VMID, WRITE,
+    },
+    tables::{Tables, AF, READ_ONLY, S2_READ, STAGE1, STAGE2},
+};
+
+const PAGE: u64 = 0x7654_3000;
+const IPA: u64 = 0x20_4000_0000;
+const OUTPUT: u64 = 0x5_c000_0000;
+const OTHER: u64 = 0x6_c000_0000;
+
+fn stage1(attributes: u64) -> (Smmu, Tables) {
+    let mut tables = Tables::stage1(12, 48, TABLES1);
+    let mut smmu = Smmu::stage1(&tables);
+    tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, attributes);
+    (smmu, tables)
+}
+
+fn nested() -> Nested {
+    let stage1 = Tables::stage1(12, 48, TABLES1);
+    let mut nested = Nested::new(stage1, Tables::new(12, 44, 0, TABLES2));
+    nested.map1(PAGE, 3, IPA, STAGE1);
+    nested.map2(IPA, 3, OUTPUT, STAGE2);
+    nested.map2(IPA + 0x1000, 3, OTHER, STAGE2);
+    nested
+}
+
+#[test]
+fn what_is_remembered_is_what_a_walk_finds_and_nothing_is_read_for_it() {
+    let mut bypassing = Smmu::new(nested().smmu.features);
+    bypassing.memory.store_words(STE, &[0x9]);
+    let mut aborting = Smmu::new(bypassing.features);
+    aborting.memory.store_words(STE, &[0x1]);
+    let mut tables = Tables::new(12, 44, 0, TABLES2);
+    let mut stage2 = Smmu::stage2(&tables);
+    tables.map(&mut stage2.memory, PAGE, 2, OUTPUT, STAGE2);
+    for mut smmu in [
+        bypassing,
+        aborting,
+        stage1(STAGE1).0,
+        stage1(AF).0,
+        stage2,
+        nested().smmu,
+    ] {
+        let address = PAGE | 0xabc;
+        let walked = smmu.walk(address, WRITE);
+        assert!(!matches!(walked, Outcome::Fault(_)));
+        assert_eq!(smmu.store.hit(SID, address, WRITE), None);
+        assert_eq!(smmu.cached(address, WRITE), walked);
+        let reads = smmu.memory.reads;
+        for again in [address, PAGE, PAGE | 0xfff] {
+            assert_eq!(smmu.cached(again, READ), walked);
+            assert_eq!(smmu.store.hit(SID, again, WRITE), Some(walked));
+        }
+        assert_eq!(smmu.memory.reads, reads);
+        let [other, next] = [SID + 1, SID].map(|sid| {
+            let page = if sid == SID { PAGE - 1 } else { PAGE };
+            smmu.store.hit(sid, page, WRITE)
+        });
+        assert_eq!(other, None);
+        if matches!(walked, Outcome::Translated { entry, .. } if entry.log2_bytes == 12) {
+            assert_eq!(next, None);
+        }
+    }
+}
+
+#[test]
+fn stage_2_is_remembered_for_itself_while_both_translate() {
+    let mut nested = nested();
+    nested.map1(PAGE + 0x1000, 3, IPA, STAGE1);
+    nested.smmu.cached(PAGE, READ);
+    let before = nested.smmu.memory.reads;
+    nested.smmu.cached(PAGE + 0x1000, READ);
+    // The four descriptors of stage 1 alone.
+    assert_eq!(nested.smmu.memory.reads, before + 4);
+}
+
+#[test]
+fn what_is_not_permitted_is_looked_at_again() {
+    let (mut smmu, mut tables) = stage1(STAGE1 | READ_ONLY);
+    smmu.cached(PAGE, READ);
+    assert_eq!(smmu.store.hit(SID, PAGE, WRITE), None);
+    let Outcome::Fault(denied) = smmu.cached(PAGE, WRITE) else {
+        panic!("a write to a page that is only read");
+    };
+    assert_eq!(denied.event, EventType::Permission);
+    // More rights take no invalidation.
+    tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, STAGE1);
+    let granted = smmu.walk(PAGE, WRITE);
+    assert_eq!(smmu.cached(PAGE, WRITE), granted);
+    assert_eq!(smmu.store.hit(SID, PAGE, WRITE), Some(granted));
+
+    let mut both = nested();
+    both.map2(IPA, 3, OUTPUT, AF | S2_READ);
+    both.smmu.cached(PAGE, READ);
+    both.map2(IPA, 3, OUTPUT, STAGE2);
+    let more = both.smmu.walk(PAGE, WRITE);
+    assert!(matches!(more, Outcome::Translated { .. }));
+    assert_eq!(both.smmu.cached(PAGE, WRITE), more);
+}
+
+#[test]
+fn a_fault_is_not_remembered() {
+    let (mut smmu, mut tables) = stage1(STAGE1);
+    let next = PAGE + 0x1000;
+    assert!(matches!(smmu.cached(next, READ), Outcome::Fault(_)));
+    tables.map(&mut smmu.memory, next, 3, OTHER, STAGE1);
+    assert!(matches!(
+        smmu.cached(next, READ),
+        Outcome::Translated { .. }
+    ));
+}
+
+#[test]
+fn an_ignored_top_byte_does_not_tell_translations_apart() {
+    let (mut smmu, _) = stage1(STAGE1);
+    smmu.patch_cd(0, |word| word | (1 << 38));
+    let found = smmu.cached(PAGE, READ);
+    assert_eq!(smmu.store.hit(SID, PAGE | (0xa5 << 56), READ), Some(found));
+    smmu.store.clear();
+    smmu.cached(PAGE | (0x5a << 56), READ);
+    assert_eq!(smmu.store.hit(SID, PAGE, READ), Some(found));
+    assert_eq!(smmu.store.hit(SID, PAGE | (1 << 55), READ), None);
+}
+
+#[test]
+fn a_top_byte_that_counts_is_no_hit() {
+    let (mut smmu, _) = stage1(STAGE1);
+    smmu.cached(PAGE, READ);
+    for bit in 48..64 {
+        let address = PAGE | (1 << bit);
+        assert_eq!(smmu.store.hit(SID, address, READ), None, "{bit}");
+        assert!(matches!(smmu.cached(address, READ), Outcome::Fault(_)));
+    }
+}
+
+#[test]
+fn every_descriptor_that_is_read_is_told() {
+    struct Told(Vec<WalkStep>);
+    impl Caches for Told {
+        fn context(&mut self, _: StreamId) -> Option<StreamContext> {
+            None
+        }
+        fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
+        fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
+            None
+        }
+        fn insert(&mut self, _: Tag, _: u64, _: &Entry) {}
+        fn walked(&mut self, step: &WalkStep) {
+            self.0.push(*step);
+        }
+    }
+    let mut nested = nested();
+    let mut told = Told(Vec::new());
+    let Smmu {
+        registers,
+        features,
+        memory,
+        ..
+    } = &mut nested.smmu;
+    translate(registers, features, memory, &mut told, SID, PAGE, READ);
+    let stages: Vec<_> = told.0.iter().map(|step| (step.stage, step.level)).collect();
+    // The Context descriptor, each of stage 1's, and the page.
+    let walk2 = [(2, 0), (2, 1), (2, 2), (2, 3)];
+    let mut expected = walk2.to_vec();
+    for level in 0..4 {
+        expected.extend(walk2);
+        expected.push((1, level));
+    }
+    expected.extend(walk2);
+    assert_eq!(stages, expected);
+    let read = &nested.smmu.memory;
+    assert!(told
+        .0
+        .iter()
+        .all(|step| read.load_u64(step.address) == step.descriptor));
+    let leaf = told.0.iter().rev().find(|step| step.stage == 1);
+    let leaf = leaf.expect("stage 1 has been walked");
+    assert_eq!((leaf.input, leaf.log2_bytes), (PAGE, 12));
+    let last = told.0.last().expect("there are some");
+    assert_eq!((last.input, last.log2_bytes), (IPA, 12));
+}
+
+/// Something that software does.
+type Action<'a> = &'a dyn Fn(&mut Smmu);
+
+/// An SMMU that others use while a transaction is under way.
+struct World<'a> {
+    smmu: Smmu,
+    session: Session,
+    /// What is still done, and after how many accesses.
+    agenda: Vec<(usize, Action<'a>)>,
+    now: usize,
+}
+
+impl World<'_> {
+    fn pass(&mut self) {
+        while let Some((_, action)) = self.agenda.first().filter(|(at, _)| *at == self.now) {
+            action(&mut self.smmu);
+            self.agenda.remove(0);
+        }
+        self.now += 1;
+    }
+}
+
+/// A transaction's view of it.
+struct View<'a, 'b>(&'a RefCell<World<'b>>);
+
+impl View<'_, '_> {
+    /// Others have their turn before and after each access.
+    fn access<R>(&self, access: impl FnOnce(&mut Smmu, Session) -> R) -> R {
+        let mut world = self.0.borrow_mut();
+        world.pass();
+        let session = world.session;
+        let result = access(&mut world.smmu, session);
+        world.pass();
+        result
+    }
+}
+
+impl GuestMemory for View<'_, '_> {
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
+        self.access(|smmu, _| smmu.memory.read(address, buffer))
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BusAbort> {
+        panic!("translation does not write");
+    }
+}
+
+impl Caches for View<'_, '_> {
+    fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
+        self.access(|smmu, _| smmu.store.configurations.get(sid).copied())
+    }
+
+    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.access(|smmu, session| {
+            let generation = session.configurations;
+            smmu.store.configurations.keep(generation, sid, context);
+        });
+    }
+
+    fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
+        self.access(|smmu, _| smmu.store.tlb.lookup(tag, address))
+    }
+
+    fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
+        self.access(|smmu, session| smmu.store.tlb.insert(session.tlb, tag, address, entry));
+    }
+}
+
+/// A transaction meanwhile. Whether all of the agenda was done.
+fn transact(smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> (Smmu, bool) {
+    let session = smmu.store.begin();
+    let (registers, features) = (smmu.registers.clone(), smmu.features);
+    let world = RefCell::new(World {
+        smmu,
+        session,
+        agenda,
+        now: 0,
+    });
+    translate(
+        &registers,
+        &features,
+        &mut View(&world),
+        &mut View(&world),
+        SID,
+        PAGE,
+        READ,
+    );
+    let after = world.into_inner();
+    (after.smmu, after.agenda.is_empty())
+}
+
+/// Changes tables and then tells so, at every two points of a transaction:
+/// afterwards nothing is found but what is in the tables.
+fn race(before: &Smmu, change: Action<'_>, command: Action<'_>) {
+    let mut changed = before.fresh();
+    let old = changed.walk(PAGE, READ);
+    change(&mut changed);
+    let expected = changed.walk(PAGE, READ);
+    assert_ne!(old, expected, "there is a change");
+    let mut count = 0;
+    for warm in [false, true] {
+        for first in 0.. {
+            let mut all = false;
+            for second in first.. {
+                let mut smmu = before.fresh();
+                if warm {
+                    smmu.cached(PAGE, READ);
+                }
+                let agenda = vec![(first, change), (second, command)];
+                let (mut after, done) = transact(smmu, agenda);
+                if !done {
+                    break;
+                }
+                all = true;
+                count += 1;
+                let known = after.store.hit(SID, PAGE, READ);
+                let name = format!("{first} {second} {warm}");
+                assert!(known.is_none_or(|known| known == expected), "{name}");
+                assert_eq!(after.cached(PAGE, READ), expected, "{name}");
+            }
+            if !all {
+                break;
+            }
+        }
+    }
+    assert!(count > 10, "there are points of time");
+}
+
+fn tlbi(smmu: &mut Smmu, opcode: u64, asid: u16, address: u64) {
+    let word0 = opcode | (u64::from(VMID) << 32) | (u64::from(asid) << 48);
+    let what = Invalidation::of([word0, address]).expect("a TLBI");
+    smmu.store.tlb.invalidate(&what);
+}
+
+fn cfgi(smmu: &mut Smmu) {
+    smmu.store.configurations.forget(SID, SID);
+}
+
+const NH_ALL: u64 = 0x10;
+const NH_ASID: u64 = 0x11;
+const NH_VA: u64 = 0x12;
+const NH_VAA: u64 = 0x13;
+const S12_VMALL: u64 = 0x28;
+const S2_IPA: u64 = 0x2a;
+const NSNH_ALL: u64 = 0x30;
+
+#[test]
+fn a_page_of_stage_1_is_remapped_under_a_transaction() {
+    let (mut alone, mut tables) = stage1(STAGE1);
+    let slot = tables.place(&mut alone.memory, PAGE, 3);
+    let mut both = nested();
+    let scattered = both.place1(PAGE, 3);
+    for (before, place) in [(&alone, slot), (&both.smmu, scattered)] {
+        for descriptor in [(IPA + 0x1000) | STAGE1 | 0b11, 0] {
+            for opcode in [NH_ALL, NH_ASID, NH_VA, NH_VAA, S12_VMALL, NSNH_ALL] {
+                race(
+                    before,
+                    &|smmu| smmu.memory.store_words(place, &[descriptor]),
+                    &|smmu| tlbi(smmu, opcode, ASID, PAGE),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_global_page_is_remapped_under_a_transaction() {
+    let (mut before, mut tables) = stage1(AF);
+    let slot = tables.place(&mut before.memory, PAGE, 3);
+    for (opcode, asid) in [(NH_VA, ASID), (NH_VA, 1), (NH_VAA, 0), (NH_ALL, 0)] {
+        race(
+            &before,
+            &|smmu| smmu.memory.store_words(slot, &[OTHER | AF | 0b11]),
+            &|smmu| tlbi(smmu, opcode, asid, PAGE),
+        );
+    }
+}
+
+#[test]
+fn a_table_of_stage_1_is_taken_away_under_a_transaction() {
+    let mut before = nested();
+    let slot = before.place1(PAGE, 1);
+    race(
+        &before.smmu,
+        &|smmu| smmu.memory.store_words(slot, &[0]),
+        &|smmu| tlbi(smmu, NH_VA, ASID, PAGE),
+    );
+}
+
+#[test]
+fn a_page_of_stage_2_is_remapped_under_a_transaction() {
+    let mut tables = Tables::new(12, 44, 0, TABLES2);
+    let mut before = Smmu::stage2(&tables);
+    tables.map(&mut before.memory, PAGE, 3, OUTPUT, STAGE2);
+    let slot = tables.place(&mut before.memory, PAGE, 3);
+    for opcode in [S2_IPA, S12_VMALL, NSNH_ALL] {
+        race(
+            &before,
+            &|smmu| smmu.memory.store_words(slot, &[OTHER | STAGE2 | 0b11]),
+            &|smmu| tlbi(smmu, opcode, 0, PAGE),
+        );
+    }
+}
+
+#[test]
+fn stage_2_moves_what_stage_1_uses_under_a_transaction() {
+    let mut before = nested();
+    let leaf = before.slot1(PAGE, 3);
+    // Where the table moves to there is another leaf.
+    let moved = OTHER | (leaf & 0xfff);
+    for ipa in [IPA, leaf] {
+        let slot = before.place2(ipa, 3);
+        let change = |smmu: &mut Smmu| {
+            let other = (IPA + 0x1000) | STAGE1 | 0b11;
+            smmu.memory.store_words(moved, &[other]);
+            smmu.memory.store_words(slot, &[OTHER | STAGE2 | 0b11]);
+        };
+        // Combined translations are forgotten by VMID (4.4.3.1).
+        race(&before.smmu, &change, &|smmu| {
+            tlbi(smmu, S2_IPA, 0, ipa);
+            tlbi(smmu, NH_ALL, 0, 0);
+        });
+        for opcode in [S12_VMALL, NSNH_ALL] {
+            race(&before.smmu, &change, &|smmu| tlbi(smmu, opcode, 0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_context_descriptor_changes_under_a_transaction() {
+    let mut before = stage1(STAGE1).0;
+    let mut others = Tables::stage1(12, 48, 0xc000_0000);
+    others.map(&mut before.memory, PAGE, 3, OTHER, STAGE1);
+    let words = cd_words([Some(&others), None]);
+    // The same ASID: its translations are to be forgotten too.
+    race(
+        &before,
+        &|smmu| smmu.memory.store_words(CD, &words),
+        &|smmu| {
+            cfgi(smmu);
+            tlbi(smmu, NH_ASID, ASID, 0);
+        },
+    );
+    // Another one: its translations are others.
+    let mut renumbered = words;
+    renumbered[0] ^= 1 << 48;
+    for other in [renumbered, [0; 8]] {
+        let change = |smmu: &mut Smmu| smmu.memory.store_words(CD, &other);
+        race(&before, &change, &cfgi);
+    }
+}
+
+#[test]
+fn a_stream_table_entry_changes_under_a_transaction() {
+    for before in [stage1(STAGE1).0, nested().smmu] {
+        for words in [[0x1, 0], [0x9, 0], [0, 0]] {
+            let change = |smmu: &mut Smmu| smmu.memory.store_words(STE, &words);
+            race(&before, &change, &cfgi);
+            race(&before, &change, &|smmu| smmu.store.clear());
+        }
+    }
+}
+
+#[test]
+fn stage_2_is_replaced_under_a_transaction() {
+    let mut before = nested();
+    let mut others = Tables::new(12, 44, 0, 0x2_0000_0000);
+    let mut pages = vec![CD];
+    pages.extend((0..4).map(|level| before.slot1(PAGE, level) & !0xfff));
+    for page in pages {
+        let place = before.stage1.scatter.place(page);
+        others.map(&mut before.smmu.memory, page, 3, place, STAGE2);
+    }
+    others.map(&mut before.smmu.memory, IPA, 3, OTHER, STAGE2);
+    let words = ste_nested(&others);
+    race(
+        &before.smmu,
+        &|smmu| smmu.memory.store_words(STE, &words),
+        &|smmu| {
+            cfgi(smmu);
+            tlbi(smmu, S12_VMALL, 0, 0);
+        },
+    );
+}
+
+#[test]
+fn a_command_about_others_leaves_what_is_known() {
+    let mut smmu = nested().smmu;
+    let known = smmu.cached(PAGE, READ);
+    smmu.store.configurations.forget(SID + 1, StreamId::MAX);
+    smmu.store.configurations.forget(0, SID - 1);
+    tlbi(&mut smmu, NH_ASID, ASID + 1, 0);
+    tlbi(&mut smmu, NH_VA, ASID, PAGE + 0x1000);
+    tlbi(&mut smmu, S2_IPA, 0, IPA);
+    assert_eq!(smmu.store.hit(SID, PAGE, READ), Some(known));
+}
+
+#[test]
+fn a_session_ends_with_any_command_of_its_kind() {
+    let mut store = Store::default();
+    let begun = store.begin();
+    store.configurations.forget(1, 1);
+    assert_eq!(store.begin().tlb, begun.tlb);
+    assert_ne!(store.begin().configurations, begun.configurations);
+    store.tlb.invalidate(&Invalidation::All);
+    assert_ne!(store.begin().tlb, begun.tlb);
+    let late = store.begin();
+    store.clear();
+    assert_ne!(store.begin().tlb, late.tlb);
+    assert_ne!(store.begin().configurations, late.configurations);
+}
+
+#[test]
+fn a_query_fills_the_caches_for_accesses() {
+    let (mut smmu, _) = stage1(STAGE1 | READ_ONLY);
+    let queried = smmu.cached(PAGE, QUERY);
+    assert_eq!(smmu.store.hit(SID, PAGE, READ), Some(queried));
+    assert_eq!(smmu.store.hit(SID, PAGE, Permissions::ALL), None);
+}

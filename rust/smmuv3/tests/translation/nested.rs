@@ -39,7 +39,7 @@ fn fault1(event: EventType) -> Fault {
 
 /// Stage 2 of as many input bits as stage 1 can put out.
 fn stage2(granule: u8) -> Tables {
-    let start_level = if granule == 12 { 0 } else { 1 };
+    let start_level = u8::from(granule != 12);
     Tables::new(granule, 44, start_level, TABLES2)
 }
 
@@ -128,8 +128,8 @@ fn an_access_takes_the_permission_of_both_stages() {
                 read: attributes & S2_READ != 0,
                 write: attributes & S2_WRITE != 0,
             };
-            let entry = nested.smmu.entry(PAGE, QUERY);
-            assert_eq!((entry.stage1, entry.stage2), (stage1, stage2));
+            let queried = nested.smmu.entry(PAGE, QUERY);
+            assert_eq!((queried.stage1, queried.stage2), (stage1, stage2));
             for wanted in [READ, WRITE, Permissions::ALL] {
                 let expected = if !stage1.allow(wanted) {
                     Err(fault1(EventType::Permission))
@@ -200,11 +200,11 @@ fn a_fault_of_stage_2_tells_the_ipa_and_whose_it_is() {
             let slot = table.slot1(PAGE, level);
             let place = table.stage1.scatter.place(slot & !0xfff);
             table.map2(slot & !0xfff, 3, place, attributes);
-            let found = table.smmu.fault(PAGE, WRITE);
-            assert_eq!(found, fault(event, Class::Tt, slot), "{level}");
+            let of_table = table.smmu.fault(PAGE, WRITE);
+            assert_eq!(of_table, fault(event, Class::Tt, slot), "{level}");
             let table_read = if number == 0x13 { 1 << 44 } else { 0 };
             assert_eq!(
-                found.record(5, PAGE, false).0,
+                of_table.record(5, PAGE, false).0,
                 [
                     0x5_0000_0000 | number,
                     stage2 | (0b01 << 40) | table_read,
@@ -234,8 +234,8 @@ fn what_stage_2_does_not_map_is_its_translation_fault() {
     assert_eq!(found, fault(unmapped, Class::In, IPA + 0x1000));
 
     let mut config = one_page(STAGE1, STAGE2);
-    let place = config.place2(CD, 3);
-    config.smmu.memory.store_words(place, &[0]);
+    let leaf = config.place2(CD, 3);
+    config.smmu.memory.store_words(leaf, &[0]);
     assert_eq!(
         config.smmu.fault(PAGE, READ),
         fault(unmapped, Class::Cd, CD)
@@ -272,7 +272,7 @@ fn an_output_beyond_stage_2_is_its_translation_fault() {
     // A table there, likewise.
     let place = nested.place1(PAGE, 2);
     nested.smmu.memory.store_words(place, &[(1 << 41) | 0b11]);
-    let slot = (1 << 41) | ((PAGE >> 12) & 0x1ff) << 3;
+    let slot = (1 << 41) | (((PAGE >> 12) & 0x1ff) << 3);
     let table = fault(EventType::Translation, Class::Tt, slot);
     assert_eq!(nested.smmu.fault(PAGE, READ), table);
 }

@@ -120,7 +120,7 @@ fn what_a_descriptor_says_besides_its_address_is_no_part_of_it() {
         // The type and the attributes of a table are IGNORED.
         tables.table_attributes = (0xff << 51) | 0xffc;
         if granule > 12 {
-            tables.table_attributes |= 0xf << 12 & ((1 << granule) - 1);
+            tables.table_attributes |= ((1 << granule) - 1) & (0xf << 12);
         }
         let mut smmu = Smmu::stage1(&tables);
         let below = ((1 << shift(granule, level)) - 1) & !0xfff;
