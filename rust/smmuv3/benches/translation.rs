@@ -82,9 +82,9 @@ fn transactions(
     });
 }
 
-fn walk_all(bencher: Bencher<'_, '_>, smmu: Smmu) {
+fn walk_all(bencher: Bencher<'_, '_>, tables: Smmu) {
     let mut caches = Configured(None);
-    transactions(bencher, smmu, &mut |smmu, address| {
+    transactions(bencher, tables, &mut |smmu, address| {
         let Smmu {
             registers,
             features,
@@ -112,11 +112,11 @@ fn hit(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn hit_through_translate(bencher: Bencher<'_, '_>) {
-    let mut smmu = stage1();
+    let mut warm = stage1();
     for number in 0..PAGES {
-        smmu.cached(anywhere(number), READ);
+        warm.cached(anywhere(number), READ);
     }
-    transactions(bencher, smmu, &mut |smmu, address| {
+    transactions(bencher, warm, &mut |smmu, address| {
         black_box(smmu.cached(address, READ));
     });
 }
