@@ -106,6 +106,11 @@ impl<'a> Translated<'a> {
         smmu.submit(&[CFGI_ALL, TLBI_NSNH_ALL, SYNC]);
     }
 
+    /// The stages that translate.
+    pub const fn stages(&self) -> Stages {
+        self.stages
+    }
+
     /// The tables that translate what the device sends.
     pub const fn input(&self) -> &Tables<'a> {
         match self.stages {

@@ -6,9 +6,10 @@
 use std::ops::Deref;
 
 use smmuv3_qtest::{
+    command::{self, Command},
     pci, qemu,
     tables::Allow,
-    translated::{Stages, Translated, FREE},
+    translated::{Stages, Translated, FREE, VMID},
     until,
     virtio::{Buffer, Driver, Queue},
     Builder, Machine,
@@ -108,6 +109,34 @@ impl<'a> Disk<'a> {
             let (iova, address) = (Self::data(request) + page, Self::data_at(request) + page);
             self.input().map(iova, address, Allow::ReadWrite);
         }
+    }
+
+    /// Invalidates the translation of the first page of a request.
+    pub fn invalidate(&self, request: u16) -> Command {
+        let page = Self::data(request);
+        match self.stages() {
+            Stages::Two => command::tlbi_s2_ipa(VMID, page),
+            Stages::One | Stages::Both => command::with_vmid(command::tlbi_nh_vaa(page), VMID),
+        }
+    }
+
+    /// Takes the first page of a request's data away, and waits until no one
+    /// uses it any more.
+    #[track_caller]
+    pub fn unmap_data(&self, request: u16) {
+        self.input().unmap(Self::data(request));
+        self.submit(&[self.invalidate(request)]);
+    }
+
+    /// Puts it back.
+    #[track_caller]
+    pub fn remap_data(&self, request: u16) {
+        self.input().map(
+            Self::data(request),
+            Self::data_at(request),
+            Allow::ReadWrite,
+        );
+        self.submit(&[self.invalidate(request)]);
     }
 
     /// Makes requests to read the disk available, and tells the device.
