@@ -395,7 +395,7 @@ fn permissions_that_are_taken_away_are_gone_after_an_invalidation() {
         stage1.tables.map_with(IOVA, DATA, 3, AF | READ_ONLY);
         bench.commands(&[command]);
         bench.faults(Access::Write, IOVA, record);
-        bench.reads(IOVA, DATA);
+        bench.reads(IOVA);
         stage1.tables.map(IOVA, DATA);
         bench.commands(&[command]);
         bench.passes(IOVA, DATA);

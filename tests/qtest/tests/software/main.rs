@@ -8,6 +8,7 @@
 mod bench;
 mod commands;
 mod configuration;
+mod differential;
 mod entries;
 mod event_queue;
 mod hostile;

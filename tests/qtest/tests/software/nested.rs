@@ -41,14 +41,14 @@ fn every_granule_translates_over_every_other() {
             for bits in [48, 39, 25] {
                 bench.forget_tables();
                 let nested = Nested::new(&bench, [first, second], bits);
-                bench.passes(ADDRESS, DATA + INSIDE);
+                bench.transfers(ADDRESS, DATA + INSIDE);
                 // to the end of the smaller page, and from there on nothing
                 let end = first.size().min(second.size());
-                bench.passes(IOVA + end - 4, DATA + end - 4);
+                bench.transfers(IOVA + end - 4, DATA + end - 4);
                 let next = IOVA + end;
                 if end < second.size() {
                     nested.stage1.map(next, IPA + end);
-                    bench.passes(next, DATA + end);
+                    bench.transfers(next, DATA + end);
                 }
                 if end < first.size() {
                     let (write, class) = (Access::Write, Class::Input);
@@ -78,12 +78,12 @@ fn every_block_translates_over_every_other() {
             for inside in [0x5_0340, outer.min(inner) - 4] {
                 let address = output + inside;
                 if (DATA..DATA + (64 << 20)).contains(&address) {
-                    bench.passes(16 * outer + inside, address);
+                    bench.transfers(16 * outer + inside, address);
                 }
             }
             let inside = DATA % inner + 0x344;
             if inside < outer {
-                bench.passes(16 * outer + inside, output + inside);
+                bench.transfers(16 * outer + inside, output + inside);
             }
         }
     }
@@ -291,7 +291,7 @@ fn the_stage_that_refuses_is_recorded() {
                 (Access::Write, refusing_write),
             ] {
                 match stage {
-                    0 if access == Access::Read => bench.reads(ADDRESS, DATA + INSIDE),
+                    0 if access == Access::Read => bench.reads(ADDRESS),
                     0 => bench.writes(ADDRESS, DATA + INSIDE),
                     1 => {
                         let record = bench.fault1(Kind::Permission, access, ADDRESS);
@@ -317,7 +317,7 @@ fn a_table_that_is_read_only_is_so_after_a_read() {
     let table = nested.stage1.get(IOVA, 2);
     nested.stage1.set(IOVA, 2, table | TABLE_READ_ONLY);
     bench.invalidate();
-    bench.reads(ADDRESS, DATA + INSIDE);
+    bench.reads(ADDRESS);
     let record = bench.fault1(Kind::Permission, Access::Write, ADDRESS);
     bench.faults(Access::Write, ADDRESS, record);
 }

@@ -24,7 +24,7 @@ use crate::{
 /// Addresses are in units that have a whole number of pages of each granule, and
 /// accesses are to two places of a unit: in one page, or in two of 4 KiB.
 const UNIT: u64 = 0x1_0000;
-const UNITS: u64 = 12;
+const UNITS: u64 = 6;
 const SECOND: u64 = 0x3000;
 const VMID: u16 = ste::VMID;
 const ASIDS: [u16; 2] = [21, 22];
@@ -286,13 +286,13 @@ fn no_cached_translation_outlives_its_invalidation() {
         let other = Edu::new(&machine, pci::sid(0, 5), 1);
         let bench = Bench::new(&machine);
         let mut world = World::new(&bench, &other, granules, seed);
-        for step in 0..400 {
+        for step in 0..300 {
             if world.random.next() % 3 == 0 {
                 world.change_stage2();
             } else {
                 world.change_stage1();
             }
-            for _ in 0..4 {
+            for _ in 0..6 {
                 world.access(step);
             }
         }

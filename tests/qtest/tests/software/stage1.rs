@@ -38,10 +38,10 @@ fn every_granule_translates_from_every_level() {
             bench.install_stage1(cd::lower(&tables));
             for (page, iova) in pages.into_iter().enumerate() {
                 let data = DATA + page as u64 * 0x1_0000;
-                bench.passes(iova + 0x340, data + 0x340);
-                bench.passes(iova, data);
+                bench.transfers(iova + 0x340, data + 0x340);
+                bench.transfers(iova, data);
                 let last = granule.size() - 4;
-                bench.passes(iova + last, data + last);
+                bench.transfers(iova + last, data + last);
             }
         }
     }
@@ -59,7 +59,7 @@ fn every_block_translates() {
             tables.map_block(5 * size, output, *level);
             bench.install_stage1(cd::lower(&tables));
             for inside in [DATA % size, DATA % size + 0x12_3454] {
-                bench.passes(5 * size + inside, output + inside);
+                bench.transfers(5 * size + inside, output + inside);
             }
         }
     }
@@ -75,7 +75,7 @@ fn a_small_first_table_need_not_be_aligned_to_the_granule() {
     assert_ne!(tables.base() % 0x1000, 0);
     tables.map(IOVA | (1 << 30), DATA);
     bench.install_stage1(cd::lower(&tables));
-    bench.passes(IOVA | (1 << 30), DATA);
+    bench.transfers(IOVA | (1 << 30), DATA);
 }
 
 /// Upper and lower addresses with their own granules and sizes.
@@ -102,10 +102,10 @@ fn upper_addresses_have_tables_of_their_own() {
             bench.forget_tables();
             install_halves(&bench, (lower, 39), (upper, bits));
             let first = !0 << bits;
-            bench.passes(IOVA + 8, DATA + 8);
-            bench.passes((first + IOVA) + 8, DATA + 0x10_0008);
+            bench.transfers(IOVA + 8, DATA + 8);
+            bench.transfers((first + IOVA) + 8, DATA + 0x10_0008);
             let last = upper.size() - 4;
-            bench.passes(!3, DATA + 0x20_0000 + last);
+            bench.transfers(!3, DATA + 0x20_0000 + last);
         }
     }
 }
@@ -118,7 +118,7 @@ fn upper_addresses_translate_alone() {
     tables.map(IOVA, DATA);
     bench.install_stage1(cd::upper(&tables));
     let iova = (!0 << 39) + IOVA;
-    bench.passes(iova, DATA);
+    bench.transfers(iova, DATA);
     let fault = bench.fault1(Kind::Translation, Access::Write, IOVA);
     bench.faults(Access::Write, IOVA, fault);
 }
@@ -141,11 +141,11 @@ fn each_half_ignores_the_top_byte_if_its_bit_says_so() {
         bench.install_stage1(context);
         for (upper, own, data) in [(false, 0, DATA), (true, 0xff, DATA + 0x1000)] {
             let ignored = (tbi >> u32::from(upper)) & 1 == 1;
-            bench.passes(tagged(own, upper), data);
+            bench.transfers(tagged(own, upper), data);
             for tag in [0x01, 0x80, 0x5a, 0xff - own] {
                 let iova = tagged(tag, upper);
                 if ignored {
-                    bench.passes(iova, data);
+                    bench.transfers(iova, data);
                 } else {
                     let fault = bench.fault1(Kind::Translation, Access::Write, iova);
                     bench.faults_when(format!("TBI {tbi:#b}"), Access::Write, iova, fault);
@@ -162,7 +162,7 @@ fn an_ignored_top_byte_does_not_widen_the_range() {
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
     bench.install_stage1(stage1.context.with(cd::TBI0, 1).with(cd::TBI1, 1));
-    bench.passes(IOVA | (0x33 << 56), DATA);
+    bench.transfers(IOVA | (0x33 << 56), DATA);
     for bit in [39, 47, 55] {
         let iova = IOVA | (1 << bit) | (0x33 << 56);
         let fault = bench.fault1(Kind::Translation, Access::Write, iova);
@@ -223,7 +223,7 @@ fn other_bits_of_a_descriptor_change_nothing() {
     for bits in [0x7 << 2, 0x3 << 8, 1 << 11, 1 << 52, 3 << 53, 0xf << 55] {
         stage1.tables.set(IOVA, 3, leaf | bits);
         bench.invalidate();
-        bench.passes(IOVA, DATA);
+        bench.transfers(IOVA, DATA);
     }
     stage1.tables.set(IOVA, 3, leaf);
     let table = stage1.tables.get(IOVA, 2);
@@ -231,7 +231,7 @@ fn other_bits_of_a_descriptor_change_nothing() {
     for bits in [0x3ff << 2, 0x7f << 52, 1 << 59, 1 << 60] {
         stage1.tables.set(IOVA, 2, table | bits);
         bench.invalidate();
-        bench.passes(IOVA, DATA);
+        bench.transfers(IOVA, DATA);
     }
 }
 
@@ -243,7 +243,7 @@ fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
     for ips in 0..8 {
         bench.install_stage1(stage1.context.with(cd::IPS, ips));
-        bench.passes(IOVA, DATA);
+        bench.transfers(IOVA, DATA);
     }
 }
 
@@ -257,10 +257,10 @@ fn the_fields_of_a_half_that_is_off_are_ignored() {
     let nowhere = 0xffff_ffff_fff0;
     let lower = cd::lower(&tables).with(cd::T1SZ, 63).with(cd::TG1, 0);
     bench.install_stage1(lower.with_address(cd::TTB1, nowhere));
-    bench.passes(IOVA, DATA);
+    bench.transfers(IOVA, DATA);
     let upper = cd::upper(&tables).with(cd::T0SZ, 63).with(cd::TG0, 3);
     bench.install_stage1(upper.with_address(cd::TTB0, nowhere));
-    bench.passes((!0 << 39) + IOVA, DATA);
+    bench.transfers((!0 << 39) + IOVA, DATA);
 }
 
 /// As kernels have it to see their tables: an entry of the first table is the
@@ -273,9 +273,9 @@ fn a_table_may_point_to_itself() {
     let own = 0x1ff << 39;
     stage1.tables.set(own, 0, stage1.tables.base() | TABLE | AF);
     bench.invalidate();
-    bench.passes(IOVA, DATA);
+    bench.transfers(IOVA, DATA);
     // the same entry in each level
     let seen = own | (0x1ff << 30) | (0x1ff << 21) | (0x1ff << 12);
     let unused = 8 * 0x100;
-    bench.passes(seen + unused, stage1.tables.base() + unused);
+    bench.transfers(seen + unused, stage1.tables.base() + unused);
 }

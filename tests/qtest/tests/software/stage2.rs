@@ -38,7 +38,7 @@ fn every_granule_translates_from_every_level_with_concatenated_tables() {
             }
             bench.install(ste::stage2(&tables));
             for (page, ipa) in pages.into_iter().enumerate() {
-                bench.passes(ipa + 0x340, DATA + page as u64 * 0x1_0000 + 0x340);
+                bench.transfers(ipa + 0x340, DATA + page as u64 * 0x1_0000 + 0x340);
             }
         }
     }
@@ -56,7 +56,7 @@ fn every_block_translates() {
             tables.map_block(5 * size, output, *level);
             bench.install(ste::stage2(&tables));
             for inside in [DATA % size, DATA % size + 0x12_3454] {
-                bench.passes(5 * size + inside, output + inside);
+                bench.transfers(5 * size + inside, output + inside);
             }
         }
     }
@@ -70,7 +70,7 @@ fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
     let tables = install_stage2(&bench, Granule::K4, 32);
     for s2ps in 0..8 {
         bench.install(ste::stage2(&tables).with(ste::S2_PS, s2ps));
-        bench.passes(IOVA, DATA);
+        bench.transfers(IOVA, DATA);
     }
 }
 
@@ -84,7 +84,7 @@ fn what_belongs_to_stage_1_is_ignored() {
             .with(ste::S1_STALLD, 1)
             .with_address(ste::S1_CONTEXT_PTR, 0xff_ffff_ffff_ffc0),
     );
-    bench.passes(IOVA, DATA);
+    bench.transfers(IOVA, DATA);
 }
 
 #[test]
@@ -104,5 +104,5 @@ fn what_belongs_to_stage_2_is_ignored_without_it() {
             .with(ste::S2_S, 1)
             .with_address(ste::S2_TTB, 0xf_ffff_ffff_fff0),
     );
-    bench.passes(IOVA, DATA);
+    bench.transfers(IOVA, DATA);
 }

@@ -228,7 +228,7 @@ fn a_page_permits_what_it_says() {
             // what is cached by then does not permit more
             for _ in 0..2 {
                 if read {
-                    bench.reads(ADDRESS, DATA + INSIDE);
+                    bench.reads(ADDRESS);
                 } else {
                     let access = Access::Read;
                     let record = fault(&bench, Kind::Permission, access, ADDRESS);

@@ -28,7 +28,7 @@ fn an_entry_bypasses_or_aborts() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
-    bench.passes(ADDRESS, ADDRESS);
+    bench.transfers(ADDRESS, ADDRESS);
     for config in 0b000..=0b011 {
         bench.install(ste::of(config));
         for access in ACCESSES {
@@ -36,7 +36,7 @@ fn an_entry_bypasses_or_aborts() {
         }
     }
     bench.install(ste::bypass());
-    bench.passes(ADDRESS, ADDRESS);
+    bench.transfers(ADDRESS, ADDRESS);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_bypassed_address_beyond_the_output_size_is_an_address_size_fault() {
             bench.faults(access, iova, fault);
         }
     }
-    bench.passes(ADDRESS, ADDRESS);
+    bench.transfers(ADDRESS, ADDRESS);
 }
 
 #[test]
