@@ -60,13 +60,6 @@ fn no_event_of_what_was_invalidated_comes_after_a_cmd_sync() {
             let before = events(&disk);
             disk.settles();
             disk.submit(&[]);
-                "{}",
-                if before == disk.smmu.read(reg::EVENTQ_CONS) {
-                    '.'
-                } else {
-                    'e'
-                }
-            );
             assert_eq!(events(&disk), before, "{stages:?}, round {round}");
             acknowledge(&disk);
             disk.restart();
