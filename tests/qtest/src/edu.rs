@@ -23,6 +23,7 @@ const INBOX: u64 = BUFFER / 2;
 const WORDS: u64 = INBOX / 4;
 
 /// Offsets of registers.
+const RAISE: u64 = 0x60;
 const SOURCE: u64 = 0x80;
 const DESTINATION: u64 = 0x88;
 const COUNT: u64 = 0x90;
@@ -120,6 +121,25 @@ impl<'a> Edu<'a> {
         machine.write64(self.registers + COUNT, count);
         machine.write64(self.registers + COMMAND, command);
         machine.clock_step(DURATION);
+    }
+
+    /// Makes its interrupt a message that writes `data` to `iova`.
+    #[track_caller]
+    pub fn program_msi(&self, iova: u64, data: u16) {
+        let config = self.board.config(self.sid);
+        let machine = self.machine;
+        let at = config + machine.read_sized(config + 0x34, 1);
+        assert_eq!(machine.read_sized(at, 1), 0x05, "the capability for MSI");
+        machine.write32(at + 4, iova as u32);
+        machine.write32(at + 8, (iova >> 32) as u32);
+        machine.write_sized(at + 12, data.into(), 2);
+        machine.write_sized(at + 2, 1, 2);
+    }
+
+    /// Raises its interrupt.
+    #[track_caller]
+    pub fn raise(&self) {
+        self.machine.write32(self.registers + RAISE, 1);
     }
 
     /// One access of 4 bytes; what is read is dropped, what is written too.

@@ -136,3 +136,24 @@ fn devices_have_the_translation_of_their_own_entry() {
     assert_eq!(bench.edu.sid(), SID);
     arrives(&edus[1], ADDRESS, ADDRESS);
 }
+
+/// An interrupt is a write, and guests map where it goes to.
+#[test]
+fn a_message_signalled_interrupt_is_translated_like_any_write() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    bench.edu.program_msi(IOVA + 0x40, 0x4d51);
+    let raised = || {
+        machine.write32(DATA + 0x40, 0);
+        bench.edu.raise();
+        machine.read32(DATA + 0x40)
+    };
+    assert_eq!(raised(), 0x4d51);
+    assert_eq!(bench.records(), []);
+    stage1.tables.set(IOVA, 3, 0);
+    bench.invalidate();
+    assert_eq!(raised(), 0);
+    let fault = bench.fault1(Kind::Translation, Access::Write, IOVA + 0x40);
+    assert_eq!(bench.records(), [fault]);
+}
