@@ -103,6 +103,13 @@ pub trait Host {
     /// The host does not answer as agreed: takes every stream to abort.
     fn fail_closed(&mut self);
 
+    /// Whether this visit of the queue has lasted long enough: commands cost what
+    /// the host takes for them, which can be a second for one. Asked whenever some
+    /// were completed.
+    fn is_out_of_time(&mut self) -> bool {
+        false
+    }
+
     /// Whether the device itself has taken down what the commands are sent to,
     /// so that nothing is left to invalidate.
     fn gone(&mut self) -> bool;
@@ -151,7 +158,7 @@ pub trait Signals {
 pub enum Progress {
     /// Nothing: it is empty, disabled or stopped by an error.
     Idle,
-    /// The budget is used up and there is more.
+    /// The budget or the time is used up, and there may be more.
     More,
     /// At least one batch was completed; what is left would not fill another,
     /// and no `CMD_SYNC` waits for it. It stays in the queue, not consumed: a
@@ -201,8 +208,8 @@ impl Cmdq {
         self.policy
     }
 
-    /// Consumes commands until the queue is empty, an error stops it, or
-    /// `budget` commands were consumed.
+    /// Consumes commands until the queue is empty, an error stops it, `budget`
+    /// commands were consumed, or the host says that it is time to stop.
     ///
     /// `CMDQ_CONS.RD` moves on only over commands that are complete, and all
     /// that were consumed are complete when this returns: nothing fetched
@@ -234,6 +241,7 @@ impl Cmdq {
             batch: &mut self.batch,
             registers,
             batch_completed: false,
+            spent: false,
         };
         let progress = consumer.run(&mut self.buffer, budget);
         signals.consume_end(registers);

@@ -137,6 +137,30 @@ fn a_visit_ends_with_the_budget_and_leaves_nothing_waiting() {
 }
 
 #[test]
+fn a_visit_ends_after_a_call_that_took_long() {
+    let mut machine = machine(8, 0);
+    machine.host.is_slow = true;
+    machine.host.streams.insert(8);
+    machine.write(CR0, STOPPED);
+    let mut commands: Vec<_> = (1..=100).map(va).collect();
+    commands.extend([SYNC, [0x3 | (8 << 32), 1], va(101), SYNC]);
+    machine.submit(&commands);
+    machine.registers.cr[0] = 0x9;
+    // a full batch, what the first CMD_SYNC waits for, the entry, the second
+    for consumed in [63, 101, 102] {
+        assert_eq!(machine.consume_once(), Progress::More);
+        assert_eq!(machine.rd(), consumed);
+    }
+    assert_eq!(machine.consume_once(), Progress::More);
+    assert_eq!(machine.rd(), 104);
+    assert_eq!(machine.consume_once(), Progress::Idle);
+    // the last call but one is about the Context descriptors of that stream
+    let sizes: Vec<_> = machine.host.calls.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [63, 37, 1, 1]);
+    assert_eq!(machine.host.installed, [8]);
+}
+
+#[test]
 fn a_budget_of_nothing_consumes_nothing() {
     let mut machine = machine(4, 0);
     machine.write(CR0, STOPPED);

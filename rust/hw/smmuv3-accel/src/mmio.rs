@@ -19,8 +19,8 @@ use crate::{
 
 ::trace::include_trace!("hw_arm");
 
-/// Commands that one doorbell consumes before the vCPU goes on; the rest is
-/// consumed from the main loop, slice by slice.
+/// Commands that one doorbell consumes before the vCPU goes on, unless its time is
+/// over earlier; the rest is consumed from the main loop, slice by slice.
 const SLICE: u32 = 4096;
 
 /// How long commands that no `CMD_SYNC` waits for may wait for others to fill a

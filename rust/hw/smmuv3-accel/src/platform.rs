@@ -4,6 +4,8 @@
 //! What every mode of the SMMU reaches the machine through: guest memory, and
 //! the interrupt lines, as the traits of [`smmuv3::cmdq`].
 
+use std::time::{Duration, Instant};
+
 use smmuv3::{
     cmdq::{BusAbort, GuestMemory, Signals},
     command::Command,
@@ -34,6 +36,25 @@ impl GuestMemory for GuestRam {
 
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
         ffi::dma_write(address, data)
+    }
+}
+
+/// When a visit of the Command queue has lasted long enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The time that the Big QEMU Lock may be held for commands at a time.
+    const SLICE: Duration = Duration::from_millis(2);
+
+    /// For a visit that begins now.
+    pub fn of_a_slice() -> Self {
+        Self(Instant::now() + Self::SLICE)
+    }
+
+    /// Is it over?
+    pub fn is_over(self) -> bool {
+        Instant::now() >= self.0
     }
 }
 

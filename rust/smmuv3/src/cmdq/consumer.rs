@@ -39,6 +39,8 @@ pub(super) struct Consumer<'a, M, H, S> {
     pub(super) cursor: u32,
     /// The last command completed a batch.
     pub(super) batch_completed: bool,
+    /// The host has done something since the time was last looked at.
+    pub(super) spent: bool,
 }
 
 impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
@@ -93,6 +95,9 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                     && self.may_wait(&entries[index + 1..])
                 {
                     return Ok(Progress::Deferred);
+                }
+                if core::mem::take(&mut self.spent) && self.host.is_out_of_time() {
+                    return Ok(Progress::More);
                 }
             }
             if fetched.aborted {
@@ -231,6 +236,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             if sid > last || next > Some(sid) {
                 break;
             }
+            self.spent = true;
             if self.host.install_ste(sid) {
                 self.invalidate_cds(words, sid)?;
             }
@@ -263,6 +269,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
 
     /// Completes what waits, so that `CMDQ_CONS` may show it as consumed.
     fn flush(&mut self) -> Result<(), Failure> {
+        self.spent |= !self.batch.is_empty();
         self.batch.flush(self.policy, self.host, self.atc_failed)?;
         self.publish();
         Ok(())

@@ -56,6 +56,8 @@ pub struct TestHost {
     pub caches_cds: bool,
     /// What [`Host::gone`] says.
     pub is_gone: bool,
+    /// Whether each visit of the queue has lasted long enough after one call.
+    pub is_slow: bool,
     /// Every call in order.
     pub calls: Vec<Vec<[u64; 2]>>,
     /// What came to pass, in order.
@@ -127,6 +129,10 @@ impl Host for TestHost {
     fn fail_closed(&mut self) {
         self.failed_closed += 1;
         self.log.push(Event::FailedClosed);
+    }
+
+    fn is_out_of_time(&mut self) -> bool {
+        self.is_slow
     }
 
     fn gone(&mut self) -> bool {

@@ -6,19 +6,23 @@
 use smmuv3::{cmdq, invalidation::HostError};
 
 use super::{stream::Stream, viommu::Viommu, Accel};
-use crate::device::Smmuv3;
+use crate::{device::Smmuv3, platform::Deadline};
 
 ::trace::include_trace!("hw_arm");
 
 /// The host, for the length of one run of the consumer.
 pub struct Host<'a> {
     device: &'a Smmuv3,
+    deadline: Deadline,
 }
 
 impl<'a> Host<'a> {
     /// The host side of `device`.
-    pub const fn new(device: &'a Smmuv3) -> Self {
-        Self { device }
+    pub fn new(device: &'a Smmuv3) -> Self {
+        Self {
+            device,
+            deadline: Deadline::of_a_slice(),
+        }
     }
 
     /// Calls `function` with the streams, if there are any.
@@ -84,6 +88,10 @@ impl cmdq::Host for Host<'_> {
                 stream.quarantine(viommu);
             }
         });
+    }
+
+    fn is_out_of_time(&mut self) -> bool {
+        self.deadline.is_over()
     }
 
     fn gone(&mut self) -> bool {

@@ -11,17 +11,21 @@ use smmuv3::{
     translation::Invalidation,
 };
 
-use crate::device::Smmuv3;
+use crate::{device::Smmuv3, platform::Deadline};
 
 /// The device's own caches as what commands are sent to. They never fail.
 pub struct LocalHost<'a> {
     device: &'a Smmuv3,
+    deadline: Deadline,
 }
 
 impl<'a> LocalHost<'a> {
     /// The caches of `device`.
-    pub const fn new(device: &'a Smmuv3) -> Self {
-        Self { device }
+    pub fn new(device: &'a Smmuv3) -> Self {
+        Self {
+            device,
+            deadline: Deadline::of_a_slice(),
+        }
     }
 }
 
@@ -61,6 +65,10 @@ impl cmdq::Host for LocalHost<'_> {
     fn quarantine(&mut self, _sid: u32) {}
 
     fn fail_closed(&mut self) {}
+
+    fn is_out_of_time(&mut self) -> bool {
+        self.deadline.is_over()
+    }
 
     fn gone(&mut self) -> bool {
         false
