@@ -136,7 +136,9 @@ impl Cd {
             Some(16) => features.gran64k(),
             _ => false,
         };
-        let fits = table.base & !mask64(0, u32::from(oas_bits)) == 0;
+        // More than 48 bits go with the 64KB granule only (5.4, TTB0).
+        let limit = if table.granule_shift == 16 { 52 } else { 48 };
+        let fits = table.base & !mask64(0, u32::from(oas_bits).min(limit)) == 0;
         if table.disabled || (implemented && fits && (16..=39).contains(&table.tsz)) {
             Ok(table)
         } else {

@@ -96,6 +96,16 @@ fn tables_lie_within_the_effective_output_size() {
     let cd = |base| Cd([small, base, 0, 0, 0, 0, 0, 0]).translation(&BASE);
     assert_eq!(cd(0xf_ffff_f000).map(|found| found.oas_bits), Ok(36));
     assert_eq!(cd(0x10_0000_0000), Err(BadCd));
+    // More than 48 bits go with the 64KB granule only.
+    let wide = BASE.with_oas(6);
+    let above = |granule: u64| {
+        let word0 = (WORD0 & !(7 << 32)) | (6 << 32) | (granule << 6);
+        Cd([word0, 1 << 48, 0, 0, 0, 0, 0, 0]).translation(&wide)
+    };
+    assert_eq!(
+        [0b00, 0b01, 0b10].map(|tg| above(tg).is_ok()),
+        [false, true, false]
+    );
     let large = WORD0 | (7 << 32);
     assert_eq!(
         translation(large, &BASE).map(|found| found.oas_bits),
