@@ -54,6 +54,8 @@ fn nested() -> Smmu {
 struct Configured(Option<StreamContext>);
 
 impl Caches for Configured {
+    fn note_split(&mut self, _: u8) {}
+
     fn context(&mut self, _: u32) -> Option<StreamContext> {
         self.0
     }

@@ -62,6 +62,11 @@ pub trait Caches {
     /// Remembers it.
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry);
 
+    /// What is inserted next is a piece of a page or block of stage 1's, of this
+    /// size: stage 2's pages are smaller. An invalidation of any address of it
+    /// means all pieces.
+    fn note_split(&mut self, stage1_log2_bytes: u8);
+
     /// A walk has read a descriptor.
     fn walked(&mut self, step: &WalkStep) {
         let _ = step;

@@ -18,7 +18,7 @@ use smmuv3::{
 };
 
 use crate::{
-    device::{Interrupt, Smmuv3},
+    device::{Interrupt, Shared, Smmuv3},
     platform::GuestRam,
     trace_names,
 };
@@ -68,17 +68,23 @@ impl Waiting {
 }
 
 impl Smmuv3 {
-    /// Records an event. May be called without the Big QEMU Lock.
-    pub fn post_event(&self, event: Event) {
-        if !self.shared().registers.eventq_enabled() {
-            return;
+    /// Records an event if `condition` holds and the guest's queue takes any; tells
+    /// whether it does. No command is executed between the condition and the
+    /// event. May be called without the Big QEMU Lock.
+    pub fn post_event(&self, event: Event, condition: impl FnOnce(&Shared) -> bool) -> bool {
+        {
+            let shared = self.shared();
+            if !shared.registers.eventq_enabled() || !condition(&shared) {
+                return false;
+            }
+            self.waiting_events.push(event);
         }
-        self.waiting_events.push(event);
         if bql::is_locked() {
             self.record_waiting();
         } else {
             self.record_soon();
         }
+        true
     }
 
     /// Records the events that wait. What a record's address leads to may be a

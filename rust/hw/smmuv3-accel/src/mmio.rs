@@ -107,6 +107,7 @@ impl Smmuv3 {
         };
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.record_waiting();
+        self.look_for_events();
         let (features, mut registers) = self.snapshot();
         let before = registers.gerror;
         let progress = if self.accel {

@@ -80,4 +80,8 @@ impl Caches for Store {
         let generation = self.tlb.generation();
         self.tlb.insert(generation, tag, address, entry);
     }
+
+    fn note_split(&mut self, stage1_log2_bytes: u8) {
+        self.tlb.note_split(stage1_log2_bytes);
+    }
 }

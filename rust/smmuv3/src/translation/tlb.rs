@@ -36,6 +36,9 @@ pub struct Tlb {
     epoch: u32,
     generation: u64,
     globals: bool,
+    /// log2 of the largest page of stage 1 that is here in pieces, or was since
+    /// everything was last dropped; 0 if none.
+    split: u8,
 }
 
 impl Default for Tlb {
@@ -53,6 +56,7 @@ impl Tlb {
             epoch: 1,
             generation: 0,
             globals: false,
+            split: 0,
         }
     }
 
@@ -68,6 +72,20 @@ impl Tlb {
     /// ones too, whatever ASID they name.
     pub const fn has_seen_globals(&self) -> bool {
         self.globals
+    }
+
+    /// What is inserted may be a piece of a page or block of stage 1's, of this
+    /// size. To stage 1 it is one translation, and one command with any of its
+    /// addresses invalidates all of it.
+    pub fn note_split(&mut self, stage1_log2_bytes: u8) {
+        self.split = self.split.max(stage1_log2_bytes);
+    }
+
+    /// The virtual addresses that an invalidation of `range` means: with all
+    /// pieces of stage 1's pages that it touches.
+    #[must_use]
+    pub const fn widened(&self, range: Range) -> Range {
+        range.aligned(self.split)
     }
 
     /// The translation of `address`, of whatever size.
@@ -143,6 +161,7 @@ impl Tlb {
 
     fn drop_all(&mut self) {
         self.globals = false;
+        self.split = 0;
         self.population = Population::EMPTY;
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
@@ -160,7 +179,8 @@ impl Tlb {
         }
     }
 
-    fn drop_virtual(&mut self, vmid: u16, asid: Option<u16>, range: Range) {
+    fn drop_virtual(&mut self, vmid: u16, asid: Option<u16>, named: Range) {
+        let range = self.widened(named);
         let places = self.places(Kind::Private, range) + self.places(Kind::Global, range);
         if places == 0 {
             return;

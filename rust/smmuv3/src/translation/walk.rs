@@ -213,6 +213,9 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 let outer = self.stage1(context, stage1, Some(stage2), input, wanted)?;
                 let ipa = outer.translate(input);
                 let inner = self.ipa(context.vmid, stage2, ipa, wanted, Class::In)?;
+                if outer.log2_bytes > inner.log2_bytes {
+                    self.caches.note_split(outer.log2_bytes);
+                }
                 Ok(combine(&outer, &inner, ipa))
             }
         }

@@ -131,6 +131,8 @@ pub fn ste_nested(tables: &Tables) -> [u64; 8] {
 pub struct Uncached;
 
 impl Caches for Uncached {
+    fn note_split(&mut self, _: u8) {}
+
     fn context(&mut self, _: StreamId) -> Option<StreamContext> {
         None
     }

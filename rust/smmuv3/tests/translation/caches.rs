@@ -166,6 +166,7 @@ fn every_descriptor_that_is_read_is_told() {
             None
         }
         fn insert(&mut self, _: Tag, _: u64, _: &Entry) {}
+        fn note_split(&mut self, _: u8) {}
         fn walked(&mut self, step: &WalkStep) {
             self.0.push(*step);
         }
@@ -266,6 +267,10 @@ impl Caches for View<'_, '_> {
 
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
         self.access(|smmu, session| smmu.store.tlb.insert(session.tlb, tag, address, entry));
+    }
+
+    fn note_split(&mut self, stage1_log2_bytes: u8) {
+        self.access(|smmu, _| smmu.store.tlb.note_split(stage1_log2_bytes));
     }
 }
 

@@ -114,6 +114,15 @@ impl VeventQ {
                 },
             }
         }
+        Drained::Entries(entries)
+    }
+
+    /// The same because the file is said to be ready.
+    fn drain_ready(&mut self) -> Drained {
+        let drained = self.drain();
+        let Drained::Entries(entries) = drained else {
+            return drained;
+        };
         self.idle_wakeups = if entries.is_empty() {
             self.idle_wakeups.saturating_add(1)
         } else {
@@ -129,12 +138,22 @@ impl VeventQ {
 impl Smmuv3 {
     /// The host has events: passes all of them on.
     pub fn read_events(&self) {
+        self.pass_events(VeventQ::drain_ready);
+    }
+
+    /// Passes on what the host has by now: before a `CMD_SYNC` completes, not when
+    /// the main loop comes to it (section 4.7.3).
+    pub fn look_for_events(&self) {
+        self.pass_events(VeventQ::drain);
+    }
+
+    fn pass_events(&self, drain: impl FnOnce(&mut VeventQ) -> Drained) {
         let drained = {
             let mut accel_cell = self.accel_state.borrow_mut();
             let Some(veventq) = accel_cell.as_mut().and_then(|accel| accel.veventq.as_mut()) else {
                 return;
             };
-            veventq.drain()
+            drain(veventq)
         };
         let entries = match drained {
             Drained::Entries(entries) => entries,

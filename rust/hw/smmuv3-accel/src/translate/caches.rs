@@ -168,6 +168,10 @@ impl Caches for Locked<'_> {
         shared.store.tlb.insert(generation, tag, address, entry);
     }
 
+    fn note_split(&mut self, stage1_log2_bytes: u8) {
+        self.device.shared().store.tlb.note_split(stage1_log2_bytes);
+    }
+
     fn walked(&mut self, step: &WalkStep) {
         let index_bits = 9
             + (self
@@ -193,6 +197,8 @@ impl Caches for Locked<'_> {
 pub struct Uncached;
 
 impl Caches for Uncached {
+    fn note_split(&mut self, _stage1_log2_bytes: u8) {}
+
     fn context(&mut self, _sid: u32) -> Option<StreamContext> {
         None
     }

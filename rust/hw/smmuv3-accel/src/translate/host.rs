@@ -14,6 +14,10 @@ use smmuv3::{
 use crate::{device::Smmuv3, platform::Deadline};
 
 /// The device's own caches as what commands are sent to. They never fail.
+///
+/// Once something is invalidated no fault of what was before is still to come
+/// ([`Smmuv3::translate`] sees to it), and those that waited are recorded: so they
+/// are there before the `CMD_SYNC` that follows completes (section 4.7.3).
 pub struct LocalHost<'a> {
     device: &'a Smmuv3,
     deadline: Deadline,
@@ -41,11 +45,13 @@ impl cmdq::Host for LocalHost<'_> {
                 None => {}
             }
         }
+        self.device.record_waiting();
         Ok(())
     }
 
     fn forget_configurations(&mut self, first: u32, last: u32) {
         self.device.forget_configurations(first, last);
+        self.device.record_waiting();
     }
 
     fn next_stream(&mut self, _first: u32, _last: u32) -> Option<u32> {

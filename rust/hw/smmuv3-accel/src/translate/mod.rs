@@ -10,7 +10,7 @@
 use std::ffi::CStr;
 
 use qom::prelude::*;
-use smmuv3::translation::{self, Entry, Fault, Outcome, Permissions};
+use smmuv3::translation::{self, Entry, Outcome, Permissions, Session};
 use system::{
     bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
     prelude::*,
@@ -34,6 +34,10 @@ pub use notifiers::Notified;
 
 /// Smallest unit that is bypassed or aborted at once, in bytes, less one.
 const PAGE_OFFSET: u64 = 0xfff;
+
+/// How often a transaction that faults begins anew because something was
+/// invalidated meanwhile.
+const RETRIES: u32 = 8;
 
 /// A part of the address space that is translated at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +88,7 @@ impl Smmuv3 {
         };
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
-        match self.outcome(stream_id, iova, wanted) {
+        match self.settle(stream_id, iova, wanted) {
             Outcome::Disabled => {
                 trace::trace_smmuv3_translate_disable(region, sid, iova, wanted.write);
                 Page::untranslated(iova)
@@ -110,18 +114,48 @@ impl Smmuv3 {
                 page
             }
             Outcome::Fault(fault) => {
-                // a question is no transaction
-                if wanted != Permissions::NONE {
-                    self.report_fault(stream_id, iova, wanted, &fault);
-                }
+                log_mask_ln!(
+                    Log::GuestError,
+                    "arm-smmuv3: no translation of {iova:#x} for StreamID {stream_id:#x}: {:?}",
+                    fault.event
+                );
                 Page::ABORT
             }
         }
     }
 
-    fn outcome(&self, stream_id: u32, iova: u64, wanted: Permissions) -> Outcome {
+    /// What becomes of a transaction, its event included.
+    ///
+    /// A fault that an invalidation has overtaken is none: its event would come
+    /// after the `CMD_SYNC` that says that nothing of the old tables is in use.
+    fn settle(&self, stream_id: u32, iova: u64, wanted: Permissions) -> Outcome {
+        for _ in 0..RETRIES {
+            let (session, outcome) = self.outcome(stream_id, iova, wanted);
+            let Outcome::Fault(fault) = &outcome else {
+                return outcome;
+            };
+            // a question is no transaction
+            if wanted == Permissions::NONE {
+                return outcome;
+            }
+            let event = fault.record(stream_id, iova, !wanted.write);
+            if self.post_event(event, |shared| {
+                shared.store.begin() == session && fault.is_recorded(&shared.registers)
+            }) {
+                return outcome;
+            }
+            if self.shared().store.begin() == session {
+                return outcome;
+            }
+        }
+        // somebody invalidates without end
+        Outcome::Abort
+    }
+
+    fn outcome(&self, stream_id: u32, iova: u64, wanted: Permissions) -> (Session, Outcome) {
         let (session, features, registers) = {
             let mut shared = self.shared();
+            let session = shared.store.begin();
             if !self.accel && shared.registers.smmu_enabled() {
                 if let Some(outcome) = shared.store.hit(stream_id, iova, wanted) {
                     shared.statistics.note_hit(&outcome);
@@ -129,17 +163,13 @@ impl Smmuv3 {
                     let context = shared.store.configurations.get(stream_id).copied();
                     drop(shared);
                     statistics.trace_hit(stream_id, iova, context.as_ref());
-                    return outcome;
+                    return (session, outcome);
                 }
             }
-            (
-                shared.store.begin(),
-                shared.features,
-                shared.registers.clone(),
-            )
+            (session, shared.features, shared.registers.clone())
         };
         let memory = &mut GuestRam;
-        if self.accel {
+        let outcome = if self.accel {
             let caches = &mut Uncached;
             translation::translate(
                 &registers, &features, memory, caches, stream_id, iova, wanted,
@@ -149,20 +179,8 @@ impl Smmuv3 {
             translation::translate(
                 &registers, &features, memory, caches, stream_id, iova, wanted,
             )
-        }
-    }
-
-    fn report_fault(&self, stream_id: u32, iova: u64, wanted: Permissions, fault: &Fault) {
-        let recorded = fault.is_recorded(&self.shared().registers);
-        let event = fault.record(stream_id, iova, !wanted.write);
-        log_mask_ln!(
-            Log::GuestError,
-            "arm-smmuv3: no translation of {iova:#x} for StreamID {stream_id:#x}: {:?}",
-            fault.event
-        );
-        if recorded {
-            self.post_event(event);
-        }
+        };
+        (session, outcome)
     }
 }
 

@@ -7,7 +7,7 @@
 //! The caches come first: who is told asks again at once, and must not be given
 //! what is to be forgotten.
 
-use smmuv3::translation::{Invalidation, Range, StreamContext};
+use smmuv3::translation::{Invalidation, Range, StreamContext, Tlb};
 
 use super::ffi::NotifiedRegion;
 use crate::device::Smmuv3;
@@ -34,17 +34,19 @@ impl Notified {
 
 /// The addresses whose translations somebody must forget who keeps some of a
 /// stream with this configuration.
-fn reach(what: &Invalidation, context: Option<&StreamContext>, globals: bool) -> Option<Range> {
+fn reach(what: &Invalidation, context: Option<&StreamContext>, tlb: &Tlb) -> Option<Range> {
     match context {
         Some(StreamContext::Translate(context)) => {
-            let range = what.reach(context.tag(), globals)?;
-            Some(range.aligned(context.granule_shift(range.first)))
+            let range = what.reach(context.tag(), tlb.has_seen_globals())?;
+            Some(tlb.widened(range.aligned(context.granule_shift(range.first))))
         }
         // Nothing of theirs is translated, and when that began all was forgotten.
         Some(StreamContext::Bypass { .. } | StreamContext::Abort) => None,
         // Not known: of any configuration.
         None => match what {
-            Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. } => Some(*range),
+            Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. } => {
+                Some(tlb.widened(*range))
+            }
             _ => Some(Range::ALL),
         },
     }
@@ -62,7 +64,7 @@ impl Smmuv3 {
             let range = {
                 let store = &self.shared().store;
                 let context = store.configurations.get(stream_id);
-                reach(what, context, store.tlb.has_seen_globals())
+                reach(what, context, &store.tlb)
             };
             match range {
                 None => {}
