@@ -11,6 +11,7 @@
 pub mod binary;
 pub mod command;
 pub mod edu;
+pub mod fw_cfg;
 mod line;
 pub mod machine;
 pub mod pci;

@@ -221,16 +221,28 @@ impl Setup {
 
     #[track_caller]
     pub fn start(self) -> Bench {
+        match self.try_start() {
+            Ok(bench) => bench,
+            Err(finished) => panic!("QEMU did not start\n{finished}"),
+        }
+    }
+
+    /// Starts a QEMU that may refuse.
+    ///
+    /// # Errors
+    ///
+    /// How it ended.
+    #[track_caller]
+    pub fn try_start(self) -> Result<Bench, Box<Finished>> {
         let journal = Journal::new(&self.directory.0.join("log"));
-        let machine = self.builder.start();
         let bench = Bench {
-            machine,
+            machine: self.builder.try_start()?,
             journal: RefCell::new(journal),
             directory: self.directory,
             slots: self.slots,
         };
         bench.journal.borrow_mut().update();
-        bench
+        Ok(bench)
     }
 
     /// Starts a QEMU that is to refuse.
@@ -545,6 +557,14 @@ impl<'a> Ecam<'a> {
             .write_sized(control, (1 << 10) | (0b11 << 8), 2);
     }
 
+    /// Gives the slot of the root port at `bus` and `devfn` power: without it the
+    /// function there does not answer.
+    #[track_caller]
+    pub fn power_on(&self, bus: u32, devfn: u32) {
+        let control = self.slot_control(bus, devfn);
+        self.machine.write_sized(control, 0b01 << 8, 2);
+    }
+
     /// Guest physical address of the Slot Control register of the root port at
     /// `bus` and `devfn`.
     #[track_caller]
@@ -553,16 +573,40 @@ impl<'a> Ecam<'a> {
         self.address(bus, devfn, express + 0x18)
     }
 
+    /// Resets the function at `bus` and `devfn`, and nothing else.
+    #[track_caller]
+    pub fn function_level_reset(&self, bus: u32, devfn: u32) {
+        let control = self.capability(bus, devfn, 0x10) + 8;
+        let at = self.address(bus, devfn, control);
+        self.machine.write_sized(at, 1 << 15, 2);
+    }
+
+    /// Offset of an extended capability, if the function has it.
+    #[track_caller]
+    pub fn extended_capability(&self, bus: u32, devfn: u32, id: u32) -> Option<u32> {
+        let mut at = 0x100;
+        while at != 0 {
+            let header = self.machine.read32(self.address(bus, devfn, at));
+            assert_ne!(header, !0, "{bus:#x}:{devfn:#x} does not answer");
+            if header & 0xffff == id {
+                return Some(at);
+            }
+            at = header >> 20;
+        }
+        None
+    }
+
     #[track_caller]
     fn capability(&self, bus: u32, devfn: u32, id: u32) -> u32 {
         let mut at = self.read16(bus, devfn, 0x34) & 0xff;
         while at != 0 {
             let header = self.read16(bus, devfn, at);
+            assert_ne!(header, 0xffff, "{bus:#x}:{devfn:#x} does not answer");
             if header & 0xff == id {
                 return at;
             }
             at = header >> 8;
         }
-        panic!("the bridge at {bus:#x}:{devfn:#x} has no capability {id:#x}");
+        panic!("{bus:#x}:{devfn:#x} has no capability {id:#x}");
     }
 }

@@ -3,9 +3,15 @@
 
 //! Faults of assigned devices, from the host to the guest's Event queue.
 
-use std::{os::unix::net::UnixDatagram, path::PathBuf};
+use std::{
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use smmuv3_qtest::{
+    command::{SYNC, TLBI_NSNH_ALL},
     machine::RAM,
     smmu::{irq, reg, EVENTQEN, SMMUEN},
     until, Smmu,
@@ -35,13 +41,13 @@ const fn fault(page: u64) -> [u64; 4] {
 }
 
 /// The test as the host's SMMU.
-struct Faults {
+pub struct Faults {
     socket: UnixDatagram,
     sequence: u32,
 }
 
 impl Faults {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let socket = UnixDatagram::unbound().expect("a socket");
         Self {
             socket,
@@ -52,15 +58,19 @@ impl Faults {
     /// Lets one read bring these entries: flags, sequence number, record.
     #[track_caller]
     fn send_together(&self, bench: &Bench, entries: &[(u32, u32, Vec<u64>)]) {
+        self.send_to(&Self::path(bench), entries);
+    }
+
+    #[track_caller]
+    fn send_to(&self, path: &Path, entries: &[(u32, u32, Vec<u64>)]) {
         let mut bytes = Vec::new();
         for (flags, sequence, record) in entries {
             bytes.extend([flags, sequence].iter().flat_map(|word| word.to_ne_bytes()));
             bytes.extend(record.iter().flat_map(|word| word.to_le_bytes()));
         }
-        let path = Self::path(bench);
-        self.socket.send_to(&bytes, &path).expect("an event");
+        self.socket.send_to(&bytes, path).expect("an event");
         // Linux returns 0, not EAGAIN, when there is nothing more to read.
-        self.socket.send_to(&[], &path).expect("nothing more");
+        self.socket.send_to(&[], path).expect("nothing more");
     }
 
     #[track_caller]
@@ -87,7 +97,7 @@ impl Faults {
     }
 
     #[track_caller]
-    fn report(&mut self, bench: &Bench, page: u64) {
+    pub fn report(&mut self, bench: &Bench, page: u64) {
         self.send(bench, 0, self.sequence, &fault(page));
         self.sequence += 1;
     }
@@ -100,7 +110,7 @@ impl Faults {
 
 /// A device on stage 1, and an Event queue.
 #[track_caller]
-fn listening(bench: &Bench) -> Smmu<'_> {
+pub fn listening(bench: &Bench) -> Smmu<'_> {
     let smmu = bench.smmu();
     open_queue(&smmu, QUEUE);
     smmu.enable(SMMUEN);
@@ -119,7 +129,7 @@ fn open_queue(smmu: &Smmu<'_>, base: u64) {
 }
 
 #[track_caller]
-fn wait_prod(smmu: &Smmu<'_>, value: u32) {
+pub fn wait_prod(smmu: &Smmu<'_>, value: u32) {
     until("an event", || {
         (smmu.read(reg::EVENTQ_PROD) == value).then_some(())
     });
@@ -147,6 +157,36 @@ fn faults_are_recorded_in_order_with_the_guests_stream_id() {
         bench.journal().device("d0").and_then(|device| device.sid),
         Some(sid(1).into())
     );
+    bench.finish();
+}
+
+/// The host's event comes while QEMU is busy with an older command, so before it
+/// can have polled for it: it is not to come after the `CMD_SYNC` (4.7.3).
+#[test]
+fn an_event_that_the_host_has_is_there_when_a_cmd_sync_completes() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    bench.say("fail HWPT_INVALIDATE delay_ms=400");
+    for round in 1..=3 {
+        let path = Faults::path(&bench);
+        let prod = smmu.prod();
+        smmu.push(&[TLBI_NSNH_ALL, SYNC]);
+        let doorbells = [prod + 1, prod + 2].map(|at| (smmu.base() + reg::CMDQ_PROD, at));
+        let faults = Faults {
+            sequence: round - 1,
+            ..Faults::new()
+        };
+        let host = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            faults.send_to(&path, &[(0, faults.sequence, fault(1).to_vec())]);
+        });
+        let recorded = smmu
+            .machine()
+            .write32_then_read32(&doorbells, smmu.base() + reg::EVENTQ_PROD);
+        host.join().expect("the host");
+        assert_eq!(recorded, round);
+        smmu.write(reg::EVENTQ_CONS, round);
+    }
     bench.finish();
 }
 

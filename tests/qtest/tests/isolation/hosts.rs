@@ -3,10 +3,10 @@
 
 //! Hosts that lack what the guest is promised, and hosts that `auto` asks.
 
-use smmuv3_qtest::smmu::reg;
+use smmuv3_qtest::{fw_cfg::acpi_table, qemu, qemu_c, smmu::reg};
 
 use crate::{
-    bench::{Setup, EXPLICIT},
+    bench::{sid, vfio_pci, Ecam, Setup, EXPLICIT},
     journal::On,
 };
 
@@ -15,6 +15,9 @@ const IDR0: u32 = 0x0d4c_143b;
 const IDR1: u32 = (19 << 21) | (19 << 16) | (20 << 6) | 32;
 const IDR3: u32 = (1 << 2) | (1 << 10) | (2 << 11);
 const IDR5: u32 = 0b101 | (0b111 << 4);
+
+/// The extended capability of a function with PASIDs.
+const PASID: u32 = 0x1b;
 
 #[test]
 fn qemu_does_not_start_on_a_host_that_lacks_what_the_guest_is_shown() {
@@ -140,13 +143,110 @@ fn auto_properties_take_what_the_host_has() {
 }
 
 #[test]
-fn a_second_host_that_lacks_what_the_first_gave_auto_is_refused() {
-    let lines = format!("smmu a\nsmmu b idr3={:#x}", IDR3 & !(1 << 10));
-    let mut setup = Setup::on_host(&lines, "accel=on").assign("d0", 1).slot(2);
-    let fd = setup.spare("d1", "b");
-    let bench = setup.start();
-    let error = bench.plug("d1", fd, 2).expect_err("IDR3.RIL is missing");
-    assert!(error.contains("IDR3.RIL"), "{error}");
-    bench.expect("d1 is refused", &[("d0", On::Bypass), ("d1", On::Nothing)]);
-    bench.finish();
+fn auto_properties_are_those_of_the_c_device_on_the_same_host() {
+    for (idr0, idr1, idr3, idr5) in [
+        (IDR0, IDR1, IDR3, IDR5),
+        (IDR0 & !(1 << 10), IDR1, IDR3, IDR5),
+        (IDR0, IDR1 & !(0x1f << 6), IDR3 & !(1 << 10), IDR5),
+        (
+            IDR0,
+            IDR1 & !(0x1f << 6) | (7 << 6),
+            IDR3,
+            IDR5 & !0b111 | 0b100,
+        ),
+        (IDR0, IDR1, IDR3, IDR5 & !0b111 | 0b110),
+    ] {
+        let line = format!("smmu a idr0={idr0:#x} idr1={idr1:#x} idr3={idr3:#x} idr5={idr5:#x}");
+        for properties in [
+            "accel=on",
+            "accel=on,ats=on,ril=off",
+            "accel=on,ats=off,oas=44",
+            "accel=on,ssidsize=3",
+        ] {
+            let told = [qemu(), qemu_c()].map(|binary| {
+                let started = Setup::of(&binary, &line)
+                    .smmu(properties)
+                    .assign("d0", 1)
+                    .try_start();
+                started.map(|bench| {
+                    let smmu = bench.smmu();
+                    let registers =
+                        [reg::IDR0, reg::IDR1, reg::IDR3, reg::IDR5].map(|at| smmu.read(at));
+                    let pasid =
+                        Ecam::of(bench.machine()).extended_capability(sid(1) >> 8, 0, PASID);
+                    (registers, pasid, acpi_table(bench.machine(), "IORT"))
+                })
+            });
+            let [rust, c] = told.map(Result::ok);
+            assert_eq!(rust, c, "{properties} on {line}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_is_shown_substreams_is_shown_the_pasids_of_its_device() {
+    for (properties, shown) in [
+        (EXPLICIT, false),
+        ("accel=on,ats=on,ril=on,oas=44,ssidsize=8", true),
+        ("accel=on", true),
+    ] {
+        let bench = Setup::new(properties).assign("d0", 1).start();
+        bench.number_buses();
+        let capability = Ecam::of(bench.machine()).extended_capability(sid(1) >> 8, 0, PASID);
+        assert_eq!(capability.is_some(), shown, "{properties}");
+        bench.finish();
+    }
+}
+
+/// Fields that `auto` takes from the first host, and a host that has less.
+const LESS: [(&str, &str); 4] = [
+    ("IDR0.ATS", "idr0=0x0d4c103b"),
+    ("IDR1.SSIDSIZE", "idr1=0x27304e0"),
+    ("IDR3.RIL", "idr3=0x1004"),
+    ("IDR5.OAS", "idr5=0x74"),
+];
+
+#[test]
+fn what_auto_has_taken_from_the_first_host_every_other_must_have() {
+    for (field, line) in LESS {
+        let lines = format!("smmu a\nsmmu b {line}");
+        // plugged in later, and there from the start
+        let host = || {
+            let mut setup = Setup::on_host(&lines, "accel=on").assign("d0", 1).slot(2);
+            let fd = setup.spare("d1", "b");
+            (setup, fd)
+        };
+        let (setup, fd) = host();
+        let bench = setup.start();
+        let error = bench.plug("d1", fd, 2).expect_err(field);
+        assert!(error.contains(field), "{error}");
+        bench.expect("d1 is refused", &[("d0", On::Bypass), ("d1", On::Nothing)]);
+        bench.finish();
+
+        let (cold, number) = host();
+        let refusal = cold.device(&vfio_pci("d1", number, "slot2")).refuse();
+        assert!(refusal.refusal().contains(field), "{refusal}");
+    }
+}
+
+#[test]
+fn what_auto_has_taken_from_the_first_host_does_not_grow_with_another() {
+    for (_, line) in LESS {
+        let lines = format!("smmu a {line}\nsmmu b");
+        let mut setup = Setup::on_host(&lines, "accel=on").assign("d0", 1);
+        let fd = setup.spare("d1", "b");
+        let bench = setup.start();
+        let registers = || {
+            let smmu = bench.smmu();
+            [reg::IDR0, reg::IDR1, reg::IDR3, reg::IDR5].map(|at| smmu.read(at))
+        };
+        let before = registers();
+        bench.unplug("d0", 1);
+        bench.plug("d1", fd, 1).expect("it has more");
+        assert_eq!(registers(), before, "what a guest has seen stays");
+        bench.expect("another host SMMU", &[("d1", On::Bypass)]);
+        bench.machine().system_reset();
+        assert_eq!(registers(), before, "after reset too");
+        bench.finish();
+    }
 }

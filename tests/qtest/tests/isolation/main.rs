@@ -19,4 +19,5 @@ mod reset;
 mod several;
 mod simulation;
 mod table;
+mod traffic;
 mod unnested;

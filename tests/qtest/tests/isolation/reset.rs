@@ -58,6 +58,36 @@ fn a_guest_boots_again_and_again() {
     bench.finish();
 }
 
+#[test]
+fn a_device_that_is_reset_on_its_own_stays_on_what_its_ste_says() {
+    for (entry, on) in [
+        (ste::FIRST, On::Nested(ste::FIRST)),
+        (ste::ABORT, On::Abort),
+        (ste::BYPASS, On::Bypass),
+    ] {
+        let bench = Bench::with_two_devices();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        smmu.install(sid(1), entry);
+        smmu.install(sid(2), ste::SECOND);
+        let devices = [("d0", on), ("d1", On::Nested(ste::SECOND))];
+        bench.expect("before", &devices);
+        bench.mark();
+        Ecam::of(bench.machine()).function_level_reset(sid(1) >> 8, 0);
+        assert_eq!(bench.journal().function_level_resets("d0"), 1);
+        assert_eq!(bench.journal().function_level_resets("d1"), 0);
+        assert_eq!(bench.journal().order(), [""; 0], "calls of the host");
+        bench.expect("after", &devices);
+        // its configuration can change as ever
+        smmu.install(sid(1), ste::stage1(0x4300_0000));
+        bench.expect(
+            "configured anew",
+            &[("d0", On::Nested(ste::stage1(0x4300_0000)))],
+        );
+        bench.finish();
+    }
+}
+
 /// Another number for the bus of the device in slot 1.
 const OTHER_BUS: u32 = 12;
 /// The `StreamID` that the device has then.

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Devices that come and go while another one is in use.
+
+use std::os::fd::RawFd;
+
+use smmuv3_qtest::{
+    command::{self, Command},
+    smmu::reg,
+};
+
+use crate::{
+    bench::{sid, ste, Bench, Ecam, Guest, Setup, EXPLICIT},
+    events::{listening, wait_prod, Faults},
+    journal::On,
+};
+
+/// "d0" in slot 1, slot 2, and devices that come into it one after the other.
+fn with_visitors() -> (Bench, Vec<(String, RawFd)>) {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
+    let visitors = (1..=4)
+        .map(|number| {
+            let name = format!("d{number}");
+            let fd = setup.spare(&name, "a");
+            (name, fd)
+        })
+        .collect();
+    (setup.start(), visitors)
+}
+
+/// Commands each of which is another one.
+struct Invalidations(u64);
+
+impl Invalidations {
+    fn next(&mut self, count: usize) -> Vec<Command> {
+        let first = self.0 + 1;
+        self.0 += count as u64;
+        (first..)
+            .take(count)
+            .map(|page| command::tlbi_nh_va(5, page << 12))
+            .collect()
+    }
+}
+
+#[test]
+fn a_second_device_comes_and_goes_while_the_first_ones_invalidations_are_under_way() {
+    let (bench, visitors) = with_visitors();
+    let smmu = bench.translating(&[ste::FIRST]);
+    smmu.write_ste(sid(2), ste::SECOND);
+    bench.mark();
+    let mut invalidations = Invalidations(0);
+    let mut asked = Vec::new();
+    let mut leave = |count| {
+        // more than a batch, and no CMD_SYNC: some of it stays in the queue
+        let commands = invalidations.next(count);
+        smmu.push(&commands);
+        smmu.ring();
+        asked.extend(commands);
+    };
+    for (name, fd) in &visitors {
+        leave(100);
+        bench.plug(name, *fd, 2).expect("plugged");
+        bench.expect("plugged", &[(name, On::Nested(ste::SECOND))]);
+        leave(30);
+        let ecam = Ecam::of(bench.machine());
+        ecam.power_on(sid(0) >> 8, 2 << 3);
+        ecam.function_level_reset(sid(2) >> 8, 0);
+        leave(70);
+        bench.unplug(name, 2);
+        bench.expect("unplugged", &[(name, On::Nothing)]);
+        leave(5);
+        smmu.submit(&[command::SYNC]);
+        assert!(!smmu.error());
+    }
+    let journal = bench.journal();
+    let issued: Vec<Command> = journal
+        .issued("a")
+        .concat()
+        .into_iter()
+        // the host puts its VMID into them
+        .map(|[word0, word1]| [word0 & !(0xffff << 32), word1])
+        .collect();
+    assert!(issued == asked, "each once, in order");
+    assert_eq!(journal.history("d0"), [], "d0 has stayed where it was");
+    drop(journal);
+    bench.finish();
+}
+
+#[test]
+fn a_second_device_comes_and_goes_while_the_first_one_faults() {
+    let (bench, visitors) = with_visitors();
+    let smmu = listening(&bench);
+    let mut faults = Faults::new();
+    let mut expected = 0;
+    let mut fault = || {
+        faults.report(&bench, 1);
+        expected += 1;
+        // index and wrap bit of a queue of four
+        wait_prod(&smmu, expected % 8);
+        smmu.write(reg::EVENTQ_CONS, expected % 8);
+    };
+    for (name, fd) in &visitors {
+        fault();
+        bench.plug(name, *fd, 2).expect("plugged");
+        fault();
+        bench.unplug(name, 2);
+        fault();
+    }
+    bench.finish();
+}
