@@ -395,6 +395,48 @@ fn a_table_of_stage_1_is_taken_away_under_a_transaction() {
     );
 }
 
+/// A block of stage 1 around [`PAGE`], of which stage 2 has some pages.
+fn block_in_pieces(attributes: u64) -> Nested {
+    let stage1 = Tables::stage1(12, 48, TABLES1);
+    let mut nested = Nested::new(stage1, Tables::new(12, 44, 0, TABLES2));
+    nested.map1(PAGE, 2, IPA, attributes);
+    for page in 0..512 {
+        let ipa = IPA + (page << 12);
+        nested.map2(ipa, 3, OUTPUT + (page << 12), STAGE2);
+    }
+    nested
+}
+
+#[test]
+fn a_block_of_stage_1_is_forgotten_as_a_whole_though_stage_2_has_pages() {
+    let block = PAGE & !0x1f_ffff;
+    for (attributes, asid) in [(STAGE1, ASID), (AF, 1)] {
+        let mut nested = block_in_pieces(attributes);
+        for page in [0, 7, 511] {
+            let known = nested.smmu.cached(block + (page << 12), READ);
+            assert!(matches!(known, Outcome::Translated { .. }));
+        }
+        tlbi(&mut nested.smmu, NH_VA, asid, block + 0x3000);
+        for page in [0, 7, 511] {
+            let known = nested.smmu.store.hit(SID, block + (page << 12), READ);
+            assert_eq!(known, None, "{page}");
+        }
+    }
+}
+
+#[test]
+fn a_block_of_stage_1_is_taken_away_under_a_transaction() {
+    let mut before = block_in_pieces(STAGE1);
+    let slot = before.place1(PAGE, 2);
+    for opcode in [NH_VA, NH_VAA] {
+        race(
+            &before.smmu,
+            &|smmu| smmu.memory.store_words(slot, &[0]),
+            &|smmu| tlbi(smmu, opcode, ASID, PAGE & !0x1f_ffff),
+        );
+    }
+}
+
 #[test]
 fn a_page_of_stage_2_is_remapped_under_a_transaction() {
     let mut tables = Tables::new(12, 44, 0, TABLES2);
