@@ -120,12 +120,13 @@ fn parameters_out_of_range_and_reserved_bits_are_not_illegal() {
             // VMID on an SMMU without stage 2, addresses that are not canonical
             [0x11 | (0x77 << 32) | (5 << 48), 0],
             [0x12 | (5 << 48), 0xab00_0000_0000_1001],
-            // a range: NUM 3, SCALE 1, TG 4K, TTL 3
+            // a range: NUM 3, SCALE 1, TG 4K, TTL 3; the same with TTL128
             [0x10_3012 | (5 << 48), 0x1_0701],
+            [0x10_3012 | (5 << 48), 0x1_0781],
             // Reserved bits of CMD_TLBI_NSNH_ALL and CMD_SYNC
             [0xffff_ffff_ffff_ff30, u64::MAX],
             [0xffff_ffff_ffff_cf46, u64::MAX],
         ]);
-        smmu.expect("all are consumed", Idle(9));
+        smmu.expect("all are consumed", Idle(10));
     });
 }

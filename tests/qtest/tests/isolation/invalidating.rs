@@ -3,9 +3,11 @@
 
 //! Invalidations on their way to the host: batches, and hosts that fail.
 
+use std::time::{Duration, Instant};
+
 use smmuv3_qtest::{
     command::{self, Command},
-    smmu::{cerror, reg, CMDQEN, SMMUEN},
+    smmu::{cerror, irq, reg, CMDQEN, SMMUEN},
     until, Smmu,
 };
 
@@ -97,6 +99,24 @@ fn a_cmd_sync_alone_takes_no_call() {
     let smmu = translating(&bench);
     smmu.commands(&[command::SYNC, command::SYNC_IRQ]);
     assert_eq!(sizes(&bench), [0; 0]);
+    bench.finish();
+}
+
+#[test]
+fn a_cmd_sync_waits_for_a_slow_host() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    smmu.intercept_irqs();
+    bench.say("fail HWPT_INVALIDATE delay_ms=200 count=1");
+    let start = Instant::now();
+    smmu.push(&[&tlbis(3)[..], &[command::SYNC_IRQ]].concat());
+    smmu.ring();
+    until("CMD_SYNC", || {
+        (smmu.pulses()[irq::CMD_SYNC as usize] == 1).then_some(())
+    });
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_eq!(completed(&bench), as_issued(&tlbis(3)));
+    assert_eq!(smmu.cons(), smmu.prod());
     bench.finish();
 }
 
