@@ -193,3 +193,25 @@ fn opcodes_are_legal_when_the_page_says_so() {
     }
     expect_none(&complaints.into_iter().collect::<Vec<_>>());
 }
+
+/// What the page says of the ID registers, which is why some of it does not apply.
+#[test]
+fn what_the_guest_is_not_shown_is_what_the_page_says() {
+    let shown = Features::arm_smmuv3();
+    let expected = shown
+        .with_hyp(false)
+        .with_pri(false)
+        .with_mpam(false)
+        .with_dpt(false)
+        .with_msi(false)
+        .with_sev(false)
+        .with_ecmdq(false)
+        .with_stall_model(1);
+    assert_eq!(shown, expected);
+    let words: Vec<String> = page::text(PAGE)
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    let said = "Hyp, PRI, MPAM, DPT, MSI, SEV, ECMDQ, SECURE_IMPL all 0, STALL_MODEL = 1";
+    assert!(words.join(" ").contains(said));
+}
