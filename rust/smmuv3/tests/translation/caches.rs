@@ -113,6 +113,7 @@ fn what_is_not_permitted_is_looked_at_again() {
     let mut both = nested();
     both.map2(IPA, 3, OUTPUT, AF | S2_READ);
     both.smmu.cached(PAGE, READ);
+    assert_eq!(both.smmu.store.hit(SID, PAGE, WRITE), None);
     both.map2(IPA, 3, OUTPUT, STAGE2);
     let more = both.smmu.walk(PAGE, WRITE);
     assert!(matches!(more, Outcome::Translated { .. }));
@@ -154,33 +155,74 @@ fn a_top_byte_that_counts_is_no_hit() {
     }
 }
 
-#[test]
-fn every_descriptor_that_is_read_is_told() {
-    struct Told(Vec<WalkStep>);
-    impl Caches for Told {
-        fn context(&mut self, _: StreamId) -> Option<StreamContext> {
-            None
-        }
-        fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
-        fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
-            None
-        }
-        fn insert(&mut self, _: Tag, _: u64, _: &Entry) {}
-        fn note_split(&mut self, _: u8) {}
-        fn walked(&mut self, step: &WalkStep) {
-            self.0.push(*step);
-        }
+/// Remembers nothing, but notes what it is told.
+#[derive(Default)]
+struct Told {
+    steps: Vec<WalkStep>,
+    entries: Vec<(Tag, u64)>,
+}
+
+impl Caches for Told {
+    fn context(&mut self, _: StreamId) -> Option<StreamContext> {
+        None
     }
-    let mut nested = nested();
-    let mut told = Told(Vec::new());
+
+    fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
+
+    fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
+        None
+    }
+
+    fn insert(&mut self, tag: Tag, address: u64, _: &Entry) {
+        self.entries.push((tag, address));
+    }
+
+    fn note_split(&mut self, _: u8) {}
+
+    fn walked(&mut self, step: &WalkStep) {
+        self.steps.push(*step);
+    }
+}
+
+fn told(smmu: &mut Smmu) -> Told {
     let Smmu {
         registers,
         features,
         memory,
         ..
-    } = &mut nested.smmu;
-    translate(registers, features, memory, &mut told, SID, PAGE, READ);
-    let stages: Vec<_> = told.0.iter().map(|step| (step.stage, step.level)).collect();
+    } = smmu;
+    let mut caches = Told::default();
+    translate(registers, features, memory, &mut caches, SID, PAGE, READ);
+    caches
+}
+
+#[test]
+fn each_translation_is_remembered_once() {
+    let combined = Tag {
+        vmid: VMID,
+        asid: Some(ASID),
+    };
+    let stage2 = Tag {
+        vmid: VMID,
+        asid: None,
+    };
+    assert_eq!(told(&mut stage1(STAGE1).0).entries, [(combined, PAGE)]);
+    let mut tables = Tables::new(12, 44, 0, TABLES2);
+    let mut alone = Smmu::stage2(&tables);
+    tables.map(&mut alone.memory, PAGE, 3, OUTPUT, STAGE2);
+    assert_eq!(told(&mut alone).entries, [(stage2, PAGE)]);
+    let mut nested = nested();
+    let mut expected = vec![(stage2, CD)];
+    expected.extend((0..4).map(|level| (stage2, nested.slot1(PAGE, level))));
+    expected.extend([(stage2, IPA), (combined, PAGE)]);
+    assert_eq!(told(&mut nested.smmu).entries, expected);
+}
+
+#[test]
+fn every_descriptor_that_is_read_is_told() {
+    let mut nested = nested();
+    let steps = told(&mut nested.smmu).steps;
+    let stages: Vec<_> = steps.iter().map(|step| (step.stage, step.level)).collect();
     // The Context descriptor, each of stage 1's, and the page.
     let walk2 = [(2, 0), (2, 1), (2, 2), (2, 3)];
     let mut expected = walk2.to_vec();
@@ -191,14 +233,13 @@ fn every_descriptor_that_is_read_is_told() {
     expected.extend(walk2);
     assert_eq!(stages, expected);
     let read = &nested.smmu.memory;
-    assert!(told
-        .0
+    assert!(steps
         .iter()
         .all(|step| read.load_u64(step.address) == step.descriptor));
-    let leaf = told.0.iter().rev().find(|step| step.stage == 1);
+    let leaf = steps.iter().rev().find(|step| step.stage == 1);
     let leaf = leaf.expect("stage 1 has been walked");
     assert_eq!((leaf.input, leaf.log2_bytes), (PAGE, 12));
-    let last = told.0.last().expect("there are some");
+    let last = steps.last().expect("there are some");
     assert_eq!((last.input, last.log2_bytes), (IPA, 12));
 }
 

@@ -200,11 +200,19 @@ fn a_table_that_begins_beyond_the_output_size_is_illegal() {
 
 #[test]
 fn endianness_is_that_of_walks_which_there_must_be() {
-    let mut smmu = one_page();
-    smmu.patch_cd(0, |word| word | cd::ENDI);
-    assert_eq!(smmu.record(PAGE), bare(0x0a));
-    smmu.patch_cd(0, |word| word | cd::EPD0);
-    assert_eq!(smmu.fault(PAGE, READ).event, EventType::Translation);
+    let tables = Tables::stage1(12, 48, TABLES1);
+    for (halves, legal) in [
+        ([Some(&tables), Some(&tables)], false),
+        ([Some(&tables), None], false),
+        ([None, Some(&tables)], false),
+        ([None, None], true),
+    ] {
+        let mut smmu = Smmu::stage1(&tables);
+        smmu.memory.store_words(CD, &cd_words(halves));
+        smmu.patch_cd(0, |word| word | cd::ENDI);
+        let expected = if legal { 0x10 } else { 0x0a };
+        assert_eq!(smmu.record(PAGE)[0], bare(expected)[0]);
+    }
 }
 
 #[test]

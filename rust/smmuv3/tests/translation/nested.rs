@@ -62,8 +62,10 @@ fn the_smaller_page_of_both_stages_is_what_is_translated() {
                     let size1 = shift(granule1, *level1);
                     let size2 = shift(granule2, *level2);
                     let address = 0x1234_5678_9abc;
-                    let ipa = IPA | (address & ((1 << size1) - 1));
-                    nested.map1(address, *level1, IPA, STAGE1);
+                    // Off the beginning of stage 2's block, if that is larger.
+                    let output1 = IPA + (3 << size1);
+                    let ipa = output1 | (address & ((1 << size1) - 1));
+                    nested.map1(address, *level1, output1, STAGE1);
                     nested.map2(ipa, *level2, OUTPUT, STAGE2);
                     let exact = OUTPUT | (ipa & ((1 << size2) - 1));
                     let log2_bytes = size1.min(size2);
