@@ -78,3 +78,28 @@ fn row(line: &str) -> Row {
 pub fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
+
+#[cfg(test)]
+mod self_tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_those_below_a_heading_without_those_that_head_them() {
+        let text =
+            "# Page\n| a |\n|---|\n| 0 |\n## One\n### Part\n| a | b |\n|---|:-:|\n| 1 | `x` |\n\
+                    | 2 |  |\n\n### Other\n| a |\n|---|\n| 3 |\n## Two\n| a |\n|---|\n| 4 |";
+        let first = |heading| -> Vec<String> {
+            let found = rows(text, heading);
+            found.iter().map(|row| row.cell(0).to_owned()).collect()
+        };
+        assert_eq!(first("## One"), ["1", "2", "3"]);
+        assert_eq!(first("## Two"), ["4"]);
+        assert_eq!(rows(text, "### Part")[0].cells, ["1", "`x`"]);
+        assert_eq!(rows(text, "### Part")[1].cell(1), "");
+    }
+
+    #[test]
+    fn code_is_between_backticks() {
+        assert_eq!(code("a `b`, `c d` e").collect::<Vec<_>>(), ["b", "c d"]);
+    }
+}
