@@ -5,7 +5,7 @@
 # $(XDG_CACHE_HOME)/smmuv3-accel (CACHE= moves it). QEMU_SRC=/path uses a QEMU tree of yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench qemu overlay revert clean tools
+.PHONY: help run test check bench fuzz qemu overlay revert clean tools
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +23,9 @@ bench: tools ## compare with QEMU's C device in the nested testbed and without a
 	@tests/e2e/run --bench
 	@tests/e2e/run --throughput
 	@scripts/in-root cargo bench --quiet --package smmuv3
+
+fuzz: tools ## the fuzz targets of the architecture, one after the other, TIME=60 seconds each
+	@scripts/in-root scripts/fuzz --seconds $(or $(TIME),60)
 
 qemu: tools ## build QEMU with the Rust device, for this machine and for arm64
 	@scripts/qemu-build x86 arm64

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The TLB, and a list of what it may know.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use smmuv3_fuzz::tlb::Steps;
+
+fuzz_target!(|case: Steps| case.check());

@@ -1,0 +1,614 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A guest, a host and memory that do anything at any moment, and after each
+//! visit of the queue the question whether what it did is what it may.
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use smmuv3::{
+    command::{decode, Command, CompletionSignal, Kind},
+    queue::Ring,
+    Features, FlushPolicy, Progress, Registers,
+};
+
+use crate::{
+    common::{
+        host::{EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT},
+        log::Event,
+        machine::{CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, GERRORN, IRQ_CTRL, QUEUE},
+        Answer, Machine,
+    },
+    pick::{below, one_of, plausible_features, policy, several},
+};
+
+/// Streams that may have a device.
+const STREAMS: [u32; 6] = [0, 8, 0x18, 0x19, 0x1f, 0xffff];
+
+/// Where MSIs go: away from the queue, where they would overwrite commands.
+const MSI: u64 = 0x2000_0000;
+
+/// Most visits after one step.
+const VISITS: usize = 40;
+
+/// What happens, one after the other.
+#[derive(Clone, Debug)]
+pub struct Session {
+    features: Features,
+    policy: FlushPolicy,
+    log2size: u32,
+    start: u32,
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Commands, and the doorbell.
+    Submit(Vec<[u64; 2]>),
+    /// A command changes in place.
+    Overwrite {
+        slot: u32,
+        words: [u64; 2],
+    },
+    Write {
+        offset: u64,
+        value: u64,
+    },
+    Acknowledge,
+    /// What the host says next.
+    Answers(Vec<Answer>),
+    /// A device comes or goes; the host knows of it, or does not.
+    Device {
+        sid: u32,
+        there: bool,
+        known: bool,
+    },
+    /// It goes when the host refuses a command.
+    Vanishing(u32),
+    CachesCds(bool),
+    Gone(bool),
+    /// Each visit lasts long enough with one call.
+    Slow(bool),
+    /// A slot of the queue aborts, or where MSIs go, or nothing any more.
+    Abort(Option<Place>),
+    Budget(u32),
+    /// The caller comes back without a doorbell.
+    Visit,
+    Reset,
+    /// To another machine with the same tables.
+    Migrate,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Slot(u32),
+    Msi,
+}
+
+impl Session {
+    /// Panics if a visit does what it must not.
+    pub fn check(&self) {
+        let mut machine = Machine::resized(self.features, self.policy, self.log2size, self.start);
+        machine.host.caches_cds = true;
+        for step in &self.steps {
+            take(&mut machine, step);
+            for _ in 0..VISITS {
+                if visit(&mut machine) == Progress::Idle {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn take(machine: &mut Machine, step: &Step) {
+    let ring = machine.registers.cmdq_ring(&machine.features);
+    match step {
+        Step::Submit(commands) => {
+            let commands = &commands[..commands.len().min(ring.entries() as usize)];
+            let prod = machine.registers.cmdq.prod;
+            machine.store_commands(prod, commands);
+            let prod = ring.advance(prod, commands.len() as u32);
+            write(machine, CMDQ_PROD, prod.into());
+        }
+        Step::Overwrite { slot, words } => machine.store_commands(*slot, &[*words]),
+        Step::Write { offset, value } => write(machine, *offset, *value),
+        Step::Acknowledge => {
+            let gerror = machine.read(0x60);
+            write(machine, GERRORN, gerror);
+        }
+        Step::Answers(answers) => machine.host.answers = answers.iter().copied().collect(),
+        Step::Device { sid, there, known } => {
+            machine.host.streams.remove(sid);
+            machine.host.unknown.remove(sid);
+            if *there {
+                machine.host.streams.insert(*sid);
+            }
+            if !known {
+                machine.host.unknown.insert(*sid);
+            }
+        }
+        Step::Vanishing(sid) => {
+            machine.host.vanishing.insert(*sid);
+        }
+        Step::CachesCds(caches) => machine.host.caches_cds = *caches,
+        Step::Slow(slow) => machine.host.is_slow = *slow,
+        Step::Gone(gone) => machine.host.is_gone = *gone,
+        Step::Abort(None) => {
+            machine.memory.unreadable.clear();
+            machine.memory.unwritable.clear();
+        }
+        Step::Abort(Some(Place::Slot(slot))) => {
+            let address = ring.entry_address(*slot);
+            machine.memory.unreadable.push(address + 3..address + 4);
+        }
+        Step::Abort(Some(Place::Msi)) => machine.memory.unwritable.push(MSI..MSI + 0x1000),
+        Step::Budget(budget) => machine.budget = *budget,
+        Step::Visit => {}
+        Step::Reset => {
+            machine.registers = Registers::reset(&machine.features);
+            machine.cmdq.reset();
+        }
+        Step::Migrate => {
+            let mut restored = machine.registers.clone();
+            restored.clear_reserved(&machine.features);
+            assert_eq!(restored, machine.registers);
+        }
+    }
+}
+
+/// Without the visit that it asks for: that comes next, and is watched.
+fn write(machine: &mut Machine, offset: u64, value: u64) {
+    let size = if offset == CMDQ_BASE { 8 } else { 4 };
+    let features = machine.features;
+    let effects = machine.registers.write(&features, offset, value, size);
+    assert!(!effects.cmdq || machine.registers.cmdq_ready(&features));
+}
+
+/// What was there before a visit.
+struct Before {
+    ready: bool,
+    registers: Registers,
+    ring: Ring,
+    rd: u32,
+    /// The commands from there on that a visit may look at.
+    commands: Vec<Slot>,
+    used: u32,
+    streams: Vec<u32>,
+    answers: Vec<Answer>,
+    events: usize,
+    calls: usize,
+    reads: usize,
+    messages: usize,
+}
+
+struct Slot {
+    words: [u64; 2],
+    readable: bool,
+    decoded: std::result::Result<Command, smmuv3::Illegal>,
+}
+
+impl Before {
+    fn of(machine: &Machine) -> Self {
+        let registers = machine.registers.clone();
+        let features = &machine.features;
+        let ring = registers.cmdq_ring(features);
+        let ready = registers.cmdq_ready(features);
+        let rd = registers.cmdq.cons & ring.pointer_mask();
+        let used = match ready {
+            true => ring.used(registers.cmdq.prod, rd).unwrap_or(0),
+            false => 0,
+        };
+        let slot = |number| {
+            let address = ring.entry_address(ring.advance(rd, number));
+            let words = [0, 8].map(|at| machine.memory.load_u64(address.wrapping_add(at)));
+            let within = address..address.saturating_add(16);
+            let aborts = machine.memory.unreadable.iter();
+            Slot {
+                words,
+                readable: !aborts
+                    .clone()
+                    .any(|range| range.start < within.end && within.start < range.end),
+                decoded: decode(words, features),
+            }
+        };
+        Self {
+            ready,
+            rd,
+            commands: (0..used.min(machine.budget)).map(slot).collect(),
+            used,
+            streams: known(machine),
+            answers: machine.host.answers.iter().copied().collect(),
+            events: machine.host.log.events().len(),
+            calls: machine.host.calls.len(),
+            reads: machine.memory.reads,
+            messages: machine.memory.written.len(),
+            registers,
+            ring,
+        }
+    }
+}
+
+/// Streams that the host knows.
+fn known(machine: &Machine) -> Vec<u32> {
+    let host = &machine.host;
+    host.streams.difference(&host.unknown).copied().collect()
+}
+
+fn visit(machine: &mut Machine) -> Progress {
+    let before = Before::of(machine);
+    let progress = machine.consume_once();
+    let after = After {
+        before: &before,
+        machine,
+        events: machine.host.log.events().split_off(before.events),
+        failures: before.answers[..before.answers.len() - machine.host.answers.len()]
+            .iter()
+            .filter_map(|answer| match answer {
+                Answer::Error { errno, .. } => Some(*errno),
+                Answer::Done => None,
+            })
+            .collect(),
+        consumed: {
+            let rd = machine.registers.cmdq.cons & before.ring.pointer_mask();
+            (rd.wrapping_sub(before.rd) & before.ring.pointer_mask()) as usize
+        },
+    };
+    after.check(progress);
+    progress
+}
+
+/// What a visit has done.
+struct After<'a> {
+    before: &'a Before,
+    machine: &'a Machine,
+    events: Vec<Event>,
+    /// What the host said that was no success.
+    failures: Vec<i32>,
+    consumed: usize,
+}
+
+impl After<'_> {
+    fn check(&self, progress: Progress) {
+        let registers = &self.machine.registers;
+        assert_eq!(registers.validate(&self.machine.features), Ok(()));
+        if !self.before.ready {
+            assert_eq!(progress, Progress::Idle);
+            assert_eq!(*registers, self.before.registers);
+            assert!(self.events.is_empty());
+        }
+        self.work_is_bounded();
+        self.only_its_registers_changed();
+        self.consumed_is_complete();
+        self.executed_was_asked_for();
+        self.signals();
+        match self.error() {
+            Some(code) => {
+                assert_eq!(progress, Progress::Idle);
+                self.stopped(code);
+            }
+            None => self.went_on(progress),
+        }
+    }
+
+    fn work_is_bounded(&self) {
+        let (host, memory) = (&self.machine.host, &self.machine.memory);
+        let commands = self.before.commands.len();
+        assert!(self.consumed <= commands);
+        // Retries of each kind, for both passes and each device.
+        assert!(host.calls.len() - self.before.calls <= 400 * (commands + 1));
+        assert!(memory.reads - self.before.reads <= commands + 2 + commands / 4096);
+    }
+
+    fn only_its_registers_changed(&self) {
+        let mut expected = self.before.registers.clone();
+        expected.cmdq.cons = self.machine.registers.cmdq.cons;
+        expected.gerror = self.machine.registers.gerror;
+        assert_eq!(expected, self.machine.registers);
+    }
+
+    /// `CMDQ_CONS.ERR` of an error that is new.
+    fn error(&self) -> Option<u32> {
+        let new = self.machine.registers.active_errors() & !self.before.registers.active_errors();
+        let code = self.machine.registers.cmdq.cons >> 24;
+        if new & 1 == 0 {
+            // The code of an error that is over stays (6.3.28).
+            assert_eq!(code, self.before.registers.cmdq.cons >> 24);
+        }
+        (new & 1 != 0).then_some(code)
+    }
+
+    fn executed(&self) -> impl Iterator<Item = &[u64; 2]> {
+        self.events.iter().filter_map(|event| match event {
+            Event::Executed(words) => Some(words),
+            _ => None,
+        })
+    }
+
+    fn happened(&self, event: Event) -> bool {
+        self.events.contains(&event)
+    }
+
+    /// Nothing that `CMDQ_CONS` has passed is left to do.
+    fn consumed_is_complete(&self) {
+        for slot in &self.before.commands[..self.consumed] {
+            assert!(slot.readable, "consumed without having been read");
+            match slot.decoded {
+                Err(_) => panic!("consumed, but illegal: {:x?}", slot.words),
+                Ok(Command::Forward {
+                    words,
+                    target,
+                    kind,
+                }) => assert!(
+                    self.executed().any(|executed| *executed == words)
+                        || self.is_moot(target, kind),
+                    "lost: {words:x?}"
+                ),
+                Ok(Command::CfgiSte { sid, .. }) => self.installed(sid, sid),
+                Ok(Command::CfgiSteRange { first, last }) => self.installed(first, last),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Whether there is nothing that a command could have invalidated.
+    fn is_moot(&self, target: Option<u32>, kind: Kind) -> bool {
+        let ignored = kind == Kind::Atc && !self.before.registers.smmu_enabled();
+        let there = |sid| self.before.streams.contains(&sid) && known(self.machine).contains(&sid);
+        let absent = target.is_some_and(|sid| !there(sid));
+        let silent =
+            target.is_some_and(|sid| kind == Kind::Atc && self.happened(Event::Quarantined(sid)));
+        let gone = self.machine.host.is_gone && self.failures.contains(&ENOENT);
+        ignored || absent || silent || gone
+    }
+
+    /// The entries of all devices that are still there were read again.
+    fn installed(&self, first: u32, last: u32) {
+        for sid in self.machine.host.streams.range(first..=last) {
+            assert!(
+                self.happened(Event::Installed(*sid)),
+                "{sid:#x} is as it was"
+            );
+        }
+    }
+
+    /// The host was given what the commands say, and nothing else.
+    fn executed_was_asked_for(&self) {
+        for words in self.executed() {
+            let asked = self.before.commands.iter().any(|slot| match slot.decoded {
+                Ok(Command::Forward { words: own, .. }) => own == *words,
+                Ok(Command::CfgiSte { sid, .. }) => *words == descriptors_of(sid),
+                Ok(Command::CfgiSteRange { first, last }) => {
+                    let sid = (words[0] >> 32) as u32;
+                    (first..=last).contains(&sid) && *words == descriptors_of(sid)
+                }
+                _ => false,
+            });
+            assert!(asked, "{words:x?} comes from nowhere");
+        }
+    }
+
+    fn signals(&self) {
+        let count = |wanted: fn(&CompletionSignal) -> bool| {
+            let consumed = self.before.commands[..self.consumed].iter();
+            consumed
+                .filter(
+                    |slot| matches!(slot.decoded, Ok(Command::Sync { signal }) if wanted(&signal)),
+                )
+                .count()
+        };
+        let wired = count(|signal| *signal == CompletionSignal::Irq);
+        let told = self.events.iter().filter(|event| **event == Event::CmdSync);
+        assert_eq!(told.count(), wired);
+        let messages = count(|signal| matches!(signal, CompletionSignal::Msi { .. }));
+        let memory = &self.machine.memory;
+        assert_eq!(memory.written.len() - self.before.messages, messages);
+        let new = self.machine.registers.active_errors() & !self.before.registers.active_errors();
+        let interrupts = match self.before.registers.gerror_irq_enabled() {
+            true => new.count_ones() as usize,
+            false => 0,
+        };
+        let told = self.events.iter().filter(|event| **event == Event::Gerror);
+        assert_eq!(told.count(), interrupts);
+        assert_eq!(new & !0x11, 0, "other errors");
+        assert!(new & 0x10 == 0 || messages > 0);
+    }
+
+    /// The queue stopped at a command, for a reason.
+    fn stopped(&self, code: u32) {
+        let commands = &self.before.commands;
+        let slot = commands.get(self.consumed).expect("stopped at a command");
+        let once =
+            !self.failures.contains(&ETIMEDOUT) && !self.machine.cmdq.policy().repeat_tlbi_cfgi;
+        let exact = match code {
+            1 => {
+                let refused = self.failures.contains(&EIO);
+                assert!(slot.readable && (slot.decoded.is_err() || refused));
+                slot.decoded.is_err() || once
+            }
+            2 => {
+                assert!(!slot.readable || !self.failures.is_empty());
+                !slot.readable
+            }
+            3 => {
+                assert!(matches!(slot.decoded, Ok(Command::Sync { .. })));
+                true
+            }
+            other => panic!("no such code: {other}"),
+        };
+        // Nothing behind it was begun. What timed out may have been, and what
+        // was older is done before anybody looks.
+        if exact {
+            let executed: Vec<_> = self.executed().collect();
+            for newer in &commands[self.consumed + 1..] {
+                let Ok(Command::Forward { words, .. }) = newer.decoded else {
+                    continue;
+                };
+                let older = commands[..=self.consumed].iter().any(|slot| {
+                    matches!(slot.decoded, Ok(Command::Forward { words: own, .. }) if own == words)
+                        || is_descriptors(&words)
+                });
+                assert!(older || !executed.contains(&&words), "newer: {words:x?}");
+            }
+        }
+    }
+
+    fn went_on(&self, progress: Progress) {
+        let (consumed, used) = (self.consumed, self.before.used as usize);
+        match progress {
+            Progress::Idle => assert_eq!(consumed, used),
+            Progress::More => {
+                let host = &self.machine.host;
+                let asked = host.calls.len() > self.before.calls || !self.events.is_empty();
+                let spent = host.is_slow && asked;
+                assert!(spent || (consumed < used && consumed == self.before.commands.len()));
+            }
+            Progress::Deferred => {
+                assert!(self.machine.cmdq.policy().defer_remainder);
+                assert!((1..63).contains(&(used - consumed)));
+                assert!(consumed >= 63);
+            }
+        }
+    }
+}
+
+/// What drops the Context descriptors of a stream.
+const fn descriptors_of(sid: u32) -> [u64; 2] {
+    [0x06 | ((sid as u64) << 32), 0]
+}
+
+const fn is_descriptors(words: &[u64; 2]) -> bool {
+    words[0] as u8 == 0x06
+}
+
+impl Arbitrary<'_> for Session {
+    fn arbitrary(u: &mut Unstructured<'_>) -> Result<Self> {
+        let log2size = u32::from(below(u, 12)?);
+        Ok(Self {
+            features: plausible_features(u)?.with_queues_preset(false),
+            policy: policy(u)?,
+            log2size,
+            start: u32::from(u16::arbitrary(u)?) & ((2 << log2size) - 1),
+            steps: several(u, 60, step)?,
+        })
+    }
+}
+
+fn step(u: &mut Unstructured<'_>) -> Result<Step> {
+    Ok(match below(u, 32)? {
+        0..=9 => {
+            let count = usize::from(below(u, 100)?);
+            Step::Submit(several(u, count, command)?)
+        }
+        10..=12 => Step::Acknowledge,
+        13..=17 => {
+            let count = usize::from(below(u, 24)?);
+            Step::Answers(several(u, count, answer)?)
+        }
+        18..=19 => {
+            let bits = u8::arbitrary(u)?;
+            Step::Device {
+                sid: STREAMS[usize::from(bits) % STREAMS.len()],
+                there: bits & 0x80 == 0,
+                known: bits & 0x60 != 0,
+            }
+        }
+        20 => Step::Vanishing(one_of(u, &STREAMS)?),
+        21 => Step::CachesCds(bool::arbitrary(u)?),
+        22 => {
+            let bits = u8::arbitrary(u)?;
+            let set = bits & 2 != 0;
+            match bits & 1 {
+                0 => Step::Gone(set),
+                _ => Step::Slow(set),
+            }
+        }
+        23 => Step::Abort(match u8::arbitrary(u)? {
+            0..=0x3f => None,
+            0x40..=0x5f => Some(Place::Msi),
+            slot => Some(Place::Slot(slot.into())),
+        }),
+        24 => Step::Budget(one_of(u, &[0, 1, 2, 7, 62, 63, 64, 4096])?),
+        25 => Step::Visit,
+        26 => Step::Overwrite {
+            slot: u32::from(u8::arbitrary(u)?),
+            words: command(u)?,
+        },
+        27..=30 => register(u)?,
+        _ => match below(u, 8)? {
+            0 => Step::Reset,
+            _ => Step::Migrate,
+        },
+    })
+}
+
+fn register(u: &mut Unstructured<'_>) -> Result<Step> {
+    let [which, value] = <[u8; 2]>::arbitrary(u)?;
+    let value = u64::from(value);
+    let (offset, value) = match which % 8 {
+        0 | 1 => (CR0, 0x8 | (value & 0xd)),
+        2 => (CR0, value & 0xd),
+        3 => (GERRORN, value | (value << 4)),
+        4 => (IRQ_CTRL, value & 0x5),
+        5 => (CMDQ_BASE, QUEUE | (value % 12)),
+        6 => (CMDQ_CONS, value),
+        _ => (CMDQ_PROD, value),
+    };
+    Ok(Step::Write { offset, value })
+}
+
+fn answer(u: &mut Unstructured<'_>) -> Result<Answer> {
+    let [what, entry_num] = <[u8; 2]>::arbitrary(u)?;
+    let entry_num = match entry_num {
+        0xff => u32::MAX,
+        small => small.into(),
+    };
+    Ok(match what {
+        0..=0x5f => Answer::Done,
+        0x60..=0x7f => Answer::error(EIO, entry_num),
+        0x80..=0x9f => Answer::error(ETIMEDOUT, entry_num),
+        0xa0..=0xb7 => Answer::error(ENOMEM, entry_num),
+        0xb8..=0xc7 => Answer::error(EINTR, entry_num),
+        0xc8..=0xd7 => Answer::error(EAGAIN, entry_num),
+        0xd8..=0xdf => Answer::error(ENOENT, entry_num),
+        // Any other, and those that no kernel has.
+        other => Answer::error(i32::from(other) * 5 - 0x460, entry_num),
+    })
+}
+
+/// One that may be legal, with a few bits that tell it from others; or any.
+fn command(u: &mut Unstructured<'_>) -> Result<[u64; 2]> {
+    let [kind, number] = <[u8; 2]>::arbitrary(u)?;
+    let n = u64::from(number);
+    let stream = u64::from(STREAMS[usize::from(number) % STREAMS.len()]) << 32;
+    Ok(match kind % 32 {
+        0..=5 => [0x5_0000_0000_0012, (n << 12) | 1],
+        6 => [0x11 | (n << 48), 0],
+        7 => [0x10, 0],
+        8 => [0x13, n << 12],
+        9 => [0x30, 0],
+        10 => [0x2a, n << 12],
+        11 => [0x28, 0],
+        12..=15 => [0x40 | stream, n << 12],
+        16..=17 => [0x05 | stream | (n << 12), 1],
+        18 => [0x06 | stream, 0],
+        19..=20 => [0x03 | stream, 1],
+        21 => [0x04 | stream, n % 32],
+        22 => [0x01 | stream, 0],
+        23..=24 => [0x46, 0],
+        25..=27 => [0x1046 | (n << 32), MSI | (n << 2)],
+        28 => [0x2046, 0],
+        29 => [0xff, n],
+        _ => {
+            let [word0, word1] = <[u64; 2]>::arbitrary(u)?;
+            let is_sync = word0 as u8 == 0x46;
+            [
+                word0,
+                if is_sync {
+                    MSI | (word1 & 0xfff)
+                } else {
+                    word1
+                },
+            ]
+        }
+    })
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What several inputs are made of.
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use smmuv3::{EioReport, Features, FlushPolicy};
+
+use crate::common::vector_features;
+
+/// One byte's worth of `0..count`: mutations stay local.
+pub fn below(u: &mut Unstructured<'_>, count: u8) -> Result<u8> {
+    u.int_in_range(0..=count - 1)
+}
+
+/// One of a few.
+pub fn one_of<T: Copy>(u: &mut Unstructured<'_>, choices: &[T]) -> Result<T> {
+    u.choose(choices).copied()
+}
+
+/// As many as there are bytes for, up to `most`.
+pub fn several<T>(
+    u: &mut Unstructured<'_>,
+    most: usize,
+    mut make: impl FnMut(&mut Unstructured<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut made = Vec::new();
+    while made.len() < most && !u.is_empty() {
+        made.push(make(u)?);
+    }
+    Ok(made)
+}
+
+/// ID registers: of a device that there is with a few features more, or any.
+pub fn features(u: &mut Unstructured<'_>) -> Result<Features> {
+    if below(u, 8)? == 0 {
+        return Ok(Features {
+            idr: <[u32; 6]>::arbitrary(u)?,
+            iidr: 0,
+            aidr: 1,
+        });
+    }
+    plausible_features(u)
+}
+
+/// The same without any that contradict each other.
+pub fn plausible_features(u: &mut Unstructured<'_>) -> Result<Features> {
+    let [one, other] = <[u8; 2]>::arbitrary(u)?;
+    let has = |byte: u8, bit: u8| (byte >> bit) & 1 != 0;
+    Ok(vector_features()
+        .with_s2p(has(one, 0))
+        .with_msi(has(one, 1))
+        .with_sev(has(one, 2))
+        .with_pri(has(one, 3))
+        .with_dpt(has(one, 4))
+        .with_ats(!has(one, 5))
+        .with_ril(!has(one, 6))
+        .with_hyp(has(one, 7))
+        .with_vmid16(!has(other, 0))
+        .with_asid16(!has(other, 1))
+        .with_cd2l(has(other, 2))
+        .with_queues_preset(has(other, 3) && has(other, 4))
+        .with_tables_preset(has(other, 3) && has(other, 5))
+        .with_oas(if has(other, 6) { 5 } else { 4 })
+        .with_ssidsize(if has(other, 7) { 0 } else { 20 }))
+}
+
+/// What is done about a host that fails.
+pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
+    let byte = u8::arbitrary(u)?;
+    Ok(FlushPolicy {
+        timeout_retries: u32::from(byte & 3),
+        memory_retries: u32::from((byte >> 2) & 3),
+        repeat_tlbi_cfgi: byte & 0x10 != 0,
+        defer_remainder: byte & 0x20 != 0,
+        eio: eio(byte & 0x40 != 0),
+    })
+}
+
+/// How an illegal command is reported.
+pub const fn eio(offender: bool) -> EioReport {
+    if offender {
+        EioReport::Offender
+    } else {
+        EioReport::BlockStart
+    }
+}
