@@ -3,7 +3,7 @@
 
 //! Guest memory: sparse, with places that abort.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, rc::Rc};
 
 use smmuv3::{BusAbort, GuestMemory};
 
@@ -12,7 +12,8 @@ const PAGE: u64 = 4096;
 /// Reads as zero where nothing was stored.
 #[derive(Clone, Default)]
 pub struct Memory {
-    pages: HashMap<u64, Box<[u8; PAGE as usize]>>,
+    /// Shared with copies until either is written to.
+    pages: HashMap<u64, Rc<[u8; PAGE as usize]>>,
     /// Addresses whose reads abort.
     pub unreadable: Vec<Range<u64>>,
     /// Addresses whose writes abort.
@@ -29,8 +30,8 @@ impl Memory {
             let page = self
                 .pages
                 .entry(at / PAGE)
-                .or_insert_with(|| Box::new([0; PAGE as usize]));
-            page[(at % PAGE) as usize] = *byte;
+                .or_insert_with(|| Rc::new([0; PAGE as usize]));
+            Rc::make_mut(page)[(at % PAGE) as usize] = *byte;
         }
     }
 
