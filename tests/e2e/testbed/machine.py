@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import socket
@@ -110,6 +111,11 @@ class Machine:
             self.pump.add(self.streams[name])
             options += ["-chardev", f"socket,id={name},fd={other.fileno()}", *(word.format(name) for word in _ENDS[end])]
         return options, theirs
+
+    def cpu_seconds(self) -> float:
+        """What the process has used of this machine's CPUs."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def errors(self) -> str:
         """What QEMU itself has printed."""

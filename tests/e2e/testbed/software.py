@@ -106,6 +106,7 @@ class SoftwareGuest:
 
     def __init__(self, config: SoftwareConfig, machine: Machine, trace: Path) -> None:
         self.config = config
+        self.machine = machine
         self.shell = Shell(machine.pump, machine.streams[f"{config.name}-shell"])
         self.qmp = Qmp(machine.pump, machine.streams[f"{config.name}-qmp"])
         self.log = KernelLog(self.shell)
