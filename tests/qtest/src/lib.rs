@@ -8,10 +8,12 @@
 //! and what QEMU said. Every wait has a time limit, and QEMU does not outlive
 //! the [`Machine`] that stands for it.
 
+pub mod assigned;
 pub mod binary;
 pub mod command;
 pub mod edu;
 pub mod fw_cfg;
+pub mod journal;
 mod line;
 pub mod machine;
 pub mod pci;

@@ -4,8 +4,7 @@
 //! Assigned devices on a simulated host: at every moment a device is translated
 //! by what the guest's registers and tables say, and by nothing else.
 
-mod bench;
-mod journal;
+use smmuv3_qtest::{assigned as bench, journal};
 
 mod enabling;
 mod events;

@@ -14,16 +14,15 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use serde_json::json;
-use smmuv3_qtest::{
-    command::Command,
+use crate::{
+    command::{self, Command},
+    journal::{Journal, On},
     machine::RAM,
     qemu,
     smmu::{reg, CMDQEN, SMMUEN},
     until, Builder, Finished, Machine, Smmu,
 };
-
-use crate::journal::{Journal, On};
+use serde_json::json;
 
 /// Properties that need no host: what `auto` would give is named.
 pub const EXPLICIT: &str = "accel=on,ats=on,ril=on,oas=44,ssidsize=0";
@@ -39,8 +38,11 @@ pub const NOWHERE: u64 = 0x0e00_0000_0000;
 
 /// STE words 0 and 1: `V`, and `Config` as named (5.2).
 pub mod ste {
+    /// Not valid: aborts
     pub const INVALID: [u64; 2] = [0, 0];
+    /// Aborts without a record
     pub const ABORT: [u64; 2] = [1, 0];
+    /// No stage 1
     pub const BYPASS: [u64; 2] = [1 | (0b100 << 1), 0];
     /// Stage 2, which this SMMU does not have
     pub const STAGE2: [u64; 2] = [1 | (0b110 << 1), 0];
@@ -53,8 +55,9 @@ pub mod ste {
         ]
     }
 
-    /// A stage 1, and another.
+    /// A stage 1.
     pub const FIRST: [u64; 2] = stage1(0x4100_0000);
+    /// Another one.
     pub const SECOND: [u64; 2] = stage1(0x4200_0000);
 }
 
@@ -219,6 +222,7 @@ impl Setup {
             .device(&vfio_pci(name, fd, &format!("slot{slot}")))
     }
 
+    /// Starts QEMU.
     #[track_caller]
     pub fn start(self) -> Bench {
         match self.try_start() {
@@ -477,19 +481,19 @@ impl Guest for Smmu<'_> {
     #[track_caller]
     fn install(&self, sid: u32, ste: [u64; 2]) {
         self.write_ste(sid, ste);
-        self.commands(&[smmuv3_qtest::command::cfgi_ste(sid)]);
+        self.commands(&[command::cfgi_ste(sid)]);
     }
 
     #[track_caller]
     fn commands(&self, commands: &[Command]) {
         assert_ne!(self.read(reg::CR0) & CMDQEN, 0, "the queue is on");
-        self.submit(&[commands, &[smmuv3_qtest::command::SYNC]].concat());
+        self.submit(&[commands, &[command::SYNC]].concat());
         assert!(!self.error(), "CMDQ_ERR, code {}", self.cons_err());
     }
 
     #[track_caller]
     fn fails(&self, command: Command) {
-        self.push(&[command, smmuv3_qtest::command::SYNC]);
+        self.push(&[command, command::SYNC]);
         self.ring();
         until("a command error", || self.error().then_some(()));
     }
@@ -511,6 +515,7 @@ pub struct Ecam<'a> {
 }
 
 impl<'a> Ecam<'a> {
+    /// That of a machine.
     #[track_caller]
     pub fn of(machine: &'a Machine) -> Self {
         let tree = machine.monitor("info mtree -f");

@@ -158,6 +158,7 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// The log in `path`, from its beginning.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -276,6 +277,14 @@ impl Journal {
             .iter()
             .map(Call::commands)
             .collect()
+    }
+
+    /// How many calls since the mark have failed.
+    pub fn failures(&self) -> usize {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "call" && line.text("result") != "ok")
+            .count()
     }
 
     /// The blocks of commands that the SMMU `smmu` has completed since the
