@@ -466,6 +466,19 @@ fn a_block_of_stage_1_is_forgotten_as_a_whole_though_stage_2_has_pages() {
 }
 
 #[test]
+fn the_largest_block_in_pieces_is_forgotten_as_a_whole() {
+    let mut nested = block_in_pieces(STAGE1);
+    let large = 1 << 39;
+    nested.map1(large, 1, IPA, STAGE1);
+    for address in [large, PAGE] {
+        let known = nested.smmu.cached(address, READ);
+        assert!(matches!(known, Outcome::Translated { .. }));
+    }
+    tlbi(&mut nested.smmu, NH_VA, ASID, large + (1 << 29));
+    assert_eq!(nested.smmu.store.hit(SID, large, READ), None);
+}
+
+#[test]
 fn a_block_of_stage_1_is_taken_away_under_a_transaction() {
     let mut before = block_in_pieces(STAGE1);
     let slot = before.place1(PAGE, 2);

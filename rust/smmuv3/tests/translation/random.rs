@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 
 use proptest::{prelude::*, sample::select};
 use smmuv3::{
-    translation::{translate, Outcome, Permissions, Store},
-    BusAbort, Features, GuestMemory, Registers,
+    translation::{
+        translate, Caches, Entry, Invalidation, Outcome, Permissions, Range, Store, StreamContext,
+        Tag, WalkStep,
+    },
+    BusAbort, Features, GuestMemory, Registers, StreamId,
 };
 
 use crate::{
@@ -340,6 +343,53 @@ proptest! {
         }
     }
 
+    /// Whichever descriptor of a walk changes: what software must invalidate
+    /// then is enough.
+    #[test]
+    fn a_change_is_seen_after_its_invalidation(
+        case in any_case(),
+        pick: usize,
+        change in select(&[0b01, 0b10, 1 << 6, 1 << 7, 1 << 10, 1 << 21, 1 << 30, 1 << 44_u64][..]),
+        within: u64,
+    ) {
+        let registers = case.registers();
+        let features = case.setup.features;
+        let mut memory = case.memory;
+        let mut told = Told::default();
+        for (address, wanted) in &case.accesses {
+            translate(&registers, &features, &mut memory, &mut told, SID, *address, *wanted);
+        }
+        let context = told.store.configurations.get(SID).copied();
+        let Some(StreamContext::Translate(context)) = context else {
+            return Ok(());
+        };
+        let Some(step) = told.steps.get(pick % told.steps.len().max(1)) else {
+            return Ok(());
+        };
+        let mut store = told.store;
+        memory.given.insert(step.address, Some(step.descriptor ^ change));
+        let Tag { vmid, asid } = context.tag();
+        if step.stage == 2 {
+            // It may have led to the Context descriptor.
+            store.configurations.forget(SID, SID);
+            store.tlb.invalidate(&Invalidation::Vmid(vmid));
+        } else {
+            // Any address of a page or block, all of those below a table.
+            let all = Range::page(step.input, step.log2_bytes);
+            let one = Range::page(all.first | (within & (all.last - all.first)), 12);
+            let is_table = step.level < 3 && step.descriptor & 0b11 == 0b11;
+            let range = if is_table { all } else { one };
+            store.tlb.invalidate(&Invalidation::Address { vmid, asid, range });
+        }
+        for (address, wanted) in case.accesses {
+            let walked =
+                translate(&registers, &features, &mut memory, &mut Uncached, SID, address, wanted);
+            let cached =
+                translate(&registers, &features, &mut memory, &mut store, SID, address, wanted);
+            prop_assert_eq!(cached, walked, "{:#x} after {:x?}", address, step);
+        }
+    }
+
     #[test]
     fn anything_in_memory_has_an_outcome(
         words in prop::collection::vec(any::<u64>(), 1..64),
@@ -378,6 +428,39 @@ proptest! {
         }
         // At most 5 walks of 5 descriptors for each descriptor of stage 1.
         prop_assert!(memory.next < 8 * 64 * 9);
+    }
+}
+
+/// Remembers everything, and the descriptors that were read for it.
+#[derive(Default)]
+struct Told {
+    store: Store,
+    steps: Vec<WalkStep>,
+}
+
+impl Caches for Told {
+    fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
+        self.store.context(sid)
+    }
+
+    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.store.keep_context(sid, context);
+    }
+
+    fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
+        self.store.lookup(tag, address)
+    }
+
+    fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
+        self.store.insert(tag, address, entry);
+    }
+
+    fn note_split(&mut self, stage1_log2_bytes: u8) {
+        self.store.note_split(stage1_log2_bytes);
+    }
+
+    fn walked(&mut self, step: &WalkStep) {
+        self.steps.push(*step);
     }
 }
 
