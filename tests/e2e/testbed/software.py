@@ -125,7 +125,7 @@ class SoftwareGuest:
     def group_types(self) -> dict[str, str]:
         """PCI address and type of IOMMU group of every device that is no bridge."""
         text = self.run("""for d in /sys/bus/pci/devices/*; do
-            case $(cat $d/class) in 0x06*) ;; *) echo $(basename $d) $(cat $d/iommu_group/type || echo none);; esac; done""")
+            case $(cat $d/class) in 0x06*) ;; *) echo $(basename $d) $(cat $d/iommu_group/type 2>/dev/null || echo none);; esac; done""")
         return dict(line.split() for line in text.splitlines())
 
 
