@@ -161,6 +161,21 @@ fn a_visit_ends_after_a_call_that_took_long() {
 }
 
 #[test]
+fn a_visit_ends_after_a_configuration_command_that_took_long() {
+    let mut machine = machine(4, 0);
+    machine.host.is_slow = true;
+    machine.write(CR0, STOPPED);
+    // nobody has these streams, but somebody may shadow them
+    machine.submit(&[[0x3 | (8 << 32), 1], [0x4, 31], [0x3 | (9 << 32), 1]]);
+    machine.registers.cr[0] = 0x9;
+    for consumed in 1..=3 {
+        assert_eq!(machine.consume_once(), Progress::More);
+        assert_eq!(machine.rd(), consumed);
+    }
+    assert_eq!(machine.consume_once(), Progress::Idle);
+}
+
+#[test]
 fn a_budget_of_nothing_consumes_nothing() {
     let mut machine = machine(4, 0);
     machine.write(CR0, STOPPED);

@@ -226,6 +226,8 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// `first..=last` that have a device.
     fn install(&mut self, words: [u64; 2], first: StreamId, last: StreamId) -> Result<(), Failure> {
         self.host.forget_configurations(first, last);
+        // Those who shadow a stream are told, which takes its time.
+        self.spent = true;
         // Whether a device is there is asked after what is older was done.
         if self.host.next_stream(first, last).is_some() {
             self.flush()?;
@@ -236,7 +238,6 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             if sid > last || next > Some(sid) {
                 break;
             }
-            self.spent = true;
             if self.host.install_ste(sid) {
                 self.invalidate_cds(words, sid)?;
             }
