@@ -69,7 +69,7 @@ fn reasonable(u: &mut Unstructured<'_>) -> Result<Reasonable> {
         portion: 1 + usize::from(below(u, 200)?),
         log2size: below(u, 9)?.into(),
         budget: one_of(u, &[1, 2, 7, 4096])?,
-        program: several(u, 400, op)?,
+        program: several(u, 160, op)?,
     })
 }
 
@@ -81,7 +81,7 @@ fn unreasonable(u: &mut Unstructured<'_>) -> Result<Unreasonable> {
             let count = below(u, 40)?;
             (0..count).map(|_| answer(u)).collect::<Result<_>>()?
         },
-        program: several(u, 300, op)?,
+        program: several(u, 160, op)?,
     })
 }
 

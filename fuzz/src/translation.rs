@@ -15,8 +15,8 @@ use smmuv3::{
     bits::field64,
     command::decode,
     translation::{
-        translate, Caches, Entry, Invalidation, Outcome, Permissions, Store, StreamContext, Tag,
-        WalkStep,
+        translate, Caches, Entry, Invalidation, Outcome, Permissions, Range, Store, StreamContext,
+        Tag, WalkStep,
     },
     BusAbort, Command, Features, GuestMemory, Registers, StreamId,
 };
@@ -171,18 +171,20 @@ impl World {
     }
 
     /// What a walk of this address depends on may be changed later.
-    fn note(&mut self, mut walk: impl FnMut(&mut Tables, &mut Noted) -> Outcome) {
-        let mut noted = Noted(Vec::new());
+    /// Tells which addresses have the same descriptor of stage 1.
+    fn note(&mut self, mut walk: impl FnMut(&mut Tables, &mut Noted) -> Outcome) -> Option<Range> {
+        let mut noted = Noted::default();
         self.memory.read.clear();
         walk(&mut self.memory, &mut noted);
         let mut read = std::mem::take(&mut self.memory.read);
-        for (address, _) in &noted.0 {
+        for (address, _) in &noted.descriptors {
             if let Some(at) = read.iter().position(|other| other == address) {
                 read.swap_remove(at);
             }
         }
         self.configuration.extend(read);
-        self.walked.append(&mut noted.0);
+        self.walked.append(&mut noted.descriptors);
+        noted.leaf
     }
 
     /// Tells what a command asked to be forgotten.
@@ -238,6 +240,8 @@ struct Fresh {
     stage2: bool,
     /// Those of stage 1, or of stage 2 where it is alone, of these addresses.
     addresses: BTreeSet<u64>,
+    /// What is remembered of an address is of a descriptor of stage 1 for these.
+    leaves: BTreeMap<u64, Range>,
 }
 
 impl Fresh {
@@ -247,6 +251,7 @@ impl Fresh {
             all: true,
             stage2: true,
             addresses: BTreeSet::new(),
+            leaves: BTreeMap::new(),
         }
     }
 
@@ -362,7 +367,7 @@ impl Smmu<'_> {
         let store = &mut world.store;
         let cached =
             walk(&mut |memory| translate(registers, features, memory, store, SID, address, wanted));
-        world.note(|memory, noted| {
+        let leaf = world.note(|memory, noted| {
             translate(registers, features, memory, noted, SID, address, wanted)
         });
         let known = world.store.hit(SID, address, wanted);
@@ -375,7 +380,12 @@ impl Smmu<'_> {
             assert_eq!(cached, expected, "remembered {address:#x}");
             if !matches!(expected, Outcome::Fault(_)) {
                 assert_eq!(known, Some(expected), "not remembered: {address:#x}");
+                if let Some(leaf) = leaf {
+                    self.fresh.leaves.insert(address, leaf);
+                }
             }
+        } else {
+            self.fresh.leaves.clear();
         }
         self.fresh.used(nested);
     }
@@ -410,6 +420,7 @@ impl Smmu<'_> {
             self.fresh = Fresh::everything();
         } else {
             self.fresh.used(self.is_nested());
+            self.fresh.leaves.clear();
         }
         let registers = &self.registers;
         self.world.get_mut().note(|memory, noted| {
@@ -443,9 +454,14 @@ impl Smmu<'_> {
                 let Some(range) = what.reach(tag, globals).filter(|_| !(by_asid && globals)) else {
                     return;
                 };
+                // One command is enough for all of a page or block.
+                let by_address = matches!(what, Invalidation::Address { .. });
                 for number in 0..=u8::MAX {
                     let address = self.address(number);
-                    if (range.first..=range.last).contains(&address) {
+                    let leaf = self.fresh.leaves.get(&address).filter(|_| by_address);
+                    if (range.first..=range.last).contains(&address)
+                        || leaf.is_some_and(|leaf| leaf.overlaps(&range))
+                    {
                         self.fresh.addresses.insert(address);
                     }
                 }
@@ -479,7 +495,13 @@ impl Smmu<'_> {
 }
 
 /// Remembers nothing but where descriptors are.
-struct Noted(Vec<(u64, u8)>);
+#[derive(Default)]
+struct Noted {
+    /// And of which stage.
+    descriptors: Vec<(u64, u8)>,
+    /// The addresses of the last descriptor of stage 1.
+    leaf: Option<Range>,
+}
 
 impl Caches for Noted {
     fn context(&mut self, _: StreamId) -> Option<StreamContext> {
@@ -497,7 +519,14 @@ impl Caches for Noted {
     fn note_split(&mut self, _: u8) {}
 
     fn walked(&mut self, step: &WalkStep) {
-        self.0.push((step.address, step.stage));
+        self.descriptors.push((step.address, step.stage));
+        if step.stage == 1 {
+            let within = (1 << step.log2_bytes) - 1;
+            self.leaf = Some(Range {
+                first: step.input & !within,
+                last: step.input | within,
+            });
+        }
     }
 }
 
