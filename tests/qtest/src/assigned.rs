@@ -184,6 +184,13 @@ impl Setup {
         self
     }
 
+    /// Has these trace events written to standard error.
+    #[must_use]
+    pub fn trace(mut self, pattern: &str) -> Self {
+        self.builder = self.builder.args(["-trace", pattern]);
+        self
+    }
+
     /// Says something to the host.
     #[must_use]
     pub fn say(self, line: &str) -> Self {

@@ -18,5 +18,6 @@ mod reset;
 mod several;
 mod simulation;
 mod table;
+mod tracing;
 mod traffic;
 mod unnested;

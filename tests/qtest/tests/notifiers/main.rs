@@ -10,3 +10,4 @@ mod backend;
 mod bench;
 mod devices;
 mod tells;
+mod tracing;

@@ -27,3 +27,4 @@ mod stream_table;
 mod streams;
 mod tables;
 mod topology;
+mod tracing;

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Trace events of the accelerated mode: who reads the C device's traces can
+//! read these.
+
+use std::path::PathBuf;
+
+use smmuv3_qtest::{command, qemu, qemu_c, smmu::SMMUEN};
+
+use crate::bench::{sid, ste, Guest, Setup, EXPLICIT};
+
+/// What a device traces of a guest that configures and unplugs its device.
+fn trace(binary: PathBuf) -> Vec<String> {
+    let bench = Setup::of(&binary, "smmu a")
+        .smmu(EXPLICIT)
+        .trace("smmuv3_accel_*")
+        .trace("smmu_reset_exit")
+        .assign("d0", 1)
+        .start();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    for entry in [ste::ABORT, ste::FIRST, ste::BYPASS] {
+        smmu.install(sid(1), entry);
+    }
+    smmu.commands(&[command::TLBI_NSNH_ALL]);
+    bench.unplug("d0", 1);
+    let finished = bench.end();
+    finished
+        .complaints()
+        .into_iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+fn lines<'a>(trace: &'a [String], event: &str) -> Vec<&'a str> {
+    let with_name = |line: &&str| line.split(' ').next() == Some(event);
+    trace.iter().map(String::as_str).filter(with_name).collect()
+}
+
+#[test]
+fn events_of_assigned_devices_are_those_of_the_c_device() {
+    let [rust, c] = [qemu(), qemu_c()].map(trace);
+    for event in [
+        "smmuv3_accel_set_iommu_device",
+        "smmuv3_accel_unset_iommu_device",
+        "smmuv3_accel_translate_ste",
+        "smmu_reset_exit",
+    ] {
+        assert!(!lines(&c, event).is_empty(), "{event}");
+        assert_eq!(
+            lines(&rust, event),
+            lines(&c, event),
+            "left: the Rust device, right: the C device"
+        );
+    }
+    // the C device says nothing of what it attaches for another reason than a
+    // command; what it says is here, in this order
+    let mut said = lines(&rust, "smmuv3_accel_install_ste").into_iter();
+    for line in lines(&c, "smmuv3_accel_install_ste") {
+        assert!(said.any(|other| other == line), "{line}: {rust:#?}");
+    }
+}
+
+#[test]
+fn every_call_that_invalidates_is_told_with_its_outcome() {
+    let rust = trace(qemu());
+    let batches = lines(&rust, "smmuv3_accel_invalidate_batch");
+    assert_eq!(
+        batches.last(),
+        Some(&"smmuv3_accel_invalidate_batch count=1 errno=0 entry_num=1"),
+        "{rust:#?}"
+    );
+}
