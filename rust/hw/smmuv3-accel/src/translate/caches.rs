@@ -4,7 +4,9 @@
 //! How a transaction uses the caches: it locks them for each look-up alone, so
 //! that its walks run beside others and beside the guest's commands.
 
-use smmuv3::translation::{Caches, Context, Entry, Outcome, Session, StreamContext, Tag, WalkStep};
+use smmuv3::translation::{
+    Caches, Context, Entry, Outcome, Session, Store, StreamContext, Tag, WalkStep,
+};
 
 use crate::device::Smmuv3;
 
@@ -61,10 +63,24 @@ impl Statistics {
         }
     }
 
-    /// Tells of that.
-    pub fn trace_hit(&self, stream_id: u32, iova: u64, context: Option<&StreamContext>) {
+    /// They knew no more than this configuration.
+    pub fn note_miss(&mut self, known: Option<&StreamContext>) {
+        self.configurations.note(known.is_some());
+        if matches!(known, Some(StreamContext::Translate(_))) {
+            self.translations.note(false);
+        }
+    }
+
+    /// Does anybody want to be told of what is found?
+    pub fn is_traced() -> bool {
+        trace::trace_smmuv3_config_cache_hit_enabled()
+            || trace::trace_smmu_iotlb_lookup_hit_enabled()
+    }
+
+    /// Tells that both caches knew.
+    pub fn trace_hit(&self, stream_id: u32, iova: u64, store: &Store) {
         self.trace_configuration(stream_id, true);
-        if let Some(StreamContext::Translate(context)) = context {
+        if let Some(StreamContext::Translate(context)) = store.configurations.get(stream_id) {
             self.trace_translation(context.tag(), iova, true);
         }
     }
@@ -91,22 +107,43 @@ impl Statistics {
     }
 }
 
-/// The device's caches, on behalf of one transaction.
+/// The device's caches, on behalf of one transaction that they did not know all
+/// about.
 pub struct Locked<'a> {
     device: &'a Smmuv3,
     session: Session,
+    /// The configuration, if it was known
+    known: Option<StreamContext>,
+    /// The translation was looked for with a known configuration: it is not there
+    missing: bool,
+    /// For the trace: how often things were found
+    statistics: Statistics,
     /// For the trace: what the walks are of
     context: Option<Context>,
 }
 
 impl<'a> Locked<'a> {
-    /// The caches of `device` for a transaction that began with `session`.
-    pub const fn new(device: &'a Smmuv3, session: Session) -> Self {
+    /// The caches of `device` for a transaction that began with `session`, and for
+    /// which [`Store::hit`] has found no more than `known`.
+    pub const fn new(
+        device: &'a Smmuv3,
+        session: Session,
+        known: Option<StreamContext>,
+        statistics: Statistics,
+    ) -> Self {
         Self {
             device,
             session,
+            known,
+            missing: matches!(known, Some(StreamContext::Translate(_))),
+            statistics,
             context: None,
         }
+    }
+
+    /// When the transaction began.
+    pub const fn session(&self) -> Session {
+        self.session
     }
 
     fn note_context(&mut self, context: &StreamContext) {
@@ -118,17 +155,12 @@ impl<'a> Locked<'a> {
 
 impl Caches for Locked<'_> {
     fn context(&mut self, sid: u32) -> Option<StreamContext> {
-        let (context, statistics) = {
-            let mut shared = self.device.shared();
-            let context = shared.store.configurations.get(sid).copied();
-            shared.statistics.configurations.note(context.is_some());
-            (context, shared.statistics)
-        };
-        statistics.trace_configuration(sid, context.is_some());
-        if let Some(context) = &context {
-            self.note_context(context);
+        self.statistics
+            .trace_configuration(sid, self.known.is_some());
+        if let Some(context) = self.known {
+            self.note_context(&context);
         }
-        context
+        self.known
     }
 
     fn keep_context(&mut self, sid: u32, context: &StreamContext) {
@@ -139,13 +171,15 @@ impl Caches for Locked<'_> {
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
-        let (entry, statistics) = {
+        let mut entry = None;
+        if !std::mem::take(&mut self.missing) {
             let mut shared = self.device.shared();
-            let entry = shared.store.tlb.lookup(tag, address);
+            entry = shared.store.tlb.lookup(tag, address);
             shared.statistics.translations.note(entry.is_some());
-            (entry, shared.statistics)
-        };
-        statistics.trace_translation(tag, address, entry.is_some());
+            self.statistics = shared.statistics;
+        }
+        self.statistics
+            .trace_translation(tag, address, entry.is_some());
         entry
     }
 

@@ -153,20 +153,23 @@ impl Smmuv3 {
     }
 
     fn outcome(&self, stream_id: u32, iova: u64, wanted: Permissions) -> (Session, Outcome) {
-        let (session, features, registers) = {
+        let (features, registers, mut caches) = {
             let mut shared = self.shared();
             let session = shared.store.begin();
+            let mut known = None;
             if !self.accel && shared.registers.smmu_enabled() {
                 if let Some(outcome) = shared.store.hit(stream_id, iova, wanted) {
                     shared.statistics.note_hit(&outcome);
-                    let statistics = shared.statistics;
-                    let context = shared.store.configurations.get(stream_id).copied();
-                    drop(shared);
-                    statistics.trace_hit(stream_id, iova, context.as_ref());
+                    if Statistics::is_traced() {
+                        shared.statistics.trace_hit(stream_id, iova, &shared.store);
+                    }
                     return (session, outcome);
                 }
+                known = shared.store.configurations.get(stream_id).copied();
+                shared.statistics.note_miss(known.as_ref());
             }
-            (session, shared.features, shared.registers.clone())
+            let caches = Locked::new(self, session, known, shared.statistics);
+            (shared.features, shared.registers.clone(), caches)
         };
         let memory = &mut GuestRam;
         let outcome = if self.accel {
@@ -175,12 +178,12 @@ impl Smmuv3 {
                 &registers, &features, memory, caches, stream_id, iova, wanted,
             )
         } else {
-            let caches = &mut Locked::new(self, session);
+            let caches = &mut caches;
             translation::translate(
                 &registers, &features, memory, caches, stream_id, iova, wanted,
             )
         };
-        (session, outcome)
+        (caches.session(), outcome)
     }
 }
 
