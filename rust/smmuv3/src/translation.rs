@@ -28,7 +28,7 @@ pub use store::{Session, Store};
 pub use tlb::Tlb;
 
 use self::walk::Walker;
-use crate::{cmdq::GuestMemory, features::Features, registers::Registers, StreamId};
+use crate::{bits::mask64, cmdq::GuestMemory, features::Features, registers::Registers, StreamId};
 
 /// One descriptor that a walk has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,9 @@ pub fn translate<M: GuestMemory, C: Caches>(
     wanted: Permissions,
 ) -> Outcome {
     if !registers.smmu_enabled() {
-        return if registers.gbpa_abort() {
+        // An address beyond the output size is aborted, and no event tells (3.4).
+        let too_large = address & !mask64(0, features.oas_bits()) != 0;
+        return if registers.gbpa_abort() || too_large {
             Outcome::Abort
         } else {
             Outcome::Disabled

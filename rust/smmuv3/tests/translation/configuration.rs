@@ -52,6 +52,8 @@ fn a_disabled_smmu_passes_or_aborts_everything_and_reads_nothing() {
     let features = smmu.features;
     smmu.registers.write(&features, 0x20, 0, 4);
     assert_eq!(smmu.walk(PAGE, WRITE), Outcome::Disabled);
+    assert_eq!(smmu.walk((1 << 44) - 1, READ), Outcome::Disabled);
+    assert_eq!(smmu.walk(1 << 44, READ), Outcome::Abort);
     smmu.registers.write(&features, 0x44, 0x8010_0000, 4);
     assert_eq!(smmu.walk(PAGE, WRITE), Outcome::Abort);
     assert_eq!(smmu.memory.reads, 0);
