@@ -53,8 +53,9 @@ impl Words {
                 target,
                 kind,
             } => {
-                // What is forwarded has no Reserved bits left to lose. Of EL2,
-                // no host takes anything: everything is dropped.
+                let [fields0, fields1] = fields(words[0] as u8);
+                assert_eq!((words[0] & !fields0, words[1] & !fields1), (0, 0));
+                // Of EL2, no host takes anything: everything is dropped.
                 assert_eq!(decode(words, features), Ok(command));
                 if !matches!(word0 as u8, 0x20..=0x23) {
                     assert_eq!(words[0] as u8, word0 as u8);
@@ -198,6 +199,31 @@ impl Words {
             reads: 0,
         }
     }
+}
+
+/// The bits of a forwarded command that are not Reserved: a host refuses those
+/// that are.
+fn fields(opcode: u8) -> [u64; 2] {
+    const SID: u64 = 0xffff_ffff << 32;
+    const SSID: u64 = 0xf_ffff << 12;
+    const VMID: u64 = 0xffff << 32;
+    const ASID: u64 = 0xffff << 48;
+    const NUM_SCALE: u64 = 0x3f1_f000;
+    // Address, TG, TTL, Leaf
+    const BY_ADDRESS: u64 = !0xff | 1;
+    let [word0, word1] = match opcode {
+        0x05 => [SID | SSID, 1],
+        0x06 => [SID, 0],
+        0x10 | 0x28 => [VMID, 0],
+        0x11 => [VMID | ASID, 0],
+        0x12 => [VMID | ASID | NUM_SCALE, BY_ADDRESS],
+        0x13 | 0x2a => [VMID | NUM_SCALE, BY_ADDRESS],
+        0x30 => [0, 0],
+        // SSV and Global; Size
+        0x40 => [SID | SSID | (1 << 11) | (1 << 9), !0xfff | 0x3f],
+        other => panic!("{other:#x} is forwarded"),
+    };
+    [word0 | 0xff, word1]
 }
 
 /// Memory that answers with one word after the other.
