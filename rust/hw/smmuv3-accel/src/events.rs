@@ -72,13 +72,12 @@ impl Smmuv3 {
     /// whether it does. No command is executed between the condition and the
     /// event. May be called without the Big QEMU Lock.
     pub fn post_event(&self, event: Event, condition: impl FnOnce(&Shared) -> bool) -> bool {
-        {
-            let shared = self.shared();
-            if !shared.registers.eventq_enabled() || !condition(&shared) {
-                return false;
-            }
-            self.waiting_events.push(event);
+        let shared = self.shared();
+        if !shared.registers.eventq_enabled() || !condition(&shared) {
+            return false;
         }
+        self.waiting_events.push(event);
+        drop(shared);
         if bql::is_locked() {
             self.record_waiting();
         } else {

@@ -153,7 +153,7 @@ impl Smmuv3 {
     }
 
     fn outcome(&self, stream_id: u32, iova: u64, wanted: Permissions) -> (Session, Outcome) {
-        let (features, registers, mut caches) = {
+        let (features, registers, mut locked) = {
             let mut shared = self.shared();
             let session = shared.store.begin();
             let mut known = None;
@@ -178,12 +178,12 @@ impl Smmuv3 {
                 &registers, &features, memory, caches, stream_id, iova, wanted,
             )
         } else {
-            let caches = &mut caches;
+            let caches = &mut locked;
             translation::translate(
                 &registers, &features, memory, caches, stream_id, iova, wanted,
             )
         };
-        (caches.session(), outcome)
+        (locked.session(), outcome)
     }
 }
 
