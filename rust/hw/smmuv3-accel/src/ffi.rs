@@ -29,7 +29,8 @@ use crate::{bindings, device::Smmuv3};
 // ---------------------------------------------------------------------------
 // QOM types that C owns
 
-/// The C base type `arm-smmu`: page-table walk and bus map of `smmu-common.c`.
+/// The C base type `arm-smmu`: bus map and memory regions of `smmu-common.c`, whose
+/// walker and caches are not used.
 #[repr(transparent)]
 #[derive(Debug, common::Wrapper)]
 pub struct SmmuState(Opaque<bindings::SMMUState>);
@@ -466,7 +467,7 @@ pub fn report(error: &Error) {
     unsafe { util::bindings::error_report_err(error.clone_to_foreign_ptr()) }
 }
 
-/// Is the virtual machine at its end? Ends QEMU as a failed start does.
+/// Reports an error and ends QEMU, as a failed start does.
 pub fn exit_with(error: &Error) -> ! {
     report(error);
     std::process::exit(1)
