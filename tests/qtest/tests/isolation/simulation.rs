@@ -4,7 +4,7 @@
 //! The simulated host itself, with the C device as its guest: what no other test
 //! here looks at.
 
-use smmuv3_qtest::{command, qemu_c};
+use smmuv3_qtest::{command, qemu_c, smmu::EVENTQEN};
 
 use crate::bench::{Setup, EXPLICIT};
 
@@ -21,4 +21,19 @@ fn a_slow_host_is_waited_for() {
     assert!(start.elapsed().as_millis() >= 200);
     assert_eq!(bench.journal().issued("a").len(), 1);
     bench.finish();
+}
+
+#[test]
+fn an_event_queue_whose_file_is_polled_is_busy_when_it_is_closed() {
+    let bench = Setup::of(&qemu_c(), "smmu a")
+        .smmu(EXPLICIT)
+        .assign("d0", 1)
+        .start();
+    bench.smmu().enable(EVENTQEN);
+    let queues = || bench.journal().objects().get("veventq").copied();
+    assert_eq!(queues(), Some(1));
+    // the main loop polls the file itself
+    bench.unplug("d0", 1);
+    assert_eq!(queues(), Some(1), "it was destroyed");
+    bench.finish_after_complaints();
 }
