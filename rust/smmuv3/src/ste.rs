@@ -216,7 +216,7 @@ impl Ste {
         let stage2 = Stage2 {
             base,
             tsz: field64(word2, 32, 6) as u8,
-            start_level: start_level(granule_shift, field64(word2, 38, 2) as u8)?,
+            start_level: start_level(granule_shift, field64(word2, 38, 2) as u8, features)?,
             granule_shift,
             oas_bits: oas_bits as u8,
             affd: bit64(word2, 53),
@@ -306,10 +306,14 @@ impl Stage2 {
 }
 
 /// The level that `S2SL0` means (Arm ARM, `VTCR_EL2.SL0`). 0b11 takes small
-/// translation tables or 52-bit addresses, which are not implemented.
-const fn start_level(granule_shift: u8, s2sl0: u8) -> Result<u8, BadSte> {
+/// translation tables or 52-bit addresses, which are not implemented; 0b10 takes
+/// output addresses as large as the tables could map.
+const fn start_level(granule_shift: u8, s2sl0: u8, features: &Features) -> Result<u8, BadSte> {
+    let oas_bits = features.oas_bits();
     match (granule_shift, s2sl0) {
         (_, 3) => Err(BadSte::Stage2Level),
+        (12 | 16, 2) if oas_bits < 44 => Err(BadSte::Stage2Level),
+        (14, 2) if oas_bits < 42 => Err(BadSte::Stage2Level),
         (12, _) => Ok(2 - s2sl0),
         _ => Ok(3 - s2sl0),
     }
@@ -488,6 +492,9 @@ mod tests {
         ] {
             assert_eq!(stage2(low, &features), bad(reason), "{low:#x}");
         }
+        let small = features.with_oas(0b010);
+        let level0 = (VALID_S2 & !0xff) | (2 << 6) | 24;
+        assert_eq!(stage2(level0, &small), bad(BadSte::Stage2Level));
         let no_64k = features.with_gran64k(false);
         assert_eq!(
             stage2(VALID_S2 | (1 << 14), &no_64k),

@@ -152,7 +152,12 @@ fn through<M: GuestMemory, C: Caches>(
             return Ok(entry);
         }
     }
-    let entry = Walker { memory, caches }.walk(context, input, wanted)?;
+    let mut walker = Walker {
+        memory,
+        caches,
+        oas_bits: context.ias_bits,
+    };
+    let entry = walker.walk(context, input, wanted)?;
     // Stage 2 alone is remembered where it is walked.
     if tag.asid.is_some() {
         caches.insert(tag, input, &entry);

@@ -238,10 +238,11 @@ impl Smmuv3 {
         *self.migration_blocker.borrow_mut() = blocker;
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
         *self.deferred.borrow_mut() = Some(Alarm::new(self, &Self::consume_soon));
-        *self.consume_later.borrow_mut() = Some(BottomHalf::new(self, &Self::consume));
+        *self.consume_later.borrow_mut() =
+            Some(BottomHalf::new(self, c"arm-smmuv3-cmdq", &Self::consume));
         *self.stop_handler.borrow_mut() = Some(StopHandler::new(self, &Self::finish));
         self.record_later
-            .get_or_init(|| BottomHalf::new(self, &Self::record_waiting));
+            .get_or_init(|| BottomHalf::new(self, c"arm-smmuv3-events", &Self::record_waiting));
         if self.accel {
             *self.accel_state.borrow_mut() = Some(Accel::new(choices));
             if choices.wants_host() {

@@ -53,11 +53,11 @@ impl Waiting {
         function(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn push(&self, event: Event) {
+    fn push(&self, entry: Entry) {
         self.with(|entries| match entries.len() {
             CAPACITY.. => {}
             length if length + 1 == CAPACITY => entries.push_back(Entry::Lost),
-            _ => entries.push_back(Entry::Event(event)),
+            _ => entries.push_back(entry),
         });
     }
 
@@ -76,14 +76,25 @@ impl Smmuv3 {
         if !shared.registers.eventq_enabled() || !condition(&shared) {
             return false;
         }
-        self.waiting_events.push(event);
+        self.waiting_events.push(Entry::Event(event));
         drop(shared);
+        self.record_in_time();
+        true
+    }
+
+    /// Tells that there was an event, but not which. May be called without the Big
+    /// QEMU Lock.
+    pub fn post_loss(&self) {
+        self.waiting_events.push(Entry::Lost);
+        self.record_in_time();
+    }
+
+    fn record_in_time(&self) {
         if bql::is_locked() {
             self.record_waiting();
         } else {
             self.record_soon();
         }
-        true
     }
 
     /// Records the events that wait. What a record's address leads to may be a

@@ -13,6 +13,7 @@ use util::prelude::*;
 use crate::{
     accel::Host,
     device::Smmuv3,
+    ffi,
     platform::{GuestRam, Lines},
     translate::LocalHost,
 };
@@ -137,13 +138,19 @@ impl Smmuv3 {
         features: &Features,
         host: &mut H,
     ) -> Progress {
+        // when the main loop goes on is nothing that could be repeated exactly
+        let budget = if ffi::is_deterministic() {
+            u32::MAX
+        } else {
+            SLICE
+        };
         cmdq.consume(
             registers,
             features,
             &mut GuestRam,
             host,
             &mut Lines::new(self),
-            SLICE,
+            budget,
         )
     }
 

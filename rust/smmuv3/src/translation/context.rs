@@ -160,7 +160,11 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
         StreamConfig::Nested { ste, stage2 } => {
             // Addresses of Context descriptors are IPAs (5.2, S1ContextPtr).
             let mut memory = IpaSpace {
-                walker: Walker { memory, caches },
+                walker: Walker {
+                    memory,
+                    caches,
+                    oas_bits: ias_bits,
+                },
                 vmid,
                 stage2: &stage2,
                 physical: 0,

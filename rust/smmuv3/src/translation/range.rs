@@ -52,6 +52,20 @@ impl Range {
         }
     }
 
+    /// The smallest naturally aligned block that has all of it.
+    #[must_use]
+    pub const fn enclosing(self) -> Self {
+        let different = self.first ^ self.last;
+        let within = match different.leading_zeros() {
+            64 => 0,
+            zeros => u64::MAX >> zeros,
+        };
+        Self {
+            first: self.first & !within,
+            last: self.last | within,
+        }
+    }
+
     /// The same as naturally aligned blocks, as an IOMMU notifier takes them:
     /// the first address, and the mask of the address bits within. There are
     /// less than 128 of them.
@@ -135,6 +149,15 @@ mod tests {
         assert_eq!(range.aligned(16), whole(0x1_0000, 0x2_ffff));
         assert_eq!(range.aligned(63), whole(0, u64::MAX >> 1));
         assert_eq!(range.aligned(255), Range::ALL);
+    }
+
+    #[test]
+    fn a_range_lies_in_one_block() {
+        let range = |first, last| Range { first, last };
+        assert_eq!(range(5, 5).enclosing(), range(5, 5));
+        assert_eq!(range(0x1000, 0x2fff).enclosing(), range(0, 0x3fff));
+        assert_eq!(range(0x4000, 0x7fff).enclosing(), range(0x4000, 0x7fff));
+        assert_eq!(range(1, u64::MAX).enclosing(), Range::ALL);
     }
 
     #[test]

@@ -25,6 +25,8 @@ const DESCRIPTOR_LOG2_BYTES: u8 = 3;
 pub(super) struct Walker<'a, M, C> {
     pub(super) memory: &'a mut M,
     pub(super) caches: &'a mut C,
+    /// The SMMU's output address size.
+    pub(super) oas_bits: u8,
 }
 
 /// Geometry of the tables of one stage.
@@ -37,6 +39,8 @@ struct Tables {
     base: u64,
     /// Output addresses have no more bits than this.
     output_bits: u8,
+    /// Descriptors have 52-bit addresses: the 64KB granule where OAS is as large.
+    wide: bool,
 }
 
 /// What a descriptor says.
@@ -53,7 +57,7 @@ enum Descriptor {
 }
 
 impl Tables {
-    fn stage1(table: &TranslationTable, output_bits: u8) -> Self {
+    fn stage1(table: &TranslationTable, output_bits: u8, oas_bits: u8) -> Self {
         let input_bits = 64 - table.tsz;
         let stride = table.granule_shift - DESCRIPTOR_LOG2_BYTES;
         Self {
@@ -63,16 +67,18 @@ impl Tables {
             start_level: LAST_LEVEL + 1 - (input_bits - table.granule_shift).div_ceil(stride),
             base: table.base,
             output_bits: limit_output(table.granule_shift, output_bits),
+            wide: is_wide(table.granule_shift, oas_bits),
         }
     }
 
-    const fn stage2(stage2: &Stage2) -> Self {
+    const fn stage2(stage2: &Stage2, oas_bits: u8) -> Self {
         Self {
             granule_shift: stage2.granule_shift,
             input_bits: 64 - stage2.tsz,
             start_level: stage2.start_level,
             base: stage2.base,
             output_bits: stage2.oas_bits,
+            wide: is_wide(stage2.granule_shift, oas_bits),
         }
     }
 
@@ -94,7 +100,10 @@ impl Tables {
             stride
         };
         let index = field64(input, u32::from(shift), u32::from(index_bits));
-        let table = table & !mask64(0, u32::from(index_bits + DESCRIPTOR_LOG2_BYTES));
+        // With 52-bit output a table is aligned to 64 bytes at least (5.4, TTB0).
+        let smallest = if self.output_bits > 48 { 6 } else { 0 };
+        let aligned = (index_bits + DESCRIPTOR_LOG2_BYTES).max(smallest);
+        let table = table & !mask64(0, u32::from(aligned));
         table | (index << DESCRIPTOR_LOG2_BYTES)
     }
 
@@ -127,19 +136,24 @@ impl Tables {
             12 => level == 1 || level == 2,
             14 => level == 2,
             // 4TB blocks come with 52-bit addresses.
-            _ => level == 2 || (level == 1 && self.output_bits > 48),
+            _ => level == 2 || (level == 1 && self.wide),
         }
     }
 
     /// The address in `descriptor`, aligned to `2^low` bytes.
     fn address(&self, descriptor: u64, low: u8) -> u64 {
         let address = descriptor & mask64(0, 48) & !mask64(0, u32::from(low));
-        if self.granule_shift == 16 && self.output_bits > 48 {
+        if self.wide {
             address | (field64(descriptor, 12, 4) << 48)
         } else {
             address
         }
     }
+}
+
+/// Whether descriptors have address bits 51:48, in their bits 15:12.
+const fn is_wide(granule_shift: u8, oas_bits: u8) -> bool {
+    granule_shift == 16 && oas_bits >= 52
 }
 
 /// More than 48 bits can be output with the 64KB granule only (3.4).
@@ -207,7 +221,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 if input & !mask64(0, u32::from(context.ias_bits)) != 0 {
                     return Err(Fault::bypassed_address_size());
                 }
-                self.ipa(context.vmid, stage2, input, wanted, Class::In)
+                self.remember_ipa(context.vmid, stage2, input, wanted, Class::In)
             }
             Stages::Nested(stage1, stage2) => {
                 let outer = self.stage1(context, stage1, Some(stage2), input, wanted)?;
@@ -252,7 +266,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         if stage1_table.disabled || outside {
             return Err(fault(Cause::Fault(EventType::Translation)));
         }
-        let tables = Tables::stage1(stage1_table, stage1.oas_bits);
+        let tables = Tables::stage1(stage1_table, stage1.oas_bits, self.oas_bits);
         let mut writable = true;
         let mut at = tables.base;
         let mut level = tables.start_level;
@@ -308,11 +322,22 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         class: Class,
     ) -> Result<Entry, Fault> {
         let tag = Tag { vmid, asid: None };
-        if let Some(entry) = self.caches.lookup(tag, ipa) {
-            if entry.stage2.allow(wanted) {
-                return Ok(entry);
-            }
+        match self.caches.lookup(tag, ipa) {
+            Some(entry) if entry.stage2.allow(wanted) => Ok(entry),
+            _ => self.remember_ipa(vmid, stage2, ipa, wanted, class),
         }
+    }
+
+    /// The same by a walk.
+    fn remember_ipa(
+        &mut self,
+        vmid: u16,
+        stage2: &Stage2,
+        ipa: u64,
+        wanted: Permissions,
+        class: Class,
+    ) -> Result<Entry, Fault> {
+        let tag = Tag { vmid, asid: None };
         let entry = self
             .stage2(stage2, ipa, wanted)
             .map_err(|cause| match cause {
@@ -336,7 +361,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
     }
 
     fn stage2(&mut self, stage2: &Stage2, ipa: u64, wanted: Permissions) -> Result<Entry, Cause> {
-        let tables = Tables::stage2(stage2);
+        let tables = Tables::stage2(stage2, self.oas_bits);
         if ipa & !mask64(0, u32::from(tables.input_bits)) != 0 {
             return Err(Cause::Fault(EventType::Translation));
         }

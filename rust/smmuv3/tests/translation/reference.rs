@@ -310,6 +310,13 @@ impl<M: Doublewords> Reference<'_, M> {
                 (12, level) => 2 - level,
                 (_, level) => 3 - level,
             };
+            // VTCR_EL2.SL0: the first level takes a physical address as large.
+            let needed = match (granule, level) {
+                (12, 0) | (16, 1) => 44,
+                (14, 1) => 42,
+                _ => 0,
+            };
+            illegal |= self.oas() < needed;
             let t0sz = bits(word2, 37, 32) as u32;
             if !(16..=39).contains(&t0sz) || 64 - t0sz > self.oas() {
                 return true;

@@ -165,6 +165,18 @@ impl Caches for Locked<'_> {
 
     fn keep_context(&mut self, sid: u32, context: &StreamContext) {
         self.note_context(context);
+        if let Some(stage1) = self.context.as_ref().and_then(|it| it.stages.stage1()) {
+            trace::trace_smmuv3_decode_cd(u32::from(stage1.oas_bits));
+            for (half, table) in stage1.tables.iter().enumerate() {
+                trace::trace_smmuv3_decode_cd_tt(
+                    half as i32,
+                    u32::from(table.tsz),
+                    table.base,
+                    u32::from(table.granule_shift),
+                    table.had,
+                );
+            }
+        }
         let generation = self.session.configurations;
         let mut shared = self.device.shared();
         shared.store.configurations.keep(generation, sid, context);
@@ -207,22 +219,41 @@ impl Caches for Locked<'_> {
     }
 
     fn walked(&mut self, step: &WalkStep) {
-        let index_bits = 9
-            + (self
-                .context
-                .map_or(12, |context| context.granule_shift(step.input))
-                - 12);
-        let table = step.address & !((8_u64 << index_bits) - 1);
-        let index = (step.address - table) / 8;
-        trace::trace_smmu_get_pte(table, index as i32, step.address, step.descriptor);
-        trace::trace_smmu_ptw_level(
-            i32::from(step.stage),
-            i32::from(step.level),
-            step.input,
-            1_usize << step.log2_bytes.min(63),
-            table,
-            index as u32,
-            step.descriptor,
+        let granule_shift = self
+            .context
+            .map_or(12, |context| context.granule_shift(step.input));
+        trace_step(step, granule_shift);
+    }
+}
+
+/// Tells of a descriptor: where it was found, and what it is.
+fn trace_step(step: &WalkStep, granule_shift: u8) {
+    let (stage, level) = (i32::from(step.stage), i32::from(step.level));
+    let (input, address, descriptor) = (step.input, step.address, step.descriptor);
+    let table = address & !((1_u64 << granule_shift.min(63)) - 1);
+    let index = (address - table) / 8;
+    let offset = (1_u64 << step.log2_bytes.min(63)) - 1;
+    let output = descriptor & 0xffff_ffff_f000 & !offset;
+    let is_table_or_page = descriptor & 2 != 0;
+    trace::trace_smmu_get_pte(table, index as i32, address, descriptor);
+    trace::trace_smmu_ptw_level(
+        stage,
+        level,
+        input,
+        1_usize << step.log2_bytes.min(63),
+        table,
+        index as u32,
+        descriptor,
+    );
+    if descriptor & 1 == 0 || (step.level == 3 && !is_table_or_page) {
+        let index = index as u32;
+        trace::trace_smmu_ptw_invalid_pte(stage, level, table, address, index, descriptor);
+    } else if step.level == 3 {
+        trace::trace_smmu_ptw_page_pte(stage, level, input, table, address, descriptor, output);
+    } else if !is_table_or_page {
+        let megabytes = ((offset + 1) >> 20) as i32;
+        trace::trace_smmu_ptw_block_pte(
+            stage, level, table, address, descriptor, input, output, megabytes,
         );
     }
 }

@@ -112,6 +112,9 @@ unsafe extern "C" fn notify_flag_changed(
     0
 }
 
+/// Most pieces that a notifier is told of one range.
+const MAX_BLOCKS: usize = 8;
+
 /// The memory region of a function, as those know it who keep translations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotifiedRegion(NonNull<bindings::SMMUDevice>);
@@ -161,10 +164,16 @@ impl NotifiedRegion {
         }
     }
 
-    /// Has the translations of a range of addresses forgotten.
+    /// Has the translations of a range of addresses forgotten, and more if it falls
+    /// into many pieces: each may be a message that is waited for.
     pub fn unmap(self, range: Range) {
         use system::bindings::{IOMMU_NOTIFIER_DEVIOTLB_UNMAP, IOMMU_NOTIFIER_UNMAP};
 
+        let whole = if range.blocks().count() > MAX_BLOCKS {
+            range.enclosing()
+        } else {
+            range
+        };
         self.for_each_notifier(|notifier| {
             // SAFETY: a registered notifier
             let flags = unsafe { (*notifier).notifier_flags };
@@ -173,7 +182,7 @@ impl NotifiedRegion {
             } else {
                 IOMMU_NOTIFIER_DEVIOTLB_UNMAP
             };
-            for (first, mask) in range.blocks() {
+            for (first, mask) in whole.blocks() {
                 let event = system::bindings::IOMMUTLBEvent {
                     type_: event_type,
                     entry: IOMMUTLBEntry {

@@ -17,7 +17,11 @@ use system::{
 };
 use util::prelude::*;
 
-use crate::{device::Smmuv3, ffi::IommuMemoryRegion, platform::GuestRam};
+use crate::{
+    device::{Shared, Smmuv3},
+    ffi::IommuMemoryRegion,
+    platform::GuestRam,
+};
 
 mod caches;
 mod ffi;
@@ -35,8 +39,7 @@ pub use notifiers::Notified;
 /// Smallest unit that is bypassed or aborted at once, in bytes, less one.
 const PAGE_OFFSET: u64 = 0xfff;
 
-/// How often a transaction that faults begins anew because something was
-/// invalidated meanwhile.
+/// How often a transaction begins anew because something was invalidated meanwhile.
 const RETRIES: u32 = 8;
 
 /// A part of the address space that is translated at once.
@@ -126,33 +129,45 @@ impl Smmuv3 {
 
     /// What becomes of a transaction, its event included.
     ///
-    /// A fault that an invalidation has overtaken is none: its event would come
-    /// after the `CMD_SYNC` that says that nothing of the old tables is in use.
+    /// What an invalidation has overtaken begins anew: after the `CMD_SYNC` that
+    /// says that nothing of the old tables is in use, neither a transaction by them
+    /// nor an event about them may come (section 4.7.3).
     fn settle(&self, stream_id: u32, iova: u64, wanted: Permissions) -> Outcome {
+        // a question is no transaction
+        let is_transaction = wanted != Permissions::NONE;
         for _ in 0..RETRIES {
             let (session, outcome) = self.outcome(stream_id, iova, wanted);
-            let Outcome::Fault(fault) = &outcome else {
+            let Some(session) = session else {
                 return outcome;
             };
-            // a question is no transaction
-            if wanted == Permissions::NONE {
-                return outcome;
+            let is_current = |shared: &Shared| shared.store.begin() == session;
+            if let (Outcome::Fault(fault), true) = (&outcome, is_transaction) {
+                let event = fault.record(stream_id, iova, !wanted.write);
+                if self.post_event(event, |shared| {
+                    is_current(shared) && fault.is_recorded(&shared.registers)
+                }) {
+                    return outcome;
+                }
             }
-            let event = fault.record(stream_id, iova, !wanted.write);
-            if self.post_event(event, |shared| {
-                shared.store.begin() == session && fault.is_recorded(&shared.registers)
-            }) {
-                return outcome;
-            }
-            if self.shared().store.begin() == session {
+            if is_current(&self.shared()) {
                 return outcome;
             }
         }
         // somebody invalidates without end
+        if is_transaction {
+            self.post_loss();
+        }
         Outcome::Abort
     }
 
-    fn outcome(&self, stream_id: u32, iova: u64, wanted: Permissions) -> (Session, Outcome) {
+    /// What becomes of a transaction by tables as they are now, and when its walk
+    /// began if there was one.
+    fn outcome(
+        &self,
+        stream_id: u32,
+        iova: u64,
+        wanted: Permissions,
+    ) -> (Option<Session>, Outcome) {
         let (features, registers, mut locked) = {
             let mut shared = self.shared();
             let session = shared.store.begin();
@@ -163,7 +178,7 @@ impl Smmuv3 {
                     if Statistics::is_traced() {
                         shared.statistics.trace_hit(stream_id, iova, &shared.store);
                     }
-                    return (session, outcome);
+                    return (None, outcome);
                 }
                 known = shared.store.configurations.get(stream_id).copied();
                 shared.statistics.note_miss(known.as_ref());
@@ -183,7 +198,7 @@ impl Smmuv3 {
                 &registers, &features, memory, caches, stream_id, iova, wanted,
             )
         };
-        (locked.session(), outcome)
+        (Some(locked.session()), outcome)
     }
 }
 

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Calls of the device that come later: from the main loop, a timer, or when the
+//! machine is complete or stops.
+
+use std::{
+    ffi::{c_int, c_void, CStr},
+    ptr::addr_of_mut,
+};
+
+use common::callbacks::FnCall;
+use hwcore::prelude::*;
+use qom::prelude::*;
+use util::timer::CLOCK_VIRTUAL;
+
+use super::zeroed_leaked;
+use crate::{bindings, device::Smmuv3};
+
+/// A bottom half that calls back into the device that owns it.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct BottomHalf(*mut util::bindings::QEMUBH);
+
+// SAFETY: qemu_bh_schedule may be called from any thread
+unsafe impl Send for BottomHalf {}
+// SAFETY: as above
+unsafe impl Sync for BottomHalf {}
+
+impl BottomHalf {
+    /// A bottom half in the main loop that runs `F` on `device`; `name` is for traces.
+    ///
+    /// It is guarded against re-entry like the device's MMIO: what it does to
+    /// guest memory cannot come back as an access to the device's registers.
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+        device: &Smmuv3,
+        name: &'static CStr,
+        _callback: &F,
+    ) -> Self {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
+            // SAFETY: the device that was passed to qemu_bh_new_full; it deletes
+            // the bottom half before it goes
+            F::call((unsafe { &*opaque.cast::<Smmuv3>() },))
+        }
+        const { assert!(F::IS_SOME) };
+        let state: *mut hwcore::bindings::DeviceState = device.upcast::<DeviceState>().as_mut_ptr();
+        // SAFETY: the arguments outlive the bottom half, see `drop`
+        Self(unsafe {
+            util::bindings::qemu_bh_new_full(
+                Some(call::<F>),
+                (device as *const Smmuv3).cast_mut().cast(),
+                name.as_ptr(),
+                addr_of_mut!((*state).mem_reentrancy_guard).cast(),
+            )
+        })
+    }
+
+    /// Runs the callback from the main loop, soon.
+    pub fn schedule(&self) {
+        // SAFETY: `self.0` is a valid bottom half
+        unsafe { util::bindings::qemu_bh_schedule(self.0) }
+    }
+}
+
+impl Drop for BottomHalf {
+    fn drop(&mut self) {
+        // SAFETY: `self.0` is a valid bottom half and is not used again
+        unsafe { util::bindings::qemu_bh_delete(self.0) }
+    }
+}
+
+/// A timer of the guest's time that calls back into the device that owns it.
+#[derive(Debug)]
+pub struct Alarm(*mut util::bindings::QEMUTimer);
+
+// SAFETY: only used under the BQL
+unsafe impl Send for Alarm {}
+
+impl Alarm {
+    /// An alarm that runs `F` on `device`, from the main loop.
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) -> Self {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
+            // SAFETY: the device that was passed to timer_init_full; it deletes
+            // the timer before it goes
+            F::call((unsafe { &*opaque.cast::<Smmuv3>() },));
+        }
+        const { assert!(F::IS_SOME) };
+        // SAFETY: zeroed memory is what the callee initializes; it is freed in `drop`
+        unsafe {
+            let timer: *mut util::bindings::QEMUTimer = zeroed_leaked();
+            util::bindings::timer_init_full(
+                timer,
+                std::ptr::null_mut(),
+                util::bindings::QEMUClockType::QEMU_CLOCK_VIRTUAL,
+                1,
+                0,
+                Some(call::<F>),
+                (device as *const Smmuv3).cast_mut().cast(),
+            );
+            Self(timer)
+        }
+    }
+
+    /// Goes off in `delay` nanoseconds, or earlier if it was set already.
+    pub fn set(&self, delay: u64) {
+        // SAFETY: an initialized timer
+        unsafe {
+            if util::bindings::timer_expire_time_ns(self.0) == u64::MAX {
+                let now = CLOCK_VIRTUAL.get_ns();
+                util::bindings::timer_mod_ns(self.0, now.saturating_add(delay) as i64);
+            }
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: an initialized timer, which is not used again
+        unsafe {
+            util::bindings::timer_del(self.0);
+            glib_sys::g_free(self.0.cast());
+        }
+    }
+}
+
+/// Calls back into the device that owns it whenever the machine stops.
+#[derive(Debug)]
+pub struct StopHandler(*mut bindings::VMChangeStateEntry);
+
+// SAFETY: only used under the BQL
+unsafe impl Send for StopHandler {}
+
+impl StopHandler {
+    /// Runs `F` on `device` when the machine has stopped, after every other
+    /// device's handler, before its state is saved.
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) -> Self {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+            opaque: *mut c_void,
+            running: bool,
+            _state: bindings::RunState,
+        ) {
+            if !running {
+                // SAFETY: the device that was passed on registration; it takes the
+                // handler off before it goes
+                F::call((unsafe { &*opaque.cast::<Smmuv3>() },));
+            }
+        }
+        const { assert!(F::IS_SOME) };
+        // SAFETY: the arguments outlive the handler, see `drop`
+        Self(unsafe {
+            bindings::qemu_add_vm_change_state_handler_prio(
+                Some(call::<F>),
+                (device as *const Smmuv3).cast_mut().cast(),
+                c_int::MIN,
+            )
+        })
+    }
+}
+
+impl Drop for StopHandler {
+    fn drop(&mut self) {
+        // SAFETY: a registered handler, which is not used again
+        unsafe { bindings::qemu_del_vm_change_state_handler(self.0) }
+    }
+}
+
+/// Calls `F` on `device` when the machine is complete.
+pub fn on_machine_done<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) {
+    #[repr(C)]
+    struct MachineDone {
+        notifier: util::bindings::Notifier,
+        device: *const Smmuv3,
+    }
+    unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+        notifier: *mut util::bindings::Notifier,
+        _data: *mut c_void,
+    ) {
+        // SAFETY: the notifier is the first field of a leaked MachineDone; a
+        // realized SMMU cannot be unplugged, so the device is still there
+        F::call((unsafe { &*(*notifier.cast::<MachineDone>()).device },))
+    }
+    // SAFETY: all-zeroes is an unlinked notifier; the memory is leaked because
+    // the list of notifiers keeps it
+    unsafe {
+        let record: *mut MachineDone = zeroed_leaked();
+        (*record).notifier.notify = Some(call::<F>);
+        (*record).device = device;
+        bindings::qemu_add_machine_init_done_notifier(addr_of_mut!((*record).notifier));
+    }
+}
