@@ -18,7 +18,7 @@ use crate::{
     command::{self, Command},
     journal::{Journal, On},
     machine::RAM,
-    qemu,
+    pci, qemu,
     smmu::{reg, CMDQEN, SMMUEN},
     until, Builder, Finished, Machine, Smmu,
 };
@@ -165,6 +165,13 @@ impl Setup {
     #[must_use]
     pub fn smmu(mut self, properties: &str) -> Self {
         self.builder = self.builder.smmu(properties);
+        self
+    }
+
+    /// Sets a variable of QEMU's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.builder = self.builder.env(name, value);
         self
     }
 
@@ -523,17 +530,10 @@ pub struct Ecam<'a> {
 
 impl<'a> Ecam<'a> {
     /// That of a machine.
-    #[track_caller]
-    pub fn of(machine: &'a Machine) -> Self {
-        let tree = machine.monitor("info mtree -f");
-        let base = tree
-            .lines()
-            .find(|line| line.contains("pcie-mmcfg-mmio"))
-            .and_then(|line| line.trim_start().split('-').next())
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    pub const fn of(machine: &'a Machine) -> Self {
         Self {
             machine,
-            base: base.unwrap_or_else(|| panic!("no ECAM window in\n{tree}")),
+            base: pci::VIRT.ecam,
         }
     }
 

@@ -342,7 +342,7 @@ impl<'a> Smmu<'a> {
 #[track_caller]
 pub fn bases(machine: &Machine) -> Vec<u64> {
     let mut bases: Vec<u64> = machine
-        .monitor("info mtree -f")
+        .monitor("info mtree")
         .lines()
         .filter(|line| line.trim_end().ends_with(" arm-smmuv3"))
         .filter_map(|line| {

@@ -1,0 +1,619 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A guest with assigned devices, on a simulated host.
+
+use std::{
+    os::fd::RawFd,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use smmuv3_qtest::{
+    assigned::{prepare, sid, ste, Bench, Ecam, Guest, Setup, EXPLICIT, GBPA_ABORT, QUEUE, TABLE},
+    command::{self, Command},
+    journal::On,
+    machine::RAM,
+    smmu::{cerror, reg, EVENTQEN, SMMUEN},
+    until, Random, RootPort, Smmu,
+};
+
+use crate::{
+    chance::{self, below, once_in},
+    host::{self, CONTRACTS},
+    invalidations::Ledger,
+    model::{Model, SLOTS},
+    report::Report,
+    resources::{Resources, RETURNING},
+};
+
+/// How long QEMU may take to answer, on a machine that has more to do. A host
+/// that is slow is so for some milliseconds.
+pub const BOUND: Duration = Duration::from_secs(10);
+
+/// Guest physical address of the Event queue.
+const EVENTS: u64 = RAM + 0x80_0000;
+/// The root port that nothing is behind, and that writes to memory itself.
+const PORT: u32 = 3;
+/// Devices that can be plugged in, in one life.
+const SPARES: u64 = 100;
+/// Errors in a row after which the host is healed: else there is no end to them.
+const PATIENCE: u64 = 8;
+
+/// What was done, for whoever is to find out why it failed.
+struct History(Vec<String>);
+
+impl Drop for History {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let last = self.0.len().saturating_sub(60);
+            println!("{}", self.0[last..].join("\n"));
+        }
+    }
+}
+
+struct World<'a> {
+    bench: &'a Bench,
+    smmu: Smmu<'a>,
+    port: RootPort<'a>,
+    random: Random,
+    model: Model,
+    ledger: Ledger,
+    report: &'a mut Report,
+    history: History,
+    spares: Vec<(String, RawFd)>,
+    /// Commands that the queue holds
+    capacity: u32,
+    /// The host does not detach devices
+    holds: bool,
+    /// It has once not done so: what such a device was on cannot be destroyed
+    has_held: bool,
+    /// Nothing comes but the end
+    ends: bool,
+    /// Where devices were last seen
+    seen: [On; SLOTS],
+}
+
+/// A whole life.
+#[track_caller]
+pub fn live(seed: u64, steps: u64, report: &mut Report) {
+    let mut random = Random::new(seed);
+    let contract = random.of(&CONTRACTS);
+    let script = format!("smmu a\ncontract {contract}");
+    let mut setup = Setup::on_host(&script, EXPLICIT)
+        .assign("d0", 1)
+        .assign("d1", 2)
+        .slot(PORT)
+        .env(RETURNING.0, RETURNING.1);
+    let spares = (0..SPARES.min(4 + steps / 8))
+        .map(|number| {
+            let name = format!("v{number}");
+            let fd = setup.spare(&name, "a");
+            (name, fd)
+        })
+        .collect();
+    let bench = setup.start();
+    let smmu = bench.smmu();
+    let mut world = World {
+        port: RootPort::new(bench.machine(), (8 << 8) | (PORT << 3)),
+        bench: &bench,
+        smmu,
+        random,
+        model: Model::new(["d0", "d1"]),
+        ledger: Ledger::default(),
+        report,
+        history: History(vec![format!("contract {contract}")]),
+        spares,
+        capacity: 0,
+        holds: false,
+        has_held: false,
+        ends: false,
+        seen: [On::Nothing; SLOTS],
+    };
+    // once through what takes memory for good
+    world.unplug(1);
+    world.reset();
+    let before = world.at_rest();
+    let plugged = world.report.plugged;
+    for _ in 0..steps {
+        world.step();
+        world.report.steps += 1;
+    }
+    world.ends = true;
+    world.reset();
+    let (_, after) = world.at_rest();
+    let plugged = world.report.plugged - plugged;
+    before.0.return_to(bench.machine(), plugged, world.report);
+    if !world.has_held {
+        assert_eq!(after, before.1, "objects that the host is left with");
+    }
+    drop(world);
+    bench.end();
+}
+
+impl World<'_> {
+    /// Everything is as in the beginning; what there is then.
+    #[track_caller]
+    fn at_rest(&mut self) -> (Resources, Vec<(String, usize)>) {
+        self.settle();
+        for slot in 0..SLOTS {
+            if self.model.device(slot).is_none() {
+                self.plug(slot);
+            }
+        }
+        self.model.table = [ste::FIRST, ste::SECOND];
+        self.settle();
+        self.check();
+        let journal = self.bench.journal();
+        let objects = journal.objects().into_iter();
+        let objects = objects.map(|(kind, count)| (kind.to_owned(), count));
+        (Resources::of(self.bench.machine()), objects.collect())
+    }
+
+    #[track_caller]
+    fn step(&mut self) {
+        match below(&mut self.random, 24) {
+            0..=2 => self.write_entry(),
+            3..=6 => self.configure(),
+            7 => self.configure_all(),
+            8 => self.toggle(),
+            9 => self.bypass_or_abort(),
+            10..=12 => self.invalidate(),
+            13 | 14 => self.noise(),
+            15 | 16 => self.fail(),
+            17 => self.heal(),
+            18 => self.swap(),
+            19 => self.reset_function(),
+            20 => self.run_wild(),
+            21 if once_in(&mut self.random, 3) => self.reset(),
+            _ => self.meddle(),
+        }
+        self.check();
+    }
+
+    /// What can happen at any time, whatever the state of registers and tables.
+    #[track_caller]
+    fn meddle(&mut self) {
+        let slot = below(&mut self.random, SLOTS as u64) as usize;
+        match below(&mut self.random, 8) {
+            0 | 1 if self.model.device(slot).is_some() => self.unplug(slot),
+            0..=2 if self.model.device(slot).is_none() => self.plug(slot),
+            3 | 4 => {
+                let count = host::report_events(self.bench, &mut self.random);
+                self.say(format!("{count} events"));
+                self.report.events += count;
+            }
+            5 => self.pause(),
+            6 => {
+                chance::stir(self.bench.machine(), &mut self.random);
+                self.say("the soup is stirred".into());
+            }
+            _ => {
+                let iova = chance::iova(&mut self.random);
+                self.port.write(iova);
+                self.report.transactions += 1;
+                self.say(format!("the root port writes to {iova:#x}"));
+            }
+        }
+    }
+
+    fn say(&mut self, what: String) {
+        self.history.0.push(what);
+    }
+
+    /// Looks at everything.
+    #[track_caller]
+    fn check(&mut self) {
+        let start = Instant::now();
+        self.bench.machine().status();
+        let silence = start.elapsed();
+        assert!(silence < BOUND, "QMP answers after {silence:?}");
+        self.report.silence = self.report.silence.max(silence);
+        self.observe();
+        for slot in 0..SLOTS {
+            let Some(name) = self.model.device(slot) else {
+                continue;
+            };
+            let on = self.bench.journal().device(name).map(|device| device.on);
+            let on = on.unwrap_or_else(|| panic!("{name} is not in the host"));
+            if self.model.wild {
+                assert_ne!(on, On::Stage2, "{name} has the guest's memory");
+            } else {
+                let allowed = self.model.allowed(slot);
+                let held = self.holds && on == self.seen[slot];
+                assert!(
+                    allowed.contains(&on) || held,
+                    "{name} is on {on:?}, not {allowed:?}"
+                );
+                self.report.checks += u64::from(allowed.len() == 1);
+            }
+            self.seen[slot] = on;
+        }
+    }
+
+    /// Takes note of what the host has done.
+    #[track_caller]
+    fn observe(&mut self) {
+        let journal = self.bench.journal();
+        let is_use = (0..SLOTS).any(|slot| self.model.device(slot).is_some());
+        self.ledger.observe(&journal, is_use);
+        if self.model.failing {
+            self.report.failures += journal.failures() as u64;
+        }
+        drop(journal);
+        self.bench.mark();
+    }
+
+    /// Commands into the queue, which has room for them.
+    #[track_caller]
+    fn push(&mut self, commands: &[Command]) {
+        for (number, command) in (0..).zip(commands) {
+            let pointer = (self.smmu.prod() + number) % (2 * self.capacity);
+            self.ledger.queued(pointer, *command);
+        }
+        self.smmu.push(commands);
+        self.report.commands += commands.len() as u64;
+    }
+
+    /// How many commands there is room for, but for a `CMD_SYNC`.
+    fn room(&self) -> u64 {
+        (self.capacity - self.ledger.waiting())
+            .saturating_sub(1)
+            .into()
+    }
+
+    /// Makes room for as many commands.
+    #[track_caller]
+    fn make_room(&mut self, count: u64) {
+        if self.room() < count {
+            self.finish();
+        }
+    }
+
+    /// Everything in the queue is consumed, as a driver has it that meets errors:
+    /// a bad command is replaced, what is aborted is repeated. Gives the errors.
+    #[track_caller]
+    fn finish(&mut self) -> u64 {
+        self.push(&[command::SYNC]);
+        self.smmu.ring();
+        let mut errors = 0;
+        loop {
+            let smmu = &self.smmu;
+            let error = until("end of the queue, or an error", || {
+                let error = smmu.error();
+                (error || smmu.cons() == smmu.prod()).then_some(error)
+            });
+            let cons = smmu.cons();
+            self.observe();
+            self.report.invalidations += self.ledger.consumed(cons);
+            if !error {
+                break;
+            }
+            errors += 1;
+            assert!(errors < 1000, "the queue does not go on");
+            if errors == PATIENCE {
+                self.heal();
+            }
+            if self.smmu.cons_err() == cerror::ILL {
+                self.smmu.write_slots(cons, &[command::SYNC]);
+                self.ledger.replaced();
+            }
+            self.smmu.acknowledge();
+        }
+        self.report.command_errors += errors;
+        if errors > 0 {
+            self.say(format!("{errors} command errors"));
+        }
+        errors
+    }
+
+    /// A configuration command, which takes effect by `then`.
+    #[track_caller]
+    fn configuring(&mut self, command: Command, then: impl FnOnce(&mut Model)) {
+        self.make_room(1);
+        self.push(&[command]);
+        let failing = self.model.failing;
+        let errors = self.finish();
+        then(&mut self.model);
+        if failing || errors > 0 {
+            self.model.degrade();
+        }
+    }
+
+    fn any_entry(&mut self) -> [u64; 2] {
+        match below(&mut self.random, 8) {
+            0 => ste::INVALID,
+            1 => ste::ABORT,
+            2 => ste::BYPASS,
+            3 => ste::STAGE2,
+            page => ste::stage1(chance::SOUP + 0x1000 * page),
+        }
+    }
+
+    #[track_caller]
+    fn write_entry(&mut self) {
+        let number = below(&mut self.random, SLOTS as u64) as usize;
+        let entry = self.any_entry();
+        self.smmu.write_ste(sid(number as u32 + 1), entry);
+        self.model.table[number] = entry;
+        self.say(format!("STE {:#x} = {entry:x?}", sid(number as u32 + 1)));
+        if self.model.failing {
+            // a host that fails may have had it read at any time
+            self.model.degrade();
+        }
+    }
+
+    #[track_caller]
+    fn configure(&mut self) {
+        let number = below(&mut self.random, SLOTS as u64) as usize;
+        let stream = sid(number as u32 + 1);
+        self.say(format!("CFGI_STE {stream:#x}"));
+        self.configuring(command::cfgi_ste(stream), |model| model.configure(number));
+    }
+
+    #[track_caller]
+    fn configure_all(&mut self) {
+        self.say("CFGI_ALL".into());
+        self.configuring(command::CFGI_ALL, Model::configure_all);
+    }
+
+    #[track_caller]
+    fn toggle(&mut self) {
+        if self.model.enabled {
+            self.smmu.disable(SMMUEN);
+            self.model.enabled = false;
+        } else {
+            self.smmu.enable(SMMUEN);
+            self.model.enable();
+        }
+        if self.model.failing {
+            self.model.degrade();
+        }
+        self.say(format!("SMMUEN={}", self.model.enabled));
+    }
+
+    #[track_caller]
+    fn bypass_or_abort(&mut self) {
+        self.model.gbpa_abort = once_in(&mut self.random, 2);
+        let abort = if self.model.gbpa_abort { GBPA_ABORT } else { 0 };
+        self.smmu.gbpa(abort);
+        if self.model.failing {
+            self.model.degrade();
+        }
+        self.say(format!("GBPA.ABORT={}", self.model.gbpa_abort));
+    }
+
+    /// Invalidations, waited for or not.
+    #[track_caller]
+    fn invalidate(&mut self) {
+        let wanted = 1 + below(&mut self.random, 150);
+        self.make_room(wanted);
+        let count = wanted.min(self.room());
+        let mut commands: Vec<Command> = (0..count).map(|_| self.ledger.fresh()).collect();
+        if once_in(&mut self.random, 5) {
+            let at = below(&mut self.random, count) as usize;
+            commands[at] = self.random.of(&[
+                command::RESERVED,
+                command::SYNC,
+                command::of(0xff),
+                command::atc_inv_all(sid(1)),
+                command::cfgi_cd_all(sid(2)),
+            ]);
+        }
+        self.push(&commands);
+        let waits = once_in(&mut self.random, 2);
+        self.say(format!("{count} invalidations, waited for: {waits}"));
+        let failing = self.model.failing;
+        if waits {
+            self.finish();
+        } else {
+            self.smmu.ring();
+            if once_in(&mut self.random, 2) {
+                self.bench.machine().clock_step(20_000_000);
+            }
+        }
+        if failing {
+            self.model.degrade();
+        }
+    }
+
+    /// Commands that may be some.
+    #[track_caller]
+    fn noise(&mut self) {
+        self.make_room(8);
+        let count = self.room().min(8);
+        let commands: Vec<Command> = (0..count)
+            .flat_map(|_| [chance::command(&mut self.random), self.ledger.fresh()])
+            .take(count as usize)
+            .collect();
+        let text = format!("commands {commands:x?}");
+        self.say(text);
+        self.push(&commands);
+        self.finish();
+        // which of them configure what is not for the model to know
+        self.configure_all();
+    }
+
+    #[track_caller]
+    fn fail(&mut self) {
+        let line = host::failure(&mut self.random);
+        self.bench.say(&line);
+        self.model.failing = true;
+        self.model.degrade();
+        if line.starts_with("fail DETACH") {
+            self.holds = true;
+            self.has_held = true;
+        }
+        self.say(line);
+    }
+
+    #[track_caller]
+    fn heal(&mut self) {
+        self.bench.say("clear");
+        self.model.failing = false;
+        self.say("the host can again".into());
+    }
+
+    #[track_caller]
+    fn swap(&mut self) {
+        self.model.swap();
+        self.number_buses();
+        self.say("the buses swap their numbers".into());
+    }
+
+    #[track_caller]
+    fn number_buses(&self) {
+        self.bench.number_buses();
+        let ecam = Ecam::of(self.bench.machine());
+        for slot in 0..SLOTS {
+            let bus = sid(self.model.entry(slot) as u32 + 1) >> 8;
+            ecam.number(8, (slot as u32 + 1) << 3, bus);
+        }
+    }
+
+    #[track_caller]
+    fn reset_function(&mut self) {
+        let slot = below(&mut self.random, SLOTS as u64) as usize;
+        if self.model.device(slot).is_none() {
+            return;
+        }
+        let ecam = Ecam::of(self.bench.machine());
+        ecam.power_on(8, (slot as u32 + 1) << 3);
+        let stream = sid(self.model.entry(slot) as u32 + 1);
+        ecam.function_level_reset(stream >> 8, 0);
+        self.say(format!("the function {stream:#x} is reset"));
+    }
+
+    #[track_caller]
+    fn pause(&mut self) {
+        let machine = self.bench.machine();
+        machine.qmp("stop", json!({}));
+        for _ in 0..below(&mut self.random, 3) {
+            assert_eq!(machine.status(), "paused");
+        }
+        machine.qmp("cont", json!({}));
+        self.report.stops += 1;
+        self.say("stop, cont".into());
+    }
+
+    #[track_caller]
+    fn unplug(&mut self, slot: usize) {
+        let Some(name) = self.model.device(slot).map(str::to_owned) else {
+            return;
+        };
+        self.bench.unplug(&name, slot as u32 + 1);
+        self.model.unplug(slot);
+        let on = self.bench.journal().device(&name).map(|device| device.on);
+        assert_eq!(on, Some(On::Nothing), "{name} is unplugged");
+        self.report.unplugged += 1;
+        self.say(format!("{name} is unplugged from slot {}", slot + 1));
+    }
+
+    #[track_caller]
+    fn plug(&mut self, slot: usize) {
+        // the last are for the end of this life, when the host is a good one
+        let reserve = if self.ends { 0 } else { SLOTS };
+        if self.spares.len() <= reserve {
+            return;
+        }
+        let (name, fd) = self.spares.pop().expect("a spare device");
+        let result = self.bench.plug(&name, fd, slot as u32 + 1);
+        self.say(format!("{name} into slot {}: {result:?}", slot + 1));
+        if result.is_ok() {
+            self.model.plug(slot, &name);
+            self.report.plugged += 1;
+        } else {
+            assert!(self.model.failing || self.model.wild, "{name}: {result:?}");
+            let on = self.bench.journal().device(&name).map(|device| device.on);
+            assert!(
+                matches!(on, None | Some(On::Nothing)),
+                "{name} is on {on:?}"
+            );
+        }
+    }
+
+    /// The guest loses its mind, for a while.
+    #[track_caller]
+    fn run_wild(&mut self) {
+        self.say("wild".into());
+        self.model.wild = true;
+        self.ledger.forget_queue();
+        for _ in 0..=below(&mut self.random, 6) {
+            let machine = self.bench.machine();
+            match below(&mut self.random, 4) {
+                0 => {
+                    let commands: Vec<Command> = (0..256)
+                        .map(|_| chance::command(&mut self.random))
+                        .collect();
+                    let place = chance::SOUP + (below(&mut self.random, 16) << 12);
+                    machine.write_memory(place, &command::to_bytes(&commands));
+                }
+                1 => {
+                    for stream in [sid(1), sid(2)] {
+                        let entry = chance::entry(&mut self.random);
+                        let bytes: Vec<u8> =
+                            entry.iter().flat_map(|word| word.to_le_bytes()).collect();
+                        machine.write_memory(TABLE + 64 * u64::from(stream), &bytes);
+                    }
+                }
+                2 => self.fail(),
+                _ => self.meddle(),
+            }
+            let accesses = below(&mut self.random, 60);
+            for _ in 0..accesses {
+                chance::access(&self.smmu, &mut self.random);
+            }
+            self.report.accesses += accesses;
+            self.check();
+        }
+        self.settle();
+    }
+
+    #[track_caller]
+    fn reset(&mut self) {
+        self.bench.machine().system_reset();
+        self.say("system_reset".into());
+        self.report.resets += 1;
+        self.model.reset();
+        self.ledger.forget_queue();
+        self.check();
+        self.settle();
+    }
+
+    /// A driver takes over, on a host that can: from here on everything is
+    /// known.
+    #[track_caller]
+    fn settle(&mut self) {
+        self.heal();
+        let smmu = &self.smmu;
+        smmu.write(reg::CR0, 0);
+        smmu.write(reg::IRQ_CTRL, 0);
+        smmu.write(reg::CR2, 0);
+        smmu.acknowledge();
+        self.model.enabled = false;
+        self.number_buses();
+        self.port.program();
+        prepare(&self.smmu, QUEUE, TABLE);
+        let log2size = 3 + below(&mut self.random, 7) as u32;
+        self.smmu.setup_queue(QUEUE, log2size);
+        self.capacity = 1 << log2size;
+        self.ledger.forget_queue();
+        for (number, entry) in (1..).zip(self.model.table) {
+            self.smmu.write_ste(sid(number), entry);
+        }
+        self.bypass_or_abort();
+        self.smmu.write64(reg::EVENTQ_BASE, EVENTS | 4);
+        self.smmu.write(reg::EVENTQ_PROD, 0);
+        self.smmu.write(reg::EVENTQ_CONS, 0);
+        self.smmu.enable(SMMUEN | EVENTQEN);
+        self.model.enable();
+        self.model.wild = false;
+        self.say(format!("settled, a queue of 2^{log2size}"));
+        self.push(&[command::CFGI_ALL]);
+        let errors = self.finish();
+        assert_eq!(errors, 0, "a driver that does nothing wrong");
+        self.model.configure_all();
+        self.holds = false;
+        self.check();
+    }
+}

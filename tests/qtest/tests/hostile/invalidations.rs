@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Invalidations, each of which is another one: those that the guest was told to
+//! be complete must have been executed by the host.
+
+use std::collections::{HashSet, VecDeque};
+
+use smmuv3_qtest::{
+    command::{self, Command},
+    journal::Journal,
+};
+
+/// The ASID by which they are known.
+const ASID: u16 = 0x5a5a;
+/// What is compared: the host puts its VMID into them.
+const WORD0: u64 = !(0xffff << 32);
+
+/// A command in the queue: its slot, and the page if it is one of these.
+#[derive(Clone, Copy)]
+struct Queued {
+    pointer: u32,
+    page: Option<u64>,
+}
+
+/// What has become of invalidations.
+#[derive(Default)]
+pub struct Ledger {
+    next: u64,
+    queued: VecDeque<Queued>,
+    /// What the host has executed
+    issued: HashSet<u64>,
+    /// There was no device when these, and all before them, were in the queue
+    excused: u64,
+}
+
+impl Ledger {
+    /// An invalidation that has not been used.
+    pub fn fresh(&mut self) -> Command {
+        self.next += 1;
+        command::tlbi_nh_va(ASID, self.next << 12)
+    }
+
+    fn page([word0, word1]: Command) -> Option<u64> {
+        let same = word0 & WORD0 == command::tlbi_nh_va(ASID, 0)[0];
+        same.then_some(word1 >> 12)
+    }
+
+    /// A command is in the slot that `pointer` names.
+    pub fn queued(&mut self, pointer: u32, command: Command) {
+        self.queued.push_back(Queued {
+            pointer,
+            page: Self::page(command),
+        });
+    }
+
+    /// How many commands are in the queue.
+    pub fn waiting(&self) -> u32 {
+        self.queued.len() as u32
+    }
+
+    /// The queue is another one.
+    pub fn forget_queue(&mut self) {
+        self.queued.clear();
+    }
+
+    /// Looks at what the host has done, which needs it only if there `is_use`: a
+    /// device that may have cached something.
+    pub fn observe(&mut self, journal: &Journal, is_use: bool) {
+        for command in journal.issued("a").into_iter().flatten() {
+            self.issued.extend(Self::page(command));
+        }
+        if !is_use {
+            self.excused = self.next;
+        }
+    }
+
+    /// The guest is told that everything before `cons` is consumed. Gives how
+    /// many invalidations that were.
+    #[track_caller]
+    pub fn consumed(&mut self, cons: u32) -> u64 {
+        let mut count = 0;
+        while let Some(first) = self.queued.front().copied() {
+            if first.pointer == cons {
+                break;
+            }
+            self.queued.pop_front();
+            if let Some(page) = first.page {
+                let executed = self.issued.remove(&page);
+                assert!(
+                    executed || page <= self.excused,
+                    "invalidation {page} is lost"
+                );
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// The first command is reported to be a bad one; the guest puts another
+    /// into its place.
+    pub fn replaced(&mut self) {
+        if let Some(first) = self.queued.front_mut() {
+            first.page = None;
+        }
+    }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Guests of chance that mean harm, on a host that fails, one after the other
+//! for as long as asked: QEMU lives on and answers, no invalidation is lost,
+//! every device is where registers, tables and commands say, and at the end
+//! everything is as it was at the beginning.
+//!
+//! `SEED=N` repeats one guest, `TIME=N` is for how many seconds new ones come,
+//! `STEPS=N` how much each of them does.
+
+mod assigned;
+mod chance;
+mod host;
+mod invalidations;
+mod model;
+mod report;
+mod resources;
+mod software;
+
+use std::{
+    env,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use report::Report;
+
+/// Guests that have been, for ever.
+const KNOWN: [u64; 4] = [1, 2, 3, 4];
+/// What each of them does, unless asked.
+const STEPS: u64 = 150;
+/// How long new ones come, unless asked, in seconds.
+const TIME: u64 = 4;
+
+/// The number in a variable.
+#[track_caller]
+fn variable(name: &str) -> Option<u64> {
+    let value = env::var(name).ok().filter(|value| !value.is_empty())?;
+    let digits = value.strip_prefix("0x");
+    let number = digits.map_or_else(|| value.parse(), |digits| u64::from_str_radix(digits, 16));
+    Some(number.unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+/// Runs guests of a kind: `guest` is given a seed, the number of steps, and
+/// where to count.
+#[track_caller]
+fn run(kind: &str, guest: impl Fn(u64, u64, &mut Report)) {
+    let mut report = Report::default();
+    let steps = variable("STEPS").unwrap_or(STEPS);
+    let mut one = |seed: u64| {
+        println!("{kind}: SEED={seed:#x} STEPS={steps}");
+        guest(seed, steps, &mut report);
+        report.guests += 1;
+    };
+    if let Some(seed) = variable("SEED") {
+        one(seed);
+    } else {
+        KNOWN.into_iter().for_each(&mut one);
+        let time = Duration::from_secs(variable("TIME").unwrap_or(TIME));
+        let start = Instant::now();
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let mut fresh = since_1970.map_or(0, |since| since.as_nanos() as u64);
+        while start.elapsed() < time {
+            // so that seeds of one run have nothing in common
+            fresh = fresh.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            one(fresh);
+        }
+    }
+    println!("{kind}:\n{report}");
+}
+
+#[test]
+fn guests_with_assigned_devices_do_no_harm() {
+    run("assigned devices", assigned::live);
+}
+
+#[test]
+fn guests_with_emulated_devices_do_no_harm() {
+    run("emulated devices", software::live);
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A guest with emulated devices behind an SMMU without accel: the SMMU walks
+//! what the guest has made at random. The machine moves from one QEMU to another
+//! now and then.
+
+use std::{env, fs, path::PathBuf, process, time::Instant};
+
+use serde_json::json;
+use smmuv3_qtest::{
+    command::{self, Command},
+    edu,
+    machine::RAM,
+    pci, qemu,
+    smmu::{reg, EVENTQEN, SMMUEN},
+    tables::Allow,
+    translated::{Stages, Translated, ASID, VMID},
+    until, Access, Builder, Edu, Machine, Random, Smmu,
+};
+
+use crate::{
+    assigned::BOUND,
+    chance::{self, below, once_in, SCRATCH},
+    report::Report,
+    resources::{Resources, RETURNING},
+};
+
+/// The devices. The first is the one whose stream a good driver sets up.
+const SIDS: [u32; 2] = [pci::sid(0, 4), pci::sid(0, 5)];
+/// What the driver maps.
+const IOVA: u64 = 0x0123_4000;
+/// Where to, one after the other.
+const PAGES: [u64; 2] = [SCRATCH + 0x10_0000, SCRATCH + 0x20_0000];
+/// What the driver writes into, up to where the soup begins.
+const DRIVER: u64 = RAM + 0x10_0000;
+/// What is filled at a time: QEMU keeps as much for the next time.
+const CHUNK: usize = 0x4_0000;
+/// `GBPA.Update`, with `ABORT` clear
+const BYPASS: u32 = 1 << 31;
+
+/// Registers that move, in the order in which they are compared.
+const MOVING: [u64; 18] = [
+    reg::CR0,
+    reg::CR0ACK,
+    reg::CR1,
+    reg::CR2,
+    reg::GBPA,
+    reg::IRQ_CTRL,
+    reg::GERROR,
+    reg::GERRORN,
+    reg::STRTAB_BASE,
+    reg::STRTAB_BASE + 4,
+    reg::STRTAB_BASE_CFG,
+    reg::CMDQ_BASE,
+    reg::CMDQ_BASE + 4,
+    reg::CMDQ_PROD,
+    reg::CMDQ_CONS,
+    reg::EVENTQ_BASE,
+    reg::EVENTQ_PROD,
+    reg::EVENTQ_CONS,
+];
+
+fn builder(stages: Stages) -> Builder {
+    let stage = stages.property();
+    let smmu = Builder::virt(qemu()).device(format!(
+        "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={stage}"
+    ));
+    let smmu = smmu.env(RETURNING.0, RETURNING.1);
+    SIDS.iter().fold(smmu, |builder, sid| {
+        builder.device(format!("{},bus=pcie.0,addr={:#x}", edu::DEVICE, sid >> 3))
+    })
+}
+
+/// A whole life.
+#[track_caller]
+pub fn live(seed: u64, steps: u64, report: &mut Report) {
+    let mut random = Random::new(seed);
+    let stages = random.of(&[Stages::One, Stages::Two, Stages::Both]);
+    let mut machine = builder(stages).start();
+    let mut rest = steps;
+    while rest > 0 {
+        let part = rest.min(20 + below(&mut random, 100));
+        Station::new(&machine, stages, &mut random, report).stay(part);
+        rest -= part;
+        if rest > 0 {
+            machine = moved(machine, stages);
+            report.moves += 1;
+        }
+    }
+    let finished = machine.quit();
+    assert!(finished.status.success(), "{finished}");
+}
+
+/// A file for the state of a machine.
+struct State(PathBuf);
+
+impl State {
+    fn uri(&self) -> String {
+        format!("file:{}", self.0.display())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn registers(machine: &Machine) -> Vec<u32> {
+    let smmu = Smmu::find(machine);
+    MOVING.iter().map(|offset| smmu.read(*offset)).collect()
+}
+
+/// Waits for a migration to end well.
+#[track_caller]
+fn migrated(machine: &Machine) {
+    until("end of the migration", || {
+        let answer = machine.qmp("query-migrate", json!({}));
+        match answer["status"].as_str() {
+            Some("completed") => Some(()),
+            Some("failed") => panic!("{answer}\n{}", machine.stderr()),
+            _ => None,
+        }
+    });
+}
+
+/// The machine in another QEMU.
+#[track_caller]
+fn moved(source: Machine, stages: Stages) -> Machine {
+    let file = State(env::temp_dir().join(format!("hostile-{}", process::id())));
+    source.qmp("stop", json!({}));
+    let before = registers(&source);
+    source.qmp("migrate", json!({ "uri": file.uri() }));
+    migrated(&source);
+    let finished = source.quit();
+    assert!(finished.status.success(), "{finished}");
+    let machine = builder(stages).args(["-incoming", "defer"]).start();
+    machine.qmp("migrate-incoming", json!({ "uri": file.uri() }));
+    migrated(&machine);
+    assert_eq!(registers(&machine), before, "registers of a moved machine");
+    machine.qmp("cont", json!({}));
+    machine
+}
+
+/// A stay in one QEMU.
+struct Station<'a> {
+    machine: &'a Machine,
+    stages: Stages,
+    smmu: Smmu<'a>,
+    edus: Vec<Edu<'a>>,
+    random: &'a mut Random,
+    report: &'a mut Report,
+}
+
+impl<'a> Station<'a> {
+    #[track_caller]
+    fn new(
+        machine: &'a Machine,
+        stages: Stages,
+        random: &'a mut Random,
+        report: &'a mut Report,
+    ) -> Self {
+        let smmu = Smmu::find(machine);
+        disable(&smmu);
+        let edus = (0..)
+            .zip(SIDS)
+            .map(|(index, sid)| Edu::new(machine, sid, index))
+            .collect();
+        Self {
+            machine,
+            stages,
+            smmu,
+            edus,
+            random,
+            report,
+        }
+    }
+
+    #[track_caller]
+    fn stay(&mut self, steps: u64) {
+        self.reset();
+        self.settle();
+        let before = Resources::of(self.machine);
+        for _ in 0..steps {
+            self.step();
+            self.check();
+            self.report.steps += 1;
+        }
+        self.settle();
+        before.return_to(self.machine, 0, self.report);
+    }
+
+    #[track_caller]
+    fn step(&mut self) {
+        let machine = self.machine;
+        match below(self.random, 16) {
+            0..=2 => chance::stir(machine, self.random),
+            3 | 4 => self.write_entries(),
+            5..=7 => self.transact(),
+            8 | 9 => self.command(),
+            10..=12 => self.access(),
+            13 => self.settle(),
+            14 if once_in(self.random, 3) => self.reset(),
+            14 => {
+                machine.qmp("stop", json!({}));
+                machine.qmp("cont", json!({}));
+                self.report.stops += 1;
+            }
+            _ => self.enable(),
+        }
+    }
+
+    /// QEMU answers in time.
+    #[track_caller]
+    fn check(&mut self) {
+        let start = Instant::now();
+        assert_eq!(self.machine.status(), "running");
+        let silence = start.elapsed();
+        assert!(silence < BOUND, "QMP answers after {silence:?}");
+        self.report.silence = self.report.silence.max(silence);
+    }
+
+    /// Entries for both streams, wherever the Stream table is.
+    #[track_caller]
+    fn write_entries(&mut self) {
+        let base = self.smmu.read64(reg::STRTAB_BASE) & 0x000f_ffff_ffff_ffc0;
+        if (RAM..SCRATCH).contains(&base) {
+            for sid in SIDS {
+                let entry = chance::entry(self.random);
+                let bytes: Vec<u8> = entry.iter().flat_map(|word| word.to_le_bytes()).collect();
+                self.machine
+                    .write_memory(base + 64 * u64::from(sid), &bytes);
+            }
+        }
+    }
+
+    #[track_caller]
+    fn transact(&mut self) {
+        for edu in &self.edus {
+            for _ in 0..=below(self.random, 3) {
+                let noise = self.random.next();
+                let inside = chance::iova(self.random);
+                let iova = self.random.of(&[inside, inside, inside, noise & !3]);
+                // what is outside of scratch memory is not to be written to
+                let access = if iova == inside {
+                    self.random.of(&[Access::Read, Access::Write])
+                } else {
+                    Access::Read
+                };
+                edu.access(access, iova);
+                self.report.transactions += 1;
+            }
+        }
+    }
+
+    /// Commands in a queue that may be any, and may stand still.
+    #[track_caller]
+    fn command(&mut self) {
+        let count = 1 + below(self.random, 40);
+        let commands: Vec<Command> = (0..count).map(|_| chance::command(self.random)).collect();
+        self.smmu.acknowledge();
+        self.smmu.adopt_queue();
+        let base = self.smmu.slot(0);
+        if (RAM..SCRATCH).contains(&base) && self.smmu.read64(reg::CMDQ_BASE) & 0x1f >= 6 {
+            self.smmu.push(&commands);
+            self.smmu.ring();
+            self.report.commands += count;
+        }
+    }
+
+    #[track_caller]
+    fn access(&mut self) {
+        let count = 1 + below(self.random, 40);
+        for _ in 0..count {
+            chance::access(&self.smmu, self.random);
+        }
+        self.report.accesses += count;
+    }
+
+    /// A random driver may have disabled everything, and what is disabled does
+    /// nothing.
+    #[track_caller]
+    fn enable(&mut self) {
+        let smmu = &self.smmu;
+        smmu.write(reg::CR0, 0);
+        smmu.acknowledge();
+        smmu.write64(reg::STRTAB_BASE, DRIVER + 0x20_0000);
+        smmu.write(
+            reg::STRTAB_BASE_CFG,
+            self.random.of(&[12, 12, (1 << 16) | (8 << 6) | 12]),
+        );
+        smmu.setup_queue(DRIVER, 6 + below(self.random, 3) as u32);
+        smmu.enable(SMMUEN | EVENTQEN);
+    }
+
+    #[track_caller]
+    fn reset(&mut self) {
+        self.machine.system_reset();
+        self.report.resets += 1;
+        for edu in &self.edus {
+            edu.program();
+        }
+    }
+
+    /// A good driver takes over: translations are what its tables say, the last
+    /// ones after each invalidation, and nobody else's device gets through.
+    #[track_caller]
+    fn settle(&mut self) {
+        disable(&self.smmu);
+        for at in (DRIVER..chance::SOUP).step_by(CHUNK) {
+            self.machine.fill_memory(at, CHUNK as u64, 0);
+        }
+        let driver = Translated::new(self.machine, self.stages, SIDS[0]);
+        let [good, other] = &self.edus[..] else {
+            panic!("two devices");
+        };
+        let mut places = PAGES;
+        if once_in(self.random, 2) {
+            places.reverse();
+        }
+        let tables = driver.input();
+        let invalidation = match self.stages {
+            Stages::One | Stages::Both => command::tlbi_nh_va(ASID, IOVA),
+            Stages::Two => command::tlbi_s2_ipa(VMID, IOVA),
+        };
+        let invalidation = match self.stages {
+            Stages::Both => command::with_vmid(invalidation, VMID),
+            _ => invalidation,
+        };
+        for place in places {
+            tables.map(IOVA, place, Allow::ReadWrite);
+            driver.submit(&[invalidation]);
+            for page in PAGES {
+                self.machine.write32(page, 0);
+            }
+            let word = good.write(IOVA);
+            let found = PAGES.map(|page| self.machine.read32(page));
+            let wanted = PAGES.map(|page| if page == place { word } else { 0 });
+            assert_eq!(found, wanted, "{IOVA:#x} leads to {place:#x}");
+            other.write(IOVA);
+            let still = PAGES.map(|page| self.machine.read32(page));
+            assert_eq!(still, wanted, "a stream without an entry");
+            self.report.invalidations += 1;
+        }
+        let abort = [1, 0, 0, 0];
+        driver.write_entry(abort);
+        driver.submit(&[command::cfgi_ste(SIDS[0])]);
+        let before = PAGES.map(|page| self.machine.read32(page));
+        good.write(IOVA);
+        let after = PAGES.map(|page| self.machine.read32(page));
+        assert_eq!(before, after, "an entry that aborts");
+        self.report.commands += 6;
+        self.report.transactions += 5;
+        self.report.checks += 1;
+        driver.write_entry(driver.entry());
+        driver.submit(&[command::CFGI_ALL]);
+    }
+}
+
+/// Everything off, nothing translates.
+fn disable(smmu: &Smmu<'_>) {
+    smmu.write(reg::CR0, 0);
+    smmu.write(reg::IRQ_CTRL, 0);
+    smmu.write(reg::CR2, 0);
+    smmu.write(reg::GBPA, BYPASS);
+    smmu.acknowledge();
+    smmu.write(reg::CMDQ_CONS, 0);
+    smmu.write(reg::EVENTQ_PROD, 0);
+    smmu.write(reg::EVENTQ_CONS, 0);
+}
