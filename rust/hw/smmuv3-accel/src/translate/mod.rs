@@ -160,8 +160,8 @@ impl Smmuv3 {
         Outcome::Abort
     }
 
-    /// What becomes of a transaction by tables as they are now, and when its walk
-    /// began if there was one.
+    /// What becomes of a transaction by tables as they are now. When it began, unless
+    /// the caches knew where it goes.
     fn outcome(
         &self,
         stream_id: u32,
@@ -178,7 +178,9 @@ impl Smmuv3 {
                     if Statistics::is_traced() {
                         shared.statistics.trace_hit(stream_id, iova, &shared.store);
                     }
-                    return (None, outcome);
+                    // known or not, a fault has yet to be recorded
+                    let is_fault = matches!(outcome, Outcome::Fault(_));
+                    return (is_fault.then_some(session), outcome);
                 }
                 known = shared.store.configurations.get(stream_id).copied();
                 shared.statistics.note_miss(known.as_ref());
