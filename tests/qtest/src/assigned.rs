@@ -315,6 +315,11 @@ impl Bench {
         &self.machine
     }
 
+    /// The machine, to be used by more than one.
+    pub const fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
     /// The guest boots: it numbers its buses, and gives its only SMMU a Command
     /// queue and an empty Stream table. The SMMU is disabled.
     #[track_caller]

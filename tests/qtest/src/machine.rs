@@ -205,6 +205,11 @@ impl Machine {
         status["status"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Both connections, for two who use them at the same time.
+    pub fn connections(&mut self) -> (&mut Qtest, &mut Qmp) {
+        (self.qtest.get_mut(), self.qmp.get_mut())
+    }
+
     /// What QEMU has written to its standard error so far.
     pub fn stderr(&self) -> String {
         self.process.stderr()
