@@ -64,8 +64,14 @@ static void *work(void *opaque)
     }
     while (now() < end) {
         block = (is_random ? next_random(&state) : block + 1) % span_blocks;
-        if (pread(device, buffer, block_size, block * block_size) != (ssize_t)block_size) {
+        ssize_t n = pread(device, buffer, block_size, block * block_size);
+
+        if (n < 0) {
             fail("read");
+        } else if ((size_t)n != block_size) {
+            /* Linux makes a disk empty when it goes. */
+            fprintf(stderr, "iorate: read: end of the device\n");
+            exit(1);
         }
         worker->blocks++;
     }
