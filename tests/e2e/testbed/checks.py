@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
-from .consoles import TestbedError
+from .consoles import Qmp, TestbedError
 from .kernellog import KernelLog
 
 MIB = 1 << 20
@@ -22,6 +22,8 @@ TRANSLATION_FAULT = re.compile(r"event: F_TRANSLATION|event 0x10 received|unpriv
 # ...and of all that tests/e2e/guest/isolation.c provokes.
 FAULTS = re.compile(r"event: |event 0x.. received|data write|\t0x[0-9a-f]{16}$|callbacks suppressed")
 
+_EDU_ARRIVES = "for i in $(seq 300); do grep -qx 0x11e8 /sys/bus/pci/devices/*/device && exit 0; sleep 0.1; done; exit 1"
+
 
 class Shells(Protocol):
     """A guest: something that runs commands."""
@@ -31,6 +33,21 @@ class Shells(Protocol):
 
 class LoggedGuest(Shells, Protocol):
     log: KernelLog
+
+
+class PluggableConfig(Protocol):
+    def port(self, name: str) -> str: ...
+
+    def device(self, name: str, bus: str) -> dict[str, str]: ...
+
+
+class PluggableGuest(Shells, Protocol):
+    """A guest with a root port for each device."""
+
+    qmp: Qmp
+
+    @property
+    def config(self) -> PluggableConfig: ...
 
 
 class Host(Protocol):
@@ -98,3 +115,20 @@ def faulting_dma(guest: LoggedGuest, iova: int) -> None:
     messages = [text for _, text in guest.log.lines()]
     expect(any(re.search(rf"event: F_TRANSLATION .*iova: {iova:#x}", text) for text in messages),
            "the guest's driver has not reported the fault; its last messages:\n" + "\n".join(messages[-5:]))
+
+
+def unplug(guest: PluggableGuest, *devices: str) -> None:
+    """Returns when the guest has let go of the devices. A root port takes a request only after the one before."""
+    guest.qmp.forget_events()
+    for name in devices:
+        guest.qmp.command("device_del", {"id": name})
+    for name in devices:
+        guest.qmp.wait_event("DEVICE_DELETED", 60, device=name)
+
+
+def plug(guest: PluggableGuest, *devices: str) -> None:
+    """Returns when the guest uses the devices."""
+    for name in devices:
+        guest.qmp.command("device_add", guest.config.device(name, guest.config.port(name)))
+    for name in devices:
+        guest.run(_EDU_ARRIVES if name == "edu" else f"disk {name}", timeout=60)

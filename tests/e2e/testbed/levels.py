@@ -97,6 +97,10 @@ class GuestConfig:
             for slot, name in enumerate(devices):
                 yield smmu, f"port{smmu}.{slot}", name
 
+    def port(self, name: str) -> str:
+        """The root port that a device is plugged into."""
+        return next(port for _, port, device in self.ports() if device == name)
+
     def command(self) -> list[str]:
         words = [f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",

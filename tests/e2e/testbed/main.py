@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import bench, own_level0_scenarios, report, software_scenarios, throughput
+from . import bench, hotplug_scenarios, own_level0_scenarios, report, software_scenarios, throughput
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Level1
@@ -29,7 +29,7 @@ from .software import Place
 
 Say = Callable[[str], None]
 # What has registered scenarios by being imported.
-_MODULES = (own_level0_scenarios, software_scenarios)
+_MODULES = (hotplug_scenarios, own_level0_scenarios, software_scenarios)
 _RUNS_KEPT = 5
 
 

@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from .checks import (FAULTS, HARMLESS, MIB, SMALL_HOTPLUG_WINDOWS, TRANSLATION_FAULT, copy_and_compare, edu_address, expect,
-                     faulting_dma, file_sha256, parallel_jobs)
+from .checks import (FAULTS, HARMLESS, MIB, TRANSLATION_FAULT, copy_and_compare, edu_address, expect, faulting_dma,
+                     file_sha256, parallel_jobs)
 from .consoles import TestbedError
 from .counters import BUSY_EVENTS, Counts
 from .levels import Guest, GuestConfig, Level1
 from .registry import Bed, register
 
 scenario = partial(register, Bed.NESTED)
+
+# What QEMU prints in a good run: level 1's VFIO cannot give one device access to another's BAR, nor reset an edu device.
+UNREMARKABLE = re.compile(r"warning: |PCI peer-to-peer transactions on BARs are not supported|no available reset mechanism")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Bench:
                 if errors := log.errors(harmless):
                     raise TestbedError(f"{where}'s kernel reports:\n" + "\n".join(errors[:20]))
             expect(guest.running(), f"QEMU has ended:\n{guest.output()}")
+            complaints = [line for line in guest.output().splitlines() if not UNREMARKABLE.search(line)]
+            expect(not complaints, "QEMU reports:\n" + "\n".join(complaints[:20]))
 
     def host_sha256(self, disk: str, offset: int, size: int) -> str:
         """The checksum of a part of a disk as this machine, level 0, has it."""
@@ -185,25 +190,6 @@ def killed(bench: Bench) -> None:
         holders = bench.level1.shell.run("ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E '/dev/(iommu|vfio)' || true")
         expect(not holders, f"after QEMU's end somebody holds:\n{holders}")
         bench.level1.use_from_level1("disk0")
-
-
-@scenario("hotplug", "the assigned device is unplugged and plugged again in the running guest")
-def hotplug(bench: Bench) -> None:
-    config = bench.config("hotplug", smmus=(("disk0", "disk1"),), append=SMALL_HOTPLUG_WINDOWS)
-    with bench.guest(config) as guest:
-        copy_and_compare(bench, guest)
-        # The root port takes a request only when the guest has seen the one before.
-        guest.qmp.forget_events()
-        guest.qmp.command("device_del", {"id": "disk0"})
-        guest.qmp.wait_event("DEVICE_DELETED", 60, device="disk0")
-        expect(guest.run("ls /sys/class/nvme | wc -l") == "1", "level 2 still has the unplugged disk")
-        # The other device behind the same SMMU must not have noticed.
-        copy_and_compare(bench, guest, "disk1")
-        port = next(port for _, port, name in config.ports() if name == "disk0")
-        guest.qmp.command("device_add", config.device("disk0", port))
-        guest.run("disk disk0", timeout=60)
-        copy_and_compare(bench, guest, "disk0")
-        copy_and_compare(bench, guest, "disk1")
 
 
 @scenario("two-devices", "two devices behind one SMMU, with I/O in parallel")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 
 from .checks import (FAULTS, MIB, SMALL_HOTPLUG_WINDOWS, Shells, copy_and_compare, edu_address, expect, expect_stage,
-                     faulting_dma, parallel_jobs)
+                     faulting_dma, parallel_jobs, plug, unplug)
 from .registry import Bed, register
 from .software import Place, Smmu, SoftwareConfig, SoftwareGuest
 
@@ -50,18 +50,6 @@ def start_io(guest: SoftwareGuest) -> None:
         guest.run(f"disk=$(disk {disk}); iorate random $disk 4096 {16 * MIB} 2 3600000 >/dev/null 2>&1 &")
 
 
-def replug(guest: SoftwareGuest, *disks: str) -> None:
-    guest.qmp.forget_events()
-    for disk in disks:
-        guest.qmp.command("device_del", {"id": disk})
-    for disk in disks:
-        guest.qmp.wait_event("DEVICE_DELETED", 60, device=disk)
-    for disk in disks:
-        guest.qmp.command("device_add", guest.config.device(disk, guest.config.port(disk)))
-    for disk in disks:
-        guest.run(f"disk {disk}", timeout=60)
-
-
 @scenario("soft-strict", "iommu=smmuv3, strict: NVMe, virtio-blk on I/O threads, two NICs; reset under I/O, and all again")
 def strict(place: Place) -> None:
     config = SoftwareConfig("soft-strict", "virt,iommu=smmuv3", devices=ALL, append="iommu.passthrough=0 iommu.strict=1")
@@ -101,7 +89,8 @@ def stages(place: Place) -> None:
         check_groups(guest, "DMA")
         all_io(place, guest)
         check_translated(guest, {"disk0": 1, "disk1": 2})
-        replug(guest, "disk0", "disk1")
+        unplug(guest, "disk0", "disk1")
+        plug(guest, "disk0", "disk1")
         all_io(place, guest)
 
 
