@@ -5,7 +5,7 @@
 # $(XDG_CACHE_HOME)/smmuv3-accel (CACHE= moves it). QEMU_SRC=/path uses a QEMU tree of yours.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz qemu overlay revert clean tools
+.PHONY: help run test check bench fuzz compare hostile soak qemu overlay revert clean tools
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,13 +19,23 @@ test: tools ## everything: unit tests, lints, QEMU builds, functional tests, QEM
 check: tools ## the inner loop: format, lints, unit tests, documentation (and the device inside QEMU once that is built)
 	@scripts/test --fast
 
-bench: tools ## compare with QEMU's C device in the nested testbed and without acceleration, then the command queue's consumer alone
+bench: tools ## compare with the C device: in the testbed, without acceleration, how long a guest stalls QEMU; the consumer alone
 	@tests/e2e/run --bench
 	@tests/e2e/run --throughput
 	@scripts/in-root cargo bench --quiet --package smmuv3
+	@scripts/in-root QEMU_BIN="$$(scripts/qemu-build x86)" QEMU_C_BIN="$$(scripts/qemu-build x86-c)" cargo bench --quiet --package smmuv3-qtest --bench stall
 
 fuzz: tools ## the fuzz targets of the architecture, one after the other, TIME=60 seconds each
 	@scripts/in-root scripts/fuzz --seconds $(or $(TIME),60)
+
+compare: tools ## the functional tests against QEMU's C device too, and where it differs
+	@scripts/compare
+
+hostile: tools ## hostile guests on a failing host against the whole binary, TIME=60 seconds; SEED= repeats one
+	@scripts/hostile $(or $(TIME),60)
+
+soak: tools ## the same for TIME=3600 seconds, with long lives: what was done, what was lost, what is left behind
+	@scripts/hostile $(or $(TIME),3600) 10000
 
 qemu: tools ## build QEMU with the Rust device, for this machine and for arm64
 	@scripts/qemu-build x86 arm64

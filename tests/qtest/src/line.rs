@@ -20,8 +20,8 @@ impl LineStream {
     ///
     /// The socket does not take a time limit.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(*TIMEOUT))?;
+        stream.set_write_timeout(Some(*TIMEOUT))?;
         Ok(Self {
             reader: BufReader::new(stream),
             partial: Vec::new(),

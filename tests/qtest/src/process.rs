@@ -293,8 +293,8 @@ impl Process {
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status,
-                Ok(None) if start.elapsed() < TIMEOUT => thread::sleep(Duration::from_millis(2)),
-                Ok(None) => panic!("QEMU did not end within {TIMEOUT:?}\n{self}"),
+                Ok(None) if start.elapsed() < *TIMEOUT => thread::sleep(Duration::from_millis(2)),
+                Ok(None) => panic!("QEMU did not end within {:?}\n{self}", *TIMEOUT),
                 Err(error) => panic!("QEMU's exit status cannot be had: {error}\n{self}"),
             }
         };

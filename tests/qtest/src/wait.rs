@@ -4,12 +4,22 @@
 //! Waiting, never for ever.
 
 use std::{
+    env,
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
-/// How long anything may take. Generous: the machine may be busy.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long anything may take: as many seconds as the variable `PATIENCE` says.
+/// Without it, more than enough: the machine may be busy.
+pub static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = env::var("PATIENCE").map_or(60, |value| {
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("PATIENCE is no number: {value}"))
+    });
+    Duration::from_secs(seconds)
+});
 
 /// Asks `probe` until it answers.
 ///
@@ -23,7 +33,11 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = probe() {
             return value;
         }
-        assert!(start.elapsed() < TIMEOUT, "no {what} within {TIMEOUT:?}");
+        assert!(
+            start.elapsed() < *TIMEOUT,
+            "no {what} within {:?}",
+            *TIMEOUT
+        );
         thread::sleep(Duration::from_millis(1));
     }
 }

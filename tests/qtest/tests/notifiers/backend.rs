@@ -237,7 +237,7 @@ impl Server {
             request::SET_BACKEND_REQ_FD => {
                 let stream = fds.into_iter().next().map(UnixStream::from);
                 if let Some(requests) = &stream {
-                    let _ = requests.set_read_timeout(Some(TIMEOUT));
+                    let _ = requests.set_read_timeout(Some(*TIMEOUT));
                 }
                 lock(&self.state).requests = stream;
                 None
