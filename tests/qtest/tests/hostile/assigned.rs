@@ -285,7 +285,10 @@ impl World<'_> {
             });
             let cons = smmu.cons();
             self.observe();
-            self.report.invalidations += self.ledger.consumed(cons);
+            let (count, lost) = self.ledger.consumed(cons);
+            self.report.invalidations += count;
+            self.report.lost += lost;
+            assert_eq!(lost, 0, "invalidations that the host has not executed");
             if !error {
                 break;
             }

@@ -20,6 +20,7 @@ mod software;
 
 use std::{
     env,
+    panic::{catch_unwind, resume_unwind, AssertUnwindSafe},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -49,7 +50,11 @@ fn run(kind: &str, guest: impl Fn(u64, u64, &mut Report)) {
     let steps = variable("STEPS").unwrap_or(STEPS);
     let mut one = |seed: u64| {
         println!("{kind}: SEED={seed:#x} STEPS={steps}");
-        guest(seed, steps, &mut report);
+        let life = AssertUnwindSafe(|| guest(seed, steps, &mut report));
+        if let Err(panic) = catch_unwind(life) {
+            println!("{kind}, up to SEED={seed:#x} STEPS={steps}:\n{report}");
+            resume_unwind(panic);
+        }
         report.guests += 1;
     };
     if let Some(seed) = variable("SEED") {

@@ -15,6 +15,8 @@ pub struct Report {
     pub commands: u64,
     /// Invalidations that were looked for in the host, or in what devices do
     pub invalidations: u64,
+    /// Of these, those that were not there
+    pub lost: u64,
     pub command_errors: u64,
     /// Calls of the host that failed
     pub failures: u64,
@@ -45,8 +47,7 @@ impl fmt::Display for Report {
             ("commands consumed", self.commands),
             ("  that stopped the queue", self.command_errors),
             ("invalidations followed", self.invalidations),
-            // one ends the run
-            ("  lost", 0),
+            ("  lost", self.lost),
             ("failures of the host", self.failures),
             ("events of the host", self.events),
             ("transactions of emulated devices", self.transactions),

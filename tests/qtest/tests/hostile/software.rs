@@ -337,6 +337,7 @@ impl<'a> Station<'a> {
             let word = good.write(IOVA);
             let found = PAGES.map(|page| self.machine.read32(page));
             let wanted = PAGES.map(|page| if page == place { word } else { 0 });
+            self.report.lost += u64::from(found != wanted);
             assert_eq!(found, wanted, "{IOVA:#x} leads to {place:#x}");
             other.write(IOVA);
             let still = PAGES.map(|page| self.machine.read32(page));
