@@ -527,6 +527,7 @@ impl World<'_> {
             self.report.plugged += 1;
         } else {
             assert!(self.model.failing || self.model.wild, "{name}: {result:?}");
+            self.model.refuse();
             let on = self.bench.journal().device(&name).map(|device| device.on);
             assert!(
                 matches!(on, None | Some(On::Nothing)),

@@ -19,6 +19,8 @@ struct Slot {
     known: usize,
     /// What was made of the entry then
     installed: On,
+    /// What may have been made of it since
+    since: Vec<On>,
     /// The host has failed: the device may be on less
     degraded: bool,
 }
@@ -53,6 +55,7 @@ impl Model {
                     entry,
                     known: entry,
                     installed: On::Abort,
+                    since: Vec::new(),
                     degraded: false,
                 }
             }),
@@ -82,6 +85,7 @@ impl Model {
         let Slot {
             entry,
             installed,
+            ref since,
             degraded,
             ..
         } = self.slots[slot];
@@ -97,6 +101,7 @@ impl Model {
         if self.enabled {
             // it has been looked at anew, which is always permitted
             allowed.push(Self::meaning(self.table[entry]));
+            allowed.extend(since);
         }
         allowed
     }
@@ -105,6 +110,7 @@ impl Model {
         let slot = &mut self.slots[slot];
         slot.installed = Self::meaning(self.table[slot.entry]);
         slot.known = slot.entry;
+        slot.since.clear();
         slot.degraded = self.failing;
     }
 
@@ -168,6 +174,13 @@ impl Model {
         self.look_again_where(|other| other.entry != other.known);
     }
 
+    /// A device has not come. The others may have made room for it.
+    pub fn refuse(&mut self) {
+        for slot in &mut self.slots {
+            slot.since.push(Self::meaning(self.table[slot.entry]));
+        }
+    }
+
     pub fn unplug(&mut self, slot: usize) {
         self.slots[slot].device = None;
     }
@@ -180,6 +193,7 @@ impl Model {
         for (number, slot) in self.slots.iter_mut().enumerate() {
             slot.entry = number;
             slot.known = number;
+            slot.since.clear();
             slot.degraded = self.failing;
         }
     }
