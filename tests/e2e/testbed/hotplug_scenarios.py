@@ -61,7 +61,7 @@ def background_io(bench: Bench, guest: Guest, disk: str) -> Iterator[BackgroundI
 def reads_that_fail(guest: Guest, disk: str) -> Iterator[None]:
     """Random reads, several at a time, that the `with` block is to bring to their end: with an error."""
     guest.run(f"""disk=$(disk {disk}) && stat=/sys/block/$(basename $disk)/stat && rm -f reads &&
-        {{ {{ iorate random $disk 4096 {16 * MIB} 4 3600000; echo status $?; }} >reads 2>&1 & set -- $(cat $stat); before=$1;
+        {{ {{ iorate random $disk 4096 {16 * MIB} 2 3600000; echo status $?; }} >reads 2>&1 & set -- $(cat $stat); before=$1;
         for i in $(seq 100); do sleep 0.1; set -- $(cat $stat); [ $1 -lt $((before + 50)) ] || exit 0; done; exit 1; }}""")
     yield
     text = guest.run("for i in $(seq 100); do grep -q status reads && break; sleep 0.1; done; cat reads")
@@ -95,12 +95,13 @@ def hotplug(bench: Bench) -> None:
 
 @scenario("hotplug-last", "all devices of an SMMU are unplugged, under I/O, under faults, and idle; its events come again")
 def hotplug_last(bench: Bench) -> None:
-    config = bench.config("hotplug-last", smmus=(("disk0", "edu"),), append=SMALL_HOTPLUG_WINDOWS)
+    config = bench.config("hotplug-last", smp=2, smmus=(("disk0", "edu"),), append=SMALL_HOTPLUG_WINDOWS)
     with bench.guest(config, harmless=FAULTS) as guest:
         faulting_dma(guest, 0xDEAD000)
         # The vIOMMU and its vEVENTQ go with the last device, in a vCPU's thread. First while events keep coming...
         with reads_that_fail(guest, "disk0"):
             guest.run(f"while isolation write {edu_address(guest)} 0xdead000; do :; done >/dev/null 2>&1 &")
+            guest.run("for i in $(seq 300); do [ $(dmesg | grep -c 'iova: 0xdead000') -lt 4 ] || exit 0; sleep 0.1; done; exit 1")
             unplug(guest, "disk0", "edu")
         plug_all(bench, guest, 0xBEEF000)
         # ...then while the main loop does nothing but wait for one.
