@@ -262,7 +262,8 @@ impl<'a> Station<'a> {
         self.smmu.acknowledge();
         self.smmu.adopt_queue();
         let base = self.smmu.slot(0);
-        if (RAM..SCRATCH).contains(&base) && self.smmu.read64(reg::CMDQ_BASE) & 0x1f >= 6 {
+        let log2size = self.smmu.read(reg::CMDQ_BASE) & 0x1f;
+        if (RAM..SCRATCH).contains(&base) && (6..=19).contains(&log2size) {
             self.smmu.push(&commands);
             self.smmu.ring();
             self.report.commands += count;
