@@ -18,11 +18,10 @@ use crate::report::Report;
 pub const RETURNING: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "1024");
 
 /// How much more memory QEMU may have at the end, in KiB. It is not what is in
-/// use that can be counted, but what malloc has for it: at the worst moment, so
-/// much waits for RCU. That is when records of events are written to flash
-/// memory, and QEMU lays out its memory anew with each. A guest of a soak test
-/// does tens of thousands of things: what is lost with each shows all the same.
-const TOLERANCE: u64 = 32 << 10;
+/// use that can be counted, but what malloc has for it, also for what waits for
+/// RCU at the worst moment. A guest of a soak test does thousands of things: what
+/// is lost with each shows all the same.
+const TOLERANCE: u64 = 8 << 10;
 /// What QEMU itself loses with each `vfio-pci` that is plugged in and out, in KiB:
 /// 35, with whatever SMMU or none.
 const LOST_BY_PLUGGING: u64 = 40;
