@@ -23,8 +23,11 @@ use util::{ensure, Error, Result};
 use crate::{
     accel::Accel,
     bindings,
+    callbacks::{on_machine_done, Alarm, BottomHalf, StopHandler},
     events::Waiting,
-    ffi::{self, Alarm, BottomHalf, MigrationBlocker, ParentMethods, SmmuState, StopHandler},
+    ffi::{self, ParentMethods, SmmuState},
+    machine::{exit_with, MigrationBlocker},
+    mmio::init_registers_region,
     pci,
     properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
     translate::{self, Notified, Statistics},
@@ -246,10 +249,10 @@ impl Smmuv3 {
         if self.accel {
             *self.accel_state.borrow_mut() = Some(Accel::new(choices));
             if choices.wants_host() {
-                ffi::on_machine_done(self, &Self::machine_done);
+                on_machine_done(self, &Self::machine_done);
             }
         }
-        ffi::init_registers_region(self, &self.iomem, MMIO_SIZE);
+        init_registers_region(self, &self.iomem, MMIO_SIZE);
         self.init_mmio(&self.iomem);
         for interrupt in &self.interrupts {
             self.init_irq(interrupt);
@@ -265,7 +268,7 @@ impl Smmuv3 {
             .as_ref()
             .is_some_and(Accel::is_resolved);
         if !resolved {
-            ffi::exit_with(&Error::msg(
+            exit_with(&Error::msg(
                 "arm-smmuv3 with accel=on takes its 'auto' properties from the host of an assigned device: \
                  give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize",
             ));

@@ -19,7 +19,7 @@ use smmuv3::{
 
 use crate::{
     device::{Interrupt, Shared, Smmuv3},
-    platform::GuestRam,
+    memory::GuestRam,
     trace_names,
 };
 

@@ -14,17 +14,22 @@
 //! * [`pci`]: the SMMU as the PCI bus sees it
 //! * [`translate`]: translation in software, for devices that QEMU emulates
 //! * [`events`]: the way to the guest's Event queue
+//! * [`lines`], [`memory`], [`callbacks`], [`machine`]: what the device reaches the
+//!   machine through
 //! * [`vmstate`]: the migration stream
 //! * [`accel`]: assigned devices, nested translation
 
 mod accel;
 mod bindings;
+mod callbacks;
 mod device;
 mod events;
 mod ffi;
+mod lines;
+mod machine;
+mod memory;
 mod mmio;
 mod pci;
-mod platform;
 mod properties;
 mod trace_names;
 mod translate;

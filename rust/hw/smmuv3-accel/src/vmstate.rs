@@ -9,7 +9,7 @@ use migration::{bindings::VMStateField, prelude::*, InvalidError, MigrationPrior
 use smmuv3::{queue::QueueRegisters, registers::Registers};
 use util::Error;
 
-use crate::{device::Smmuv3, ffi::report};
+use crate::{device::Smmuv3, machine::report};
 
 /// `features` of the stream: the Stream table is a two-level one.
 const FEATURE_2LVL_STE: u32 = 1 << 0;

@@ -6,7 +6,7 @@
 use smmuv3::{cmdq, invalidation::HostError};
 
 use super::{stream::Stream, viommu::Viommu, Accel};
-use crate::{device::Smmuv3, platform::Deadline};
+use crate::{device::Smmuv3, machine::Deadline};
 
 ::trace::include_trace!("hw_arm");
 

@@ -15,9 +15,9 @@ use util::{ensure, Result};
 
 use crate::{
     device::Smmuv3,
-    ffi::machine_is_ready,
+    machine::machine_is_ready,
+    memory::GuestRam,
     pci::PciFunction,
-    platform::GuestRam,
     properties::{Choice, Choices},
 };
 

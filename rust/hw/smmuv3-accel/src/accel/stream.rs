@@ -13,7 +13,7 @@ use super::{
     ffi::{HostDevice, HostObject},
     viommu::Viommu,
 };
-use crate::{ffi::report, pci::PciFunction};
+use crate::{machine::report, pci::PciFunction};
 
 ::trace::include_trace!("hw_arm");
 

@@ -11,7 +11,7 @@ use super::{
     ffi::{EventFile, HostObject},
     Accel,
 };
-use crate::{device::Smmuv3, events::Entry, ffi::report};
+use crate::{device::Smmuv3, events::Entry, machine::report};
 
 /// Events that the host keeps until they are read. A guest's queue may be
 /// larger; the memory is the host kernel's.

@@ -16,7 +16,8 @@ use crate::{
     accel::ffi::HostDevice,
     bindings::{self, PCIIOMMUOps},
     device::Smmuv3,
-    ffi::{zeroed_leaked, SmmuState},
+    ffi::SmmuState,
+    memory::zeroed_leaked,
 };
 
 /// A function on a PCI bus, as the PCI core names it to an IOMMU.

@@ -11,7 +11,7 @@ use smmuv3::{
     translation::Invalidation,
 };
 
-use crate::{device::Smmuv3, platform::Deadline};
+use crate::{device::Smmuv3, machine::Deadline};
 
 /// The device's own caches as what commands are sent to. They never fail.
 ///

@@ -20,7 +20,7 @@ use util::prelude::*;
 use crate::{
     device::{Shared, Smmuv3},
     ffi::IommuMemoryRegion,
-    platform::GuestRam,
+    memory::GuestRam,
 };
 
 mod caches;

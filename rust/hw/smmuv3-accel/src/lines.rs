@@ -1,64 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What every mode of the SMMU reaches the machine through: guest memory, and
-//! the interrupt lines, as the traits of [`smmuv3::cmdq`].
-
-use std::time::{Duration, Instant};
+//! The interrupt lines, and what of the Command queue can be watched.
 
 use smmuv3::{
-    cmdq::{BusAbort, GuestMemory, Signals},
-    command::Command,
-    features::Features,
-    gerror::CommandError,
-    registers::Registers,
+    cmdq::Signals, command::Command, features::Features, gerror::CommandError, registers::Registers,
 };
 
 use crate::{
     device::{Interrupt, Smmuv3},
-    ffi, trace_names,
+    trace_names,
 };
 
 ::trace::include_trace!("hw_arm");
-
-/// Guest physical memory.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GuestRam;
-
-impl GuestMemory for GuestRam {
-    fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
-        ffi::dma_read(address, buffer)
-    }
-
-    fn read_u64(&mut self, address: u64) -> Result<u64, BusAbort> {
-        ffi::dma_read_u64(address)
-    }
-
-    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
-        ffi::dma_write(address, data)
-    }
-}
-
-/// When a visit of the Command queue has lasted long enough.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Option<Instant>);
-
-impl Deadline {
-    /// The time that the Big QEMU Lock may be held for commands at a time.
-    const SLICE: Duration = Duration::from_millis(2);
-
-    /// For a visit that begins now. It never ends where the host's time must not be
-    /// seen.
-    pub fn of_a_slice() -> Self {
-        let ends = !ffi::is_deterministic();
-        Self(ends.then(|| Instant::now() + Self::SLICE))
-    }
-
-    /// Is it over?
-    pub fn is_over(self) -> bool {
-        self.0.is_some_and(|end| Instant::now() >= end)
-    }
-}
 
 /// The interrupt lines, and the trace.
 pub struct Lines<'a> {

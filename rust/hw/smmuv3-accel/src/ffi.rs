@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The QOM types that C owns, and what the device's class takes from its parent's.
+//! The device as C sees it: the QOM types that C owns, what the device's class takes
+//! from its parent's, and what C code calls.
+//!
+//! All unsafe code of this crate is in files of this name, one beside each part that
+//! needs C interfaces which QEMU's Rust crates do not offer; only QOM's declarations
+//! of the device's own types stand with those. What these files export is safe to call
+//! unless it says otherwise; every `unsafe` block says why.
 
-use std::{ffi::CStr, ptr::addr_of_mut};
+use std::{
+    ffi::{c_uint, CStr},
+    ptr::addr_of_mut,
+};
 
 use common::Opaque;
 use hwcore::prelude::*;
@@ -115,4 +124,21 @@ pub fn describe_property(class: &mut bindings::DeviceClass, name: &CStr, text: &
             text.as_ptr(),
         );
     }
+}
+
+/// Does this SMMU show ATS to the guest? Called when the IORT is built.
+///
+/// # Safety
+///
+/// `smmu` must point to an instance of `arm-smmuv3`.
+#[no_mangle]
+pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
+    // SAFETY: promised by the caller
+    unsafe { &*smmu }.features().ats()
+}
+
+/// Which CMDQ virtualization the SMMU has: none (`SMMUV3_CMDQV_NONE`).
+#[no_mangle]
+pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> c_uint {
+    0
 }

@@ -11,12 +11,13 @@ use smmuv3::{
 use util::prelude::*;
 
 use crate::{
-    accel::Host,
-    device::Smmuv3,
-    ffi,
-    platform::{GuestRam, Lines},
+    accel::Host, device::Smmuv3, lines::Lines, machine::is_deterministic, memory::GuestRam,
     translate::LocalHost,
 };
+
+mod ffi;
+
+pub use ffi::init_registers_region;
 
 ::trace::include_trace!("hw_arm");
 
@@ -139,11 +140,7 @@ impl Smmuv3 {
         host: &mut H,
     ) -> Progress {
         // when the main loop goes on is nothing that could be repeated exactly
-        let budget = if ffi::is_deterministic() {
-            u32::MAX
-        } else {
-            SLICE
-        };
+        let budget = if is_deterministic() { u32::MAX } else { SLICE };
         cmdq.consume(
             registers,
             features,

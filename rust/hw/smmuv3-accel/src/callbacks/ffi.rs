@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Calls of the device that come later: from the main loop, a timer, or when the
-//! machine is complete or stops.
+//! Bottom halves, timers and handlers that call back into the device.
 
 use std::{
     ffi::{c_int, c_void, CStr},
@@ -14,8 +13,7 @@ use hwcore::prelude::*;
 use qom::prelude::*;
 use util::timer::CLOCK_VIRTUAL;
 
-use super::zeroed_leaked;
-use crate::{bindings, device::Smmuv3};
+use crate::{bindings, device::Smmuv3, memory::zeroed_leaked};
 
 /// A bottom half that calls back into the device that owns it.
 #[derive(Debug)]

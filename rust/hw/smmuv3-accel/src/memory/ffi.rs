@@ -12,9 +12,9 @@ use std::{
 use smmuv3::cmdq::BusAbort;
 use system::{bindings::MemTxAttrs, MEMTXATTRS_UNSPECIFIED};
 
-/// Of an access. One that is made without the Big QEMU Lock reaches RAM only: a
-/// device's region would take the lock, and whoever holds it may be waiting for
-/// this very thread.
+/// Of an access. One that is made without the Big QEMU Lock reaches RAM only, or what
+/// an assigned device maps as such: an emulated device's region would take the lock,
+/// and whoever holds it may be waiting for this very thread.
 fn attributes() -> MemTxAttrs {
     let mut attributes = MEMTXATTRS_UNSPECIFIED;
     if !bql::is_locked() {

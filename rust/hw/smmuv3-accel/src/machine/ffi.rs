@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The machine and the user: what forbids migration, what is reported, and how
-//! far the machine is.
+//! Migration blockers, error reports, and the state of the machine.
 
 use std::ffi::c_uint;
 

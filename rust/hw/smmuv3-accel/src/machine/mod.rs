@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The machine and the user: what forbids migration, what is reported, how far the
+//! machine is, and how long it may be held up.
+
+use std::time::{Duration, Instant};
+
+mod ffi;
+
+pub use ffi::{exit_with, is_deterministic, machine_is_ready, report, MigrationBlocker};
+
+/// When a visit of the Command queue has lasted long enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// The time that the Big QEMU Lock may be held for commands at a time.
+    const SLICE: Duration = Duration::from_millis(2);
+
+    /// For a visit that begins now. It never ends where the host's time must not be
+    /// seen.
+    pub fn of_a_slice() -> Self {
+        let ends = !is_deterministic();
+        Self(ends.then(|| Instant::now() + Self::SLICE))
+    }
+
+    /// Is it over?
+    pub fn is_over(self) -> bool {
+        self.0.is_some_and(|end| Instant::now() >= end)
+    }
+}
