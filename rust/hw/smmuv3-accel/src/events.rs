@@ -103,14 +103,19 @@ impl Smmuv3 {
         if self.recording.replace(true) {
             return;
         }
-        // those that come meanwhile have a bottom half of their own
+        let mut emptied = false;
+        // others may come meanwhile, without end
         for _ in 0..CAPACITY {
             let Some(entry) = self.waiting_events.with(VecDeque::pop_front) else {
+                emptied = true;
                 break;
             };
             self.record(entry);
         }
         self.recording.set(false);
+        if !emptied {
+            self.record_soon();
+        }
     }
 
     /// Puts an entry into the guest's queue.

@@ -25,6 +25,10 @@ pub use ffi::init_registers_region;
 /// over earlier; the rest is consumed from the main loop, slice by slice.
 const SLICE: u32 = 4096;
 
+/// Slices that are consumed at once when the machine stops: a full queue of 2^19
+/// commands, unless they take long.
+const SLICES_AT_STOP: u32 = (1 << 19) / SLICE;
+
 /// How long commands that no `CMD_SYNC` waits for may wait for others to fill a
 /// batch with, in nanoseconds: Linux rings the doorbell every 64 commands, which
 /// would be 63 and one more ioctl for a single command. Long enough that a busy
@@ -84,8 +88,16 @@ impl Smmuv3 {
     /// the C device that may load it goes on at the next doorbell only.
     pub fn finish(&self) {
         self.record_waiting();
-        // at most what fits into the queue: nobody adds to it
-        while self.consume_slice() != Progress::Idle {}
+        // a machine with assigned devices is not saved, and their host may be slow
+        if self.accel {
+            return;
+        }
+        for _ in 0..SLICES_AT_STOP {
+            if self.consume_slice() == Progress::Idle {
+                return;
+            }
+        }
+        self.consume_soon();
     }
 
     /// Consumes commands: one slice, the rest later.
