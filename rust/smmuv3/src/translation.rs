@@ -24,7 +24,7 @@ pub use entry::{Entry, Permissions, Tag};
 pub use fault::Fault;
 pub use invalidation::Invalidation;
 pub use range::Range;
-pub use store::{Session, Store};
+pub use store::{Session, Store, Uncached};
 pub use tlb::Tlb;
 
 use self::walk::Walker;
@@ -43,6 +43,8 @@ pub struct WalkStep {
     pub log2_bytes: u8,
     /// Where the descriptor lies.
     pub address: u64,
+    /// Which one of its table it is.
+    pub index: u32,
     /// What it is.
     pub descriptor: u64,
 }

@@ -120,6 +120,14 @@ impl Context {
         }
     }
 
+    /// The same where `tag` says what is translated: IPAs by stage 2.
+    pub const fn granule_shift_of(&self, tag: Tag, address: u64) -> u8 {
+        match &self.stages {
+            Stages::Nested(_, stage2) if tag.asid.is_none() => stage2.granule_shift,
+            _ => self.granule_shift(address),
+        }
+    }
+
     /// Under which tag translations of this stream are in the TLB.
     pub const fn tag(&self) -> Tag {
         let asid = match self.stages.stage1() {

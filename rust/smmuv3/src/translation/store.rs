@@ -61,6 +61,26 @@ impl Store {
     }
 }
 
+/// Caches that remember nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uncached;
+
+impl Caches for Uncached {
+    fn context(&mut self, _sid: StreamId) -> Option<StreamContext> {
+        None
+    }
+
+    fn keep_context(&mut self, _sid: StreamId, _context: &StreamContext) {}
+
+    fn lookup(&mut self, _tag: Tag, _address: u64) -> Option<Entry> {
+        None
+    }
+
+    fn insert(&mut self, _tag: Tag, _address: u64, _entry: &Entry) {}
+
+    fn note_split(&mut self, _stage1_log2_bytes: u8) {}
+}
+
 /// For whoever has the caches to himself.
 impl Caches for Store {
     fn context(&mut self, sid: StreamId) -> Option<StreamContext> {

@@ -88,8 +88,9 @@ impl Tables {
         self.granule_shift + (LAST_LEVEL - level) * stride
     }
 
-    /// Address of the descriptor of `input` in the table of `level` at `table`.
-    fn descriptor(&self, table: u64, level: u8, input: u64) -> u64 {
+    /// Address of the descriptor of `input` in the table of `level` at `table`, and
+    /// which one of the table it is.
+    fn descriptor(&self, table: u64, level: u8, input: u64) -> (u64, u32) {
         let shift = self.shift(level);
         let stride = self.granule_shift - DESCRIPTOR_LOG2_BYTES;
         // The table at the start level is smaller than the others, or several
@@ -104,7 +105,8 @@ impl Tables {
         let smallest = if self.output_bits > 48 { 6 } else { 0 };
         let aligned = (index_bits + DESCRIPTOR_LOG2_BYTES).max(smallest);
         let table = table & !mask64(0, u32::from(aligned));
-        table | (index << DESCRIPTOR_LOG2_BYTES)
+        // at most 13 bits, and 4 more where tables lie side by side
+        (table | (index << DESCRIPTOR_LOG2_BYTES), index as u32)
     }
 
     /// Whether an output address is in range.
@@ -271,7 +273,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         let mut at = tables.base;
         let mut level = tables.start_level;
         let leaf = loop {
-            let mut address = tables.descriptor(at, level, input);
+            let (mut address, index) = tables.descriptor(at, level, input);
             if let Some(stage2) = stage2 {
                 let read = Permissions::READ;
                 address = self
@@ -279,7 +281,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                     .translate(address);
             }
             match self
-                .step(&tables, 1, level, input, address)
+                .step(&tables, 1, level, input, (address, index))
                 .map_err(fault)?
             {
                 Step::Down { table, descriptor } => {
@@ -368,8 +370,8 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         let mut at = tables.base;
         let mut level = tables.start_level;
         let leaf = loop {
-            let address = tables.descriptor(at, level, ipa);
-            match self.step(&tables, 2, level, ipa, address)? {
+            let descriptor = tables.descriptor(at, level, ipa);
+            match self.step(&tables, 2, level, ipa, descriptor)? {
                 Step::Down { table, .. } => {
                     at = table;
                     level += 1;
@@ -397,14 +399,15 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         })
     }
 
-    /// Reads the descriptor at `address`, found at `level` for `input`.
+    /// Reads a descriptor, given by its address and its index in the table of `level`
+    /// that it was found in for `input`.
     fn step(
         &mut self,
         tables: &Tables,
         stage: u8,
         level: u8,
         input: u64,
-        address: u64,
+        (address, index): (u64, u32),
     ) -> Result<Step, Cause> {
         let descriptor = self
             .memory
@@ -416,6 +419,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             input,
             log2_bytes: tables.shift(level),
             address,
+            index,
             descriptor,
         });
         let (output, step) = match tables.decode(descriptor, level) {

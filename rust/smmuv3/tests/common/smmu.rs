@@ -3,10 +3,9 @@
 
 //! An SMMU that translates in software, with one stream.
 
+pub use smmuv3::translation::Uncached;
 use smmuv3::{
-    translation::{
-        translate, Caches, Entry, Fault, Outcome, Permissions, Store, StreamContext, Tag,
-    },
+    translation::{translate, Entry, Fault, Outcome, Permissions, Store},
     Features, Registers, StreamId,
 };
 
@@ -125,25 +124,6 @@ pub fn ste_nested(tables: &Tables) -> [u64; 8] {
     let mut words = ste_stage2(tables);
     words[0] = 0xf | CD;
     words
-}
-
-/// Remembers nothing.
-pub struct Uncached;
-
-impl Caches for Uncached {
-    fn note_split(&mut self, _: u8) {}
-
-    fn context(&mut self, _: StreamId) -> Option<StreamContext> {
-        None
-    }
-
-    fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
-
-    fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
-        None
-    }
-
-    fn insert(&mut self, _: Tag, _: u64, _: &Entry) {}
 }
 
 pub struct Smmu {

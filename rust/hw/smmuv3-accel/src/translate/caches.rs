@@ -4,9 +4,7 @@
 //! How a transaction uses the caches: it locks them for each look-up alone, so
 //! that its walks run beside others and beside the guest's commands.
 
-use smmuv3::translation::{
-    Caches, Context, Entry, Outcome, Session, Store, StreamContext, Tag, WalkStep,
-};
+use smmuv3::translation::{Caches, Context, Entry, Outcome, Session, StreamContext, Tag, WalkStep};
 
 use crate::device::Smmuv3;
 
@@ -78,9 +76,9 @@ impl Statistics {
     }
 
     /// Tells that both caches knew.
-    pub fn trace_hit(&self, stream_id: u32, iova: u64, store: &Store) {
+    pub fn trace_hit(&self, stream_id: u32, iova: u64, context: Option<&StreamContext>) {
         self.trace_configuration(stream_id, true);
-        if let Some(StreamContext::Translate(context)) = store.configurations.get(stream_id) {
+        if let Some(StreamContext::Translate(context)) = context {
             self.trace_translation(context.tag(), iova, true);
         }
     }
@@ -199,7 +197,7 @@ impl Caches for Locked<'_> {
         let (asid, vmid) = identity(tag);
         let granule_shift = self
             .context
-            .map_or(12, |context| context.granule_shift(address));
+            .map_or(12, |context| context.granule_shift_of(tag, address));
         let stride = granule_shift.saturating_sub(3).max(1);
         let level = 3_u8.saturating_sub(entry.log2_bytes.saturating_sub(granule_shift) / stride);
         trace::trace_smmu_iotlb_insert(
@@ -219,19 +217,16 @@ impl Caches for Locked<'_> {
     }
 
     fn walked(&mut self, step: &WalkStep) {
-        let granule_shift = self
-            .context
-            .map_or(12, |context| context.granule_shift(step.input));
-        trace_step(step, granule_shift);
+        trace_step(step);
     }
 }
 
 /// Tells of a descriptor: where it was found, and what it is.
-fn trace_step(step: &WalkStep, granule_shift: u8) {
+fn trace_step(step: &WalkStep) {
     let (stage, level) = (i32::from(step.stage), i32::from(step.level));
     let (input, address, descriptor) = (step.input, step.address, step.descriptor);
-    let table = address & !((1_u64 << granule_shift.min(63)) - 1);
-    let index = (address - table) / 8;
+    let index = step.index;
+    let table = address.wrapping_sub(u64::from(index) * 8);
     let offset = (1_u64 << step.log2_bytes.min(63)) - 1;
     let output = descriptor & 0xffff_ffff_f000 & !offset;
     let is_table_or_page = descriptor & 2 != 0;
@@ -242,11 +237,10 @@ fn trace_step(step: &WalkStep, granule_shift: u8) {
         input,
         1_usize << step.log2_bytes.min(63),
         table,
-        index as u32,
+        index,
         descriptor,
     );
     if descriptor & 1 == 0 || (step.level == 3 && !is_table_or_page) {
-        let index = index as u32;
         trace::trace_smmu_ptw_invalid_pte(stage, level, table, address, index, descriptor);
     } else if step.level == 3 {
         trace::trace_smmu_ptw_page_pte(stage, level, input, table, address, descriptor, output);
@@ -256,23 +250,4 @@ fn trace_step(step: &WalkStep, granule_shift: u8) {
             stage, level, table, address, descriptor, input, output, megabytes,
         );
     }
-}
-
-/// No caches.
-pub struct Uncached;
-
-impl Caches for Uncached {
-    fn note_split(&mut self, _stage1_log2_bytes: u8) {}
-
-    fn context(&mut self, _sid: u32) -> Option<StreamContext> {
-        None
-    }
-
-    fn keep_context(&mut self, _sid: u32, _context: &StreamContext) {}
-
-    fn lookup(&mut self, _tag: Tag, _address: u64) -> Option<Entry> {
-        None
-    }
-
-    fn insert(&mut self, _tag: Tag, _address: u64, _entry: &Entry) {}
 }

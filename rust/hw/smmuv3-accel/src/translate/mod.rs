@@ -10,7 +10,7 @@
 use std::ffi::CStr;
 
 use qom::prelude::*;
-use smmuv3::translation::{self, Entry, Outcome, Permissions, Session};
+use smmuv3::translation::{self, Entry, Outcome, Permissions, Session, Uncached};
 use system::{
     bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
     prelude::*,
@@ -28,8 +28,8 @@ mod ffi;
 mod host;
 mod notifiers;
 
+use caches::Locked;
 pub use caches::Statistics;
-use caches::{Locked, Uncached};
 pub use ffi::set_region_type;
 pub use host::LocalHost;
 pub use notifiers::Notified;
@@ -175,8 +175,13 @@ impl Smmuv3 {
             if !self.accel && shared.registers.smmu_enabled() {
                 if let Some(outcome) = shared.store.hit(stream_id, iova, wanted) {
                     shared.statistics.note_hit(&outcome);
-                    if Statistics::is_traced() {
-                        shared.statistics.trace_hit(stream_id, iova, &shared.store);
+                    let traced = Statistics::is_traced().then(|| {
+                        let context = shared.store.configurations.get(stream_id);
+                        (shared.statistics, context.copied())
+                    });
+                    drop(shared);
+                    if let Some((statistics, context)) = traced {
+                        statistics.trace_hit(stream_id, iova, context.as_ref());
                     }
                     // known or not, a fault has yet to be recorded
                     let is_fault = matches!(outcome, Outcome::Fault(_));
