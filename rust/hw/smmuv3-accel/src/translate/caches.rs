@@ -122,7 +122,7 @@ pub struct Locked<'a> {
 
 impl<'a> Locked<'a> {
     /// The caches of `device` for a transaction that began with `session`, and for
-    /// which [`Store::hit`] has found no more than `known`.
+    /// which [`Store::hit`](smmuv3::translation::Store::hit) has found no more than `known`.
     pub const fn new(
         device: &'a Smmuv3,
         session: Session,
