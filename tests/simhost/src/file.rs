@@ -26,6 +26,15 @@ pub enum File {
     Veventq(String, u32),
 }
 
+impl File {
+    /// What a script calls it: an event queue goes with its iommufd.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Iommufd(name) | Self::Device(name) | Self::Veventq(name, _) => name,
+        }
+    }
+}
+
 /// What `fd` stands for, if it is simulated and came from outside.
 pub fn identify(fd: RawFd) -> Option<File> {
     let target = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;

@@ -15,7 +15,7 @@ use crate::{
     file::File,
     log::{Log, Words},
     memory::Memory,
-    objects::{nested_kind, Object, Objects},
+    objects::{nested_kind, Device, Object, Objects},
     script::{Circumstances, Fault, Script},
     vfio::VfioDevice,
 };
@@ -83,7 +83,7 @@ impl Host {
     ///
     /// What the script says.
     pub fn read_veventq(&mut self, file: &File, fd: RawFd) -> Result<()> {
-        self.arrive(file, fd);
+        self.arrive(file, fd)?;
         self.fault(&Circumstances {
             operation: "VEVENTQ_READ",
             ..Circumstances::default()
@@ -91,13 +91,40 @@ impl Host {
     }
 
     /// Takes note of what the test has written, and of a descriptor.
-    fn arrive(&mut self, file: &File, fd: RawFd) {
+    ///
+    /// # Errors
+    ///
+    /// What a file says that is dead.
+    fn arrive(&mut self, file: &File, fd: RawFd) -> Result<()> {
         if let Err(lines) = self.script.refresh() {
             for line in lines {
                 self.log.line(format_args!("trouble script={line:?}"));
             }
         }
         self.opened(file.clone(), fd);
+        self.bury();
+        match self.script.death_of(file.name()) {
+            Some(errno) => Err(errno),
+            None => Ok(()),
+        }
+    }
+
+    /// Devices that are no more access nothing. Their driver waits for QEMU to
+    /// close the file before it unbinds them: objects stay until then.
+    fn bury(&mut self) {
+        let dead: Vec<String> = self.script.dead().map(str::to_owned).collect();
+        for name in dead {
+            let binding = self.devices.get(&name).and_then(|it| it.binding.clone());
+            let Some((iommufd, id)) = binding else {
+                continue;
+            };
+            let is_attached = |device: &Device| device.attached.is_some();
+            if self.objects(&iommufd).device(id).is_ok_and(is_attached) {
+                let _ = self.objects(&iommufd).detach(id);
+                let state = self.state_of_device(&name);
+                self.log.line(state);
+            }
+        }
     }
 
     /// `ioctl`, called with a descriptor `fd` of `file`.
@@ -114,7 +141,13 @@ impl Host {
         address: u64,
         iommufd_of: &dyn Fn(RawFd) -> Option<File>,
     ) -> Result<i32> {
-        self.arrive(file, fd);
+        if let Err(errno) = self.arrive(file, fd) {
+            let name = file.name();
+            self.log.line(format_args!(
+                "call op={request:#x} on={name} result={errno}"
+            ));
+            return Err(errno);
+        }
         match file {
             File::Iommufd(name) => self.iommufd_ioctl(memory, name, request, address),
             File::Device(name) => self.device_ioctl(memory, name, request, address, iommufd_of),
@@ -134,7 +167,7 @@ impl Host {
         buffer: &mut [u8],
         offset: u64,
     ) -> Result<usize> {
-        self.arrive(file, fd);
+        self.arrive(file, fd)?;
         match file {
             File::Device(name) => self.device_pread(name, buffer, offset),
             _ => Err(Errno::EINVAL),
@@ -147,7 +180,7 @@ impl Host {
     ///
     /// As [`ioctl`](Self::ioctl).
     pub fn pwrite(&mut self, file: &File, fd: RawFd, bytes: &[u8], offset: u64) -> Result<usize> {
-        self.arrive(file, fd);
+        self.arrive(file, fd)?;
         match file {
             File::Device(name) => self.device_pwrite(name, bytes, offset),
             _ => Err(Errno::EINVAL),
@@ -467,6 +500,31 @@ mod tests {
         let viommu = p.viommu(device, stage2).expect("nesting");
         assert_eq!(p.nested(device, viommu, [1, 0]), Err(Errno::ENOMEM));
         p.nested(device, viommu, [9, 0]).expect("only abort fails");
+    }
+
+    #[test]
+    fn on_a_dead_file_no_call_works_and_a_dead_device_is_on_nothing() {
+        let mut p = Process::new();
+        let device = p.bind(20);
+        let ioas = p.ioas();
+        let stage2 = p.stage2(device, ioas).expect("nesting");
+        p.attach(20, stage2).expect("its own SMMU");
+        p.script("die d0");
+        p.script("clear");
+        assert_eq!(p.attach(20, stage2), Err(Errno::ENODEV));
+        let of = File::Device("d0".into());
+        let config = p.host.pread(&of, 20, &mut [0; 4], 7 << 40);
+        assert_eq!(config, Err(Errno::ENODEV));
+        assert_eq!(p.state(), "device name=d0 kind=none");
+        p.ioas();
+        p.script("die i errno=EBADF");
+        let words = [0, 0];
+        let result = p.ioctl(10, uapi::IOAS_ALLOC.number, &words);
+        assert_eq!(result, Err(Errno::EBADF));
+        assert_eq!(p.destroy(stage2), Err(Errno::EBADF));
+        p.host.close(&of, 20);
+        p.host.close(&File::Iommufd("i".into()), 10);
+        assert_eq!(p.host.objects("i").iter().count(), 0);
     }
 
     #[test]

@@ -160,6 +160,9 @@ pub fn convert(contract: Contract, viommu: &dyn Viommu, command: Command) -> Res
 /// The fields that a command may have besides the opcode; none if it may not be
 /// given at all.
 fn allowed(smmu: &Smmu, opcode: u64) -> Option<Command> {
+    if smmu.refuses.map(u64::from) == Some(opcode) {
+        return None;
+    }
     let asid = if smmu.asid_bits() == 16 { ASID } else { ASID8 };
     let (range, page) = match (smmu.has_ranges(), smmu.has_ds()) {
         (false, _) => (0, PAGE | LEAF),

@@ -6,7 +6,7 @@
 //! A line is a word and fields `key=value`:
 //!
 //! * `smmu NAME [idr0=.. .. idr5=.. flags=.. iidr=.. aidr=.. kind=.. nesting=off
-//!   ats=off]`: an SMMU, which has everything else; a second line about it
+//!   ats=off refuses=OPCODE]`: an SMMU, which has everything else; a second line about it
 //!   replaces the first
 //! * `device NAME smmu=NAME sid=N`
 //! * `contract unvalidated|validating|block-start`
@@ -16,6 +16,9 @@
 //!   with `errno` (default: work as ever). `entry_num` is what an invalidation
 //!   writes back, `issued` how many of its commands complete although it fails.
 //! * `clear`: no more failures.
+//! * `die NAME [errno=NAME]`: the iommufd or the device of this name is no more,
+//!   which nothing undoes: no call on its file works (default: `ENODEV`), and
+//!   such a device is attached to nothing.
 
 use std::{
     collections::BTreeMap,
@@ -91,6 +94,7 @@ pub struct Script {
     devices: BTreeMap<String, DeviceLine>,
     contract: Contract,
     rules: Vec<Rule>,
+    dead: BTreeMap<String, Errno>,
 }
 
 /// The file that a test appends to.
@@ -122,6 +126,16 @@ impl Script {
     /// The device called `name`.
     pub fn device(&self, name: &str) -> Option<&DeviceLine> {
         self.devices.get(name)
+    }
+
+    /// What calls on the file called `name` say, if that is dead.
+    pub fn death_of(&self, name: &str) -> Option<Errno> {
+        self.dead.get(name).copied()
+    }
+
+    /// Everything that is dead.
+    pub fn dead(&self) -> impl Iterator<Item = &str> {
+        self.dead.keys().map(String::as_str)
     }
 
     /// How invalidations are reported.
@@ -178,6 +192,11 @@ impl Script {
                     .insert(name.to_owned(), DeviceLine { smmu, sid });
             }
             ("fail", Some(operation)) => self.rules.push(fields.rule(operation)?),
+            ("die", Some(name)) => {
+                fields.knows_only(&["errno"])?;
+                let errno = fields.errno()?.unwrap_or(Errno::ENODEV);
+                self.dead.insert(name.to_owned(), errno);
+            }
             _ => return None,
         }
         Some(())
@@ -241,6 +260,15 @@ impl Fields<'_> {
         value.ok().map(Some)
     }
 
+    /// The error of a line, as [`number`](Self::number).
+    #[allow(clippy::option_option)]
+    fn errno(&self) -> Option<Option<Errno>> {
+        match self.0.get("errno") {
+            Some(name) => Errno::named(name).map(Some),
+            None => Some(None),
+        }
+    }
+
     fn word(&self, key: &str, default: u32) -> Option<u32> {
         match self.number(key)? {
             Some(value) => u32::try_from(value).ok(),
@@ -259,7 +287,7 @@ impl Fields<'_> {
     fn smmu(&self, name: &str) -> Option<Smmu> {
         self.knows_only(&[
             "idr0", "idr1", "idr2", "idr3", "idr4", "idr5", "kind", "flags", "iidr", "aidr",
-            "nesting", "ats",
+            "nesting", "ats", "refuses",
         ])?;
         let mut smmu = Smmu::new(name);
         for (index, register) in smmu.idr.iter_mut().enumerate() {
@@ -271,6 +299,9 @@ impl Fields<'_> {
         smmu.aidr = self.word("aidr", smmu.aidr)?;
         smmu.nesting = self.0.get("nesting") != Some(&"off");
         smmu.ats = self.0.get("ats") != Some(&"off");
+        if let Some(opcode) = self.number("refuses")? {
+            smmu.refuses = Some(u32::try_from(opcode).ok()?);
+        }
         Some(smmu)
     }
 
@@ -285,10 +316,7 @@ impl Fields<'_> {
             "issued",
             "delay_ms",
         ])?;
-        let errno = match self.0.get("errno") {
-            Some(name) => Some(Errno::named(name)?),
-            None => None,
-        };
+        let errno = self.errno()?;
         let entry_num = match self.number("entry_num")? {
             Some(value) => Some(u32::try_from(value).ok()?),
             None => None,
@@ -363,6 +391,16 @@ mod tests {
     }
 
     #[test]
+    fn the_dead_stay_dead() {
+        let mut script = script(&["die d0", "die iommufd0 errno=EBADF", "clear"]);
+        assert_eq!(script.death_of("d0"), Some(Errno::ENODEV));
+        assert_eq!(script.death_of("iommufd0"), Some(Errno::EBADF));
+        assert_eq!(script.death_of("d1"), None);
+        script.obey("die d1").expect("a good line");
+        assert_eq!(script.dead().collect::<Vec<_>>(), ["d0", "d1", "iommufd0"]);
+    }
+
+    #[test]
     fn nonsense_is_not_obeyed() {
         for line in [
             "frob",
@@ -374,6 +412,9 @@ mod tests {
             "device d sid=1",
             "contract verbal",
             "clear now",
+            "die",
+            "die d0 errno=EWHAT",
+            "die d0 count=1",
         ] {
             assert_eq!(Script::default().obey(line), None, "{line}");
         }

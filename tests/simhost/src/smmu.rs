@@ -27,6 +27,8 @@ pub struct Smmu {
     pub nesting: bool,
     /// Does the system support ATS?
     pub ats: bool,
+    /// An opcode that its driver does not take, for whatever reason
+    pub refuses: Option<u32>,
 }
 
 impl Smmu {
@@ -55,6 +57,7 @@ impl Smmu {
             aidr: 2,
             nesting: true,
             ats: true,
+            refuses: None,
         }
     }
 

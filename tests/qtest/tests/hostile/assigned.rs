@@ -14,7 +14,7 @@ use smmuv3_qtest::{
     command::{self, Command},
     journal::On,
     machine::RAM,
-    smmu::{cerror, reg, EVENTQEN, SMMUEN},
+    smmu::{cerror, reg, CMDQEN, EVENTQEN, SMMUEN},
     until, Random, RootPort, Smmu,
 };
 
@@ -126,6 +126,9 @@ pub fn live(seed: u64, steps: u64, report: &mut Report) {
     before.0.return_to(bench.machine(), plugged, world.report);
     if !world.has_held {
         assert_eq!(after, before.1, "objects that the host is left with");
+    }
+    if once_in(&mut world.random, 2) {
+        world.outlive();
     }
     drop(world);
     bench.end();
@@ -582,6 +585,55 @@ impl World<'_> {
         self.ledger.forget_queue();
         self.check();
         self.settle();
+    }
+
+    /// The host dies, one file after the other, and the guest goes on.
+    #[track_caller]
+    fn outlive(&mut self) {
+        let devices = (0..SLOTS).filter_map(|slot| self.model.device(slot));
+        let mut files: Vec<String> = devices.map(str::to_owned).collect();
+        files.push("iommufd0".into());
+        self.model.failing = true;
+        self.model.wild = true;
+        while !files.is_empty() {
+            let number = below(&mut self.random, files.len() as u64) as usize;
+            let name = files.swap_remove(number);
+            let errno = self.random.of(&["EBADF", "ENODEV", "EIO"]);
+            self.bench.say(&format!("die {name} errno={errno}"));
+            self.say(format!("{name} dies"));
+            self.report.deaths += 1;
+            self.invalidate_in_vain();
+            for _ in 0..4 {
+                self.meddle();
+                self.check();
+            }
+        }
+        for _ in 0..20 {
+            chance::access(&self.smmu, &mut self.random);
+        }
+        self.report.accesses += 20;
+        self.bench.machine().system_reset();
+        self.check();
+    }
+
+    /// Invalidations of which none may be called complete that is not.
+    #[track_caller]
+    fn invalidate_in_vain(&mut self) {
+        let commands = [(); 3].map(|()| self.ledger.fresh());
+        self.ledger.forget_queue();
+        self.smmu.disable(CMDQEN);
+        self.smmu.setup_queue(QUEUE, 4);
+        self.push(&[&commands[..], &[command::SYNC]].concat());
+        self.smmu.ring();
+        until("end of the queue, or an error", || {
+            (self.smmu.error() || self.smmu.cons() == self.smmu.prod()).then_some(())
+        });
+        self.observe();
+        let (count, lost) = self.ledger.consumed(self.smmu.cons());
+        self.report.invalidations += count;
+        self.report.lost += lost;
+        assert_eq!(lost, 0, "invalidations that a dead host has not executed");
+        self.smmu.acknowledge();
     }
 
     /// A driver takes over, on a host that can: from here on everything is

@@ -20,6 +20,8 @@ pub struct Report {
     pub command_errors: u64,
     /// Calls of the host that failed
     pub failures: u64,
+    /// Files of the host that died
+    pub deaths: u64,
     /// Events that the host reported, good and bad
     pub events: u64,
     pub transactions: u64,
@@ -49,6 +51,7 @@ impl fmt::Display for Report {
             ("invalidations followed", self.invalidations),
             ("  lost", self.lost),
             ("failures of the host", self.failures),
+            ("deaths of the host's files", self.deaths),
             ("events of the host", self.events),
             ("transactions of emulated devices", self.transactions),
             ("system resets", self.resets),

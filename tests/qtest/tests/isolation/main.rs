@@ -6,6 +6,7 @@
 
 use smmuv3_qtest::{assigned as bench, journal};
 
+mod dying;
 mod enabling;
 mod events;
 mod garbage;
