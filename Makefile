@@ -25,8 +25,9 @@ bench: tools ## compare with the C device: in the testbed, without acceleration,
 	@scripts/in-root cargo bench --quiet --package smmuv3
 	@scripts/in-root QEMU_BIN="$$(scripts/qemu-build x86)" QEMU_C_BIN="$$(scripts/qemu-build x86-c)" cargo bench --quiet --package smmuv3-qtest --bench stall
 
-fuzz: tools ## the fuzz targets of the architecture, one after the other, TIME=60 seconds each
+fuzz: tools ## the fuzz targets of the architecture, then hostile guests with AddressSanitizer, TIME=60 seconds each
 	@scripts/in-root scripts/fuzz --seconds $(or $(TIME),60)
+	@scripts/hostile --asan $(or $(TIME),60)
 
 compare: tools ## the functional tests against QEMU's C device too, and where it differs
 	@scripts/compare

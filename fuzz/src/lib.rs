@@ -6,6 +6,8 @@
 //! The machine around the crate, the models and the references are those of
 //! its tests.
 
+#![forbid(unsafe_code)]
+
 #[allow(missing_docs)]
 #[path = "../../rust/smmuv3/tests/common/mod.rs"]
 mod common;

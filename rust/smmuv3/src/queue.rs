@@ -148,23 +148,44 @@ mod tests {
         queue.ring(19, 44, 4)
     }
 
+    /// What the pointers of a queue of `2^log2size` entries mean, by numbers that
+    /// do not wrap: entry `n` was the `n`th to be written.
+    fn check(log2size: u32, consumed: u32, distance: u32) {
+        let ring = ring(0x4000_0000 | u64::from(log2size));
+        let (entries, pointers) = (1 << log2size, 2 << log2size);
+        let (cons, prod) = (consumed % pointers, (consumed + distance) % pointers);
+        assert_eq!(
+            (ring.entries(), ring.pointer_mask()),
+            (entries, pointers - 1)
+        );
+        assert_eq!(ring.advance(cons, distance), prod);
+        assert_eq!(ring.index(cons), consumed % entries);
+        assert_eq!(ring.until_wrap(cons), entries - consumed % entries);
+        assert_eq!(ring.is_empty(prod, cons), distance % pointers == 0);
+        assert_eq!(ring.is_full(prod, cons), distance % pointers == entries);
+        let waiting = distance % pointers;
+        let used = (waiting <= entries).then_some(waiting);
+        assert_eq!(ring.used(prod, cons), used);
+    }
+
     #[test]
-    fn pointers_wrap_for_every_size() {
-        for log2size in 0..=19_u32 {
-            let ring = ring(0x4000_0000 | u64::from(log2size));
-            let entries = ring.entries();
-            assert_eq!(entries, 1 << log2size);
-            let last = ring.pointer_mask();
-            assert_eq!(ring.advance(last, 1), 0);
-            assert_eq!(ring.advance(entries - 1, 1), entries);
-            assert_eq!(ring.index(last), entries - 1);
-            assert_eq!(ring.until_wrap(last), 1);
-            assert!(ring.is_empty(last, last));
-            assert!(ring.is_full(last, ring.advance(last, entries)));
-            assert_eq!(ring.used(last, last), Some(0));
-            assert_eq!(ring.used(ring.advance(last, entries), last), Some(entries));
-            if log2size > 0 {
-                assert_eq!(ring.used(ring.advance(last, entries + 1), last), None);
+    fn every_pair_of_pointers_of_the_small_sizes() {
+        for log2size in 0..=9 {
+            let pointers = 2 << log2size;
+            for consumed in 0..pointers {
+                (0..pointers).for_each(|distance| check(log2size, consumed, distance));
+            }
+        }
+    }
+
+    #[test]
+    fn every_pointer_of_every_size() {
+        for log2size in 0..=19 {
+            let entries = 1 << log2size;
+            for consumed in 0..2 * entries {
+                for distance in [0, 1, entries - 1, entries, entries + 1, 2 * entries - 1] {
+                    check(log2size, consumed, distance);
+                }
             }
         }
     }

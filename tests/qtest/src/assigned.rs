@@ -15,6 +15,7 @@ use std::{
 };
 
 use crate::{
+    binary::simulated_host,
     command::{self, Command},
     journal::{Journal, On},
     machine::RAM,
@@ -97,14 +98,6 @@ impl Drop for Directory {
     }
 }
 
-/// The library that QEMU is to load: cargo puts it beside the tests.
-fn library() -> PathBuf {
-    let test = env::current_exe().expect("this test's path");
-    let path = test.with_file_name("libsmmuv3_simhost.so");
-    assert!(path.is_file(), "{} is missing", path.display());
-    path
-}
-
 fn memfd(name: &str) -> OwnedFd {
     let name = std::ffi::CString::new(name).expect("a name without NUL");
     // SAFETY: a valid string.
@@ -153,7 +146,7 @@ impl Setup {
         fs::write(directory.0.join("script"), format!("{lines}\n")).expect("the script");
         let setup = Self {
             builder: Builder::virt(binary)
-                .env("LD_PRELOAD", library())
+                .preload(simulated_host())
                 .env("SIMHOST_DIR", &directory.0),
             directory,
             slots: Vec::new(),

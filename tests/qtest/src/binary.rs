@@ -3,7 +3,7 @@
 
 //! Which binaries are tested.
 
-use std::{env, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf};
 
 /// The binary with the Rust device, from `QEMU_BIN`.
 ///
@@ -26,9 +26,33 @@ pub fn qemu_c() -> PathBuf {
     )
 }
 
+/// The runtime of `AddressSanitizer`, from `QEMU_ASAN`, if the binary needs it.
+pub fn sanitizer() -> Option<OsString> {
+    set("QEMU_ASAN")
+}
+
+/// The simulated host, from `SIMHOST`; otherwise the one that cargo puts beside
+/// the tests.
+///
+/// # Panics
+///
+/// If it is not there.
+pub fn simulated_host() -> PathBuf {
+    let own = || {
+        let test = env::current_exe().expect("this test's path");
+        test.with_file_name("libsmmuv3_simhost.so")
+    };
+    let path = set("SIMHOST").map_or_else(own, PathBuf::from);
+    assert!(path.is_file(), "{} is missing", path.display());
+    path
+}
+
+fn set(variable: &str) -> Option<OsString> {
+    env::var_os(variable).filter(|value| !value.is_empty())
+}
+
 fn named(variable: &str, what: &str) -> PathBuf {
-    let value = env::var_os(variable).filter(|value| !value.is_empty());
-    let Some(path) = value.map(PathBuf::from) else {
+    let Some(path) = set(variable).map(PathBuf::from) else {
         panic!("{variable} is not set: it has to name a {what}");
     };
     assert!(

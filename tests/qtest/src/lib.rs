@@ -28,7 +28,7 @@ pub mod translated;
 pub mod virtio;
 mod wait;
 
-pub use binary::{qemu, qemu_c};
+pub use binary::{qemu, qemu_c, sanitizer};
 pub use edu::{Access, Edu};
 pub use machine::Machine;
 pub use process::{Builder, Finished};

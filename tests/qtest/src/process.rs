@@ -4,6 +4,7 @@
 //! QEMU as a process: its command line, what it inherits, how it ends.
 
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fmt, io,
     io::Read,
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{line::LineStream, qmp::Qmp, qtest::Qtest, wait::TIMEOUT, Machine};
+use crate::{binary::sanitizer, line::LineStream, qmp::Qmp, qtest::Qtest, wait::TIMEOUT, Machine};
 
 /// A QEMU that has not been started yet.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub struct Builder {
     binary: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    preloaded: Vec<OsString>,
     inherited: Vec<OwnedFd>,
 }
 
@@ -36,6 +38,7 @@ impl Builder {
             binary: binary.as_ref().to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            preloaded: Vec::new(),
             inherited: Vec::new(),
         }
         .args(["-display", "none", "-nodefaults"])
@@ -94,7 +97,14 @@ impl Builder {
         self
     }
 
-    /// Sets a variable of QEMU's environment, such as `LD_PRELOAD`.
+    /// Has QEMU load a library before its own.
+    #[must_use]
+    pub fn preload(mut self, library: impl AsRef<OsStr>) -> Self {
+        self.preloaded.push(library.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a variable of QEMU's environment.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment
@@ -176,6 +186,7 @@ impl Builder {
         let mut command = Command::new(&self.binary);
         command
             .args(&self.arguments)
+            .envs(preloading(self.preloaded))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -197,6 +208,23 @@ impl Builder {
             child,
         }
     }
+}
+
+/// Variables that have `libraries` loaded; before them, what a binary with
+/// `AddressSanitizer` insists on being the first.
+fn preloading(libraries: Vec<OsString>) -> BTreeMap<&'static str, OsString> {
+    let mut variables = BTreeMap::new();
+    let mut all = libraries;
+    if let Some(runtime) = sanitizer() {
+        all.insert(0, runtime);
+        // QEMU frees nothing at its end, and may ask for more than there is
+        let options = "detect_leaks=0:allocator_may_return_null=1";
+        variables.insert("ASAN_OPTIONS", options.into());
+    }
+    if !all.is_empty() {
+        variables.insert("LD_PRELOAD", all.join(OsStr::new(":")));
+    }
+    variables
 }
 
 /// Keeps `numbers` open across exec, and lets QEMU die with the test.

@@ -14,6 +14,7 @@ mod hosts;
 mod invalidating;
 mod plugging;
 mod random;
+mod recovering;
 mod refusing;
 mod reset;
 mod several;
