@@ -10,7 +10,7 @@ use serde_json::{json, Value};
 use crate::{
     process::{Finished, Process},
     qmp::{Qmp, QmpError},
-    qtest::{Irq, Qtest},
+    qtest::{parse_number, Irq, Qtest},
 };
 
 /// Guest physical address of the RAM of a `virt` machine.
@@ -116,6 +116,18 @@ impl Machine {
     #[track_caller]
     pub fn write32_then_read32(&self, writes: &[(u64, u32)], read: u64) -> u32 {
         self.qtest(|qtest| qtest.write_then_read(writes, read)) as u32
+    }
+
+    /// Sends requests of the qtest protocol in one go, likewise, and gives the
+    /// number that each answers with (0 if none).
+    #[track_caller]
+    pub fn requests(&self, requests: &[String]) -> Vec<u64> {
+        let answers = self.qtest(|qtest| qtest.requests(requests));
+        let number = |answer: &String| match answer.as_str() {
+            "" => 0,
+            number => self.alive(parse_number(number)),
+        };
+        answers.iter().map(number).collect()
     }
 
     /// Reports changes of the interrupt inputs of the device at `path` from now on.

@@ -57,12 +57,22 @@ impl Qtest {
             .map(|(address, value)| format!("writel {address:#x} {value:#x}"))
             .collect();
         requests.push(format!("readl {read:#x}"));
+        let answers = self.requests(&requests)?;
+        parse_number(answers.last().map_or("", String::as_str))
+    }
+
+    /// Sends requests in one go, as [`write_then_read`](Self::write_then_read);
+    /// gives what follows each `OK`.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request).
+    pub fn requests(&mut self, requests: &[String]) -> io::Result<Vec<String>> {
         self.stream.send(&requests.join("\n"))?;
-        let mut last = String::new();
-        for request in &requests {
-            last = self.answer(request)?;
-        }
-        parse_number(&last)
+        requests
+            .iter()
+            .map(|request| self.answer(request))
+            .collect()
     }
 
     fn answer(&mut self, request: &str) -> io::Result<String> {
@@ -160,7 +170,7 @@ fn digits(text: &str) -> io::Result<&str> {
     text.strip_prefix("0x").ok_or_else(|| invalid(text))
 }
 
-fn parse_number(text: &str) -> io::Result<u64> {
+pub(crate) fn parse_number(text: &str) -> io::Result<u64> {
     u64::from_str_radix(digits(text)?, 16).map_err(|_| invalid(text))
 }
 

@@ -103,6 +103,11 @@ impl<'a> Driver<'a> {
         self.machine.write_sized(self.doorbell, 0, 2);
     }
 
+    /// [`notify`](Self::notify) as a request of the qtest protocol.
+    pub fn notify_request(&self) -> String {
+        format!("writew {:#x} 0", self.doorbell)
+    }
+
     /// Sets the device up with a queue in the page at `iova`.
     #[track_caller]
     pub fn start(&self, iova: u64) {

@@ -142,6 +142,13 @@ impl<'a> Disk<'a> {
     /// Makes requests to read the disk available, and tells the device.
     #[track_caller]
     pub fn read(&self) {
+        self.make_available();
+        self.driver.notify();
+    }
+
+    /// Makes requests to read the disk available; the device does not know yet.
+    #[track_caller]
+    pub fn make_available(&self) {
         let machine = self.machine;
         machine.fill_memory(DATA_AT, u64::from(REQUESTS) * u64::from(BYTES), FRESH);
         machine.fill_memory(HEADERS_AT, STATUSES, 0);
@@ -162,7 +169,11 @@ impl<'a> Disk<'a> {
                 ],
             );
         }
-        self.driver.notify();
+    }
+
+    /// What tells it, as a request of the qtest protocol.
+    pub fn notify_request(&self) -> String {
+        self.driver.notify_request()
     }
 
     /// Whether all that was asked for has been done.

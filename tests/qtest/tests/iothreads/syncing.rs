@@ -4,7 +4,7 @@
 //! Events of another thread's accesses, and what a `CMD_SYNC` says of them
 //! (4.7.3).
 
-use smmuv3_qtest::{smmu::reg, translated::Stages};
+use smmuv3_qtest::{command::SYNC, smmu::reg, translated::Stages};
 
 use crate::disk::{machine, Disk, REQUESTS};
 
@@ -64,5 +64,43 @@ fn no_event_of_what_was_invalidated_comes_after_a_cmd_sync() {
             acknowledge(&disk);
             disk.restart();
         }
+    }
+}
+
+/// A request that does nothing but take some milliseconds.
+const WAIT: &str = "memset 0x44000000 0x1000000 0";
+
+/// The same when QEMU's main loop has not had its turn between the access and
+/// the `CMD_SYNC`: it would pass on what waits for it. The other thread may be
+/// late, but not always.
+#[test]
+fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let mut disk = Disk::new(&machine, stages);
+        let mut in_time = 0;
+        for round in 0..ROUNDS {
+            let request = round % REQUESTS;
+            disk.unmap_data(request);
+            let before = events(&disk);
+            disk.make_available();
+            disk.smmu.push(&[SYNC]);
+            let (register, prod) = (|offset| disk.smmu.base() + offset, disk.smmu.prod());
+            let answers = machine.requests(&[
+                disk.notify_request(),
+                WAIT.into(),
+                format!("writel {:#x} {prod:#x}", register(reg::CMDQ_PROD)),
+                format!("readl {:#x}", register(reg::CMDQ_CONS)),
+                format!("readl {:#x}", register(reg::EVENTQ_PROD)),
+            ]);
+            assert_eq!(answers[3] as u32, prod, "{stages:?}, round {round}");
+            in_time += u32::from(answers[4] as u32 != before);
+            disk.settles();
+            disk.submit(&[]);
+            acknowledge(&disk);
+            disk.remap_data(request);
+            disk.restart();
+        }
+        assert_ne!(in_time, 0, "{stages:?}: events that came in time");
     }
 }
