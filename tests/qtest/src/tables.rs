@@ -99,6 +99,11 @@ impl<'a> Tables<'a> {
         Self::slot(table, level, input)
     }
 
+    /// Has the table of pages for `input` be at `table`.
+    pub fn lead(&self, input: u64, table: u64) {
+        self.machine.write64(self.leaf(2, input), table | 3);
+    }
+
     /// Maps a page.
     pub fn map(&self, input: u64, output: u64, allow: Allow) {
         let leaf = self.leaf(3, input);

@@ -147,6 +147,12 @@ impl<'a> Translated<'a> {
         self.machine.write64(CONTEXT + 8, self.stage1.base());
     }
 
+    /// The record in an entry of the Event queue.
+    pub fn event(&self, entry: u32) -> [u64; 4] {
+        let at = EVENTS + 32 * u64::from(entry & 0xf);
+        [0, 8, 16, 24].map(|offset| self.machine.read64(at + offset))
+    }
+
     /// Executes commands and the `CMD_SYNC` behind them.
     #[track_caller]
     pub fn submit(&self, commands: &[Command]) {

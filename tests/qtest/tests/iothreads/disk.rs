@@ -6,7 +6,7 @@
 use std::ops::Deref;
 
 use smmuv3_qtest::{
-    command::{self, Command},
+    command::{self, Command, TLBI_NSNH_ALL},
     pci, qemu,
     tables::Allow,
     translated::{Stages, Translated, FREE, VMID},
@@ -97,6 +97,13 @@ impl<'a> Disk<'a> {
     /// Where the device sees the data of a request.
     pub fn data(request: u16) -> u64 {
         DATA + u64::from(BYTES) * u64::from(request)
+    }
+
+    /// Has the tables of all data be at `table`.
+    #[track_caller]
+    pub fn lead_data(&self, table: u64) {
+        self.input().lead(DATA, table);
+        self.submit(&[TLBI_NSNH_ALL]);
     }
 
     fn data_at(request: u16) -> u64 {

@@ -4,7 +4,11 @@
 //! Events of another thread's accesses, and what a `CMD_SYNC` says of them
 //! (4.7.3).
 
-use smmuv3_qtest::{command::SYNC, smmu::reg, translated::Stages};
+use smmuv3_qtest::{
+    command::SYNC,
+    smmu::{reg, EVENTQEN},
+    translated::Stages,
+};
 
 use crate::disk::{machine, Disk, REQUESTS};
 
@@ -70,11 +74,11 @@ fn no_event_of_what_was_invalidated_comes_after_a_cmd_sync() {
 /// A request that does nothing but take some milliseconds.
 const WAIT: &str = "memset 0x44000000 0x1000000 0";
 
-/// The same when QEMU's main loop has not had its turn between the access and
-/// the `CMD_SYNC`: it would pass on what waits for it. The other thread may be
-/// late, but not always.
-#[test]
-fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
+/// Has the disk fault, then writes to registers before QEMU's main loop has had
+/// its turn: it would pass on what waits for it. The record must be there. The
+/// other thread may be late, but not always.
+#[track_caller]
+fn a_record_is_there_after(writes: impl Fn(&Disk<'_>) -> Vec<(u64, u32)>) {
     for stages in ALL {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
@@ -84,17 +88,15 @@ fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
             disk.unmap_data(request);
             let before = events(&disk);
             disk.make_available();
-            disk.smmu.push(&[SYNC]);
-            let (register, prod) = (|offset| disk.smmu.base() + offset, disk.smmu.prod());
-            let answers = machine.requests(&[
-                disk.notify_request(),
-                WAIT.into(),
-                format!("writel {:#x} {prod:#x}", register(reg::CMDQ_PROD)),
-                format!("readl {:#x}", register(reg::CMDQ_CONS)),
-                format!("readl {:#x}", register(reg::EVENTQ_PROD)),
-            ]);
-            assert_eq!(answers[3] as u32, prod, "{stages:?}, round {round}");
-            in_time += u32::from(answers[4] as u32 != before);
+            let at = |register| disk.smmu.base() + register;
+            let mut requests = vec![disk.notify_request(), WAIT.into()];
+            for (register, value) in writes(&disk) {
+                requests.push(format!("writel {:#x} {value:#x}", at(register)));
+            }
+            requests.push(format!("readl {:#x}", at(reg::EVENTQ_PROD)));
+            let answers = machine.requests(&requests);
+            in_time += u32::from(answers.last().copied() != Some(before.into()));
+            disk.smmu.enable(EVENTQEN);
             disk.settles();
             disk.submit(&[]);
             acknowledge(&disk);
@@ -103,4 +105,20 @@ fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
         }
         assert_ne!(in_time, 0, "{stages:?}: events that came in time");
     }
+}
+
+#[test]
+fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
+    a_record_is_there_after(|disk| {
+        disk.smmu.push(&[SYNC]);
+        vec![(reg::CMDQ_PROD, disk.smmu.prod())]
+    });
+}
+
+#[test]
+fn a_queue_that_is_closed_does_not_lose_what_was_recorded_before() {
+    a_record_is_there_after(|disk| {
+        let cr0 = disk.smmu.read(reg::CR0);
+        vec![(reg::CR0, cr0 & !EVENTQEN)]
+    });
 }

@@ -81,6 +81,23 @@ fn an_smmu_of_the_command_line_moves_between_rust_devices() {
 /// Both ways between the devices.
 const WAYS: [[fn() -> PathBuf; 2]; 2] = [[qemu_c, qemu], [qemu, qemu_c]];
 
+/// The C device goes on at a doorbell only, which does not come.
+#[test]
+fn commands_under_way_are_consumed_before_the_move() {
+    const LARGEST: u32 = 19;
+    let source = Form::Device.builder(qemu()).start();
+    let smmu = Smmu::find(&source);
+    smmu.setup_queue(RAM + (16 << 20), LARGEST);
+    smmu.push(&vec![TLBI_NSNH_ALL; 1 << LARGEST]);
+    // Nothing but the doorbell's slice is consumed when QEMU is told to stop.
+    let prod = smmu.prod();
+    let doorbell = [(smmu.base() + reg::CMDQ_PROD, prod)];
+    let cons = source.write32_then_read32(&doorbell, smmu.base() + reg::CMDQ_CONS);
+    assert!(cons < prod, "no command is under way");
+    let machine = Stream::save(source).load(Form::Device.builder(qemu_c()));
+    assert_eq!(Smmu::find(&machine).cons(), prod);
+}
+
 /// A machine that was `live` in `from`, now in `to`.
 #[track_caller]
 fn moved(from: fn() -> PathBuf, to: fn() -> PathBuf, live: impl FnOnce(&Smmu<'_>)) -> Machine {

@@ -109,7 +109,8 @@ fn a_device_with_ats_that_is_not_used_is_told() {
     bench.forgotten(IOVA);
 }
 
-/// A driver that uses it all the same does not end the machine.
+/// A driver that uses it all the same does not end the machine, and its device is
+/// told too.
 #[test]
 fn a_driver_that_enables_ats_against_the_rules_does_not_end_qemu() {
     let served = with_ats();
@@ -119,6 +120,9 @@ fn a_driver_that_enables_ats_against_the_rules_does_not_end_qemu() {
     served.machine.write_sized(control, 1 << 15, 2);
     bench.driver.start(RING);
     assert_eq!(served.machine.status(), "running");
+    bench.translates(IOVA, DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    bench.forgotten(IOVA);
     bench.driver.reset();
     served.machine.write_sized(control, 0, 2);
     bench.driver.start(RING);
