@@ -99,6 +99,11 @@ impl<'a> Tables<'a> {
         Self::slot(table, level, input)
     }
 
+    /// Address of the table of pages for `input`.
+    pub fn pages(&self, input: u64) -> u64 {
+        self.next_level(self.leaf(2, input))
+    }
+
     /// Has the table of pages for `input` be at `table`.
     pub fn lead(&self, input: u64, table: u64) {
         self.machine.write64(self.leaf(2, input), table | 3);
@@ -116,6 +121,19 @@ impl<'a> Tables<'a> {
         let leaf = self.leaf(2, input);
         let attributes = self.stage.attributes(allow);
         self.machine.write64(leaf, output | attributes | 1);
+    }
+
+    /// Has pages lead to where a block of 2 MiB does.
+    pub fn split(&self, input: u64) {
+        let slot = self.leaf(2, input);
+        let block = self.machine.read64(slot);
+        let table = self.next.get();
+        self.next.set(table + PAGE);
+        for page in 0..512 {
+            let descriptor = block + PAGE * page + 2;
+            self.machine.write64(table + 8 * page, descriptor);
+        }
+        self.machine.write64(slot, table | 3);
     }
 
     /// Unmaps a page.

@@ -99,6 +99,22 @@ impl<'a> Disk<'a> {
         DATA + u64::from(BYTES) * u64::from(request)
     }
 
+    /// Where the descriptors of all data are: in one table.
+    pub fn table_of_data(&self) -> u64 {
+        self.input().pages(DATA)
+    }
+
+    /// What of the data is as it was before the disk has been read, in bytes.
+    pub fn untouched(&self) -> usize {
+        let data = self.machine.read_memory(DATA_AT, Self::size());
+        data.iter().filter(|byte| **byte == FRESH).count()
+    }
+
+    /// How many bytes of data there are.
+    pub const fn size() -> usize {
+        REQUESTS as usize * BYTES as usize
+    }
+
     /// Has the tables of all data be at `table`.
     #[track_caller]
     pub fn lead_data(&self, table: u64) {

@@ -4,9 +4,11 @@
 //! Requests, and at the same time everything that a driver does to an SMMU.
 
 use smmuv3_qtest::{
-    command::{self, Command, CFGI_ALL, TLBI_NSNH_ALL},
+    command::{self, Command, CFGI_ALL, SYNC, TLBI_NSNH_ALL},
+    machine::RAM,
     smmu::{reg, SMMUEN},
     translated::{Stages, ASID, VMID},
+    Random,
 };
 
 use crate::disk::{machine, Disk, REQUESTS, SID};
@@ -125,5 +127,47 @@ fn a_driver_without_any_care_harms_itself_alone() {
         }
         disk.read();
         disk.arrives();
+    }
+}
+
+/// Requests that do nothing but take some microseconds, at most.
+const DELAY: u64 = 100;
+
+/// All pages are taken away while the other thread looks them up. What it uses at
+/// that moment is lost to it, but it must not remember any of it.
+#[test]
+fn what_is_looked_up_while_it_is_unmapped_is_not_remembered() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let mut disk = Disk::new(&machine, stages);
+        let mut random = Random::new(1);
+        let table = disk.table_of_data();
+        let descriptors = machine.read_memory(table, 4096);
+        let mut halfway = 0;
+        for round in 0..2 * ROUNDS {
+            disk.make_available();
+            disk.smmu.push(&[TLBI_NSNH_ALL, SYNC]);
+            let mut requests = vec![disk.notify_request()];
+            let delay = (random.next() >> 11) % DELAY;
+            requests.extend((0..delay).map(|_| format!("readb {RAM:#x}")));
+            let doorbell = disk.smmu.base() + reg::CMDQ_PROD;
+            requests.extend([
+                format!("memset {table:#x} 0x1000 0"),
+                format!("writel {doorbell:#x} {:#x}", disk.smmu.prod()),
+            ]);
+            machine.requests(&requests);
+            disk.smmu.wait_consumed();
+            disk.settles();
+            halfway += u32::from((1..Disk::size()).contains(&disk.untouched()));
+            disk.restart();
+            disk.read();
+            disk.settles();
+            let untouched = disk.untouched();
+            assert_eq!(untouched, Disk::size(), "{stages:?}, round {round}");
+            machine.write_memory(table, &descriptors);
+            disk.submit(&[TLBI_NSNH_ALL]);
+            disk.restart();
+        }
+        assert_ne!(halfway, 0, "{stages:?}: it was never in the midst of it");
     }
 }

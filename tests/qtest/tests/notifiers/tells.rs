@@ -7,12 +7,12 @@ use smmuv3_qtest::{
     command::{self, Command, CFGI_ALL, TLBI_NSNH_ALL},
     smmu::{reg, SMMUEN},
     tables::Allow,
-    translated::{Stages, ASID, VMID},
+    translated::{Stages, ASID, FREE, VMID},
 };
 
 use crate::{
     backend::Access,
-    bench::{covers, Bench, Served, DATA, IOVA, RING, SID},
+    bench::{covers, Bench, Served, DATA, IOVA, RING, RING_AT, SID},
 };
 
 /// `command` for a range of `pages` of 4 KiB, a power of two, of the last level (4.4.1.1).
@@ -150,6 +150,50 @@ fn a_global_page_is_forgotten_for_whatever_asid() {
     bench.submit(&[command]);
     bench.forgotten(page);
     bench.refuses(page, Access::Read);
+}
+
+/// A block of stage 1 is forgotten by any of its addresses, also in the pieces that
+/// stage 2 makes of it (4.4).
+#[test]
+fn a_block_over_pages_is_forgotten_as_a_whole() {
+    let served = Served::new(Stages::Both);
+    let bench = Bench::new(&served);
+    let block = 0x4060_0000;
+    bench.stage1.map_block(block, DATA, Allow::ReadWrite);
+    bench.stage2.split(DATA);
+    bench.submit(&[TLBI_NSNH_ALL]);
+    let piece = block + 0x5000;
+    bench.translates(piece, DATA + 0x5000);
+    bench.backend.invalidations();
+    bench.submit(&[of_vmid(by_address(0x12, block + 0x9000))]);
+    bench.forgotten(piece);
+}
+
+/// Without a granule in the command, what is forgotten is a page of the granule
+/// that the tables have.
+#[test]
+fn a_large_page_is_forgotten_by_any_of_its_addresses() {
+    let served = Served::new(Stages::One);
+    let bench = Bench::not_started(&served, SID);
+    let machine = &served.machine;
+    // level 2 and level 3 of 64 KiB each
+    let (table, pages) = (FREE + (2 << 20), FREE + (3 << 20));
+    machine.write64(table, pages | 3);
+    let (access, not_global) = (1 << 10, 1 << 11);
+    for (iova, address) in [(RING, RING_AT), (IOVA & !0xffff, DATA)] {
+        let descriptor = address | access | not_global | 3;
+        machine.write64(pages + 8 * (iova >> 16), descriptor);
+    }
+    let context = bench.entry()[0] & !0x3f;
+    let granule_64k = 1 << 6;
+    machine.write64(context, machine.read64(context) | granule_64k);
+    machine.write64(context + 8, table);
+    bench.submit(&[CFGI_ALL, TLBI_NSNH_ALL]);
+    bench.driver.start(RING);
+    bench.translates(IOVA, DATA + (IOVA & 0xffff));
+    bench.backend.invalidations();
+    bench.submit(&[by_address(0x12, IOVA + 0x4000)]);
+    bench.forgotten(IOVA);
 }
 
 /// Each command about configuration makes the device forget what it has of a
