@@ -85,7 +85,9 @@ const WAYS: [[fn() -> PathBuf; 2]; 2] = [[qemu_c, qemu], [qemu, qemu_c]];
 #[test]
 fn commands_under_way_are_consumed_before_the_move() {
     const LARGEST: u32 = 19;
-    let source = Form::Device.builder(qemu()).start();
+    // a line for each command: slow enough not to be done before QEMU saves
+    let slow = ["-trace", "smmuv3_cmdq_opcode", "-D", "/dev/null"];
+    let source = Form::Device.builder(qemu()).args(slow).start();
     let smmu = Smmu::find(&source);
     smmu.setup_queue(RAM + (16 << 20), LARGEST);
     smmu.push(&vec![TLBI_NSNH_ALL; 1 << LARGEST]);
