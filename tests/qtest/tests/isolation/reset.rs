@@ -152,6 +152,25 @@ fn devices_may_swap_their_stream_ids() {
     bench.finish();
 }
 
+/// Although the host has never been told the old one.
+#[test]
+fn devices_that_the_host_has_no_stream_ids_for_may_swap_theirs() {
+    let bench = Bench::with_two_devices();
+    bench.say("fail VDEVICE_ALLOC errno=ETIMEDOUT");
+    let smmu = bench.smmu();
+    smmu.write_ste(sid(1), ste::BYPASS);
+    smmu.write_ste(sid(2), ste::ABORT);
+    smmu.enable(SMMUEN);
+    bench.expect("before", &[("d0", On::Bypass), ("d1", On::Abort)]);
+    let ecam = Ecam::of(bench.machine());
+    ecam.number(ROOT_BUS, 1 << 3, sid(2) >> 8);
+    ecam.number(ROOT_BUS, 2 << 3, sid(1) >> 8);
+    // one is configured, and both are looked at
+    smmu.commands(&[command::cfgi_ste(sid(1))]);
+    bench.expect("after", &[("d0", On::Abort), ("d1", On::Bypass)]);
+    bench.finish_after_complaints();
+}
+
 #[test]
 fn devices_with_the_same_stream_id_do_not_get_more_than_their_ste_says() {
     let bench = Bench::with_two_devices();

@@ -127,8 +127,8 @@ impl Smmuv3 {
         let (_, registers) = self.snapshot();
         // its StreamID may still be another device's in the host
         self.attach_streams(|_| false);
-        let config =
-            stream_table::evaluate(&registers, &features, &mut GuestRam, function.stream_id());
+        let stream_id = function.stream_id();
+        let config = stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
 
         let mut accel_cell = self.accel_state.borrow_mut();
         let Some(accel) = accel_cell.as_mut() else {
@@ -157,7 +157,7 @@ impl Smmuv3 {
                 stream.identify(viommu);
             }
             // on failure the device is blocked, and a fresh vIOMMU goes with this frame
-            stream.adopt(viommu, &config)?;
+            stream.adopt(viommu, stream_id, &config)?;
         }
 
         trace::trace_smmuv3_accel_set_iommu_device(
@@ -256,7 +256,7 @@ impl Smmuv3 {
             if registers.smmu_enabled() {
                 stream.identify(viommu);
             }
-            translates |= stream.apply(viommu, &config) && select(stream_id);
+            translates |= stream.apply(viommu, stream_id, &config) && select(stream_id);
         }
         translates
     }

@@ -52,6 +52,9 @@ pub struct Stream {
     vdevice: Option<Vdevice>,
     device: Owned<HostDevice>,
     function: PciFunction,
+    /// The `StreamID` whose STE decided on the attachment, since the last reset.
+    /// The host may have refused the vDEVICE of it.
+    decided_as: Option<u32>,
     /// Aborted because its ATS invalidations do not complete (section 3.9.1.4)
     quarantined: bool,
     attaching: Reports,
@@ -95,6 +98,7 @@ impl Stream {
             vdevice: None,
             device,
             function,
+            decided_as: None,
             quarantined: false,
             attaching: Reports::default(),
             identifying: Reports::default(),
@@ -137,15 +141,14 @@ impl Stream {
 
     /// Forgets a `StreamID` that is no longer the device's: the guest has
     /// renumbered its buses, and another device may have it now. Returns whether
-    /// there was one.
+    /// the device is attached by the STE of another `StreamID` than it has.
     pub fn forget_old_stream_id(&mut self) -> bool {
         let stream_id = self.stream_id();
-        let had = self.vdevice.is_some();
         self.vdevice = self
             .vdevice
             .take()
             .filter(|vdevice| vdevice.stream_id == stream_id);
-        had && self.vdevice.is_none()
+        self.decided_as.is_some_and(|decided| decided != stream_id)
     }
 
     /// Are the device's transactions aborted whatever the guest's tables say?
@@ -156,6 +159,7 @@ impl Stream {
     /// Forgets the `StreamID`: bus numbers are about to be assigned anew.
     pub fn forget_stream_id(&mut self) {
         self.vdevice = None;
+        self.decided_as = None;
     }
 
     /// Makes the host know the device's `StreamID` before it is attached to
@@ -170,11 +174,12 @@ impl Stream {
         }
     }
 
-    /// Attaches the device to what `config` says. If the host refuses, the
+    /// Attaches the device to what `config`, of `stream_id`, says. If the host refuses, the
     /// device goes to abort: it never stays on what it had.
     ///
     /// Returns whether stage 1 now translates.
-    pub fn apply(&mut self, viommu: &Viommu, config: &StreamConfig) -> bool {
+    pub fn apply(&mut self, viommu: &Viommu, stream_id: u32, config: &StreamConfig) -> bool {
+        self.decided_as = Some(stream_id);
         let wanted = if self.quarantined {
             &StreamConfig::Abort
         } else {
@@ -207,7 +212,8 @@ impl Stream {
 
     /// As [`apply`](Self::apply), for a device that is being plugged: a refusal
     /// is the caller's to report, and leaves the device blocked.
-    pub fn adopt(&mut self, viommu: &Viommu, config: &StreamConfig) -> Result<()> {
+    pub fn adopt(&mut self, viommu: &Viommu, stream_id: u32, config: &StreamConfig) -> Result<()> {
+        self.decided_as = Some(stream_id);
         let result = match config {
             StreamConfig::Abort
             | StreamConfig::Bad(_)
