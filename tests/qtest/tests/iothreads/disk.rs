@@ -3,7 +3,7 @@
 
 //! A disk full of zeroes, read by an I/O thread into pages behind the SMMU.
 
-use std::ops::Deref;
+use std::{fs, ops::Deref, process};
 
 use smmuv3_qtest::{
     command::{self, Command, TLBI_NSNH_ALL},
@@ -32,10 +32,13 @@ const HEADERS_AT: u64 = FREE + 0x1000;
 const STATUSES: u64 = 0x800;
 const DATA_AT: u64 = FREE + (16 << 20);
 
+/// How far from there other pages are.
+const ELSEWHERE: u64 = 8 << 20;
+
 /// Requests at a time: each has three descriptors.
 pub const REQUESTS: u16 = 16;
 /// Bytes of a request: several pages
-const BYTES: u32 = 1 << 14;
+const BYTES: u32 = 1 << 16;
 
 /// What is in a page before the disk has been read.
 const FRESH: u8 = 0xa5;
@@ -59,6 +62,37 @@ pub fn machine(stages: Stages) -> Machine {
              iommu_platform=on,disable-legacy=on",
         )
         .start()
+}
+
+/// Has the disk's thread run only while QEMU's main thread has nothing to do, and
+/// stand still wherever it is as soon as that has: both share a CPU, and the main
+/// thread goes first.
+#[track_caller]
+pub fn yield_to_the_main_thread(machine: &Machine) {
+    let run = |program: &str, arguments: &[&str]| {
+        let done = process::Command::new(program).args(arguments).output();
+        let done = done.unwrap_or_else(|error| panic!("{program}: {error}"));
+        assert!(done.status.success(), "{program} {arguments:?}: {done:?}");
+    };
+    let status = fs::read_to_string("/proc/self/status").expect("this process");
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = allowed.and_then(|list| list.trim().split([',', '-']).next());
+    let cpu = first.expect("a CPU");
+    let pid = machine.pid();
+    run(
+        "taskset",
+        &["--all-tasks", "--cpu-list", "--pid", cpu, &pid.to_string()],
+    );
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).expect("QEMU's threads");
+    let of_the_disk = threads.find_map(|thread| {
+        let thread = thread.ok()?;
+        let name = fs::read_to_string(thread.path().join("comm")).ok()?;
+        name.starts_with("IO ").then(|| thread.file_name())
+    });
+    let thread = of_the_disk.expect("the disk's thread");
+    run("chrt", &["--idle", "--pid", "0", &thread.to_string_lossy()]);
 }
 
 /// The disk, its queue, and the SMMU before it.
@@ -104,15 +138,30 @@ impl<'a> Disk<'a> {
         self.input().pages(DATA)
     }
 
-    /// What of the data is as it was before the disk has been read, in bytes.
-    pub fn untouched(&self) -> usize {
-        let data = self.machine.read_memory(DATA_AT, Self::size());
-        data.iter().filter(|byte| **byte == FRESH).count()
+    /// The descriptors of a table of data for pages that nobody looks at.
+    pub fn moved(descriptors: &[u8]) -> Vec<u8> {
+        let moved = |bytes: &[u8]| {
+            let descriptor = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            let is_valid = descriptor & 1 != 0;
+            (descriptor + if is_valid { ELSEWHERE } else { 0 }).to_le_bytes()
+        };
+        descriptors.chunks_exact(8).flat_map(moved).collect()
     }
 
-    /// How many bytes of data there are.
-    pub const fn size() -> usize {
-        REQUESTS as usize * BYTES as usize
+    /// How many pages of data are not as they were before the disk has been read.
+    pub fn touched(&self) -> usize {
+        let page = |number| format!("readb {:#x}", DATA_AT + 4096 * number as u64);
+        let requests: Vec<String> = (0..Self::pages()).map(page).collect();
+        let bytes = self.machine.requests(&requests);
+        bytes
+            .iter()
+            .filter(|byte| **byte != u64::from(FRESH))
+            .count()
+    }
+
+    /// How many pages of data there are.
+    pub const fn pages() -> usize {
+        REQUESTS as usize * BYTES as usize / 4096
     }
 
     /// Has the tables of all data be at `table`.

@@ -3,15 +3,19 @@
 
 //! Requests, and at the same time everything that a driver does to an SMMU.
 
-use smmuv3_qtest::{
-    command::{self, Command, CFGI_ALL, SYNC, TLBI_NSNH_ALL},
-    machine::RAM,
-    smmu::{reg, SMMUEN},
-    translated::{Stages, ASID, VMID},
-    Random,
+use std::{
+    thread,
+    time::{Duration, Instant},
 };
 
-use crate::disk::{machine, Disk, REQUESTS, SID};
+use smmuv3_qtest::{
+    command::{self, Command, CFGI_ALL, SYNC, TLBI_NSNH_ALL},
+    smmu::{reg, SMMUEN},
+    translated::{Stages, ASID, VMID},
+    until, Random, TIMEOUT,
+};
+
+use crate::disk::{machine, yield_to_the_main_thread, Disk, REQUESTS, SID};
 
 const ROUNDS: u32 = 60;
 
@@ -62,7 +66,9 @@ fn requests_arrive_while_everything_is_forgotten_again_and_again() {
         while rounds < ROUNDS || at_once < ROUNDS {
             assert!(rounds < 50 * ROUNDS, "{at_once}: they hardly ever meet");
             disk.read();
+            let start = Instant::now();
             while !disk.is_idle() {
+                assert!(start.elapsed() < *TIMEOUT, "no end of the requests");
                 disk.submit(&commands);
                 at_once += 1;
             }
@@ -130,43 +136,46 @@ fn a_driver_without_any_care_harms_itself_alone() {
     }
 }
 
-/// Requests that do nothing but take some microseconds, at most.
-const DELAY: u64 = 100;
+/// How long the other thread works before it is interrupted, at most.
+const LONGEST: u64 = 400;
 
-/// All pages are taken away while the other thread looks them up. What it uses at
-/// that moment is lost to it, but it must not remember any of it.
+/// All pages are taken away while the other thread looks them up, and stands still
+/// for that wherever it is. What it uses at that moment is lost to it, but it must
+/// not remember any of it when there are other pages in their places.
 #[test]
 fn what_is_looked_up_while_it_is_unmapped_is_not_remembered() {
     for stages in ALL {
         let machine = machine(stages);
+        yield_to_the_main_thread(&machine);
         let mut disk = Disk::new(&machine, stages);
         let mut random = Random::new(1);
         let table = disk.table_of_data();
         let descriptors = machine.read_memory(table, 4096);
+        let elsewhere = Disk::moved(&descriptors);
         let mut halfway = 0;
-        for round in 0..2 * ROUNDS {
+        for round in 0..4 * ROUNDS {
             disk.make_available();
             disk.smmu.push(&[TLBI_NSNH_ALL, SYNC]);
-            let mut requests = vec![disk.notify_request()];
-            let delay = (random.next() >> 11) % DELAY;
-            requests.extend((0..delay).map(|_| format!("readb {RAM:#x}")));
             let doorbell = disk.smmu.base() + reg::CMDQ_PROD;
-            requests.extend([
+            let unmap = [
                 format!("memset {table:#x} 0x1000 0"),
                 format!("writel {doorbell:#x} {:#x}", disk.smmu.prod()),
-            ]);
-            machine.requests(&requests);
+            ];
+            machine.requests(&[disk.notify_request()]);
+            let microseconds = (random.next() >> 11) % LONGEST;
+            thread::sleep(Duration::from_micros(microseconds));
+            machine.requests(&unmap);
             disk.smmu.wait_consumed();
             disk.settles();
-            halfway += u32::from((1..Disk::size()).contains(&disk.untouched()));
+            let touched = disk.touched();
+            halfway += u32::from((1..Disk::pages()).contains(&touched));
             disk.restart();
+            machine.write_memory(table, &elsewhere);
             disk.read();
-            disk.settles();
-            let untouched = disk.untouched();
-            assert_eq!(untouched, Disk::size(), "{stages:?}, round {round}");
+            until("end of the requests", || disk.is_idle().then_some(()));
+            assert_eq!(disk.touched(), 0, "{stages:?}, round {round}");
             machine.write_memory(table, &descriptors);
             disk.submit(&[TLBI_NSNH_ALL]);
-            disk.restart();
         }
         assert_ne!(halfway, 0, "{stages:?}: it was never in the midst of it");
     }
