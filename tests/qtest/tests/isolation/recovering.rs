@@ -118,7 +118,6 @@ impl Case<'_> {
             Add => {
                 smmu.push(&[command::TLBI_NSNH_ALL, command::SYNC]);
                 smmu.ring();
-                // unless what was there before is consumed already
                 self.is_consumed = false;
             }
         }

@@ -174,8 +174,8 @@ impl Stream {
         }
     }
 
-    /// Attaches the device to what `config`, of `stream_id`, says. If the host refuses, the
-    /// device goes to abort: it never stays on what it had.
+    /// Attaches the device to what `config`, of `stream_id`, says. If the host
+    /// refuses, the device goes to abort: it never stays on what it had.
     ///
     /// Returns whether stage 1 now translates.
     pub fn apply(&mut self, viommu: &Viommu, stream_id: u32, config: &StreamConfig) -> bool {
