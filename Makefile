@@ -42,10 +42,10 @@ qemu: tools ## build QEMU with the Rust device, for this machine and for arm64
 	@scripts/qemu-build x86 arm64
 
 overlay: tools ## put the Rust device into QEMU_SRC
-	@scripts/overlay apply "$${QEMU_SRC:?say QEMU_SRC=/path}"
+	@scripts/qemu-overlay apply
 
 revert: tools ## take the Rust device out of QEMU_SRC again
-	@scripts/overlay revert "$${QEMU_SRC:?say QEMU_SRC=/path}"
+	@scripts/qemu-overlay revert
 
 clean: ## delete the cache: the build environment, the builds, everything that was fetched
 	@scripts/clean

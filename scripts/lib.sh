@@ -122,11 +122,28 @@ locked() {
     (
         exec 9>"$CACHE/lock/$name"
         if ! flock -n 9; then
-            say "waiting for another run that makes $name"
+            say "waiting for another run that makes or uses $name"
             flock 9
         fi
         export "$held=1"
         # Children (ccache, cargo or QEMU in the background) must not keep the lock after this shell is gone.
         "$@" 9>&-
     )
+}
+
+# tree_lock SRC: the name of the lock of a QEMU source tree. A run that changes the tree or builds it holds this lock until
+# it is done with the tree and its build directories, because all clones share them; otherwise one clone's sources end up
+# in another clone's binary.
+tree_lock() { printf 'qemu-tree-%s\n' "$(key "$(realpath -- "$1")")"; }
+
+# --- AddressSanitizer ---------------------------------------------------------------------------------------------
+
+# A sanitizer that is not there finds nothing: each FILE must have been compiled with it.
+need_sanitized() {
+    local file
+    for file in "$@"; do
+        # shellcheck disable=SC2016 # the inner shell's
+        "$SCRIPTS/in-root" bash -c 'nm -- "$0" 2>/dev/null | grep -q __asan_report' "$file" ||
+            die "$file has no AddressSanitizer in it"
+    done
 }

@@ -1,0 +1,367 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Copyright 2026 the smmuv3-accel authors
+"""Tests of scripts/qemu-build with clones that share a QEMU source tree. TAP on standard output.
+
+The scripts are the real ones. What they call is not: a small tree for QEMU, shell scripts for its configure, for ninja and
+for the build environment. What "ninja" makes of the tree holds the sources that it has found there.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+from load import load  # noqa: E402 (no bytecode is left in the clone)
+from tap import Outcome, report  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+REAL = ("lib.sh", "overlay", "qemu-build", "qemu-overlay")
+PATIENCE = 30  # seconds for what takes one or two
+SOON = 0.7  # seconds after which a run that has not ended is taken to wait for the lock
+
+test_overlay = load("test-overlay.py")
+
+SOURCE = "rust/smmuv3/src/lib.rs"
+KCONFIG = "rust/hw/smmuv3-accel/Kconfig"
+THEIRS = "hw/arm/other.c"
+STAND_INS = {
+    "in-root": 'exec env "$@"',
+    "root": 'echo "$CACHE/root-1"',
+    "qemu-fetch": 'realpath "${QEMU_SRC:-$CACHE/qemu-1/src}"',
+}
+TOOLS = {
+    "rustc": "echo rustc 1.85.0",
+    # It waits for another run to change the tree, WAIT tenths of a second at most; MEDDLE is done while it "compiles".
+    "ninja": f"""
+        src=$(cat source)
+        echo "$PWD" >>"$CACHE/ninja.log"
+        before=$(cat "$src/{SOURCE}")
+        while [ "${{WAIT:-0}}" -gt 0 ] && [ "$(cat "$src/{SOURCE}")" = "$before" ]; do WAIT=$((WAIT - 1)); sleep 0.1; done
+        eval "${{MEDDLE:-}}"
+        {{ echo '#!/bin/sh'; cat "$src/{SOURCE}" "$src/{KCONFIG}" "$src/{THEIRS}"; }} >qemu-system-aarch64 &&
+        chmod +x qemu-system-aarch64 &&
+        echo '[1/1] linked'
+    """,
+}
+CONFIGURE = """
+    dirname "$0" >source
+    mkdir -p qemu-bundle/share
+    echo built >trace
+    ln -s "$PWD/trace" qemu-bundle/share/trace
+    ln -s "$PWD/nothing" qemu-bundle/share/not-built
+    ln -s "$PWD/qemu-system-aarch64" qemu-bundle/qemu-system-aarch64
+"""
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+class World:
+    """A cache with a QEMU tree in it, and clones that use it; all of it throw-away."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.cache = place, place / "cache"
+        self.tree = self.new_tree(self.cache / "qemu-1/src")
+        self.builds = self.tree.parent
+        for name, text in TOOLS.items():
+            script(place / "bin" / name, text)
+        self.running: list[subprocess.Popen[str]] = []
+
+    @staticmethod
+    def new_tree(path: Path) -> Path:
+        test_overlay.write_files(path, {**test_overlay.TREE, THEIRS: "theirs\n"})
+        script(path / "configure", CONFIGURE)
+        return path
+
+    def clone(self, name: str, device: str) -> Clone:
+        return Clone(self, self.place / name, device)
+
+    def ninjas(self) -> int:
+        """How often something was compiled."""
+        log = self.cache / "ninja.log"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def binaries(self, builds: Path | None = None) -> list[Path]:
+        return sorted(((builds or self.builds) / "bin").rglob("qemu-system-aarch64"))
+
+    def end(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+class Clone:
+    def __init__(self, world: World, path: Path, device: str) -> None:
+        self.world, self.path = world, path
+        test_overlay.write_files(path, {**test_overlay.CRATES, KCONFIG: "# ours\n"})
+        self.write(SOURCE, device)
+        for name in REAL:
+            if (HERE / name).exists():
+                (path / "scripts").mkdir(exist_ok=True)
+                shutil.copy2(HERE / name, path / "scripts" / name)
+        for name, text in STAND_INS.items():
+            script(path / "scripts" / name, text)
+
+    def write(self, name: str, text: str) -> None:
+        (self.path / name).write_text(f"{text}\n")
+
+    def start(self, *words: str, command: str = "qemu-build", **variables: str) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "QEMU_SRC" and not name.startswith("HELD_")}
+        environment |= {"PATH": f"{self.world.place}/bin:{os.environ['PATH']}", "CACHE": str(self.world.cache), **variables}
+        process = subprocess.Popen([self.path / "scripts" / command, *words], env=environment, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.world.running.append(process)
+        return process
+
+    def build(self, *words: str, **variables: str) -> Path:
+        return result(self.start(*(words or ("x86",)), **variables))
+
+    def fails(self, *words: str, **variables: str) -> str:
+        """What it says of that."""
+        process = self.start(*(words or ("x86",)), **variables)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode != 0 and not out, f"it has not failed: {out}{err}"
+        return err
+
+    def with_build(self, **variables: str) -> subprocess.Popen[str]:
+        """A command that shows the tree's source whenever it reads a line, until it has read the last; it runs already."""
+        source = Path(variables.get("QEMU_SRC", self.world.tree)) / SOURCE
+        loop = f'echo begun; while read line; do cat "{source}"; done'
+        process = self.start("--with", "x86", "--", "sh", "-c", loop, **variables)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n", process.communicate()
+        return process
+
+
+def result(process: subprocess.Popen[str]) -> Path:
+    """The path that a build prints."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert out.count("\n") == 1, f"not one path: {out!r}"
+    return Path(out.strip())
+
+
+def waits(process: subprocess.Popen[str]) -> bool:
+    try:
+        process.wait(SOON)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def ask(process: subprocess.Popen[str]) -> str:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def two_clones_at_once_each_get_their_own_device(world: World) -> None:
+    builds = {device: world.clone(device, device).start("x86", WAIT="15") for device in ("one", "two")}
+    for device, path in {device: result(process) for device, process in builds.items()}.items():
+        assert device in path.read_text(), f"the binary of {device} holds: {path.read_text()}"
+
+
+def later_build_of_another_clone_leaves_the_binary(world: World) -> None:
+    first, second = (world.clone(device, device).build() for device in ("one", "two"))
+    assert "one" in first.read_text() and "two" in second.read_text()
+
+
+def same_sources_are_built_once(world: World) -> None:
+    builds = [world.clone(name, "same").start("x86", WAIT="5") for name in ("one", "two")]
+    first, second = map(result, builds)
+    assert first == second == world.clone("three", "same").build()
+    assert world.ninjas() == 1, world.ninjas()
+
+
+def command_keeps_the_tree_until_it_ends(world: World) -> None:
+    one, same, two = (world.clone(name, device) for name, device in (("one", "one"), ("same", "one"), ("two", "two")))
+    command = one.with_build()
+    assert "one" in same.build().read_text(), "what is built already need not wait"
+    other = two.start("x86")
+    assert waits(other), "it built in a tree that is in use"
+    assert ask(command) == "one"
+    out, err = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 0 and not out, (out, err)
+    assert "two" in result(other).read_text()
+
+
+def command_gets_directories_and_gives_its_status(world: World) -> None:
+    words = ("sh", "-c", 'echo "$@"; exit 7', "sh", "{x86}", "in={x86-c}/a")
+    process = world.clone("one", "one").start("--with", "x86", "x86-c", "--", *words)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert out == f"{world.builds}/build-x86 in={world.builds}/build-x86-c/a\n", (out, err)
+    assert process.returncode == 7, process.returncode
+
+
+def build_inside_a_command_does_not_deadlock(world: World) -> None:
+    one = world.clone("one", "one")
+    assert "one" in one.build("--with", "x86", "--", f"{one.path}/scripts/qemu-build", "x86").read_text()
+
+
+def command_after_another_clones_build_gets_its_own_sources(world: World) -> None:
+    one, two = world.clone("one", "one"), world.clone("two", "two")
+    one.build()
+    two.build()
+    process = one.start("--with", "x86", "--", "cat", "{x86}/qemu-system-aarch64")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert "one" in out and "two" not in out, (out, err)
+
+
+def c_device_is_not_rebuilt_for_rust_sources(world: World) -> None:
+    clone = world.clone("one", "one")
+    first = clone.build("x86-c")
+    clone.write(SOURCE, "changed")
+    assert clone.build("x86-c") == first
+    assert world.ninjas() == 1, world.ninjas()
+    clone.write(KCONFIG, "# changed")
+    second = clone.build("x86-c")
+    assert second != first and "# changed" in second.read_text()
+
+
+def failed_build_leaves_no_binary(world: World) -> None:
+    clone = world.clone("one", "one")
+    assert "does not build" in clone.fails(MEDDLE="exit 1")
+    assert not world.binaries()
+    assert "one" in clone.build().read_text()
+
+
+def killed_build_leaves_no_binary_and_no_lock(world: World) -> None:
+    one, two = world.clone("one", "one"), world.clone("two", "two")
+    process = one.start("x86", WAIT=str(10 * PATIENCE))
+    deadline = time.monotonic() + PATIENCE
+    while not world.ninjas():
+        assert time.monotonic() < deadline, "it has not begun"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not world.binaries()
+    assert "two" in two.build().read_text()
+    assert "one" in one.build().read_text()
+
+
+def sources_changed_under_the_compiler_are_an_error(world: World) -> None:
+    clone = world.clone("one", "one")
+    said = clone.fails(MEDDLE=f'echo somebody >"$src/{SOURCE}"')
+    assert "changed while QEMU was built" in said, said
+    assert not world.binaries()
+
+
+def clone_edited_during_a_build_is_built_again(world: World) -> None:
+    clone = world.clone("one", "early")
+    first = clone.build(MEDDLE=f'echo late >"{clone.path / SOURCE}"')
+    assert "early" in first.read_text()
+    second = clone.build()
+    assert "late" in second.read_text() and "early" in first.read_text()
+
+
+def changed_file_of_the_users_tree_is_built(world: World) -> None:
+    src = world.new_tree(world.place / "theirs")
+    clone = world.clone("one", "one")
+    first = clone.build(QEMU_SRC=str(src))
+    (src / THEIRS).write_text("changed\n")
+    second = clone.build(QEMU_SRC=str(src))
+    assert "theirs" in first.read_text() and "changed" in second.read_text()
+    assert not world.binaries(), "it went to the cache's tree"
+
+
+def revert_waits_for_a_command_in_the_users_tree(world: World) -> None:
+    src = world.new_tree(world.place / "theirs")
+    clone = world.clone("one", "one")
+    command = clone.with_build(QEMU_SRC=str(src))
+    revert = clone.start("revert", command="qemu-overlay", QEMU_SRC=str(src))
+    assert waits(revert), "the overlay was taken out of a tree in use"
+    assert ask(command) == "one"
+    command.communicate(timeout=PATIENCE)
+    _, err = revert.communicate(timeout=PATIENCE)
+    assert revert.returncode == 0, err
+    assert not (src / SOURCE).exists()
+
+
+def binary_needs_nothing_of_the_build_directory(world: World) -> None:
+    binary = world.clone("one", "one").build()
+    shutil.rmtree(world.builds / "build-x86")
+    assert "one" in binary.read_text() and os.access(binary, os.X_OK)
+    assert (binary.parent / "qemu-bundle/share/trace").read_text() == "built\n"
+    assert len(list(binary.parent.rglob("qemu-system-aarch64"))) == 1
+
+
+def old_binaries_are_deleted_unless_new_or_running(world: World) -> None:
+    clone = world.clone("one", "one")
+    first = clone.build()
+    place = first.parent.parent
+    names = [f"old-{number}" for number in range(7)]
+    for age, name in enumerate(["recent", "runs", *names], 1):
+        (place / name).mkdir()
+        shutil.copy2(shutil.which("sleep") or "/bin/sleep", place / name / "qemu-system-aarch64")
+        hours = 1 if name == "recent" else 10 + age if name != "runs" else 1000
+        then = time.time() - 3600 * hours
+        os.utime(place / name, (then, then))
+    process = subprocess.Popen([place / "runs/qemu-system-aarch64", "60"], start_new_session=True)
+    world.running.append(process)  # type: ignore[arg-type]
+    clone.write(SOURCE, "two")
+    second = clone.build()
+    kept = {path.name for path in place.iterdir()}
+    # the newest four are two that were built, the recent one, and one of the old ones
+    assert kept == {first.parent.name, second.parent.name, "recent", "runs", "old-0"}, kept
+
+
+def have_succeeds_for_what_was_built_before(world: World) -> None:
+    clone = world.clone("one", "one")
+    clone.fails("--have", "x86")
+    clone.build()
+    clone.write(SOURCE, "changed")
+    process = clone.start("--have", "x86")
+    assert process.communicate(timeout=PATIENCE) == ("", "") and process.returncode == 0
+    clone.fails("--have", "x86", "x86-c")
+
+
+CASES: list[Callable[[World], None]] = [
+    two_clones_at_once_each_get_their_own_device,
+    later_build_of_another_clone_leaves_the_binary,
+    same_sources_are_built_once,
+    command_keeps_the_tree_until_it_ends,
+    command_gets_directories_and_gives_its_status,
+    build_inside_a_command_does_not_deadlock,
+    command_after_another_clones_build_gets_its_own_sources,
+    c_device_is_not_rebuilt_for_rust_sources,
+    failed_build_leaves_no_binary,
+    killed_build_leaves_no_binary_and_no_lock,
+    sources_changed_under_the_compiler_are_an_error,
+    clone_edited_during_a_build_is_built_again,
+    changed_file_of_the_users_tree_is_built,
+    revert_waits_for_a_command_in_the_users_tree,
+    binary_needs_nothing_of_the_build_directory,
+    old_binaries_are_deleted_unless_new_or_running,
+    have_succeeds_for_what_was_built_before,
+]
+
+
+def run(case: Callable[[World], None]) -> Outcome:
+    trouble = None
+    with tempfile.TemporaryDirectory() as scratch:
+        world = World(Path(scratch).resolve())
+        try:
+            case(world)
+        except Exception:
+            trouble = traceback.format_exc()
+        finally:
+            world.end()
+    return Outcome(case.__name__.replace("_", " "), trouble)
+
+
+if __name__ == "__main__":
+    sys.exit(report(len(CASES), map(run, CASES)))
