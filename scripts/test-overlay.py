@@ -18,6 +18,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 65534
@@ -26,7 +27,7 @@ sys.dont_write_bytecode = True
 from load import load  # noqa: E402 (no bytecode is left in the clone)
 from tap import Outcome, report  # noqa: E402
 
-overlay = load("overlay")
+overlay: Any = load("overlay")
 
 # The least that the overlay recognises: lines made up for this test around the identifiers it looks for.
 TREE = {
@@ -178,6 +179,25 @@ def other_changes_in_an_edited_file_survive_both_ways(case: Case) -> None:
     assert (case.src / "hw/arm/Kconfig").read_text() == "config THEIRS\n    bool\n\n" + TREE["hw/arm/Kconfig"]
 
 
+def edits_of_another_version_are_replaced(case: Case) -> None:
+    edits = overlay.EDITS
+    case.apply()
+    ours = snapshot(case.src)
+    case.revert()
+    try:
+        overlay.EDITS = (
+            *edits[1:], overlay.Edit(edits[0].file, "config OF_ANOTHER_VERSION\n    bool\n\n", after=edits[0].after),
+            overlay.Edit("hw/arm/trace-events", "of_another_version(void) \"\"\n", before=r"^before.*\n"),
+        )
+        case.apply()
+    finally:
+        overlay.EDITS = edits
+    case.apply()
+    assert snapshot(case.src) == ours
+    case.revert()
+    assert snapshot(case.src) == case.pristine
+
+
 def partly_edited_tree_is_completed_and_reverted(case: Case) -> None:
     case.apply()
     complete = snapshot(case.src)
@@ -297,6 +317,7 @@ CASES = [
     changed_source_alone_is_rewritten,
     file_removed_here_is_removed_there,
     other_changes_in_an_edited_file_survive_both_ways,
+    edits_of_another_version_are_replaced,
     partly_edited_tree_is_completed_and_reverted,
     tree_without_an_anchor_is_refused_by_file_and_anchor,
     tree_with_an_ambiguous_anchor_is_refused,

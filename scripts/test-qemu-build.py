@@ -118,6 +118,11 @@ class Clone:
     def write(self, name: str, text: str) -> None:
         (self.path / name).write_text(f"{text}\n")
 
+    def replace(self, name: str, old: str, new: str) -> None:
+        text = (self.path / name).read_text()
+        assert old in text, f"the case is wrong: {name} lacks {old!r}"
+        (self.path / name).write_text(text.replace(old, new))
+
     def start(self, *words: str, command: str = "qemu-build", **variables: str) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if name != "QEMU_SRC" and not name.startswith("HELD_")}
         environment |= {"PATH": f"{self.world.place}/bin:{os.environ['PATH']}", "CACHE": str(self.world.cache), **variables}
@@ -230,6 +235,10 @@ def c_device_is_not_rebuilt_for_rust_sources(world: World) -> None:
     clone.write(KCONFIG, "# changed")
     second = clone.build("x86-c")
     assert second != first and "# changed" in second.read_text()
+    clone.replace("scripts/overlay", "batch(uint32_t count", "batch(uint32_t number")
+    assert clone.build("x86-c") not in (first, second), "its edits of QEMU's files are others"
+    events = (world.tree / "hw/arm/trace-events").read_text()
+    assert events.count("invalidate_batch") == 1 and "uint32_t number" in events, events
 
 
 def failed_build_leaves_no_binary(world: World) -> None:
