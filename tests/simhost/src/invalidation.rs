@@ -45,15 +45,17 @@ const TG: u64 = 0b11 << 10;
 /// How a kernel reports an array with a bad command in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Contract {
-    /// Opcodes and `StreamIDs` are looked at, but no other field; otherwise as
-    /// [`Validating`](Self::Validating). Linux 6.13 to 7.2.
+    /// Opcodes and `StreamIDs` are validated, but no other field; otherwise as
+    /// [`Validating`](Self::Validating). Linux 6.13 to 7.3.3.
     Unvalidated,
-    /// Every field is looked at. `entry_num` is the index of the bad command,
-    /// although the commands before it in its block were not issued. Linux 7.3.
+    /// Every field is validated, one command after the other. `entry_num` is
+    /// the index of the bad command, so it counts the commands before it in its
+    /// block, which were not issued. Linux 7.3.4.
     #[default]
     Validating,
-    /// As above, but `entry_num` is the start of the block: nothing that was
-    /// not issued is counted.
+    /// A block is validated as a whole before it is issued. `entry_num` is the
+    /// start of the block, so it counts only commands that were issued. Not in
+    /// 7.3.4; in iommufd's development tree since September 2026.
     BlockStart,
 }
 

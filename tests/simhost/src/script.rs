@@ -9,7 +9,8 @@
 //!   ats=off refuses=OPCODE]`: an SMMU, which has everything else; a second line about it
 //!   replaces the first
 //! * `device NAME smmu=NAME sid=N`
-//! * `contract unvalidated|validating|block-start`
+//! * `contract unvalidated|validating|block-start`: which kernel's `IOMMU_HWPT_INVALIDATE`
+//!   this is ([`Contract`])
 //! * `fail OP [errno=NAME] [skip=N] [count=N] [device=NAME] [kind=KIND]
 //!   [entry_num=N] [issued=N] [delay_ms=N]`: the calls of OP that match, after
 //!   the first `skip`, `count` times (default: for ever), are delayed, then fail
