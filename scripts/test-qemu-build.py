@@ -24,7 +24,7 @@ from load import load  # noqa: E402 (no bytecode is left in the clone)
 from tap import Outcome, report  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-REAL = ("lib.sh", "overlay", "qemu-build", "qemu-overlay")
+REAL = ("lib.sh", "overlay", "qemu-build", "qemu-overlay", "rustc-asan")
 PATIENCE = 30  # seconds for what takes one or two
 SOON = 0.7  # seconds after which a run that has not ended is taken to wait for the lock
 
@@ -39,6 +39,7 @@ STAND_INS = {
     "qemu-fetch": 'realpath "${QEMU_SRC:-$CACHE/qemu-1/src}"',
 }
 TOOLS = {
+    "nm": "cat -- $2",
     "rustc": "echo rustc 1.85.0",
     # It waits for another run to change the tree, WAIT tenths of a second at most; MEDDLE is done while it "compiles".
     "ninja": f"""
@@ -328,6 +329,16 @@ def old_binaries_are_deleted_unless_new_or_running(world: World) -> None:
     assert kept == {first.parent.name, second.parent.name, "recent", "runs", "old-0"}, kept
 
 
+def binary_without_its_sanitizer_is_an_error(world: World) -> None:
+    clone = world.clone("one", "one")
+    assert "has no AddressSanitizer" in clone.fails("x86-asan")
+    assert not world.binaries()
+    clone.write(SOURCE, "__asan_report")
+    crates = "rust/smmuv3/libsmmuv3 rust/hw/smmuv3-accel/libsmmuv3_accel"
+    compile_crates = f'for crate in {crates}; do mkdir -p "$(dirname "$crate")"; echo __asan_report >"$crate.rlib"; done'
+    assert "__asan_report" in clone.build("x86-asan", MEDDLE=compile_crates).read_text()
+
+
 def have_succeeds_for_what_was_built_before(world: World) -> None:
     clone = world.clone("one", "one")
     clone.fails("--have", "x86")
@@ -355,6 +366,7 @@ CASES: list[Callable[[World], None]] = [
     revert_waits_for_a_command_in_the_users_tree,
     binary_needs_nothing_of_the_build_directory,
     old_binaries_are_deleted_unless_new_or_running,
+    binary_without_its_sanitizer_is_an_error,
     have_succeeds_for_what_was_built_before,
 ]
 
