@@ -74,6 +74,7 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
         repeat_tlbi_cfgi: byte & 0x10 != 0,
         defer_remainder: byte & 0x20 != 0,
         eio: eio(byte & 0x40 != 0),
+        ..FlushPolicy::default()
     })
 }
 

@@ -100,8 +100,33 @@ pub trait Host {
     /// (3.9.1.4).
     fn quarantine(&mut self, sid: StreamId);
 
+    /// As [`quarantine`](Self::quarantine), for a stream whose device was not asked,
+    /// because others had taken too long. Its translations by ATS may be stale, so
+    /// they must not be used; that the device does not answer is not known, so it is
+    /// attached again, with an empty ATC, as soon as that can be done.
+    fn suspend(&mut self, sid: StreamId) {
+        self.quarantine(sid);
+    }
+
     /// The host does not answer as agreed: takes every stream to abort.
     fn fail_closed(&mut self);
+
+    /// Returns whether calls that failed have held up the machine for as long as
+    /// can be afforded. Asked after each call that failed.
+    fn is_exhausted(&mut self) -> bool {
+        false
+    }
+
+    /// Takes every stream off stage 1, because the host cannot be brought to
+    /// complete invalidations.
+    ///
+    /// Returns whether no stream is left on stage 1. Then no transaction uses what
+    /// the host has cached, so [`invalidate`](Self::invalidate) completes without
+    /// the host, and everything is invalidated in the host before stage 1
+    /// translates again.
+    fn give_up(&mut self) -> bool {
+        false
+    }
 
     /// Whether this visit of the queue has lasted long enough: commands cost what
     /// the host takes for them, which can be a second for one. Asked whenever some
@@ -169,12 +194,39 @@ pub enum Progress {
     Deferred,
 }
 
+/// Errors of the host at one command, without progress in between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stall {
+    position: u32,
+    errors: u32,
+}
+
+impl Stall {
+    /// Counts an error at `position`.
+    fn note_error(&mut self, position: u32) {
+        if self.position != position {
+            *self = Self {
+                position,
+                errors: 0,
+            };
+        }
+        self.errors = self.errors.saturating_add(1);
+    }
+
+    /// Notes that a batch was completed.
+    fn note_progress(&mut self) {
+        self.errors = 0;
+    }
+}
+
 /// What the consumer keeps from one call to the next.
 #[derive(Debug)]
 pub struct Cmdq {
     policy: FlushPolicy,
     /// A `CMD_ATC_INV` failed and no `CMD_SYNC` has told yet.
     atc_failed: bool,
+    /// How often the host failed at the command at the head of the queue.
+    stall: Stall,
     /// Fetched commands; kept for its allocation only.
     buffer: Vec<[u8; COMMAND_BYTES]>,
     /// Empty between calls. Boxed because consumers are moved in and out of
@@ -188,6 +240,7 @@ impl Cmdq {
         Self {
             policy,
             atc_failed: false,
+            stall: Stall::default(),
             buffer: Vec::new(),
             batch: Box::default(),
         }
@@ -196,6 +249,7 @@ impl Cmdq {
     /// Forgets what a reset of the SMMU forgets.
     pub fn reset(&mut self) {
         self.atc_failed = false;
+        self.stall = Stall::default();
     }
 
     /// Replaces the policy.
@@ -238,6 +292,7 @@ impl Cmdq {
             signals,
             policy: &self.policy,
             atc_failed: &mut self.atc_failed,
+            stall: &mut self.stall,
             batch: &mut self.batch,
             registers,
             batch_completed: false,

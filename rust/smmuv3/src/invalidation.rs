@@ -48,6 +48,10 @@ pub struct FlushPolicy {
     /// How often a single command is submitted again that the host has no
     /// memory for. Waiting in between is the [`Host`](crate::Host)'s affair.
     pub memory_retries: u32,
+    /// After how many errors of the host at one command, without progress in
+    /// between, every stream is taken off stage 1 so that invalidations need no
+    /// host: see [`Host::give_up`](crate::Host::give_up).
+    pub max_errors: u32,
     /// Submit TLBI and CFGI twice and apart from `CMD_ATC_INV` (erratum
     /// T264-SMMU-3).
     pub repeat_tlbi_cfgi: bool,
@@ -63,6 +67,7 @@ impl Default for FlushPolicy {
         Self {
             timeout_retries: 1,
             memory_retries: 3,
+            max_errors: 8,
             repeat_tlbi_cfgi: false,
             eio: EioReport::Offender,
             defer_remainder: false,

@@ -311,6 +311,7 @@ fn after_two_silent_devices_the_others_are_not_asked() {
     ]);
     assert_eq!((machine.rd(), machine.error()), (4, Some(3)));
     assert_eq!(machine.host.quarantined, [8, 0x18, 0x19, 0x1a]);
+    assert_eq!(machine.host.suspended, [0x19, 0x1a]);
     let sizes: Vec<_> = machine.host.calls.iter().map(Vec::len).collect();
     assert_eq!(sizes, [4, 4, 1, 1]);
 }
@@ -501,4 +502,128 @@ fn without_the_interrupt_enable_an_error_is_silent() {
     // Enabling it later does not deliver it (6.3.16).
     machine.write(0x50, 1);
     assert_eq!(machine.signals.gerror, 0);
+}
+
+/// Acknowledges errors as Linux does, which lets the same command be executed
+/// again; at most `times`. Returns how many errors there were.
+fn acknowledge_up_to(machine: &mut Machine, times: usize) -> usize {
+    let mut errors = 0;
+    while machine.error().is_some() && errors < times {
+        errors += 1;
+        machine.acknowledge();
+    }
+    errors
+}
+
+/// Errors that the queue has in a row before the host is given up on.
+const MAX_ERRORS: usize = 8;
+
+#[test]
+fn host_that_fails_for_ever_is_given_up() {
+    for errno in [EBADF, EFAULT, ENOTTY, ENOMEM, ETIMEDOUT, EINTR, EAGAIN] {
+        let mut machine = machine();
+        machine.host.afterwards = Some(Answer::error(errno, 0));
+        machine.submit(&program(70));
+        let errors = acknowledge_up_to(&mut machine, 1000);
+        assert_eq!(errors, MAX_ERRORS, "errno {errno}");
+        assert_eq!((machine.rd(), machine.error()), (71, None), "errno {errno}");
+        assert_eq!(machine.host.given_up, 1);
+        assert_eq!(machine.signals.cmd_sync, 1);
+    }
+}
+
+#[test]
+fn errors_with_progress_between_them_are_no_stall() {
+    let mut machine = machine();
+    for number in 0..5 * MAX_ERRORS as u64 {
+        machine.host.answers = vec![Answer::error(ETIMEDOUT, 0); 2].into();
+        machine.submit(&[va(number), SYNC_IRQ]);
+        assert_eq!(acknowledge_up_to(&mut machine, 1000), 1);
+        assert_eq!(machine.error(), None);
+    }
+    assert_eq!(machine.host.given_up, 0);
+}
+
+#[test]
+fn one_command_that_fails_for_ever_is_a_stall() {
+    let mut machine = machine();
+    refuse(&mut machine, ENOMEM, va(40), false);
+    machine.submit(&program(62));
+    assert_eq!(machine.rd(), 39, "those before it are complete");
+    assert_eq!(acknowledge_up_to(&mut machine, 1000), MAX_ERRORS);
+    assert_eq!((machine.rd(), machine.host.given_up), (63, 1));
+}
+
+#[test]
+fn illegal_commands_and_aborted_fetches_are_no_stall() {
+    let mut machine = machine();
+    machine.submit(&[[0, 0]]);
+    assert_eq!(acknowledge_up_to(&mut machine, 100), 100);
+    assert_eq!(machine.error(), Some(1));
+    assert_eq!(machine.host.given_up, 0);
+}
+
+#[test]
+fn exhausted_host_is_given_up_within_the_flush() {
+    for errno in [EBADF, ENOMEM, ETIMEDOUT, EINTR] {
+        for patience in 1..4 {
+            let mut machine = machine();
+            machine.host.afterwards = Some(Answer::error(errno, 0));
+            machine.host.patience = Some(patience);
+            machine.submit(&[va(1), atc(8, 1), atc(0x18, 1), va(2), SYNC_IRQ]);
+            acknowledge_up_to(&mut machine, 1000);
+            assert_eq!((machine.rd(), machine.error()), (5, None));
+            // after two timeouts the third call asks whether it is one device
+            let expected = if errno == ETIMEDOUT {
+                3.min(patience + 1)
+            } else {
+                patience
+            };
+            assert_eq!(machine.host.calls.len(), expected, "errno {errno}");
+        }
+    }
+}
+
+#[test]
+fn silent_device_that_exhausts_the_host_is_alone_quarantined() {
+    for patience in 1..6 {
+        let mut machine = machine();
+        silence(&mut machine, &[0x18]);
+        machine.host.patience = Some(patience);
+        machine.submit(&[va(1), atc(8, 1), atc(0x18, 1), va(2), SYNC_IRQ]);
+        assert_eq!((machine.rd(), machine.error()), (4, Some(3)));
+        assert_eq!(machine.host.given_up, 0);
+        let suspended = &machine.host.suspended;
+        let held = |sid: &u32| machine.host.quarantined.contains(sid) && !suspended.contains(sid);
+        assert!(!held(&8), "a device that answers is not held");
+        assert!(machine.host.quarantined.contains(&0x18));
+    }
+}
+
+#[test]
+fn stream_that_cannot_leave_stage1_keeps_the_error() {
+    let mut machine = machine();
+    machine.host.afterwards = Some(Answer::error(EBADF, 0));
+    machine.host.is_stuck = true;
+    machine.submit(&program(3));
+    assert_eq!(acknowledge_up_to(&mut machine, 100), 100);
+    assert_eq!((machine.rd(), machine.error()), (0, Some(2)));
+    assert!(machine.host.given_up > 0);
+    machine.host.is_stuck = false;
+    machine.acknowledge();
+    assert_eq!((machine.rd(), machine.error()), (4, None));
+}
+
+#[test]
+fn reset_forgets_how_often_the_host_failed() {
+    let mut machine = machine();
+    machine.host.afterwards = Some(Answer::error(EBADF, 0));
+    machine.submit(&program(1));
+    assert_eq!(
+        acknowledge_up_to(&mut machine, MAX_ERRORS - 1),
+        MAX_ERRORS - 1
+    );
+    machine.cmdq.reset();
+    machine.acknowledge();
+    assert_eq!(machine.error(), Some(2), "the count begins at 1 again");
 }

@@ -91,6 +91,14 @@ impl Host for AnyHost {
 
     fn fail_closed(&mut self) {}
 
+    fn is_exhausted(&mut self) -> bool {
+        self.take().1 % 5 == 0
+    }
+
+    fn give_up(&mut self) -> bool {
+        self.take().1 % 2 == 0
+    }
+
     fn gone(&mut self) -> bool {
         self.take().1 % 3 == 0
     }
@@ -104,9 +112,11 @@ fn any_features() -> impl Strategy<Value = Features> {
 }
 
 fn any_policy() -> impl Strategy<Value = FlushPolicy> {
-    (0..4_u32, 0..4_u32, any::<[bool; 3]>()).prop_map(
-        |(timeout_retries, memory_retries, [repeat_tlbi_cfgi, offender, defer_remainder])| {
+    ([0..4_u32, 0..4, 0..4], any::<[bool; 3]>()).prop_map(
+        |([timeout_retries, memory_retries, max_errors], flags)| {
+            let [repeat_tlbi_cfgi, offender, defer_remainder] = flags;
             FlushPolicy {
+                max_errors,
                 defer_remainder,
                 timeout_retries,
                 memory_retries,

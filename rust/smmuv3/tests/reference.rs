@@ -71,7 +71,9 @@ prop_compose! {
         defer_remainder: bool,
         eio in eio(),
     ) -> FlushPolicy {
-        FlushPolicy { timeout_retries, memory_retries, repeat_tlbi_cfgi, eio, defer_remainder }
+        FlushPolicy {
+            timeout_retries, memory_retries, repeat_tlbi_cfgi, eio, defer_remainder, ..FlushPolicy::default()
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 //! One visit to the Command queue.
 
-use super::{GuestMemory, Host, Progress, Signals, COMMAND_BYTES};
+use super::{GuestMemory, Host, Progress, Signals, Stall, COMMAND_BYTES};
 use crate::{
     command::{decode, opcode, Command, CompletionSignal, Kind},
     features::Features,
@@ -32,6 +32,7 @@ pub(super) struct Consumer<'a, M, H, S> {
     pub(super) signals: &'a mut S,
     pub(super) policy: &'a FlushPolicy,
     pub(super) atc_failed: &'a mut bool,
+    pub(super) stall: &'a mut Stall,
     pub(super) batch: &'a mut Batch,
     pub(super) ring: Ring,
     /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
@@ -252,8 +253,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     fn invalidate_cds(&mut self, words: [u64; 2], sid: StreamId) -> Result<(), Failure> {
         let command = [u64::from(opcode::CFGI_CD_ALL) | (u64::from(sid) << 32), 0];
         self.batch.push(self.cursor, command, Kind::Cfgi);
-        let flushed = self.batch.flush(self.policy, self.host, self.atc_failed);
-        match flushed {
+        match self.submit() {
             Ok(()) => Ok(()),
             // The guest's command was not illegal. Without the invalidation
             // the stream may use stale descriptors: it uses none.
@@ -271,9 +271,32 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// Completes what waits, so that `CMDQ_CONS` may show it as consumed.
     fn flush(&mut self) -> Result<(), Failure> {
         self.spent |= !self.batch.is_empty();
-        self.batch.flush(self.policy, self.host, self.atc_failed)?;
+        self.submit()?;
         self.publish();
         Ok(())
+    }
+
+    /// Has the host execute what waits.
+    ///
+    /// A driver that is told `CERROR_ABT` lets the same command be executed again,
+    /// from a hard interrupt handler as a rule. A host that fails at it for ever
+    /// would keep the guest there, so it is given up on after a number of errors.
+    fn submit(&mut self) -> Result<(), Failure> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.stall.errors >= self.policy.max_errors.max(1) {
+            self.host.give_up();
+        }
+        let flushed = self.batch.flush(self.policy, self.host, self.atc_failed);
+        match &flushed {
+            Ok(()) => self.stall.note_progress(),
+            Err(failure) if failure.error == CommandError::Abort => {
+                self.stall.note_error(failure.position);
+            }
+            Err(_) => {}
+        }
+        flushed
     }
 
     #[inline]

@@ -31,7 +31,7 @@ pub(super) struct Stop {
 enum Outcome {
     /// All are complete.
     Done,
-    /// There is nothing left that they could invalidate.
+    /// There is nothing left that they could invalidate, or nothing that is used.
     Gone,
     /// None was executed, because one of them is illegal.
     Illegal { entry_num: u32 },
@@ -125,6 +125,10 @@ impl<'a, H: Host> Flush<'a, H> {
             let Err(HostError { errno, entry_num }) = answer else {
                 return Outcome::Done;
             };
+            let is_exhausted = self.host.is_exhausted();
+            if is_exhausted && self.is_lost(set, errno) {
+                return Outcome::Gone;
+            }
             let (retries, outcome) = match errno {
                 EIO => return Outcome::Illegal { entry_num },
                 ENOENT if self.host.gone() => return Outcome::Gone,
@@ -138,10 +142,20 @@ impl<'a, H: Host> Flush<'a, H> {
                 _ => (&mut defects, Outcome::Failed),
             };
             match retries.checked_sub(1) {
-                Some(left) => *retries = left,
-                None => return outcome,
+                Some(left) if !is_exhausted => *retries = left,
+                _ => return outcome,
             }
         }
+    }
+
+    /// Gives the host up after `errno` to the commands of `set`, and returns whether
+    /// that completes them.
+    ///
+    /// A timeout can be one device's, whose `CMD_ATC_INV`s are then found by
+    /// submitting them apart: no other stream may pay for that device.
+    fn is_lost(&mut self, set: Set, errno: i32) -> bool {
+        let may_be_one_device = errno == ETIMEDOUT && !set.and(self.batch.atc()).is_empty();
+        !may_be_one_device && self.host.give_up()
     }
 
     /// A command is illegal to the host, and none of `set` was executed.
@@ -211,14 +225,17 @@ impl<'a, H: Host> Flush<'a, H> {
             let target = self.batch.target(rest.first());
             let stream = self.batch.same_target(rest, target);
             rest = rest.without(stream);
-            let asked = stream != atc && silent < MAX_SILENT_STREAMS;
-            if asked && matches!(self.submit(stream, 0), Outcome::Done | Outcome::Gone) {
+            let is_alone = stream == atc;
+            let is_asked = !is_alone && silent < MAX_SILENT_STREAMS && !self.host.is_exhausted();
+            if is_asked && matches!(self.submit(stream, 0), Outcome::Done | Outcome::Gone) {
                 continue;
             }
             silent += 1;
             *self.atc_failed = true;
-            if let Some(sid) = target {
-                self.host.quarantine(sid);
+            match target {
+                Some(sid) if is_alone || is_asked => self.host.quarantine(sid),
+                Some(sid) => self.host.suspend(sid),
+                None => {}
             }
         }
     }

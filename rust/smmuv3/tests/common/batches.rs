@@ -305,7 +305,8 @@ impl Progress {
             let stream = names_stream(words);
             let moot = self.given_up.contains(&index)
                 || stream.is_some_and(|sid| !STREAMS.contains(&sid))
-                || stream.is_some_and(|sid| machine.host.quarantined.contains(&sid));
+                || stream.is_some_and(|sid| machine.host.quarantined.contains(&sid))
+                || machine.host.waived.contains(words);
             let forwarded = matches!(words[0] as u8, 0x05 | 0x11 | 0x12 | 0x40);
             assert!(
                 !forwarded || moot || executed.contains(words),
