@@ -40,6 +40,8 @@ pub struct Host {
     pub(crate) next_vmid: u16,
     /// The descriptors of each file that the process is known to have
     open: BTreeMap<File, BTreeSet<RawFd>>,
+    /// Devices that the log shows as blocked because they are being recovered
+    recovering: BTreeSet<String>,
 }
 
 impl Host {
@@ -53,6 +55,7 @@ impl Host {
             devices: BTreeMap::new(),
             next_vmid: 1,
             open: BTreeMap::new(),
+            recovering: BTreeSet::new(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Host {
         }
         self.opened(file.clone(), fd);
         self.bury();
+        self.note_recoveries();
         match self.script.death_of(file.name()) {
             Some(errno) => Err(errno),
             None => Ok(()),
@@ -124,6 +128,26 @@ impl Host {
                 let state = self.state_of_device(&name);
                 self.log.line(state);
             }
+        }
+    }
+
+    /// Logs what devices are on whose recovery has begun or ended. In the end a device
+    /// is on what it was attached to last, as Linux restores it.
+    fn note_recoveries(&mut self) {
+        let names: Vec<String> = self.devices.keys().cloned().collect();
+        for name in names {
+            let is_recovering = self.script.is_recovering(&name);
+            let was_recovering = self.recovering.contains(&name);
+            if is_recovering == was_recovering {
+                continue;
+            }
+            if is_recovering {
+                self.recovering.insert(name.clone());
+            } else {
+                self.recovering.remove(&name);
+            }
+            let state = self.state_of_device(&name);
+            self.log.line(state);
         }
     }
 
@@ -240,6 +264,7 @@ impl Host {
             Some((table, device.noted_vsid, objects.get(table).ok()?))
         };
         match attached() {
+            _ if self.recovering.contains(name) => format!("device name={name} kind=none"),
             None => format!("device name={name} kind=none"),
             Some((table, vsid, Object::Nested { nested, ste, .. })) => {
                 let kind = nested_kind(*nested);
@@ -525,6 +550,28 @@ mod tests {
         p.host.close(&of, 20);
         p.host.close(&File::Iommufd("i".into()), 10);
         assert_eq!(p.host.objects("i").iter().count(), 0);
+    }
+
+    #[test]
+    fn recovering_device_is_blocked_and_restored() {
+        let mut p = Process::new();
+        let device = p.bind(20);
+        let ioas = p.ioas();
+        let stage2 = p.stage2(device, ioas).expect("nesting");
+        p.attach(20, stage2).expect("its own SMMU");
+        let attached = p.state();
+        p.script("recover d0");
+        assert_eq!(p.attach(20, stage2), Err(Errno::EBUSY));
+        assert_eq!(p.state(), "device name=d0 kind=none");
+        p.script("recovered d0");
+        p.ioas();
+        assert_eq!(p.state(), attached, "what it was attached to is restored");
+        p.script("recover d0");
+        p.ioctl(20, uapi::DEVICE_DETACH_IOMMUFD_PT, &[0, 0])
+            .expect("a detachment is always possible");
+        p.script("recovered d0");
+        p.ioas();
+        assert_eq!(p.state(), "device name=d0 kind=none");
     }
 
     #[test]

@@ -20,9 +20,12 @@
 //! * `die NAME [errno=NAME]`: the iommufd or the device of this name is no more,
 //!   which nothing undoes: no call on its file works (default: `ENODEV`), and
 //!   such a device is attached to nothing.
+//! * `recover NAME`, `recovered NAME`: the kernel resets a device and restores what it
+//!   was attached to. In between the device is blocked, it can be detached, and
+//!   attachments fail with `EBUSY`. Both take effect with the next call.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -96,6 +99,7 @@ pub struct Script {
     contract: Contract,
     rules: Vec<Rule>,
     dead: BTreeMap<String, Errno>,
+    recovering: BTreeSet<String>,
 }
 
 /// The file that a test appends to.
@@ -137,6 +141,12 @@ impl Script {
     /// Everything that is dead.
     pub fn dead(&self) -> impl Iterator<Item = &str> {
         self.dead.keys().map(String::as_str)
+    }
+
+    /// Is the kernel recovering the device called `name`? Until that is over, a device
+    /// is blocked, and attachments are refused.
+    pub fn is_recovering(&self, name: &str) -> bool {
+        self.recovering.contains(name)
     }
 
     /// How invalidations are reported.
@@ -197,6 +207,12 @@ impl Script {
                 fields.knows_only(&["errno"])?;
                 let errno = fields.errno()?.unwrap_or(Errno::ENODEV);
                 self.dead.insert(name.to_owned(), errno);
+            }
+            ("recover", Some(name)) if fields.0.is_empty() => {
+                self.recovering.insert(name.to_owned());
+            }
+            ("recovered", Some(name)) if fields.0.is_empty() => {
+                self.recovering.remove(name);
             }
             _ => return None,
         }
@@ -416,6 +432,9 @@ mod tests {
             "die",
             "die d0 errno=EWHAT",
             "die d0 count=1",
+            "recover",
+            "recovered",
+            "recover d0 errno=EBUSY",
         ] {
             assert_eq!(Script::default().obey(line), None, "{line}");
         }

@@ -191,6 +191,9 @@ impl Host {
             // no PASIDs
             return Err(Errno::EOPNOTSUPP);
         }
+        if self.script.is_recovering(name) {
+            return Err(Errno::EBUSY);
+        }
         self.objects(&iommufd).attach(id, table)?;
         report.lines.push(self.state_of_device(name));
         argument.set_u32(8, table);
