@@ -19,6 +19,7 @@ typedef struct VMChangeStateEntry VMChangeStateEntry;
 
 #include "qemu/osdep.h"
 #include "hw/arm/smmu-common.h"
+#include "hw/vfio/vfio-device.h"
 #include "migration/blocker.h"
 #include "qapi/qapi-types-misc-arm.h"
 #include "system/iommufd.h"

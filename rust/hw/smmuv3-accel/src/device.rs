@@ -23,7 +23,7 @@ use util::{ensure, Error, Result};
 use crate::{
     accel::Accel,
     bindings,
-    callbacks::{on_machine_done, Alarm, BottomHalf, StopHandler},
+    callbacks::{on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, StopHandler},
     events::Waiting,
     ffi::{self, ParentMethods, SmmuState},
     machine::{exit_with, MigrationBlocker},
@@ -134,6 +134,8 @@ pub struct Smmuv3 {
     pub record_later: OnceLock<BottomHalf>,
     /// Has commands consumed that were deferred
     pub deferred: BqlRefCell<Option<Alarm>>,
+    /// Tries again to attach streams that the host has refused for now
+    pub retry: BqlRefCell<Option<Alarm>>,
     /// Finishes what is under way when the machine stops
     stop_handler: BqlRefCell<Option<StopHandler>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
@@ -211,6 +213,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, accel_state).write(Default::default());
         uninit_field_mut!(*this, consume_later).write(Default::default());
         uninit_field_mut!(*this, deferred).write(Default::default());
+        uninit_field_mut!(*this, retry).write(Default::default());
         uninit_field_mut!(*this, stop_handler).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, asked).write(Default::default());
@@ -240,7 +243,7 @@ impl Smmuv3 {
 
         *self.migration_blocker.borrow_mut() = blocker;
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
-        *self.deferred.borrow_mut() = Some(Alarm::new(self, &Self::consume_soon));
+        *self.deferred.borrow_mut() = Some(Alarm::new(self, Clock::Virtual, &Self::consume_soon));
         *self.consume_later.borrow_mut() =
             Some(BottomHalf::new(self, c"arm-smmuv3-cmdq", &Self::consume));
         *self.stop_handler.borrow_mut() = Some(StopHandler::new(self, &Self::finish));
@@ -248,10 +251,13 @@ impl Smmuv3 {
             .get_or_init(|| BottomHalf::new(self, c"arm-smmuv3-events", &Self::record_waiting));
         if self.accel {
             *self.accel_state.borrow_mut() = Some(Accel::new(choices));
+            *self.retry.borrow_mut() =
+                Some(Alarm::new(self, Clock::Realtime, &Self::retry_streams));
             if choices.wants_host() {
                 on_machine_done(self, &Self::machine_done);
             }
         }
+        on_bus_number_change(self, &Self::bus_number_changed);
         init_registers_region(self, &self.iomem, MMIO_SIZE);
         self.init_mmio(&self.iomem);
         for interrupt in &self.interrupts {
@@ -290,6 +296,23 @@ impl Smmuv3 {
         }
         self.evaluate_events();
         self.reset_streams();
+    }
+
+    /// What the user calls this device: its ID, or else its place in the machine.
+    pub fn name(&self) -> String {
+        ffi::name_of(self.upcast())
+    }
+
+    /// The number of a PCI bus has changed. Devices that have another `StreamID` by
+    /// that are translated by its Stream table entry from now on: assigned ones are
+    /// attached to that, and device IOTLBs (vhost) keep nothing of the old one.
+    fn bus_number_changed(&self) {
+        if ffi::is_in_reset(self.upcast()) {
+            // the end of a system reset evaluates every stream
+            return;
+        }
+        self.unmap_notified();
+        self.attach_streams(|_| false);
     }
 
     /// Locks registers and ID registers. Keep it short: see [`Smmuv3`].

@@ -142,3 +142,30 @@ pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
 pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> c_uint {
     0
 }
+
+/// What the user calls a device: its ID, or else its path in the tree of objects.
+pub fn name_of(device: &DeviceState) -> String {
+    let state: *mut hwcore::bindings::DeviceState = device.as_mut_ptr();
+    // SAFETY: a valid device; its ID is NULL or a string that stays as long as the
+    // device; the path is allocated for the caller
+    unsafe {
+        let id = (*state).id;
+        if !id.is_null() {
+            return CStr::from_ptr(id).to_string_lossy().into_owned();
+        }
+        let path = qom::bindings::object_get_canonical_path(state.cast());
+        if path.is_null() {
+            return "arm-smmuv3".to_owned();
+        }
+        let name = CStr::from_ptr(path).to_string_lossy().into_owned();
+        glib_sys::g_free(path.cast());
+        name
+    }
+}
+
+/// Is `device` being reset? It is told at the end of that.
+pub fn is_in_reset(device: &DeviceState) -> bool {
+    let state: *mut hwcore::bindings::DeviceState = device.as_mut_ptr();
+    // SAFETY: a valid device, which can be reset
+    unsafe { hwcore::bindings::resettable_is_in_reset(state.cast()) }
+}

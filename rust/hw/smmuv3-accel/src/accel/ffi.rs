@@ -6,10 +6,12 @@
 //! Everything goes through QEMU's iommufd backend but two calls, whose outcome
 //! the backend turns into text: `IOMMU_HWPT_INVALIDATE`, because errno decides
 //! what the guest is told (see [`smmuv3::invalidation`]), and the
-//! `IOMMU_DESTROY` of what may be busy.
+//! `IOMMU_DESTROY` of what may be busy. Where only the kind of a failure matters,
+//! errno is read behind the backend's call: see [`HostFailure`].
 
 use std::{
     ffi::{c_void, CStr},
+    fmt,
     fs::File,
     io::Read,
     mem::size_of,
@@ -71,6 +73,20 @@ unsafe impl ObjectType for HostDevice {
 
 qom_isa!(HostDevice: Object);
 
+/// The [`HostDevice`] of a VFIO device: only used to recognise one.
+#[repr(transparent)]
+#[derive(Debug, common::Wrapper)]
+pub struct VfioHostDevice(Opaque<bindings::HostIOMMUDeviceIOMMUFD>);
+
+// SAFETY: instance struct of the type's parent, which is all that is relied on; the
+// class is not looked into
+unsafe impl ObjectType for VfioHostDevice {
+    type Class = qom::ObjectClass;
+    const TYPE_NAME: &'static CStr = c"host-iommu-device-iommufd-vfio";
+}
+
+qom_isa!(VfioHostDevice: HostDevice, Object);
+
 /// What the host's SMMU says of itself (`struct iommu_hw_info_arm_smmuv3`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostInfo {
@@ -78,6 +94,95 @@ pub struct HostInfo {
     pub flags: u32,
     /// IDR0 to IDR5, raw
     pub idr: [u32; 6],
+}
+
+/// A call of the host that failed.
+#[derive(Debug)]
+pub struct HostFailure {
+    /// What the user is shown.
+    error: Error,
+    /// Why, as a positive error number; 0 if that is not known.
+    errno: i32,
+}
+
+impl HostFailure {
+    /// Returns whether the host may well do the same a moment later: it was
+    /// interrupted, is short of memory, or is about to reset or recover the device
+    /// (`EBUSY`: Linux refuses attachments until it has restored the old one).
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self.errno,
+            libc::EBUSY | libc::ENOMEM | libc::EINTR | libc::EAGAIN
+        )
+    }
+
+    /// Returns whether the call is to be repeated at once.
+    const fn is_interruption(&self) -> bool {
+        matches!(self.errno, libc::EINTR | libc::EAGAIN)
+    }
+
+    /// The host did not invalidate what must not be used again.
+    pub fn not_invalidated(errno: i32) -> Self {
+        let reason = std::io::Error::from_raw_os_error(errno);
+        Self {
+            error: Error::msg(format!("the host does not invalidate its TLB: {reason}")),
+            // whatever the reason is: nothing is lost by another attempt
+            errno: libc::EAGAIN,
+        }
+    }
+}
+
+impl fmt::Display for HostFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl From<HostFailure> for Error {
+    fn from(failure: HostFailure) -> Self {
+        failure.error
+    }
+}
+
+/// How often a call that was interrupted is repeated at once.
+const INTERRUPT_RETRIES: u32 = 16;
+
+/// Calls a C function that reports failure as an Error, and by returning false.
+///
+/// errno is that of the system call that failed: `error_setg_errno` restores it, and
+/// nothing that could set it comes between. `what` is reported if C has no text.
+///
+/// # Safety
+///
+/// `call` must pass errp to such a function, and do nothing else with it.
+unsafe fn checked(
+    what: &str,
+    mut call: impl FnMut(*mut *mut util::bindings::Error) -> bool,
+) -> std::result::Result<(), HostFailure> {
+    let mut interruptions = INTERRUPT_RETRIES;
+    loop {
+        let mut errno = 0;
+        // SAFETY: promised by the caller
+        let result = unsafe {
+            Error::with_errp(|errp| {
+                let done = call(errp);
+                if !done {
+                    errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+                }
+                done
+            })
+        };
+        let error = match result {
+            Ok(true) => return Ok(()),
+            Ok(false) => Error::msg(what.to_owned()),
+            Err(error) => error,
+        };
+        let failure = HostFailure { error, errno };
+        if !failure.is_interruption() || interruptions == 0 {
+            return Err(failure);
+        }
+        interruptions -= 1;
+    }
 }
 
 /// An iommufd object that is destroyed when the value goes.
@@ -179,6 +284,11 @@ impl HostDevice {
         unsafe { Owned::from(IommufdBackend::from_raw(self.raw().iommufd)) }
     }
 
+    /// The address of the iommufd that the device is bound to: which one it is.
+    pub fn backend_address(&self) -> usize {
+        self.raw().iommufd as usize
+    }
+
     /// `IOMMU_GET_HW_INFO`.
     pub fn info(&self) -> Result<HostInfo> {
         let backend = self.backend();
@@ -213,32 +323,79 @@ impl HostDevice {
     }
 
     /// Allocates an object of which the device is part.
-    fn allocate(
+    ///
+    /// # Safety
+    ///
+    /// `call` must pass its arguments to an allocating function of the backend.
+    unsafe fn allocate(
         &self,
         what: &str,
-        call: impl FnOnce(
+        mut call: impl FnMut(
             *mut bindings::IOMMUFDBackend,
             &mut u32,
-            &mut *mut util::bindings::Error,
+            *mut *mut util::bindings::Error,
         ) -> bool,
-    ) -> Result<HostObject> {
+    ) -> std::result::Result<HostObject, HostFailure> {
         let backend = self.backend();
-        let mut id = 0;
+        let mut id = NO_OBJECT;
         let pointer = backend.as_mut_ptr::<IommufdBackend>().cast();
-        // SAFETY: `call` is one of the closures below: it passes errp to a C
-        // function, which leaves it untouched or valid
-        let done = unsafe { Error::with_errp(|errp| call(pointer, &mut id, errp)) }
-            .map_err(|error| Error::msg(format!("cannot allocate {what}: {error}")))?;
-        util::ensure!(done, "cannot allocate {what}");
+        let message = format!("cannot allocate {what}");
+        // SAFETY: promised by the caller
+        unsafe { checked(&message, |errp| call(pointer, &mut id, errp)) }.map_err(|failure| {
+            HostFailure {
+                error: Error::msg(format!("{message}: {failure}")),
+                ..failure
+            }
+        })?;
         Ok(HostObject { backend, id })
     }
 
-    /// `IOMMU_VIOMMU_ALLOC`: the guest's slice of the SMMU that this device is behind.
-    pub fn allocate_viommu(&self) -> Result<HostObject> {
-        let (device, stage2) = (self.id(), self.stage2_id());
-        self.allocate("a vIOMMU", |backend, id, errp| {
-            // SAFETY: valid pointers; no driver data
-            unsafe {
+    /// ID of the I/O address space that has the guest's memory.
+    ///
+    /// The base class does not know it: it is the VFIO device's.
+    pub fn ioas_id(&self) -> Result<u32> {
+        let object: &Object = self.upcast();
+        let is_vfio = object.dynamic_cast::<VfioHostDevice>().is_some();
+        util::ensure!(is_vfio, "the device is not VFIO's");
+        // SAFETY: the agent of an object of this type is the VFIODevice that made
+        // it, which outlives it; the field is set before the object is handed over
+        Ok(unsafe {
+            (*self.raw().parent_obj.agent.cast::<bindings::VFIODevice>())
+                .cpr
+                .ioas_id
+        })
+    }
+
+    /// `IOMMU_HWPT_ALLOC`: another stage 2 of the guest's memory, with a VMID of its
+    /// own, that translations can be nested in. No memory is pinned a second time.
+    pub fn allocate_stage2(&self) -> Result<HostObject> {
+        let (device, ioas) = (self.id(), self.ioas_id()?);
+        // SAFETY: the arguments are passed on; valid pointers, no driver data
+        let object = unsafe {
+            self.allocate("a stage 2", |backend, id, errp| {
+                bindings::iommufd_backend_alloc_hwpt(
+                    backend,
+                    device,
+                    ioas,
+                    bindings::IOMMU_HWPT_ALLOC_NEST_PARENT,
+                    bindings::IOMMU_HWPT_DATA_NONE,
+                    0,
+                    std::ptr::null_mut(),
+                    id,
+                    errp,
+                )
+            })
+        };
+        Ok(object?)
+    }
+
+    /// `IOMMU_VIOMMU_ALLOC`: the guest's slice of the SMMU that this device is behind,
+    /// on the stage 2 `stage2`.
+    pub fn allocate_viommu(&self, stage2: u32) -> Result<HostObject> {
+        let device = self.id();
+        // SAFETY: the arguments are passed on; valid pointers, no driver data
+        let object = unsafe {
+            self.allocate("a vIOMMU", |backend, id, errp| {
                 bindings::iommufd_backend_alloc_viommu(
                     backend,
                     device,
@@ -249,19 +406,25 @@ impl HostDevice {
                     id,
                     errp,
                 )
-            }
-        })
+            })
+        };
+        Ok(object?)
     }
 
     /// `IOMMU_HWPT_ALLOC`: a nested translation as words 0 and 1 of an STE say.
-    pub fn allocate_nested(&self, viommu: &HostObject, ste: [u64; 2]) -> Result<HostObject> {
+    pub fn allocate_nested(
+        &self,
+        viommu: &HostObject,
+        ste: [u64; 2],
+    ) -> std::result::Result<HostObject, HostFailure> {
         let (device, viommu) = (self.id(), viommu.id());
         let mut data = bindings::iommu_hwpt_arm_smmuv3 {
             ste: ste.map(u64::to_le),
         };
-        self.allocate("a nested translation", |backend, id, errp| {
-            // SAFETY: valid pointers; `data` has the type that its type ID names
-            unsafe {
+        // SAFETY: the arguments are passed on; valid pointers, and `data` has the type
+        // that its type ID names
+        unsafe {
+            self.allocate("a nested translation", |backend, id, errp| {
                 bindings::iommufd_backend_alloc_hwpt(
                     backend,
                     device,
@@ -273,17 +436,21 @@ impl HostDevice {
                     id,
                     errp,
                 )
-            }
-        })
+            })
+        }
     }
 
     /// `IOMMU_VDEVICE_ALLOC`: tells the host under which `StreamID` the guest knows
     /// this device.
-    pub fn allocate_vdevice(&self, viommu: &HostObject, stream_id: u32) -> Result<HostObject> {
+    pub fn allocate_vdevice(
+        &self,
+        viommu: &HostObject,
+        stream_id: u32,
+    ) -> std::result::Result<HostObject, HostFailure> {
         let (device, viommu) = (self.id(), viommu.id());
-        self.allocate("a vDEVICE", |backend, id, errp| {
-            // SAFETY: valid pointers
-            unsafe {
+        // SAFETY: the arguments are passed on; valid pointers
+        unsafe {
+            self.allocate("a vDEVICE", |backend, id, errp| {
                 bindings::iommufd_backend_alloc_vdev(
                     backend,
                     device,
@@ -292,39 +459,36 @@ impl HostDevice {
                     id,
                     errp,
                 )
-            }
-        })
+            })
+        }
     }
 
     /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: from now on the device's transactions are
     /// translated by the page table `id`.
-    pub fn attach(&self, id: u32) -> Result<()> {
+    pub fn attach(&self, id: u32) -> std::result::Result<(), HostFailure> {
+        let message = format!("cannot attach the device to page table {id}");
         // SAFETY: a valid object of the type that the callee expects
-        let done = unsafe {
-            Error::with_errp(|errp| {
+        unsafe {
+            checked(&message, |errp| {
                 bindings::host_iommu_device_iommufd_attach_hwpt(
                     self.0.as_mut_ptr(),
                     NO_PASID,
                     id,
                     errp,
                 )
-            })?
-        };
-        util::ensure!(done, "cannot attach the device to page table {id}");
-        Ok(())
+            })
+        }
     }
 
     /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`: from now on the device's transactions are
     /// blocked.
-    pub fn detach(&self) -> Result<()> {
-        // SAFETY: as above
-        let done = unsafe {
-            Error::with_errp(|errp| {
+    pub fn detach(&self) -> std::result::Result<(), HostFailure> {
+        // SAFETY: a valid object of the type that the callee expects
+        unsafe {
+            checked("cannot detach the device", |errp| {
                 bindings::host_iommu_device_iommufd_detach_hwpt(self.0.as_mut_ptr(), NO_PASID, errp)
-            })?
-        };
-        util::ensure!(done, "cannot detach the device");
-        Ok(())
+            })
+        }
     }
 }
 

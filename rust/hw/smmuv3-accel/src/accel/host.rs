@@ -4,11 +4,17 @@
 //! The host's side of the Command queue: commands go to iommufd.
 
 use smmuv3::{cmdq, invalidation::HostError};
+use util::Error;
 
-use super::{stream::Stream, viommu::Viommu, Accel};
-use crate::{device::Smmuv3, machine::Deadline};
-
-::trace::include_trace!("hw_arm");
+use super::{
+    stream::{Quarantine, Stream},
+    viommu::Viommu,
+    Accel,
+};
+use crate::{
+    device::Smmuv3,
+    machine::{report, Deadline},
+};
 
 /// The host, for the length of one run of the consumer.
 pub struct Host<'a> {
@@ -26,25 +32,28 @@ impl<'a> Host<'a> {
     }
 
     /// Calls `function` with the streams, if there are any.
-    fn with<R>(&self, function: impl FnOnce(&mut [Stream], &Viommu) -> R) -> Option<R> {
+    fn with<R>(&self, function: impl FnOnce(&mut [Stream], &mut Viommu) -> R) -> Option<R> {
         let mut accel_cell = self.device.accel_state.borrow_mut();
         let (streams, viommu) = accel_cell.as_mut().and_then(Accel::parts)?;
         Some(function(streams, viommu))
+    }
+
+    /// Takes the streams that `select` picks to abort, for as long as `how` says.
+    fn quarantine_streams(&self, how: Quarantine, select: impl Fn(&Stream) -> bool) {
+        self.with(|streams, viommu| {
+            for stream in streams.iter_mut().filter(|stream| select(stream)) {
+                stream.quarantine(viommu, how);
+            }
+        });
+        self.device.schedule_retry();
     }
 }
 
 impl cmdq::Host for Host<'_> {
     fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
-        // no device, nothing cached
-        let result = self
-            .with(|_, viommu| viommu.object.invalidate(commands))
-            .unwrap_or(Ok(()));
-        let (errno, entry_num) = match &result {
-            Ok(()) => (0, commands.len() as u32),
-            Err(error) => (error.errno, error.entry_num),
-        };
-        trace::trace_smmuv3_accel_invalidate_batch(commands.len() as u32, errno, entry_num);
-        result
+        // no device, nothing that is used; what is plugged in later begins afresh
+        self.with(|_, viommu| viommu.invalidate(commands))
+            .unwrap_or(Ok(()))
     }
 
     fn next_stream(&mut self, first: u32, last: u32) -> Option<u32> {
@@ -70,24 +79,43 @@ impl cmdq::Host for Host<'_> {
     }
 
     fn install_ste(&mut self, sid: u32) -> bool {
-        self.device.release_streams(sid);
+        self.device.release_streams(|stream_id| stream_id == sid);
         self.device.attach_streams(|stream_id| stream_id == sid)
     }
 
     fn quarantine(&mut self, sid: u32) {
-        self.with(|streams, viommu| {
-            for stream in streams.iter_mut().filter(|stream| stream.has_vdevice(sid)) {
-                stream.quarantine(viommu);
-            }
-        });
+        self.quarantine_streams(Quarantine::Held, |stream| stream.has_vdevice(sid));
+    }
+
+    fn suspend(&mut self, sid: u32) {
+        self.quarantine_streams(Quarantine::Brief, |stream| stream.has_vdevice(sid));
     }
 
     fn fail_closed(&mut self) {
-        self.with(|streams, viommu| {
-            for stream in streams {
-                stream.quarantine(viommu);
-            }
+        self.quarantine_streams(Quarantine::Held, |_| true);
+    }
+
+    fn is_exhausted(&mut self) -> bool {
+        self.with(|_, viommu| viommu.is_exhausted())
+            .unwrap_or(false)
+    }
+
+    fn give_up(&mut self) -> bool {
+        self.fail_closed();
+        let lost = self.with(|streams, viommu| {
+            let is_off_stage1 = !streams.iter().any(Stream::may_use_stage1);
+            (is_off_stage1, is_off_stage1 && viommu.give_up())
         });
+        // without a device there is nothing on stage 1 either
+        let (is_off_stage1, is_new) = lost.unwrap_or((true, false));
+        if is_new {
+            report(&Error::msg(format!(
+                "{}: the host does not complete invalidations; all devices behind this SMMU are blocked \
+                 until the guest configures them again and the host works",
+                self.device.name()
+            )));
+        }
+        is_off_stage1
     }
 
     fn is_out_of_time(&mut self) -> bool {

@@ -9,6 +9,8 @@
 //! reset, hot-plug) ends in [`Smmuv3::evaluate_streams`] or its like, and what
 //! the host refuses becomes abort.
 
+use std::time::{Duration, Instant};
+
 use qom::prelude::*;
 use smmuv3::{invalidation::FlushPolicy, ste::StreamConfig, stream_table};
 use util::{ensure, Result};
@@ -21,9 +23,11 @@ use crate::{
     properties::{Choice, Choices},
 };
 
+mod backoff;
 mod compat;
 pub mod ffi;
 mod host;
+mod stage2;
 mod stream;
 mod veventq;
 mod viommu;
@@ -74,8 +78,8 @@ impl Accel {
     }
 
     /// The streams, and the vIOMMU that they are nested in.
-    fn parts(&mut self) -> Option<(&mut [Stream], &Viommu)> {
-        let viommu = self.viommu.as_ref()?;
+    fn parts(&mut self) -> Option<(&mut [Stream], &mut Viommu)> {
+        let viommu = self.viommu.as_mut()?;
         Some((&mut self.streams, viommu))
     }
 
@@ -134,7 +138,7 @@ impl Smmuv3 {
         let Some(accel) = accel_cell.as_mut() else {
             return Ok(());
         };
-        let fresh = match &accel.viommu {
+        let mut fresh = match &accel.viommu {
             Some(viommu) => {
                 ensure!(
                     viommu.shares_iommufd(&device),
@@ -142,7 +146,7 @@ impl Smmuv3 {
                 );
                 None
             }
-            None => Some(Viommu::new(&device, &info)?),
+            None => Some(Viommu::new(&device, &info, &self.name())?),
         };
         let policy = fresh.as_ref().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
@@ -152,9 +156,10 @@ impl Smmuv3 {
         });
 
         let mut stream = Stream::new(function, device);
-        if let Some(viommu) = fresh.as_ref().or(accel.viommu.as_ref()) {
+        if let Some(viommu) = fresh.as_mut().or(accel.viommu.as_mut()) {
             if registers.smmu_enabled() {
-                stream.identify(viommu);
+                // without it the device works, but its faults are not reported
+                let _ = stream.identify(viommu);
             }
             // on failure the device is blocked, and a fresh vIOMMU goes with this frame
             stream.adopt(viommu, stream_id, &config)?;
@@ -224,7 +229,7 @@ impl Smmuv3 {
             streams
                 .iter_mut()
                 .filter_map(|stream| {
-                    let renamed = stream.forget_old_stream_id();
+                    let renamed = stream.forget_old_stream_id() || stream.waits_for_stream_id();
                     let stream_id = stream.stream_id();
                     (renamed || select(stream_id)).then_some((stream.function(), stream_id))
                 })
@@ -247,26 +252,83 @@ impl Smmuv3 {
         };
         let mut translates = false;
         for (function, stream_id, config) in configs {
+            // While a guest exchanges the numbers of two buses, two devices have one
+            // StreamID, and the host gives it to one of them. The other waits.
+            let is_taken = streams
+                .iter()
+                .any(|other| other.function() != function && other.has_vdevice(stream_id));
             let Some(stream) = streams
                 .iter_mut()
                 .find(|stream| stream.function() == function)
             else {
                 continue;
             };
-            if registers.smmu_enabled() {
-                stream.identify(viommu);
+            let is_selected = select(stream_id);
+            if is_taken && !is_selected {
+                stream.wait_for_stream_id(viommu);
+                continue;
             }
-            translates |= stream.apply(viommu, stream_id, &config) && select(stream_id);
+            let wants_vdevice = registers.smmu_enabled();
+            translates |= stream.apply(viommu, stream_id, &config, wants_vdevice) && is_selected;
+            stream.set_waiting(is_taken);
         }
+        drop(accel_cell);
+        self.schedule_retry();
         translates
     }
 
-    /// The guest configures the streams with this `StreamID`: what was held
-    /// against them is forgotten.
-    pub fn release_streams(&self, stream_id: u32) {
+    /// Tries again to attach the streams that the host has refused for now: from a
+    /// timer.
+    pub fn retry_streams(&self) {
+        self.retry_streams_if(|stream, now| {
+            let delay = stream.backoff().and_then(|backoff| backoff.delay(now));
+            delay == Some(Duration::ZERO)
+        });
+        // QEMU's clock may run ahead of the one that is looked at here
+        self.schedule_retry();
+    }
+
+    /// The same because the guest has commands for the SMMU: it may know that a
+    /// device has been reset, and wait for it.
+    pub fn retry_streams_now(&self) {
+        self.retry_streams_if(|stream, now| {
+            stream.backoff().is_some_and(|backoff| backoff.permits(now))
+        });
+    }
+
+    fn retry_streams_if(&self, select: impl Fn(&Stream, Instant) -> bool) {
+        if let Some((streams, viommu)) = self
+            .accel_state
+            .borrow_mut()
+            .as_mut()
+            .and_then(Accel::parts)
+        {
+            for stream in streams {
+                if stream.backoff().is_some() && select(stream, Instant::now()) {
+                    stream.retry(viommu);
+                }
+            }
+        }
+    }
+
+    /// Sets the timer for the next attempt to attach a stream, if there is to be one.
+    pub fn schedule_retry(&self) {
+        let now = Instant::now();
+        let delay = self.accel_state.borrow().as_ref().and_then(|accel| {
+            let backoffs = accel.streams.iter().filter_map(Stream::backoff);
+            backoffs.filter_map(|backoff| backoff.delay(now)).min()
+        });
+        if let (Some(delay), Some(alarm)) = (delay, self.retry.borrow().as_ref()) {
+            alarm.set(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Ends the quarantine of the streams that `select` picks by their `StreamID`,
+    /// because the guest configures them.
+    pub fn release_streams(&self, select: impl Fn(u32) -> bool) {
         if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
             for stream in &mut accel.streams {
-                if stream.stream_id() == stream_id {
+                if select(stream.stream_id()) {
                     stream.release();
                 }
             }
@@ -275,11 +337,7 @@ impl Smmuv3 {
 
     /// System reset: registers have their reset values again.
     pub fn reset_streams(&self) {
-        if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
-            for stream in &mut accel.streams {
-                stream.release();
-            }
-        }
+        self.release_streams(|_| true);
         self.evaluate_streams();
         if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
             for stream in &mut accel.streams {

@@ -10,7 +10,8 @@ use smmuv3::ste::StreamConfig;
 use util::{Error, Result};
 
 use super::{
-    ffi::{HostDevice, HostObject},
+    backoff::Backoff,
+    ffi::{HostDevice, HostFailure, HostObject},
     viommu::Viommu,
 };
 use crate::{machine::report, pci::PciFunction};
@@ -55,11 +56,31 @@ pub struct Stream {
     /// The `StreamID` whose STE decided on the attachment, since the last reset.
     /// The host may have refused the vDEVICE of it.
     decided_as: Option<u32>,
-    /// Aborted because its ATS invalidations do not complete (section 3.9.1.4)
-    quarantined: bool,
+    /// Another device has the `StreamID`
+    is_waiting: bool,
+    /// What the guest's registers and tables said when they were last evaluated
+    wanted: StreamConfig,
+    /// The host is to know the device by its `StreamID` whatever it is attached to
+    wants_vdevice: bool,
+    /// Aborted whatever the guest's tables say
+    quarantine: Quarantine,
+    /// The device is not attached to what is wanted, and will be
+    backoff: Option<Backoff>,
     attaching: Reports,
     identifying: Reports,
     blocking: Reports,
+}
+
+/// Why a device's transactions are aborted whatever the guest's tables say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quarantine {
+    /// They are not
+    None,
+    /// Others did not answer, so this device was not asked: until the next attempt
+    Brief,
+    /// Its invalidations did not complete (section 3.9.1.4): until the guest
+    /// configures it again
+    Held,
 }
 
 /// Reports of one kind of failure. A guest can cause as many failures as it
@@ -99,7 +120,11 @@ impl Stream {
             device,
             function,
             decided_as: None,
-            quarantined: false,
+            is_waiting: false,
+            wanted: StreamConfig::Abort,
+            wants_vdevice: false,
+            quarantine: Quarantine::None,
+            backoff: None,
             attaching: Reports::default(),
             identifying: Reports::default(),
             blocking: Reports::default(),
@@ -128,15 +153,22 @@ impl Stream {
             .is_some_and(|vdevice| vdevice.stream_id == stream_id)
     }
 
-    /// Takes the device to abort until the guest configures it anew.
-    pub fn quarantine(&mut self, viommu: &Viommu) {
-        self.quarantined = true;
+    /// Takes the device to abort, for as long as `how` says.
+    pub fn quarantine(&mut self, viommu: &Viommu, how: Quarantine) {
+        if self.quarantine != Quarantine::Held {
+            self.quarantine = how;
+        }
+        let begun = Instant::now();
         self.abort(viommu);
+        if self.quarantine == Quarantine::Brief || self.is_exposed() {
+            self.backoff = Some(Backoff::after(self.backoff, begun));
+        }
     }
 
-    /// The guest configures the stream, or the system is reset.
+    /// Ends a quarantine: the guest configures the stream, enables or disables the
+    /// SMMU, or the system is reset.
     pub fn release(&mut self) {
-        self.quarantined = false;
+        self.quarantine = Quarantine::None;
     }
 
     /// Forgets a `StreamID` that is no longer the device's: the guest has
@@ -153,7 +185,23 @@ impl Stream {
 
     /// Are the device's transactions aborted whatever the guest's tables say?
     pub const fn is_quarantined(&self) -> bool {
-        self.quarantined
+        !matches!(self.quarantine, Quarantine::None)
+    }
+
+    /// May the device be translated by stage 1?
+    pub const fn may_use_stage1(&self) -> bool {
+        matches!(self.attachment, Attachment::Stage1 { .. })
+    }
+
+    /// Is the device on something that was not left, although it was to be blocked?
+    const fn is_exposed(&self) -> bool {
+        !matches!(self.attachment, Attachment::Abort | Attachment::Blocked)
+    }
+
+    /// Returns the attempts so far to attach the device to what is wanted, if they
+    /// have failed and there are to be more.
+    pub const fn backoff(&self) -> Option<&Backoff> {
+        self.backoff.as_ref()
     }
 
     /// Forgets the `StreamID`: bus numbers are about to be assigned anew.
@@ -164,56 +212,122 @@ impl Stream {
 
     /// Makes the host know the device's `StreamID` before it is attached to
     /// anything but stage 1: without it the host reports no events for it.
-    pub fn identify(&mut self, viommu: &Viommu) {
+    ///
+    /// # Errors
+    ///
+    /// A failure, which was reported.
+    pub fn identify(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
         let stream_id = self.stream_id();
         match self.ensure_vdevice(viommu) {
-            Ok(()) => self.identifying.success(),
-            Err(error) => self.identifying.failure(|| {
-                format!("arm-smmuv3: StreamID {stream_id:#x}: {error}; the host will not report its faults")
-            }),
+            Ok(()) => {
+                self.identifying.success();
+                Ok(())
+            }
+            Err(failure) => {
+                self.identifying.failure(|| {
+                    format!("arm-smmuv3: StreamID {stream_id:#x}: {failure}; the host will not report its faults")
+                });
+                Err(failure)
+            }
         }
     }
 
     /// Attaches the device to what `config`, of `stream_id`, says. If the host
-    /// refuses, the device goes to abort: it never stays on what it had.
+    /// refuses, the device goes to abort: it never stays on what it had. What the
+    /// host may accept a moment later is tried again: see [`retry`](Self::retry).
     ///
     /// Returns whether stage 1 now translates.
-    pub fn apply(&mut self, viommu: &Viommu, stream_id: u32, config: &StreamConfig) -> bool {
+    pub fn apply(
+        &mut self,
+        viommu: &mut Viommu,
+        stream_id: u32,
+        config: &StreamConfig,
+        wants_vdevice: bool,
+    ) -> bool {
         self.decided_as = Some(stream_id);
-        let wanted = if self.quarantined {
-            &StreamConfig::Abort
-        } else {
-            config
-        };
-        let result = match wanted {
+        self.wanted = *config;
+        self.wants_vdevice = wants_vdevice;
+        self.backoff = None;
+        self.attach_wanted(viommu)
+    }
+
+    /// Takes the device to abort until its `StreamID` is no other device's: a vIOMMU
+    /// has one vDEVICE for each.
+    pub fn wait_for_stream_id(&mut self, viommu: &Viommu) {
+        self.decided_as = None;
+        self.is_waiting = true;
+        self.wanted = StreamConfig::Abort;
+        self.wants_vdevice = false;
+        let begun = Instant::now();
+        self.abort(viommu);
+        self.backoff = self
+            .is_exposed()
+            .then(|| Backoff::after(self.backoff, begun));
+    }
+
+    /// Notes whether the device has the `StreamID` of another one.
+    pub fn set_waiting(&mut self, is_waiting: bool) {
+        self.is_waiting = is_waiting;
+    }
+
+    /// Does the device wait for its `StreamID` to be no other's?
+    pub const fn waits_for_stream_id(&self) -> bool {
+        self.is_waiting
+    }
+
+    /// Attaches the device to what the guest wanted last, and the host refused.
+    pub fn retry(&mut self, viommu: &mut Viommu) {
+        if self.quarantine == Quarantine::Brief {
+            self.quarantine = Quarantine::None;
+        }
+        self.attach_wanted(viommu);
+    }
+
+    fn attach_wanted(&mut self, viommu: &mut Viommu) -> bool {
+        let begun = Instant::now();
+        let mut is_transient = false;
+        if self.wants_vdevice {
+            let identified = self.identify(viommu);
+            is_transient |= identified.is_err_and(|failure| failure.is_transient());
+        }
+        let result = match self.wanted {
+            _ if self.is_quarantined() => self.attach_abort(viommu).map(|()| false),
             // a guest with assigned devices has no stage 2: such entries are ILLEGAL
             StreamConfig::Abort
             | StreamConfig::Bad(_)
             | StreamConfig::Stage2(_)
-            | StreamConfig::Nested { .. } => {
-                self.abort(viommu);
-                return false;
-            }
+            | StreamConfig::Nested { .. } => self.attach_abort(viommu).map(|()| false),
             StreamConfig::Bypass => self.bypass(viommu).map(|()| false),
-            StreamConfig::Stage1 { ste } => self.stage1(viommu, *ste).map(|()| true),
+            StreamConfig::Stage1 { ste } => self.stage1(viommu, ste).map(|()| true),
         };
-        match result {
+        let translates = match result {
             Ok(translates) => {
                 self.attaching.success();
                 translates
             }
-            Err(error) => {
-                self.complain(&error);
+            Err(failure) => {
+                is_transient |= failure.is_transient();
+                self.complain(&failure);
                 self.abort(viommu);
+                // what could be neither aborted nor blocked is not left at that
+                is_transient |= self.is_exposed();
                 false
             }
-        }
+        };
+        self.backoff = is_transient.then(|| Backoff::after(self.backoff, begun));
+        translates
     }
 
     /// As [`apply`](Self::apply), for a device that is being plugged: a refusal
     /// is the caller's to report, and leaves the device blocked.
-    pub fn adopt(&mut self, viommu: &Viommu, stream_id: u32, config: &StreamConfig) -> Result<()> {
+    pub fn adopt(
+        &mut self,
+        viommu: &mut Viommu,
+        stream_id: u32,
+        config: &StreamConfig,
+    ) -> Result<()> {
         self.decided_as = Some(stream_id);
+        self.wanted = *config;
         let result = match config {
             StreamConfig::Abort
             | StreamConfig::Bad(_)
@@ -225,17 +339,17 @@ impl Stream {
         if result.is_err() {
             self.block();
         }
-        result
+        Ok(result?)
     }
 
     /// Gives the device back to VFIO, blocked: nothing that the guest says
     /// applies to it any more, and the guest's memory is no longer its own.
     pub fn block(&mut self) {
-        if let Err(error) = self.device.detach() {
+        if let Err(failure) = self.device.detach() {
             // the object cannot be destroyed while the device uses it, but it is
             // the translation that the guest chose: no more than it had
             self.blocking
-                .failure(|| format!("arm-smmuv3: cannot block a device: {error}"));
+                .failure(|| format!("arm-smmuv3: cannot block a device: {failure}"));
             return;
         }
         self.blocking.success();
@@ -243,13 +357,13 @@ impl Stream {
     }
 
     fn abort(&mut self, viommu: &Viommu) {
-        if let Err(error) = self.attach_abort(viommu) {
-            self.complain(&error);
+        if let Err(failure) = self.attach_abort(viommu) {
+            self.complain(&failure);
             self.block();
         }
     }
 
-    fn attach_abort(&mut self, viommu: &Viommu) -> Result<()> {
+    fn attach_abort(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
         if !matches!(self.attachment, Attachment::Abort) {
             self.device.attach(viommu.abort.id())?;
             self.attachment = Attachment::Abort;
@@ -258,7 +372,7 @@ impl Stream {
         Ok(())
     }
 
-    fn bypass(&mut self, viommu: &Viommu) -> Result<()> {
+    fn bypass(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
         if !matches!(self.attachment, Attachment::Bypass) {
             self.device.attach(viommu.bypass.id())?;
             self.attachment = Attachment::Bypass;
@@ -267,7 +381,13 @@ impl Stream {
         Ok(())
     }
 
-    fn stage1(&mut self, viommu: &Viommu, ste: [u64; 2]) -> Result<()> {
+    /// Attaches the device to stage 1. From one stage 1 to another that is a single
+    /// replacement, never by way of abort: some devices do not survive an abort.
+    fn stage1(
+        &mut self,
+        viommu: &mut Viommu,
+        ste: [u64; 2],
+    ) -> std::result::Result<(), HostFailure> {
         self.ensure_vdevice(viommu)?;
         let stream_id = self.stream_id();
         let ste = viommu.host_ste(ste);
@@ -282,6 +402,7 @@ impl Stream {
                 return Ok(());
             }
         }
+        viommu.invalidate_stale()?;
         let object = self.device.allocate_nested(&viommu.object, ste)?;
         self.device.attach(object.id())?;
         trace::trace_smmuv3_accel_translate_ste(stream_id, object.id(), ste[1], ste[0]);
@@ -296,7 +417,7 @@ impl Stream {
     }
 
     /// Makes the host know the device by its present `StreamID`.
-    fn ensure_vdevice(&mut self, viommu: &Viommu) -> Result<()> {
+    fn ensure_vdevice(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
         let stream_id = self.stream_id();
         if self.has_vdevice(stream_id) {
             return Ok(());
@@ -310,10 +431,10 @@ impl Stream {
         Ok(())
     }
 
-    fn complain(&mut self, error: &Error) {
+    fn complain(&mut self, failure: &HostFailure) {
         let stream_id = self.stream_id();
         self.attaching.failure(|| {
-            format!("arm-smmuv3: StreamID {stream_id:#x}: {error}; its transactions are aborted")
+            format!("arm-smmuv3: StreamID {stream_id:#x}: {failure}; its transactions are aborted")
         });
     }
 

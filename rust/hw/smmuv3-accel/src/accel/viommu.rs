@@ -4,11 +4,19 @@
 //! The guest's slice of a host SMMU, and the two translations that every stream
 //! can be given without one of its own.
 
+use std::time::{Duration, Instant};
+
 use qom::prelude::*;
 use smmuv3::invalidation::{EioReport, HostError};
 use util::Result;
 
-use super::ffi::{HostDevice, HostInfo, HostObject, IommufdBackend};
+use super::{
+    backoff::Backoff,
+    ffi::{HostDevice, HostFailure, HostInfo, HostObject, IommufdBackend},
+    stage2::Stage2,
+};
+
+::trace::include_trace!("hw_arm");
 
 /// STE.V, and STE.Config for a stream that bypasses stage 1 (section 5.2).
 const STE_VALID: u64 = 1;
@@ -16,9 +24,16 @@ const STE_CONFIG_BYPASS: u64 = 0b100 << 1;
 /// STE.S1STALLD, in word 1.
 const STE1_S1STALLD: u64 = 1 << 27;
 
+/// `CMD_TLBI_NSNH_ALL` (§4.4.1).
+const TLBI_NSNH_ALL: [u64; 2] = [0x30, 0];
+
 /// Two commands of which the host must refuse the second: `TLBI_NSNH_ALL`, which
 /// does no harm, and the reserved opcode 0.
-const PROBE: [[u64; 2]; 2] = [[0x30, 0], [0, 0]];
+const PROBE: [[u64; 2]; 2] = [TLBI_NSNH_ALL, [0, 0]];
+
+/// How long calls that fail may hold up the machine, one after the other: twice what
+/// Linux waits for a `CMD_SYNC` of its own.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A vIOMMU. The fields are dropped in this order: children first.
 #[derive(Debug)]
@@ -29,24 +44,46 @@ pub struct Viommu {
     pub bypass: HostObject,
     /// `IOMMU_VIOMMU_ALLOC`
     pub object: HostObject,
+    _stage2: Stage2,
     /// The iommufd that all of it lives in
     pub backend: Owned<IommufdBackend>,
     /// The host's SMMU can stall faulting transactions
     stalls: bool,
+    /// TLBI commands are issued twice (erratum T264-SMMU-3)
+    repeats: bool,
+    /// The host may have cached translations of stage 1 that the guest believes to be
+    /// invalidated: nothing may be attached to stage 1 before they are
+    is_stale: bool,
+    /// The host was given up on: see [`Self::give_up`]
+    is_lost: bool,
+    /// How long the host's last calls took, since one did not fail
+    failing: Duration,
+    /// Set while the host fails to invalidate what is stale
+    backoff: Option<Backoff>,
 }
 
 impl Viommu {
-    /// Makes the vIOMMU for the SMMU that `device` is behind.
-    pub fn new(device: &HostDevice, info: &HostInfo) -> Result<Self> {
-        let object = device.allocate_viommu()?;
+    /// Makes the vIOMMU for the SMMU that `device` is behind, for the guest's SMMU
+    /// `owner`.
+    pub fn new(device: &HostDevice, info: &HostInfo, owner: &str) -> Result<Self> {
+        let stage2 = Stage2::new(device, owner)?;
+        let object = device.allocate_viommu(stage2.id())?;
         let abort = device.allocate_nested(&object, [STE_VALID, 0])?;
         let bypass = device.allocate_nested(&object, [STE_VALID | STE_CONFIG_BYPASS, 0])?;
         Ok(Self {
             abort,
             bypass,
             object,
+            _stage2: stage2,
             backend: device.backend(),
             stalls: info.features().stall_model() == 0b00,
+            repeats: info.repeats_invalidations(),
+            // The VMID may have been another vIOMMU's, and the guest's commands went
+            // nowhere while there was none.
+            is_stale: true,
+            is_lost: false,
+            failing: Duration::ZERO,
+            backoff: None,
         })
     }
 
@@ -76,5 +113,74 @@ impl Viommu {
             }) => EioReport::Offender,
             _ => EioReport::BlockStart,
         }
+    }
+
+    /// Has the host execute invalidations, unless it was given up on.
+    pub fn invalidate(&mut self, commands: &[[u64; 2]]) -> std::result::Result<(), HostError> {
+        if self.is_lost {
+            // no stream is on stage 1, so nothing uses what they would invalidate
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let result = self.object.invalidate(commands);
+        self.failing = match result {
+            Ok(()) => Duration::ZERO,
+            Err(_) => self.failing.saturating_add(begun.elapsed()),
+        };
+        let (errno, entry_num) = match &result {
+            Ok(()) => (0, commands.len() as u32),
+            Err(error) => (error.errno, error.entry_num),
+        };
+        trace::trace_smmuv3_accel_invalidate_batch(commands.len() as u32, errno, entry_num);
+        result
+    }
+
+    /// Returns whether the host's calls have failed for as long as the machine can be
+    /// held up.
+    pub fn is_exhausted(&self) -> bool {
+        self.failing >= PATIENCE
+    }
+
+    /// Asks the host for no more invalidations until it has invalidated everything.
+    /// No stream may be on stage 1. Returns whether that is new.
+    pub fn give_up(&mut self) -> bool {
+        self.is_stale = true;
+        let is_new = !std::mem::replace(&mut self.is_lost, true);
+        if is_new {
+            let now = Instant::now();
+            let begun = now.checked_sub(self.failing).unwrap_or(now);
+            self.backoff = Some(Backoff::after(None, begun));
+        }
+        is_new
+    }
+
+    /// Has the host invalidate everything of this vIOMMU's, if anything of it may be
+    /// stale. To be called before a stream is attached to stage 1.
+    ///
+    /// No stream is on stage 1 while something is stale, so nothing becomes stale
+    /// between this and the attachment.
+    pub fn invalidate_stale(&mut self) -> std::result::Result<(), HostFailure> {
+        if !self.is_stale {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        if self.backoff.is_some_and(|backoff| !backoff.permits(begun)) {
+            return Err(HostFailure::not_invalidated(libc::EAGAIN));
+        }
+        let passes = if self.repeats { 2 } else { 1 };
+        for _ in 0..passes {
+            let result = self.object.invalidate(&[TLBI_NSNH_ALL]);
+            let errno = result.as_ref().map_or_else(|error| error.errno, |()| 0);
+            trace::trace_smmuv3_accel_invalidate_batch(1, errno, u32::from(errno == 0));
+            if result.is_err() {
+                self.backoff = Some(Backoff::after(self.backoff, begun));
+                return Err(HostFailure::not_invalidated(errno));
+            }
+        }
+        self.is_stale = false;
+        self.is_lost = false;
+        self.failing = Duration::ZERO;
+        self.backoff = None;
+        Ok(())
     }
 }

@@ -8,12 +8,10 @@ use std::{
     ptr::addr_of_mut,
 };
 
+use crate::{bindings, device::Smmuv3, memory::zeroed_leaked};
 use common::callbacks::FnCall;
 use hwcore::prelude::*;
 use qom::prelude::*;
-use util::timer::CLOCK_VIRTUAL;
-
-use crate::{bindings, device::Smmuv3, memory::zeroed_leaked};
 
 /// A bottom half that calls back into the device that owns it.
 #[derive(Debug)]
@@ -67,16 +65,41 @@ impl Drop for BottomHalf {
     }
 }
 
-/// A timer of the guest's time that calls back into the device that owns it.
+/// The time that a timer goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The guest's: it stands still while the machine is stopped
+    Virtual,
+    /// The host's
+    Realtime,
+}
+
+impl Clock {
+    const fn kind(self) -> util::bindings::QEMUClockType {
+        match self {
+            Self::Virtual => util::bindings::QEMUClockType::QEMU_CLOCK_VIRTUAL,
+            Self::Realtime => util::bindings::QEMUClockType::QEMU_CLOCK_REALTIME,
+        }
+    }
+}
+
+/// A timer that calls back into the device that owns it.
 #[derive(Debug)]
-pub struct Alarm(*mut util::bindings::QEMUTimer);
+pub struct Alarm {
+    timer: *mut util::bindings::QEMUTimer,
+    clock: Clock,
+}
 
 // SAFETY: only used under the BQL
 unsafe impl Send for Alarm {}
 
 impl Alarm {
     /// An alarm that runs `F` on `device`, from the main loop.
-    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) -> Self {
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+        device: &Smmuv3,
+        clock: Clock,
+        _callback: &F,
+    ) -> Self {
         unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(opaque: *mut c_void) {
             // SAFETY: the device that was passed to timer_init_full; it deletes
             // the timer before it goes
@@ -89,24 +112,23 @@ impl Alarm {
             util::bindings::timer_init_full(
                 timer,
                 std::ptr::null_mut(),
-                util::bindings::QEMUClockType::QEMU_CLOCK_VIRTUAL,
+                clock.kind(),
                 1,
                 0,
                 Some(call::<F>),
                 (device as *const Smmuv3).cast_mut().cast(),
             );
-            Self(timer)
+            Self { timer, clock }
         }
     }
 
     /// Goes off in `delay` nanoseconds, or earlier if it was set already.
     pub fn set(&self, delay: u64) {
+        let delay = i64::try_from(delay).unwrap_or(i64::MAX);
         // SAFETY: an initialized timer
         unsafe {
-            if util::bindings::timer_expire_time_ns(self.0) == u64::MAX {
-                let now = CLOCK_VIRTUAL.get_ns();
-                util::bindings::timer_mod_ns(self.0, now.saturating_add(delay) as i64);
-            }
+            let now = util::bindings::qemu_clock_get_ns(self.clock.kind());
+            util::bindings::timer_mod_anticipate_ns(self.timer, now.saturating_add(delay));
         }
     }
 }
@@ -115,8 +137,8 @@ impl Drop for Alarm {
     fn drop(&mut self) {
         // SAFETY: an initialized timer, which is not used again
         unsafe {
-            util::bindings::timer_del(self.0);
-            glib_sys::g_free(self.0.cast());
+            util::bindings::timer_del(self.timer);
+            glib_sys::g_free(self.timer.cast());
         }
     }
 }
@@ -162,10 +184,14 @@ impl Drop for StopHandler {
     }
 }
 
-/// Calls `F` on `device` when the machine is complete.
-pub fn on_machine_done<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) {
+/// A notifier that calls `F` on `device`, which must be one that stays: a realized
+/// SMMU, which cannot be unplugged. It stays as well.
+fn notifier<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+    device: &Smmuv3,
+    _callback: &F,
+) -> *mut util::bindings::Notifier {
     #[repr(C)]
-    struct MachineDone {
+    struct Record {
         notifier: util::bindings::Notifier,
         device: *const Smmuv3,
     }
@@ -173,16 +199,35 @@ pub fn on_machine_done<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callb
         notifier: *mut util::bindings::Notifier,
         _data: *mut c_void,
     ) {
-        // SAFETY: the notifier is the first field of a leaked MachineDone; a
-        // realized SMMU cannot be unplugged, so the device is still there
-        F::call((unsafe { &*(*notifier.cast::<MachineDone>()).device },))
+        // SAFETY: the notifier is the first field of a leaked Record, whose device
+        // stays
+        F::call((unsafe { &*(*notifier.cast::<Record>()).device },))
     }
     // SAFETY: all-zeroes is an unlinked notifier; the memory is leaked because
     // the list of notifiers keeps it
     unsafe {
-        let record: *mut MachineDone = zeroed_leaked();
+        let record: *mut Record = zeroed_leaked();
         (*record).notifier.notify = Some(call::<F>);
         (*record).device = device;
-        bindings::qemu_add_machine_init_done_notifier(addr_of_mut!((*record).notifier));
+        addr_of_mut!((*record).notifier)
     }
+}
+
+/// Calls `F` on `device` when the machine is complete.
+pub fn on_machine_done<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, callback: &F) {
+    // SAFETY: a notifier that is in no list and stays
+    unsafe { bindings::qemu_add_machine_init_done_notifier(notifier(device, callback)) }
+}
+
+extern "C" {
+    /// Added to QEMU's `pci_bridge.c` by the overlay. Its header brings types with it that
+    /// are bound elsewhere.
+    fn pci_bridge_add_bus_number_notifier(notifier: *mut util::bindings::Notifier);
+}
+
+/// Calls `F` on `device` whenever the number of a PCI bus may have changed: the guest
+/// has written it, or a bridge was reset.
+pub fn on_bus_number_change<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, callback: &F) {
+    // SAFETY: a notifier that is in no list and stays
+    unsafe { pci_bridge_add_bus_number_notifier(notifier(device, callback)) }
 }

@@ -73,6 +73,9 @@ impl Smmuv3 {
         }
         if effects.streams {
             self.forget_translations();
+            // the guest decides anew about every stream, and the host begins anew:
+            // an attachment to stage 1 leaves nothing in an ATC
+            self.release_streams(|_| true);
             self.evaluate_streams();
         }
         if effects.eventq {
@@ -119,6 +122,9 @@ impl Smmuv3 {
         let Some(mut cmdq) = self.cmdq.borrow_mut().take() else {
             return Progress::Idle;
         };
+        if self.accel {
+            self.retry_streams_now();
+        }
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.record_waiting();
         self.look_for_events();

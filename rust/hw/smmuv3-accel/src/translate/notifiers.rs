@@ -95,6 +95,11 @@ impl Smmuv3 {
     /// Registers changed on which every translation depends.
     pub fn forget_translations(&self) {
         self.shared().store.clear();
+        self.unmap_notified();
+    }
+
+    /// Has everything unmapped in device IOTLBs (vhost).
+    pub fn unmap_notified(&self) {
         for region in self.notified_regions() {
             unmap_all(region);
         }

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! When a call of the host that failed is tried again.
+
+use std::time::{Duration, Instant};
+
+/// The next attempt after one or more that failed.
+///
+/// Attempts run under the Big QEMU Lock, so the share of the time that slow ones take
+/// is bounded: before the next one passes [`Self::SHARE`] times what the last one took.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    failures: u32,
+    ended: Instant,
+    took: Duration,
+}
+
+impl Backoff {
+    /// Delay after the first attempt; it doubles with each.
+    const FIRST: Duration = Duration::from_millis(10);
+    /// The delay does not grow beyond this, unless the attempts take long.
+    const LONGEST: Duration = Duration::from_secs(5);
+    /// Times what an attempt takes pass before the next one.
+    const SHARE: u32 = 10;
+    /// Attempts that take less than this are afforded whenever the guest asks.
+    const QUICK: Duration = Duration::from_millis(10);
+    /// Failures after which the timer does not try again: two minutes of them.
+    const LAST: u32 = 32;
+
+    /// Notes that an attempt failed which began at `begun`; `before` are those that
+    /// failed earlier.
+    pub fn after(before: Option<Self>, begun: Instant) -> Self {
+        let ended = Instant::now();
+        Self {
+            failures: before
+                .map_or(0, |backoff| backoff.failures)
+                .saturating_add(1),
+            ended,
+            took: ended.saturating_duration_since(begun),
+        }
+    }
+
+    /// Returns how long the timer waits from `now` on; `None` if it has tried often
+    /// enough: then only the guest's next command does.
+    pub fn delay(&self, now: Instant) -> Option<Duration> {
+        if self.failures > Self::LAST {
+            return None;
+        }
+        let doublings = 1_u32 << (self.failures - 1).min(16);
+        let delay = Self::FIRST
+            .saturating_mul(doublings)
+            .min(Self::LONGEST)
+            .max(self.took.saturating_mul(Self::SHARE));
+        Some(delay.saturating_sub(now.saturating_duration_since(self.ended)))
+    }
+
+    /// Returns whether an attempt that the guest asks for can be afforded by `now`.
+    pub fn permits(&self, now: Instant) -> bool {
+        self.took < Self::QUICK
+            || now.saturating_duration_since(self.ended) >= self.took.saturating_mul(Self::SHARE)
+    }
+}
