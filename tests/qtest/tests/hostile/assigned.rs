@@ -238,7 +238,11 @@ impl World<'_> {
     #[track_caller]
     fn observe(&mut self) {
         let journal = self.bench.journal();
-        let is_use = (0..SLOTS).any(|slot| self.model.device(slot).is_some());
+        let mut devices = (0..SLOTS).filter_map(|slot| self.model.device(slot));
+        let is_use = devices.any(|name| {
+            let device = journal.device(name);
+            device.is_some_and(|device| matches!(device.on, On::Nested(_)))
+        });
         self.ledger.observe(&journal, is_use);
         if self.model.failing {
             self.report.failures += journal.failures() as u64;

@@ -16,6 +16,9 @@ const ASID: u16 = 0x5a5a;
 /// What is compared: the host puts its VMID into them.
 const WORD0: u64 = !(0xffff << 32);
 
+/// What the host makes of `CMD_TLBI_NSNH_ALL`: `CMD_TLBI_NH_ALL` of one VMID.
+const EVERYTHING: u8 = 0x10;
+
 /// A command in the queue: its slot, and the page if it is one of these.
 #[derive(Clone, Copy)]
 struct Queued {
@@ -30,8 +33,13 @@ pub struct Ledger {
     queued: VecDeque<Queued>,
     /// What the host has executed
     issued: HashSet<u64>,
-    /// There was no device when these, and all before them, were in the queue
+    /// No device was on stage 1 when these, and all before them, were in the queue
     excused: u64,
+    /// Some of those were not executed: everything must be invalidated before a
+    /// device is on stage 1 again
+    is_stale: bool,
+    /// Everything was invalidated since the look before the last one
+    is_flushed: bool,
 }
 
 impl Ledger {
@@ -65,11 +73,19 @@ impl Ledger {
     }
 
     /// Looks at what the host has done, which needs it only if there `is_use`: a
-    /// device that may have cached something.
+    /// device on stage 1, whose transactions use what is cached.
+    #[track_caller]
     pub fn observe(&mut self, journal: &Journal, is_use: bool) {
+        self.is_flushed = false;
         for command in journal.issued("a").into_iter().flatten() {
             self.issued.extend(Self::page(command));
+            self.is_flushed |= command[0] as u8 == EVERYTHING;
         }
+        self.is_stale &= !self.is_flushed;
+        assert!(
+            !(is_use && self.is_stale),
+            "stage 1 translates by what was not invalidated"
+        );
         if !is_use {
             self.excused = self.next;
         }
@@ -86,9 +102,12 @@ impl Ledger {
             }
             self.queued.pop_front();
             if let Some(page) = first.page {
-                let executed = self.issued.remove(&page) || page <= self.excused;
+                let executed = self.issued.remove(&page);
+                let excused = page <= self.excused;
                 count += 1;
-                lost += u64::from(!executed);
+                lost += u64::from(!executed && !excused);
+                // which of both came first is not known
+                self.is_stale |= !executed && excused && !self.is_flushed;
             }
         }
         (count, lost)

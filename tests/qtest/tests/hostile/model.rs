@@ -15,8 +15,6 @@ struct Slot {
     device: Option<String>,
     /// Which entry is the slot's by the numbers of the buses
     entry: usize,
-    /// Which it was when the device was last looked at
-    known: usize,
     /// What was made of the entry then
     installed: On,
     /// What may have been made of it since
@@ -53,7 +51,6 @@ impl Model {
                 Slot {
                     device: Some(name.to_owned()),
                     entry,
-                    known: entry,
                     installed: On::Abort,
                     since: Vec::new(),
                     degraded: false,
@@ -109,22 +106,14 @@ impl Model {
     fn look(&mut self, slot: usize) {
         let slot = &mut self.slots[slot];
         slot.installed = Self::meaning(self.table[slot.entry]);
-        slot.known = slot.entry;
         slot.since.clear();
         slot.degraded = self.failing;
     }
 
-    /// A command names the stream of one entry. If that is a device's, those that
-    /// go by another number than before are looked at too: theirs is another
-    /// entry now. What was aborted for not completing its invalidations stays so
-    /// until it is named itself.
+    /// A command names the stream of one entry. What was aborted for not completing
+    /// its invalidations stays so until it is named itself.
     pub fn configure(&mut self, entry: usize) {
-        let is_named = |slot: &Slot| slot.device.is_some() && slot.entry == entry;
-        if !self.slots.iter().any(is_named) {
-            return;
-        }
         self.look_where(|slot| slot.entry == entry);
-        self.look_again_where(|slot| slot.entry != slot.known);
     }
 
     fn look_again_where(&mut self, applies: impl Fn(&Slot) -> bool) {
@@ -160,18 +149,17 @@ impl Model {
         }
     }
 
-    /// The buses swap their numbers.
+    /// The buses swap their numbers: each device has the other's entry at once.
     pub fn swap(&mut self) {
         let [first, second] = &mut self.slots;
         std::mem::swap(&mut first.entry, &mut second.entry);
+        self.look_again_where(|_| true);
     }
 
-    /// A device comes into a slot. Those that go by another number than before
-    /// make room for its own.
+    /// A device comes into a slot.
     pub fn plug(&mut self, slot: usize, name: &str) {
         self.slots[slot].device = Some(name.to_owned());
         self.look(slot);
-        self.look_again_where(|other| other.entry != other.known);
     }
 
     /// A device has not come. The others may have made room for it.
@@ -192,7 +180,6 @@ impl Model {
         self.wild = false;
         for (number, slot) in self.slots.iter_mut().enumerate() {
             slot.entry = number;
-            slot.known = number;
             slot.since.clear();
             slot.degraded = self.failing;
         }

@@ -6,13 +6,16 @@
 
 use smmuv3_qtest::{assigned as bench, journal};
 
+mod busy;
 mod dying;
 mod enabling;
 mod events;
 mod garbage;
 mod hosts;
 mod invalidating;
+mod lost;
 mod plugging;
+mod quarantine;
 mod random;
 mod recovering;
 mod refusing;

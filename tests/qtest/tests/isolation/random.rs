@@ -82,11 +82,9 @@ impl Model {
         self.known[index] = self.entry[index];
     }
 
-    /// A command names the stream of one entry. Devices that go by another
-    /// number than before are looked at too: theirs is another entry now.
+    /// A command names the stream of one entry.
     fn configure(&mut self, entry: usize) {
-        let named =
-            |index: &usize| self.entry[*index] == entry || self.entry[*index] != self.known[*index];
+        let named = |index: &usize| self.entry[*index] == entry;
         let indices: Vec<usize> = (0..2).filter(named).collect();
         for index in indices {
             self.look(index);
@@ -156,7 +154,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
             model.refused = !model.refused;
             bench.say("clear");
             if model.refused {
-                bench.say("fail HWPT_ALLOC kind=nested errno=ENOMEM");
+                bench.say("fail HWPT_ALLOC kind=nested errno=EINVAL");
             }
             format!("the host refuses={}", model.refused)
         }
@@ -165,6 +163,9 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
             let ecam = Ecam::of(bench.machine());
             for (slot, entry) in (1..).zip(model.entry) {
                 ecam.number(8, slot << 3, sid(entry as u32 + 1) >> 8);
+            }
+            if model.enabled {
+                (0..2).for_each(|each| model.look(each));
             }
             "the buses swap their numbers".into()
         }

@@ -139,6 +139,38 @@ fn a_guest_may_number_its_buses_anew_while_the_smmu_translates() {
 }
 
 #[test]
+fn renumbered_device_is_reattached_at_once() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.mark();
+    renumber(&bench);
+    bench.expect("the new entry is not valid", &[("d0", On::Abort)]);
+    smmu.write_ste(OTHER_SID, ste::SECOND);
+    Ecam::of(bench.machine()).number(ROOT_BUS, 1 << 3, sid(1) >> 8);
+    bench.expect("as before", &[("d0", On::Nested(ste::FIRST))]);
+    renumber(&bench);
+    bench.expect("the new entry", &[("d0", On::Nested(ste::SECOND))]);
+    let named = command::cfgi_cd_all(OTHER_SID);
+    bench.mark();
+    smmu.commands(&[named]);
+    assert_eq!(bench.journal().batches(), [[named]], "the host knows it");
+    bench.finish();
+}
+
+#[test]
+fn swapped_stream_ids_reattach_without_commands() {
+    let bench = Bench::with_two_devices();
+    bench.translating(&[ste::FIRST, ste::SECOND]);
+    let [first, second] = [ste::FIRST, ste::SECOND].map(On::Nested);
+    let ecam = Ecam::of(bench.machine());
+    ecam.number(ROOT_BUS, 1 << 3, sid(2) >> 8);
+    bench.expect("one StreamID", &[("d0", On::Abort), ("d1", second)]);
+    ecam.number(ROOT_BUS, 2 << 3, sid(1) >> 8);
+    bench.expect("after", &[("d0", second), ("d1", first)]);
+    bench.finish();
+}
+
+#[test]
 fn devices_may_swap_their_stream_ids() {
     let bench = Bench::with_two_devices();
     let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);

@@ -162,3 +162,79 @@ fn a_new_host_smmu_brings_its_own_erratum_and_its_own_features() {
     assert_eq!(bench.journal().batches().len(), 2, "b has");
     bench.finish();
 }
+
+/// "d0" and "d1" behind two SMMUs of the guest that are one of the host.
+fn two_on_one(script: &str) -> Setup {
+    let mut setup = Setup::on_host(script, EXPLICIT)
+        .assign("d0", 1)
+        .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
+        .device(&format!(
+            "arm-smmuv3,id=smmuv3.2,primary-bus=pcie.2,{EXPLICIT}"
+        ))
+        .device("pcie-root-port,id=far,bus=pcie.2,addr=1,chassis=9");
+    let fd = setup.spare("d1", "a");
+    setup.device(&vfio_pci("d1", fd, "far"))
+}
+
+/// The VMIDs of the commands with this opcode that the host's SMMU got.
+fn vmids(bench: &Bench, opcode: u8) -> Vec<u16> {
+    let journal = bench.journal();
+    let commands = journal.issued("a").concat().into_iter();
+    commands
+        .filter(|words| words[0] as u8 == opcode)
+        .map(|words| (words[0] >> 32) as u16)
+        .collect()
+}
+
+#[test]
+fn smmus_of_one_host_smmu_have_vmids_of_their_own() {
+    let bench = two_on_one("smmu a").start();
+    let [first, second] = smmus(&bench);
+    first.write_ste(sid(1), ste::FIRST);
+    first.enable(SMMUEN);
+    second.write_ste(FAR, ste::SECOND);
+    second.enable(SMMUEN);
+    bench.expect(
+        "both translate",
+        &[
+            ("d0", On::Nested(ste::FIRST)),
+            ("d1", On::Nested(ste::SECOND)),
+        ],
+    );
+    bench.mark();
+    first.commands(&[command::tlbi_nh_asid(3)]);
+    second.commands(&[command::tlbi_nh_asid(3)]);
+    let vmids = vmids(&bench, 0x11);
+    assert_eq!(vmids.len(), 2);
+    assert_ne!(
+        vmids[0], vmids[1],
+        "ASID 3 of one is not ASID 3 of the other"
+    );
+    let objects = [("ioas", 1), ("s2", 2), ("viommu", 2)];
+    for (kind, count) in objects {
+        assert_eq!(bench.journal().objects().get(kind), Some(&count), "{kind}");
+    }
+    bench.finish();
+}
+
+#[test]
+fn smmus_that_would_share_a_vmid_are_refused() {
+    let script = "smmu a\nfail HWPT_ALLOC kind=s2 errno=ENOSPC skip=1";
+    let refusal = two_on_one(script).refuse();
+    let text = refusal.refusal();
+    assert!(
+        text.contains("smmuv3.1") && text.contains("smmuv3.2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn stage2_of_vfio_is_free_again_after_unplug() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
+    let fd = setup.spare("d1", "a");
+    let bench = setup.start();
+    bench.unplug("d0", 1);
+    bench.plug("d1", fd, 1).expect("plugged");
+    assert_eq!(bench.journal().objects().get("s2"), Some(&1));
+    bench.finish();
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A host that refuses for a while: what the guest wants is kept and tried again, and
+//! until then the device is blocked.
+
+use std::{thread, time::Duration};
+
+use smmuv3_qtest::{command, smmu::SMMUEN, until};
+
+use crate::{
+    bench::{sid, ste, Bench, Guest},
+    journal::On,
+};
+
+/// Calls that a new stage 1 needs, as the script names them.
+const CALLS: [&str; 3] = [
+    "VDEVICE_ALLOC",
+    "HWPT_ALLOC kind=nested",
+    "ATTACH kind=nested",
+];
+
+/// Long enough for several attempts of the timer.
+const A_WHILE: Duration = Duration::from_millis(200);
+
+#[track_caller]
+fn until_on(bench: &Bench, name: &str, on: On) {
+    until("the device to be attached", || {
+        let device = bench.journal().device(name);
+        device.is_some_and(|device| device.on == on).then_some(())
+    });
+}
+
+#[test]
+fn attach_during_recovery_is_retried_by_the_timer() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.say("recover d0");
+    smmu.install(sid(1), ste::SECOND);
+    bench.expect("while the host recovers it", &[("d0", On::Nothing)]);
+    thread::sleep(A_WHILE);
+    bench.expect("still", &[("d0", On::Nothing)]);
+    bench.mark();
+    bench.say("recovered d0");
+    until_on(&bench, "d0", On::Nested(ste::SECOND));
+    let history = bench.journal().history("d0");
+    assert!(!history.contains(&On::Nested(ste::FIRST)), "{history:?}");
+    bench.finish_after_complaints();
+}
+
+#[test]
+fn attach_during_recovery_is_retried_by_a_doorbell() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.say("recover d0");
+    smmu.install(sid(1), ste::SECOND);
+    // by now the timer waits for longer than the test takes
+    thread::sleep(A_WHILE);
+    bench.say("recovered d0");
+    smmu.commands(&[command::TLBI_NSNH_ALL]);
+    bench.expect("at once", &[("d0", On::Nested(ste::SECOND))]);
+    bench.finish_after_complaints();
+}
+
+#[test]
+fn revoked_stage1_is_not_restored_by_recovery() {
+    for entry in [ste::INVALID, ste::ABORT] {
+        let bench = Bench::with_one_device();
+        let smmu = bench.translating(&[ste::FIRST]);
+        bench.say("recover d0");
+        smmu.install(sid(1), entry);
+        bench.mark();
+        bench.say("recovered d0");
+        smmu.commands(&[command::TLBI_NSNH_ALL]);
+        thread::sleep(A_WHILE);
+        smmu.commands(&[command::TLBI_NSNH_ALL]);
+        let history = bench.journal().history("d0");
+        let revoked = [On::Nested(ste::FIRST), On::Stage2, On::Bypass];
+        assert!(
+            history.iter().all(|on| !revoked.contains(on)),
+            "{history:?}"
+        );
+        bench.finish_after_complaints();
+    }
+}
+
+#[test]
+fn device_that_cannot_be_blocked_is_tried_again() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.say("fail ATTACH kind=abort errno=EIO count=3");
+    bench.say("fail DETACH errno=EIO count=3");
+    smmu.install(sid(1), ste::ABORT);
+    until_on(&bench, "d0", On::Abort);
+    bench.finish_after_complaints();
+}
+
+#[test]
+fn transient_refusals_are_retried() {
+    for call in CALLS {
+        for errno in ["EBUSY", "ENOMEM"] {
+            let bench = Bench::with_one_device();
+            let smmu = bench.smmu();
+            bench.say(&format!("fail {call} errno={errno} count=4"));
+            smmu.enable(SMMUEN);
+            smmu.install(sid(1), ste::FIRST);
+            until_on(&bench, "d0", On::Nested(ste::FIRST));
+            bench.finish_after_complaints();
+        }
+    }
+}
+
+#[test]
+fn interrupted_calls_are_repeated_at_once() {
+    for call in CALLS {
+        for errno in ["EINTR", "EAGAIN"] {
+            let bench = Bench::with_one_device();
+            let smmu = bench.smmu();
+            smmu.enable(SMMUEN);
+            smmu.write_ste(sid(1), ste::FIRST);
+            bench.say(&format!("fail {call} errno={errno} count=3"));
+            smmu.commands(&[command::cfgi_ste(sid(1))]);
+            bench.expect(call, &[("d0", On::Nested(ste::FIRST))]);
+            bench.finish();
+        }
+    }
+}
+
+#[test]
+fn final_refusal_waits_for_the_guest() {
+    for call in CALLS {
+        let bench = Bench::with_one_device();
+        let smmu = bench.smmu();
+        smmu.enable(SMMUEN);
+        smmu.install(sid(1), ste::ABORT);
+        bench.say(&format!("fail {call} errno=EINVAL count=2"));
+        smmu.install(sid(1), ste::FIRST);
+        let before = bench.journal().device("d0").map(|device| device.on);
+        thread::sleep(A_WHILE);
+        if call != "VDEVICE_ALLOC" {
+            bench.expect(call, &[("d0", On::Abort)]);
+            assert_eq!(before, Some(On::Abort));
+        }
+        bench.say("clear");
+        smmu.install(sid(1), ste::FIRST);
+        bench.expect("the host can again", &[("d0", On::Nested(ste::FIRST))]);
+        bench.end();
+    }
+}
+
+/// Some devices do not survive an abort.
+#[test]
+fn stage1_replaces_stage1_in_one_attachment() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.mark();
+    smmu.install(sid(1), ste::SECOND);
+    let journal = bench.journal();
+    assert_eq!(journal.history("d0"), [On::Nested(ste::SECOND)]);
+    assert_eq!(journal.calls("ATTACH").len(), 1);
+    assert!(journal.calls("DETACH").is_empty());
+    drop(journal);
+    bench.finish();
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! A host that does not complete invalidations, for good or for long: the guest goes
+//! on, with its assigned devices blocked, and nothing stale is ever used.
+
+use smmuv3_qtest::{
+    command::{self, SYNC, TLBI_NSNH_ALL},
+    smmu::SMMUEN,
+    until, Smmu,
+};
+
+use crate::{
+    bench::{sid, ste, Bench, Guest},
+    journal::{Journal, On},
+};
+
+/// Errors that the guest meets before the host is given up on.
+const MAX_ERRORS: usize = 8;
+
+/// What the host makes of `CMD_TLBI_NSNH_ALL`: `CMD_TLBI_NH_ALL` of one VMID.
+const EVERYTHING: u8 = 0x10;
+
+/// Waits for the queue's end, and acknowledges errors on the way as Linux does,
+/// `times` at most. Returns how many there were.
+#[track_caller]
+fn acknowledge_up_to(smmu: &Smmu<'_>, times: usize) -> usize {
+    let mut errors = 0;
+    loop {
+        let is_error = until("the queue's end, or an error", || {
+            let is_error = smmu.error();
+            (is_error || smmu.cons() == smmu.prod()).then_some(is_error)
+        });
+        if !is_error || errors == times {
+            return errors;
+        }
+        errors += 1;
+        smmu.acknowledge();
+    }
+}
+
+/// Has the host executed an invalidation of everything since the mark?
+fn is_flushed(journal: &Journal) -> bool {
+    let issued = journal.issued("a");
+    let mut commands = issued.iter().flatten();
+    commands.any(|words| words[0] as u8 == EVERYTHING)
+}
+
+#[test]
+fn broken_host_does_not_lock_up_the_guest() {
+    for errno in ["EBADF", "EFAULT", "ENODEV", "ENOTTY", "ETIMEDOUT", "ENOMEM"] {
+        let bench = Bench::with_one_device();
+        let smmu = bench.translating(&[ste::FIRST]);
+        bench.say(&format!("fail HWPT_INVALIDATE errno={errno}"));
+        smmu.push(&[command::tlbi_nh_asid(3), SYNC]);
+        smmu.ring();
+        let errors = acknowledge_up_to(&smmu, 200);
+        assert!((1..=MAX_ERRORS).contains(&errors), "{errno}: {errors}");
+        bench.expect(errno, &[("d0", On::Abort)]);
+
+        bench.mark();
+        smmu.commands(&[TLBI_NSNH_ALL]);
+        assert_eq!(bench.journal().batches().len(), 0, "the host is not asked");
+        smmu.install(sid(1), ste::FIRST);
+        bench.expect("it still fails", &[("d0", On::Abort)]);
+
+        bench.say("clear");
+        bench.mark();
+        smmu.install(sid(1), ste::FIRST);
+        bench.expect("the host can again", &[("d0", On::Nested(ste::FIRST))]);
+        assert!(is_flushed(&bench.journal()), "{errno}");
+        bench.mark();
+        smmu.commands(&[command::tlbi_nh_asid(3)]);
+        assert_eq!(
+            bench.journal().batches().len(),
+            1,
+            "the host is asked again"
+        );
+        bench.finish_after_complaints();
+    }
+}
+
+/// Each of these calls holds up the whole machine.
+#[test]
+fn slow_broken_host_is_asked_three_times_at_most() {
+    for errno in ["ETIMEDOUT", "EBADF", "ENOMEM"] {
+        let bench = Bench::with_one_device();
+        let smmu = bench.translating(&[ste::FIRST]);
+        bench.mark();
+        bench.say(&format!("fail HWPT_INVALIDATE errno={errno} delay_ms=1000"));
+        smmu.push(&[command::tlbi_nh_asid(3), command::tlbi_nh_asid(4), SYNC]);
+        smmu.ring();
+        acknowledge_up_to(&smmu, 200);
+        assert!(!smmu.error(), "{errno}");
+        for _ in 0..20 {
+            smmu.commands(&[TLBI_NSNH_ALL]);
+            smmu.install(sid(1), ste::FIRST);
+        }
+        let calls = bench.journal().batches().len();
+        assert!(calls <= 3, "{errno}: {calls} calls of a second");
+        bench.expect(errno, &[("d0", On::Abort)]);
+        bench.finish_after_complaints();
+    }
+}
+
+#[test]
+fn device_that_stays_on_stage1_keeps_the_error() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.say("fail HWPT_INVALIDATE errno=EBADF");
+    bench.say("fail ATTACH kind=abort errno=EIO");
+    bench.say("fail DETACH errno=EIO");
+    smmu.push(&[command::tlbi_nh_asid(3), SYNC]);
+    smmu.ring();
+    assert_eq!(acknowledge_up_to(&smmu, 50), 50);
+    bench.expect("nothing works", &[("d0", On::Nested(ste::FIRST))]);
+    bench.say("clear");
+    bench.mark();
+    smmu.acknowledge();
+    assert_eq!(acknowledge_up_to(&smmu, 50), 0);
+    let executed = bench.journal().issued("a").concat();
+    let is_done = executed.iter().any(|words| words[0] as u8 == 0x11);
+    let on = bench.journal().device("d0").map(|device| device.on);
+    assert!(is_done || on == Some(On::Abort), "{executed:x?}, {on:?}");
+    bench.finish_after_complaints();
+}
+
+/// The guest's commands went nowhere while there was no device.
+#[test]
+fn what_a_plugged_device_meets_was_invalidated() {
+    let mut setup = crate::bench::Setup::new(crate::bench::EXPLICIT).assign("d0", 1);
+    let fd = setup.spare("d1", "a");
+    let bench = setup.start();
+    let smmu = bench.translating(&[ste::FIRST]);
+    bench.unplug("d0", 1);
+    smmu.commands(&[command::tlbi_nh_asid(7)]);
+    bench.mark();
+    bench.plug("d1", fd, 1).expect("plugged");
+    bench.expect("by its STE", &[("d1", On::Nested(ste::FIRST))]);
+    assert!(is_flushed(&bench.journal()));
+    bench.finish();
+}
+
+#[test]
+fn first_stage1_waits_for_an_invalidation_that_succeeds() {
+    let bench = Bench::with_one_device();
+    let smmu = bench.smmu();
+    smmu.enable(SMMUEN);
+    bench.say("fail HWPT_INVALIDATE errno=EIO");
+    smmu.write_ste(sid(1), ste::FIRST);
+    smmu.commands(&[command::cfgi_ste(sid(1))]);
+    bench.expect("not invalidated", &[("d0", On::Abort)]);
+    bench.say("clear");
+    until("the device to be attached", || {
+        let device = bench.journal().device("d0");
+        device
+            .is_some_and(|device| device.on == On::Nested(ste::FIRST))
+            .then_some(())
+    });
+    bench.finish_after_complaints();
+}
