@@ -116,6 +116,8 @@ flags! {
     tables_preset with_tables_preset = idr[1] bit 30;
     /// Enhanced Command queues.
     ecmdq with_ecmdq = idr[1] bit 31;
+    /// Hierarchical attribute disable: `CD.HAD0` and `CD.HAD1`.
+    had with_had = idr[3] bit 2;
     /// Execute-never control of stage 2 by privilege.
     xnx with_xnx = idr[3] bit 4;
     /// Memory Partitioning and Monitoring.
@@ -173,6 +175,7 @@ impl Features {
             aidr: 1,
         };
         let mut base = none
+            .with_had(true)
             .with_s1p(true)
             .with_ttf(0b10)
             .with_asid16(true)
@@ -191,7 +194,6 @@ impl Features {
             .with_gran16k(true)
             .with_gran64k(true);
         base.idr[0] |= IDR0_COHACC;
-        base.idr[3] |= IDR3_HAD;
         base
     }
 
@@ -242,8 +244,6 @@ impl Features {
 
 /// `IDR0.COHACC`: the SMMU's accesses are I/O-coherent.
 const IDR0_COHACC: u32 = 1 << 4;
-/// `IDR3.HAD`: hierarchical attribute disable.
-const IDR3_HAD: u32 = 1 << 2;
 
 const fn min(a: u32, b: u32) -> u32 {
     if a < b {

@@ -94,13 +94,13 @@ fn what_the_guest_is_not_shown_the_host_need_not_have() {
 
 #[test]
 fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
-    for (asid16, bbml) in [(0, 2), (1, 1), (1, 0), (1, 2)] {
+    for (asid16, bbml, had) in [(0, 2, 1), (1, 1, 1), (1, 0, 1), (1, 2, 0), (1, 2, 1)] {
         let line = format!(
             "smmu a idr0={:#x} idr3={:#x}\nsmmu b idr0={:#x} idr3={:#x}",
             IDR0 & !(1 << 12) | (asid16 << 12),
-            IDR3 & !(0b11 << 11) | (bbml << 11),
+            IDR3 & !(0b11 << 11 | 1 << 2) | (bbml << 11) | (had << 2),
             IDR0 & !(1 << 12),
-            IDR3 & !(0b11 << 11),
+            IDR3 & !(0b11 << 11 | 1 << 2),
         );
         let mut setup = Setup::on_host(&line, EXPLICIT).assign("d0", 1).slot(2);
         let fd = setup.spare("d1", "b");
@@ -109,11 +109,36 @@ fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
         let fields = [
             (smmu.read(reg::IDR0) >> 12) & 1,
             (smmu.read(reg::IDR3) >> 11) & 0b11,
+            (smmu.read(reg::IDR3) >> 2) & 1,
         ];
-        assert_eq!(fields, [asid16, bbml], "IDR0.ASID16, IDR3.BBML");
+        assert_eq!(
+            fields,
+            [asid16, bbml, had],
+            "IDR0.ASID16, IDR3.BBML, IDR3.HAD"
+        );
         let error = bench.plug("d1", fd, 2).expect_err("a host that has less");
         assert!(error.contains("IDR"), "{error}");
         bench.expect("d1 is refused", &[("d0", On::Bypass), ("d1", On::Nothing)]);
+        bench.finish();
+    }
+}
+
+/// A guest that may have set CD.HAD0 is not given a host that ignores it (§5.4).
+#[test]
+fn host_without_had_is_refused_if_the_guest_is_shown_it() {
+    let lines = format!("smmu a\nsmmu b idr3={:#x}", IDR3 & !(1 << 2));
+    for first in [Some("a"), None] {
+        let setup = Setup::on_host(&lines, EXPLICIT);
+        let setup = match first {
+            Some(_) => setup.assign("d0", 1),
+            None => setup,
+        };
+        let mut setup = setup.slot(2);
+        let fd = setup.spare("d1", "b");
+        let bench = setup.start();
+        assert_eq!(bench.smmu().read(reg::IDR3) & (1 << 2), 1 << 2);
+        let error = bench.plug("d1", fd, 2).expect_err("a host without HAD");
+        assert!(error.contains("IDR3.HAD"), "{error}");
         bench.finish();
     }
 }

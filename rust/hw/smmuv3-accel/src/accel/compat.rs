@@ -35,8 +35,11 @@ impl HostInfo {
 /// Refuses a host whose SMMU lacks what `guest` shows.
 ///
 /// Looked at are the fields that `struct iommu_hw_info_arm_smmuv3` lets a VMM
-/// read, and two more that the properties `ats` and `oas` are defined by: IDR0.ATS
-/// and IDR5.OAS.
+/// read, two more that the properties `ats` and `oas` are defined by (IDR0.ATS
+/// and IDR5.OAS), and IDR3.HAD, because an SMMU without it ignores CD.HAD0 and
+/// CD.HAD1 (§5.4): a guest that sets them leaves bits for its own use in its
+/// tables, which would then restrict its DMA. What is not on the kernel's list is
+/// used to take features away only, so a kernel that clears it does no harm.
 pub fn check(guest: &Features, info: &HostInfo) -> Result<()> {
     let host = info.features();
     let both = |name: &str, host_value: u8, guest_value: u8| {
@@ -64,6 +67,7 @@ pub fn check(guest: &Features, info: &HostInfo) -> Result<()> {
         ("IDR0.ASID16", host.asid16(), guest.asid16()),
         ("IDR0.CD2L", host.cd2l(), guest.cd2l()),
         ("IDR0.ATS", host.ats(), guest.ats()),
+        ("IDR3.HAD", host.had(), guest.had()),
         ("IDR3.RIL", host.ril(), guest.ril()),
         ("IDR5.GRAN4K", host.gran4k(), guest.gran4k()),
         ("IDR5.GRAN16K", host.gran16k(), guest.gran16k()),

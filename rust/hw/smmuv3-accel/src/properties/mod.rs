@@ -140,9 +140,10 @@ impl Choices {
 
     /// The ID registers once the host of the first device is known.
     ///
-    /// `auto` becomes what the host has. ASID16 and BBML have no property: a
+    /// `auto` becomes what the host has. ASID16, HAD and BBML have no property: a
     /// guest is shown no more of them than the host can do, or its ASIDs above
-    /// 255 and its live changes of block sizes would be undone by the host.
+    /// 255 and its live changes of block sizes would be undone by the host, and its
+    /// CD.HAD0 and CD.HAD1 ignored.
     /// Not for a guest that runs already: what it has seen stays.
     pub fn resolve(&self, mut features: Features, info: &HostInfo) -> Features {
         let host = info.features();
@@ -160,6 +161,7 @@ impl Choices {
         }
         features
             .with_asid16(features.asid16() && host.asid16())
+            .with_had(features.had() && host.had())
             .with_bbml(features.bbml().min(host.bbml()))
     }
 }
