@@ -237,12 +237,14 @@ pub unsafe extern "C" fn pwrite64(
 /// As the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, count: usize) -> isize {
-    let refused = with_host(|host, _| {
+    let answer = with_host(|host, _| {
         let file = host.veventq(fd)?;
-        host.read_veventq(&file, fd).err()
+        Some(host.read_veventq(&file, fd))
     });
-    if let Some(errno) = refused.flatten() {
-        return finish(Err(errno)) as isize;
+    match answer.flatten() {
+        Some(Err(errno)) => return finish(Err(errno)) as isize,
+        Some(Ok(false)) => return 0,
+        Some(Ok(true)) | None => {}
     }
     // SAFETY: the caller's arguments.
     unsafe { libc::syscall(libc::SYS_read, fd, buffer, count) as isize }

@@ -80,17 +80,19 @@ impl Host {
     }
 
     /// `read`, called with a descriptor of a virtual event queue: the script's
-    /// word on it.
+    /// word on it. Tells whether anything is read at all.
     ///
     /// # Errors
     ///
     /// What the script says.
-    pub fn read_veventq(&mut self, file: &File, fd: RawFd) -> Result<()> {
-        self.arrive(file, fd)?;
-        self.fault(&Circumstances {
-            operation: "VEVENTQ_READ",
+    pub fn read_veventq(&mut self, file: &File, fd: RawFd) -> Result<bool> {
+        let call = |operation| Circumstances {
+            operation,
             ..Circumstances::default()
-        })
+        };
+        self.arrive(file, fd)?;
+        self.fault(&call("VEVENTQ_READ"))?;
+        Ok(self.take_fault(&call("VEVENTQ_EMPTY")).is_none())
     }
 
     /// Takes note of what the test has written, and of a descriptor.

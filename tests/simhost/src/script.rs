@@ -16,6 +16,8 @@
 //!   the first `skip`, `count` times (default: for ever), are delayed, then fail
 //!   with `errno` (default: work as ever). `entry_num` is what an invalidation
 //!   writes back, `issued` how many of its commands complete although it fails.
+//!   `fail VEVENTQ_EMPTY`, without `errno`: reads of a virtual event queue bring
+//!   nothing, and leave it as readable as it is.
 //! * `clear`: no more failures.
 //! * `die NAME [errno=NAME]`: the iommufd or the device of this name is no more,
 //!   which nothing undoes: no call on its file works (default: `ENODEV`), and

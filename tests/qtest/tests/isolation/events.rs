@@ -84,16 +84,12 @@ impl Faults {
         self.send_together(bench, &[(flags, sequence, record.to_vec())]);
     }
 
-    /// Lets reads bring nothing, over and over, until the queue is closed.
+    /// Wakes QEMU for a read that brings nothing, and after which the file is no
+    /// longer readable.
     #[track_caller]
-    fn end(&self, bench: &Bench) {
+    fn wake_for_nothing(&self, bench: &Bench) {
         let path = Self::path(bench);
-        for _ in 0..2000 {
-            if self.socket.send_to(&[], &path).is_err() {
-                return;
-            }
-        }
-        panic!("the queue is still read");
+        self.socket.send_to(&[], path).expect("nothing");
     }
 
     #[track_caller]
@@ -385,12 +381,11 @@ fn a_queue_that_is_always_ready_and_never_has_anything_does_not_keep_qemu_busy()
     for errno in [Some("EAGAIN"), None] {
         let bench = Bench::with_one_device();
         let smmu = listening(&bench);
-        if let Some(errno) = errno {
-            bench.say(&format!("fail VEVENTQ_READ errno={errno}"));
-            Faults::new().report(&bench, 1);
-        } else {
-            Faults::new().end(&bench);
+        match errno {
+            Some(errno) => bench.say(&format!("fail VEVENTQ_READ errno={errno}")),
+            None => bench.say("fail VEVENTQ_EMPTY"),
         }
+        Faults::new().report(&bench, 1);
         until("the end of the queue", || {
             (queues(&bench) == 0).then_some(())
         });
@@ -398,6 +393,24 @@ fn a_queue_that_is_always_ready_and_never_has_anything_does_not_keep_qemu_busy()
         let finished = bench.end();
         assert_eq!(finished.complaints().len(), 1, "{finished}");
     }
+}
+
+/// What a `CMD_SYNC` has read already, before the main loop comes to it, is no fault of
+/// the kernel's, however often that happens.
+#[test]
+fn wakeups_for_a_drained_veventq_do_not_close_it() {
+    let bench = Bench::with_one_device();
+    let smmu = listening(&bench);
+    let mut faults = Faults::new();
+    for _ in 0..1500 {
+        faults.wake_for_nothing(&bench);
+        assert_eq!(smmu.read(reg::EVENTQ_PROD), 0);
+    }
+    assert_eq!(queues(&bench), 1, "the queue is closed");
+    faults.report(&bench, 1);
+    wait_prod(&smmu, 1);
+    assert_eq!(page(&smmu, 0), 1);
+    bench.finish();
 }
 
 #[test]

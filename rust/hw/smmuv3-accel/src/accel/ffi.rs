@@ -546,6 +546,20 @@ impl EventFile {
         Ok(self)
     }
 
+    /// Returns whether the file is readable now, or cannot be asked.
+    ///
+    /// It is the epoll file that is asked, for the reason given above.
+    pub fn is_readable(&self) -> bool {
+        let Some(poll) = &self.poll else {
+            return true;
+        };
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: an open epoll file and room for one event; with a timeout of 0 the
+        // call does not wait
+        let ready = unsafe { libc::epoll_wait(poll.as_raw_fd(), &mut event, 1, 0) };
+        ready != 0
+    }
+
     /// Reads whole entries, as many as fit and are there.
     pub fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.file.read(buffer)

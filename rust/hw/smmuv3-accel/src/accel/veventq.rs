@@ -26,8 +26,8 @@ const SEQUENCE_MASK: u32 = i32::MAX as u32;
 
 /// Reads in one wakeup: the main loop comes back if there is more.
 const MAX_READS: usize = 16;
-/// Wakeups in a row that bring nothing before the file is given up on: a file
-/// that is always ready and never has anything would keep the main loop busy.
+/// Wakeups in a row that leave the file readable although it has nothing, before
+/// it is given up on: it would keep the main loop busy for ever.
 const MAX_IDLE_WAKEUPS: u32 = 1000;
 
 /// The host's queue of one vIOMMU. The file is closed before the object goes.
@@ -37,7 +37,7 @@ pub struct VeventQ {
     object: HostObject,
     /// Sequence number that comes next, once one was seen
     expected: Option<u32>,
-    /// Wakeups since something was read
+    /// Wakeups in a row after which the file was readable, but empty
     idle_wakeups: u32,
 }
 
@@ -117,13 +117,17 @@ impl VeventQ {
         Drained::Entries(entries)
     }
 
-    /// The same because the file is said to be ready.
+    /// Drains the queue because the main loop has found the file readable.
+    ///
+    /// Another drain can come first, as the one before a `CMD_SYNC` does: the wakeup
+    /// then finds nothing through no fault of the kernel's, and is not counted. So
+    /// what counts is that the file is still readable after nothing was read.
     fn drain_ready(&mut self) -> Drained {
         let drained = self.drain();
         let Drained::Entries(entries) = drained else {
             return drained;
         };
-        self.idle_wakeups = if entries.is_empty() {
+        self.idle_wakeups = if entries.is_empty() && self.file.is_readable() {
             self.idle_wakeups.saturating_add(1)
         } else {
             0
