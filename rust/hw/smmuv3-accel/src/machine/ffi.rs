@@ -6,7 +6,10 @@
 use std::ffi::c_uint;
 
 use foreign::prelude::*;
-use util::{Error, Result};
+use util::{
+    log::{Log, LogGuard},
+    Error, Result,
+};
 
 use crate::bindings;
 
@@ -50,6 +53,21 @@ pub fn machine_is_ready() -> bool {
 pub fn report(error: &Error) {
     // SAFETY: the callee frees the Error that it is given
     unsafe { util::bindings::error_report_err(error.clone_to_foreign_ptr()) }
+}
+
+/// Logs a line about what the guest has done wrong, if that is wanted (`-d guest_errors`).
+///
+/// It is written in one piece, with its end: to QEMU's `LogGuard` every write looks as
+/// if it had written nothing, so that it stops after the first, and
+/// [`log_mask_ln`](util::log_mask_ln) needs several for a line with arguments.
+pub fn log_guest_error(message: std::fmt::Arguments<'_>) {
+    // SAFETY: reads an integer that a monitor command may change under the BQL
+    let wanted = unsafe { util::bindings::qemu_loglevel } & (Log::GuestError as c_uint);
+    if wanted != 0 {
+        let line = format!("{message}\n");
+        // a line that is lost is no reason to fail
+        let _ = LogGuard::log_fmt(format_args!("{line}"));
+    }
 }
 
 /// Reports an error and ends QEMU, as a failed start does.

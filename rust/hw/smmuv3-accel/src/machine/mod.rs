@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 mod ffi;
 
-pub use ffi::{exit_with, is_deterministic, machine_is_ready, report, MigrationBlocker};
+pub use ffi::{
+    exit_with, is_deterministic, log_guest_error, machine_is_ready, report, MigrationBlocker,
+};
 
 /// When a visit of the Command queue has lasted long enough.
 #[derive(Clone, Copy, Debug)]

@@ -8,10 +8,13 @@ use smmuv3::{
     features::Features,
     registers::Registers,
 };
-use util::prelude::*;
 
 use crate::{
-    accel::Host, device::Smmuv3, lines::Lines, machine::is_deterministic, memory::GuestRam,
+    accel::Host,
+    device::Smmuv3,
+    lines::Lines,
+    machine::{is_deterministic, log_guest_error},
+    memory::GuestRam,
     translate::LocalHost,
 };
 
@@ -66,10 +69,9 @@ impl Smmuv3 {
             trace::trace_smmuv3_write_gerrorn(acknowledged, gerrorn);
         }
         if let Some(message) = effects.guest_error {
-            log_mask_ln!(
-                Log::GuestError,
+            log_guest_error(format_args!(
                 "arm-smmuv3: {message} (write of {value:#x} to {offset:#x})"
-            );
+            ));
         }
         if effects.streams {
             self.forget_translations();
