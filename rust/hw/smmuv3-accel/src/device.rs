@@ -23,7 +23,9 @@ use util::{ensure, Error, Result};
 use crate::{
     accel::Accel,
     bindings,
-    callbacks::{on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, StopHandler},
+    callbacks::{
+        on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, RunStateHandler,
+    },
     events::Waiting,
     ffi::{self, ParentMethods, SmmuState},
     machine::{exit_with, MigrationBlocker},
@@ -136,8 +138,8 @@ pub struct Smmuv3 {
     pub deferred: BqlRefCell<Option<Alarm>>,
     /// Tries again to attach streams that the host has refused for now
     pub retry: BqlRefCell<Option<Alarm>>,
-    /// Finishes what is under way when the machine stops
-    stop_handler: BqlRefCell<Option<StopHandler>>,
+    /// Finishes what is under way when the machine stops, and goes on when it starts
+    run_state_handler: BqlRefCell<Option<RunStateHandler>>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// A function behind this SMMU has asked for its address space
     asked: BqlCell<bool>,
@@ -214,7 +216,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, consume_later).write(Default::default());
         uninit_field_mut!(*this, deferred).write(Default::default());
         uninit_field_mut!(*this, retry).write(Default::default());
-        uninit_field_mut!(*this, stop_handler).write(Default::default());
+        uninit_field_mut!(*this, run_state_handler).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, asked).write(Default::default());
     }
@@ -246,7 +248,8 @@ impl Smmuv3 {
         *self.deferred.borrow_mut() = Some(Alarm::new(self, Clock::Virtual, &Self::consume_soon));
         *self.consume_later.borrow_mut() =
             Some(BottomHalf::new(self, c"arm-smmuv3-cmdq", &Self::consume));
-        *self.stop_handler.borrow_mut() = Some(StopHandler::new(self, &Self::finish));
+        *self.run_state_handler.borrow_mut() =
+            Some(RunStateHandler::new(self, &Self::run_state_changed));
         self.record_later
             .get_or_init(|| BottomHalf::new(self, c"arm-smmuv3-events", &Self::record_waiting));
         if self.accel {

@@ -252,8 +252,9 @@ impl Smmuv3 {
         self.forget_translations();
         self.evaluate_streams();
         self.evaluate_events();
-        // what the source had not consumed yet
-        self.consume_soon();
+        // What the source had not consumed yet is consumed when the machine starts: an
+        // interrupt controller that is loaded later has no pending bit for a CMD_SYNC, so
+        // its interrupt would be lost.
         Ok(())
     }
 }

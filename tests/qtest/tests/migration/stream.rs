@@ -5,6 +5,8 @@
 
 use std::{
     env, fs,
+    io::Write,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -115,6 +117,40 @@ impl Stream {
             json!({ "uri": file.uri(), "exit-on-error": false }),
         );
         outcome(machine)
+    }
+
+    /// Gives this state to a QEMU that waits for one, but what is from `section` on only
+    /// after `meanwhile` has run.
+    #[track_caller]
+    pub fn load_in_two(&self, machine: &Machine, section: &str, meanwhile: impl FnOnce()) {
+        let (first, second) = self.0.split_at(self.section(section));
+        let file = TemporaryFile::new();
+        let uri = format!("unix:{}", file.path().display());
+        machine.qmp(
+            "migrate-incoming",
+            json!({ "uri": uri, "exit-on-error": false }),
+        );
+        let mut socket = UnixStream::connect(file.path()).expect("a connection");
+        socket.write_all(first).expect("the first part is read");
+        meanwhile();
+        socket.write_all(second).expect("the rest is read");
+        drop(socket);
+        assert_eq!(outcome(machine), Ok(()), "{}", machine.stderr());
+    }
+
+    /// Where the section called `name` begins, which comes after the SMMU's.
+    #[track_caller]
+    fn section(&self, name: &str) -> usize {
+        /// The kind of the section, and its number
+        const BEGIN: usize = 1 + 4;
+        let mut named = vec![u8::try_from(name.len()).expect("a short name")];
+        named.extend_from_slice(name.as_bytes());
+        let smmu = self.smmu();
+        let after = self.0[smmu..]
+            .windows(named.len())
+            .position(|window| window == named)
+            .unwrap_or_else(|| panic!("no {name} after the SMMU"));
+        smmu + after - BEGIN
     }
 
     /// This state as a file.

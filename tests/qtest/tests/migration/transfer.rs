@@ -3,15 +3,15 @@
 
 //! Between the two devices, in every direction.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, thread, time::Duration};
 
 use serde_json::json;
 use smmuv3_qtest::{
-    command::{CFGI_ALL, SYNC, TLBI_NSNH_ALL},
+    command::{CFGI_ALL, SYNC, SYNC_IRQ, TLBI_NSNH_ALL},
     machine::RAM,
     qemu, qemu_c,
-    smmu::{self, reg, CMDQEN, EVENTQEN, SMMUEN},
-    Builder, Machine, RootPort, Smmu,
+    smmu::{self, irq, reg, CMDQEN, EVENTQEN, SMMUEN},
+    until, Builder, Machine, RootPort, Smmu,
 };
 
 use crate::{
@@ -135,6 +135,52 @@ fn commands_that_wait_for_the_queue_to_be_enabled_are_consumed_after_the_move() 
         smmu.wait_cons(3);
         assert!(!smmu.error());
     }
+}
+
+/// The interrupt of a `CMD_SYNC` in the `GICv2` of `virt`: SPI 74 is the SMMU's first.
+const CMD_SYNC_INTID: u64 = 32 + 74 + irq::CMD_SYNC as u64;
+/// Distributor of the `GICv2` of `virt`
+const GICD: u64 = 0x0800_0000;
+const GICD_ISPENDR: u64 = GICD + 0x200 + 4 * (CMD_SYNC_INTID / 32);
+const GICD_ICFGR: u64 = GICD + 0xc00 + 4 * (CMD_SYNC_INTID / 16);
+
+/// Commands that came with the state are consumed when the machine runs: a `GICv2` is
+/// loaded after the SMMU, and its state does not have their interrupt.
+#[test]
+fn pending_sync_keeps_its_interrupt_while_gicv2_is_loaded() {
+    let builder = || Builder::virt_with(qemu(), "iommu=smmuv3,gic-version=2");
+    let source = builder().start();
+    // edge-triggered
+    source.write32(GICD_ICFGR, 0b10 << (2 * (CMD_SYNC_INTID % 16)));
+    {
+        let smmu = Smmu::find(&source);
+        smmu.setup_queue(RAM, 4);
+        smmu.disable(CMDQEN);
+        smmu.push(&[TLBI_NSNH_ALL, SYNC_IRQ]);
+        smmu.ring();
+    }
+    let pending =
+        |machine: &Machine| machine.read32(GICD_ISPENDR) & (1 << (CMD_SYNC_INTID % 32)) != 0;
+    assert!(!pending(&source));
+    // as a device leaves it that is stopped in the middle of the queue
+    let stream = Stream::save(source)
+        .with(field("cr0"), CMDQEN.into())
+        .with(field("cr0ack"), CMDQEN.into());
+
+    let machine = builder().args(["-incoming", "defer"]).start();
+    let smmu = Smmu::find(&machine);
+    stream.load_in_two(&machine, "arm_gic", || {
+        until("the SMMU's state", || {
+            (smmu.read(reg::CMDQ_PROD) == 2).then_some(())
+        });
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(smmu.cons(), 0, "consumed while the state is loaded");
+    });
+    assert_eq!((machine.status(), smmu.cons()), ("paused".into(), 0));
+    assert!(!pending(&machine));
+    machine.qmp("cont", json!({}));
+    smmu.wait_cons(2);
+    assert!(pending(&machine), "the interrupt is lost");
 }
 
 /// Each SMMU gets its own registers back.

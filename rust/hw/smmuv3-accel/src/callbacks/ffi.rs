@@ -143,27 +143,26 @@ impl Drop for Alarm {
     }
 }
 
-/// Calls back into the device that owns it whenever the machine stops.
+/// Calls back into the device that owns it whenever the machine starts or stops.
 #[derive(Debug)]
-pub struct StopHandler(*mut bindings::VMChangeStateEntry);
+pub struct RunStateHandler(*mut bindings::VMChangeStateEntry);
 
 // SAFETY: only used under the BQL
-unsafe impl Send for StopHandler {}
+unsafe impl Send for RunStateHandler {}
 
-impl StopHandler {
-    /// Runs `F` on `device` when the machine has stopped, after every other
-    /// device's handler, before its state is saved.
-    pub fn new<F: for<'a> FnCall<(&'a Smmuv3,)>>(device: &Smmuv3, _callback: &F) -> Self {
-        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3,)>>(
+impl RunStateHandler {
+    /// Runs `F` on `device`, with whether the machine runs: before every other device's
+    /// handler when it starts, and after them, before its state is saved, when it has
+    /// stopped.
+    pub fn new<F: for<'a> FnCall<(&'a Smmuv3, bool)>>(device: &Smmuv3, _callback: &F) -> Self {
+        unsafe extern "C" fn call<F: for<'a> FnCall<(&'a Smmuv3, bool)>>(
             opaque: *mut c_void,
             running: bool,
             _state: bindings::RunState,
         ) {
-            if !running {
-                // SAFETY: the device that was passed on registration; it takes the
-                // handler off before it goes
-                F::call((unsafe { &*opaque.cast::<Smmuv3>() },));
-            }
+            // SAFETY: the device that was passed on registration; it takes the handler
+            // off before it goes
+            F::call((unsafe { &*opaque.cast::<Smmuv3>() }, running));
         }
         const { assert!(F::IS_SOME) };
         // SAFETY: the arguments outlive the handler, see `drop`
@@ -177,7 +176,7 @@ impl StopHandler {
     }
 }
 
-impl Drop for StopHandler {
+impl Drop for RunStateHandler {
     fn drop(&mut self) {
         // SAFETY: a registered handler, which is not used again
         unsafe { bindings::qemu_del_vm_change_state_handler(self.0) }

@@ -88,10 +88,20 @@ impl Smmuv3 {
         }
     }
 
+    /// The machine starts or has stopped. What could not be consumed before it stopped,
+    /// or came with a saved state, is consumed now.
+    pub fn run_state_changed(&self, running: bool) {
+        if running {
+            self.consume_soon();
+        } else {
+            self.finish();
+        }
+    }
+
     /// The machine has stopped: records the events that wait and consumes the
     /// commands that can be. A saved state has no place for what was begun, and
     /// the C device that may load it goes on at the next doorbell only.
-    pub fn finish(&self) {
+    fn finish(&self) {
         self.record_waiting();
         // a machine with assigned devices is not saved, and their host may be slow
         if self.accel {
