@@ -12,7 +12,7 @@ mod consumer;
 
 use self::consumer::Consumer;
 use crate::{
-    command::Command,
+    command::{Command, Leniency},
     features::Features,
     gerror::CommandError,
     invalidation::{Batch, FlushPolicy, HostError},
@@ -161,6 +161,11 @@ pub trait Signals {
         let _ = (words, command);
     }
 
+    /// A command that is ILLEGAL is consumed all the same, by [`Leniency`].
+    fn tolerated(&mut self, opcode: u8) {
+        let _ = opcode;
+    }
+
     /// A command with this opcode was not consumed.
     fn error(&mut self, opcode: u8, code: CommandError) {
         let _ = (opcode, code);
@@ -223,6 +228,7 @@ impl Stall {
 #[derive(Debug)]
 pub struct Cmdq {
     policy: FlushPolicy,
+    leniency: Leniency,
     /// A `CMD_ATC_INV` failed and no `CMD_SYNC` has told yet.
     atc_failed: bool,
     /// How often the host failed at the command at the head of the queue.
@@ -239,11 +245,20 @@ impl Cmdq {
     pub fn new(policy: FlushPolicy) -> Self {
         Self {
             policy,
+            leniency: Leniency::Strict,
             atc_failed: false,
             stall: Stall::default(),
             buffer: Vec::new(),
             batch: Box::default(),
         }
+    }
+
+    /// The same with another choice of commands that are consumed although they are
+    /// ILLEGAL.
+    #[must_use]
+    pub fn with_leniency(mut self, leniency: Leniency) -> Self {
+        self.leniency = leniency;
+        self
     }
 
     /// Forgets what a reset of the SMMU forgets.
@@ -291,6 +306,7 @@ impl Cmdq {
             host,
             signals,
             policy: &self.policy,
+            leniency: self.leniency,
             atc_failed: &mut self.atc_failed,
             stall: &mut self.stall,
             batch: &mut self.batch,

@@ -6,9 +6,11 @@
 //! Reserved fields are ignored throughout (4.1.5), and a command that is
 //! forwarded carries none of them: the host would refuse it.
 
+mod leniency;
 pub mod opcode;
 mod tlbi;
 
+pub use self::leniency::Leniency;
 use self::opcode::*;
 use crate::{
     bits::{bit64, field64, mask32, mask64},

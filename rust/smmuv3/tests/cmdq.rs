@@ -6,10 +6,11 @@
 mod common;
 
 use common::{
+    log::Event,
     machine::{CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, QUEUE, RUNNING, STOPPED},
     vector_features, Machine,
 };
-use smmuv3::{FlushPolicy, Progress};
+use smmuv3::{command::Leniency, Cmdq, FlushPolicy, Progress};
 
 const SYNC: [u64; 2] = [0x46, 0];
 
@@ -325,4 +326,99 @@ fn nothing_is_deferred_if_somebody_waits_or_has_to_be_told() {
         assert_eq!(machine.error(), error);
         assert_eq!(machine.rd(), if error.is_some() { 65 } else { 66 });
     }
+}
+
+const TLBI_NSNH_ALL: [u64; 2] = [0x30, 0];
+
+/// `CMD_TLBI_EL2_*` with operands, by address also with a granule and no range,
+/// which no ID register makes legal (§4.4.1.1).
+fn el2_tlbis() -> Vec<[u64; 2]> {
+    let operands = [0x7_0000_0000_0000, (0x123 << 12) | 1];
+    let granule_alone = [0, (0x123 << 12) | (1 << 10)];
+    [0x20, 0x21, 0x22, 0x23]
+        .into_iter()
+        .flat_map(|opcode| {
+            [[0, 0], operands, granule_alone].map(|[word0, word1]| [word0 | opcode, word1])
+        })
+        .collect()
+}
+
+/// Whatever stages there are: firmware does not look.
+#[test]
+fn el2_tlbi_without_hyp_invalidates_all_if_lenient() {
+    let stage1 = vector_features();
+    for features in [
+        stage1,
+        stage1.with_s2p(true),
+        stage1.with_s1p(false).with_s2p(true),
+    ] {
+        for command in el2_tlbis() {
+            let mut machine = Machine::new(features, FlushPolicy::default());
+            machine.cmdq = Cmdq::new(FlushPolicy::default()).with_leniency(Leniency::El2Tlbi);
+            machine.submit(&[command, SYNC]);
+            assert_eq!(machine.error(), None, "{command:x?}");
+            assert_eq!(machine.rd(), 2);
+            assert_eq!(executed(&machine), [TLBI_NSNH_ALL]);
+            assert_eq!(machine.signals.tolerated, [command[0] as u8]);
+        }
+    }
+}
+
+#[test]
+fn el2_tlbi_without_hyp_is_illegal_if_strict() {
+    for command in el2_tlbis() {
+        let mut machine = machine(4, 0);
+        machine.submit(&[command, SYNC]);
+        assert_eq!(machine.error(), Some(1), "{command:x?}");
+        assert_eq!(machine.rd(), 0);
+        assert!(machine.signals.tolerated.is_empty());
+    }
+}
+
+/// What the ID registers make legal is held to the specification.
+#[test]
+fn el2_tlbi_with_hyp_is_strict_even_if_lenient() {
+    let features = vector_features().with_s2p(true).with_hyp(true);
+    let mut machine = Machine::new(features, FlushPolicy::default());
+    machine.cmdq = Cmdq::new(FlushPolicy::default()).with_leniency(Leniency::El2Tlbi);
+    machine.submit(&[[0x20, 0], [0x22, 1 << 10], SYNC]);
+    assert_eq!(machine.error(), Some(1));
+    assert_eq!(machine.rd(), 1);
+    assert_eq!(executed(&machine), [TLBI_NSNH_ALL]);
+    assert!(machine.signals.tolerated.is_empty());
+}
+
+#[test]
+fn lenient_queue_consumes_no_other_opcode() {
+    for opcode in 0..=0xff_u8 {
+        let run = |leniency| {
+            let mut machine = machine(4, 0);
+            machine.cmdq = Cmdq::new(FlushPolicy::default()).with_leniency(leniency);
+            machine.submit(&[[opcode.into(), 0], SYNC]);
+            (machine.error(), machine.rd())
+        };
+        let lenient = run(Leniency::El2Tlbi);
+        if (0x20..=0x23).contains(&opcode) {
+            assert_eq!(lenient, (None, 2), "{opcode:#x}");
+        } else {
+            assert_eq!(lenient, run(Leniency::Strict), "{opcode:#x}");
+        }
+    }
+}
+
+/// Before what stands in for the command, what precedes it is complete or in the
+/// same batch, and nothing overtakes the `CMD_SYNC`.
+#[test]
+fn el2_tlbi_if_lenient_keeps_its_place() {
+    let mut machine = machine(4, 0);
+    machine.cmdq = Cmdq::new(FlushPolicy::default()).with_leniency(Leniency::El2Tlbi);
+    machine.submit(&[va(1), [0x20, 0], va(2), [0x1046, 0], va(3)]);
+    let events = [
+        Event::Executed(va(1)),
+        Event::Executed(TLBI_NSNH_ALL),
+        Event::Executed(va(2)),
+        Event::CmdSync,
+        Event::Executed(va(3)),
+    ];
+    assert_eq!(machine.host.log.events(), events);
 }

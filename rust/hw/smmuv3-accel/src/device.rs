@@ -14,8 +14,8 @@ use hwcore::prelude::*;
 use migration::prelude::*;
 use qom::prelude::*;
 use smmuv3::{
-    cmdq::Cmdq, features::Features, invalidation::FlushPolicy, registers::Registers,
-    translation::Store,
+    cmdq::Cmdq, command::Leniency, features::Features, invalidation::FlushPolicy,
+    registers::Registers, translation::Store,
 };
 use system::prelude::*;
 use util::{ensure, Error, Result};
@@ -28,7 +28,7 @@ use crate::{
     },
     events::Waiting,
     ffi::{self, ParentMethods, SmmuState},
-    machine::{exit_with, MigrationBlocker},
+    machine::{exit_with, MigrationBlocker, RateLimit},
     mmio::init_registers_region,
     pci,
     properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
@@ -140,6 +140,8 @@ pub struct Smmuv3 {
     pub retry: BqlRefCell<Option<Alarm>>,
     /// Finishes what is under way when the machine stops, and goes on when it starts
     run_state_handler: BqlRefCell<Option<RunStateHandler>>,
+    /// When it was last logged that an ILLEGAL command is consumed
+    pub tolerated: BqlRefCell<RateLimit>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// A function behind this SMMU has asked for its address space
     asked: BqlCell<bool>,
@@ -217,6 +219,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, deferred).write(Default::default());
         uninit_field_mut!(*this, retry).write(Default::default());
         uninit_field_mut!(*this, run_state_handler).write(Default::default());
+        uninit_field_mut!(*this, tolerated).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, asked).write(Default::default());
     }
@@ -244,7 +247,14 @@ impl Smmuv3 {
         );
 
         *self.migration_blocker.borrow_mut() = blocker;
-        *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()));
+        // A host refuses commands about EL2, and its errors are the guest's; in software
+        // they cost nothing, and firmware that runs on the C device needs them.
+        let leniency = if self.accel {
+            Leniency::Strict
+        } else {
+            Leniency::El2Tlbi
+        };
+        *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()).with_leniency(leniency));
         *self.deferred.borrow_mut() = Some(Alarm::new(self, Clock::Virtual, &Self::consume_soon));
         *self.consume_later.borrow_mut() =
             Some(BottomHalf::new(self, c"arm-smmuv3-cmdq", &Self::consume));

@@ -107,6 +107,22 @@ impl ParentMethods {
     }
 }
 
+/// Name of a device in its parent: the id that its user gave it, if any.
+pub fn id_of(device: &Smmuv3) -> String {
+    // SAFETY: a valid object; the name is NULL or NUL-terminated, and stays while the
+    // object is where it is, which the BQL sees to
+    unsafe {
+        let name = qom::bindings::object_get_canonical_path_component(
+            device.upcast::<Object>().as_mut_ptr(),
+        );
+        if name.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}
+
 /// Marks a device class as creatable by users, but not hot-pluggable.
 pub fn set_user_creatable(class: &mut bindings::DeviceClass) {
     class.hotpluggable = false;

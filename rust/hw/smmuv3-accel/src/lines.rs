@@ -9,6 +9,8 @@ use smmuv3::{
 
 use crate::{
     device::{Interrupt, Smmuv3},
+    ffi::id_of,
+    machine::log_guest_error,
     trace_names,
 };
 
@@ -59,6 +61,17 @@ impl Signals for Lines<'_> {
     fn opcode(&mut self, words: [u64; 2], command: Option<&Command>) {
         trace::trace_smmuv3_cmdq_opcode(trace_names::name(words[0] as u8));
         trace_names::command(words, command, self.features.s2p());
+    }
+
+    fn tolerated(&mut self, opcode: u8) {
+        if !self.device.tolerated.borrow_mut().permits() {
+            return;
+        }
+        log_guest_error(format_args!(
+            "{}: {} is ILLEGAL because IDR0.Hyp is 0; everything is invalidated",
+            id_of(self.device),
+            trace_names::name(opcode).to_string_lossy()
+        ));
     }
 
     fn error(&mut self, opcode: u8, code: CommandError) {

@@ -5,7 +5,7 @@
 
 use super::{GuestMemory, Host, Progress, Signals, Stall, COMMAND_BYTES};
 use crate::{
-    command::{decode, opcode, Command, CompletionSignal, Kind},
+    command::{decode, opcode, Command, CompletionSignal, Illegal, Kind, Leniency},
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     invalidation::{Batch, Failure, FlushPolicy, MAX_BATCH},
@@ -31,6 +31,7 @@ pub(super) struct Consumer<'a, M, H, S> {
     pub(super) host: &'a mut H,
     pub(super) signals: &'a mut S,
     pub(super) policy: &'a FlushPolicy,
+    pub(super) leniency: Leniency,
     pub(super) atc_failed: &'a mut bool,
     pub(super) stall: &'a mut Stall,
     pub(super) batch: &'a mut Batch,
@@ -142,7 +143,15 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// Decodes the command at the cursor and sees to it.
     #[inline]
     fn step(&mut self, fetched: [u64; 2]) -> Result<(), Failure> {
-        let decoded = decode(fetched, self.features);
+        let decoded = decode(fetched, self.features).or_else(|illegal| {
+            let opcode = fetched[0] as u8;
+            let instead = self
+                .leniency
+                .instead(opcode, self.features)
+                .ok_or(illegal)?;
+            self.signals.tolerated(opcode);
+            Ok(instead)
+        });
         self.signals.opcode(fetched, decoded.as_ref().ok());
         match decoded {
             Ok(Command::Forward {
@@ -157,7 +166,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                 self.advance();
                 Ok(())
             }
-            Err(_) => {
+            Err(Illegal) => {
                 // What waits is older and still has to be done.
                 self.flush()?;
                 Err(self.failure(fetched[0] as u8, CommandError::Illegal))

@@ -118,6 +118,6 @@ const fn forward(words: [u64; 2]) -> Command {
 
 /// In place of a command about EL2, which no host takes from a guest: more than
 /// is asked for may always be invalidated (4.4), and this is the most there is.
-const fn everything() -> Command {
+pub(super) const fn everything() -> Command {
     forward([TLBI_NSNH_ALL as u64, 0])
 }

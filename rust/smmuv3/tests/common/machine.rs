@@ -33,6 +33,8 @@ pub struct Counters {
     pub gerror: u32,
     pub cmd_sync: u32,
     pub sev: u32,
+    /// Opcodes that were ILLEGAL and are consumed all the same.
+    pub tolerated: Vec<u8>,
     pub log: Log,
 }
 
@@ -49,6 +51,10 @@ impl Signals for Counters {
 
     fn sev(&mut self) {
         self.sev += 1;
+    }
+
+    fn tolerated(&mut self, opcode: u8) {
+        self.tolerated.push(opcode);
     }
 }
 

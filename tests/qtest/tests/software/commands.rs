@@ -3,14 +3,18 @@
 
 //! Which commands there are depends on the stages that there are (4.3, 4.4).
 
+use std::{env, fs, process, time::Instant};
+
 use smmuv3_qtest::{
     command::{self, Command, SYNC},
     machine::RAM,
-    smmu::{cerror, CMDQEN},
-    Smmu,
+    pci::SBSA_REF,
+    qemu,
+    smmu::{cerror, reg, CMDQEN},
+    Builder, Smmu,
 };
 
-use crate::bench::{machine, Bench, SID};
+use crate::bench::{machine, Bench, IOVA, SID};
 
 /// Those that a stage 1 needs.
 fn of_stage_1() -> Vec<Command> {
@@ -40,9 +44,23 @@ fn of_any() -> Vec<Command> {
     ]
 }
 
-/// Those of Exception levels that the SMMU does not have.
+/// Those that are ILLEGAL whatever stages there are: of EL3, and of page requests,
+/// stalls and ATS, which do not exist.
 fn of_none() -> Vec<Command> {
-    [0x18, 0x1a, 0x20, 0x21, 0x22, 0x23].map(command::of).into()
+    [0x18, 0x1a, 0x40, 0x41, 0x44, 0x45].map(command::of).into()
+}
+
+/// Those of EL2, which firmware issues although `IDR0.Hyp` is 0. By address also with a
+/// granule and no range, which is ILLEGAL even with EL2 (§4.4.1.1).
+fn of_el2() -> Vec<Command> {
+    let operands = [7 << 48, IOVA | 1];
+    let granule_alone = [0, IOVA | (1 << 10)];
+    [0x20, 0x21, 0x22, 0x23]
+        .into_iter()
+        .flat_map(|opcode| {
+            [[0, 0], operands, granule_alone].map(|[word0, word1]| [word0 | opcode, word1])
+        })
+        .collect()
 }
 
 fn consume(smmu: &Smmu<'_>, command: Command) {
@@ -100,12 +118,79 @@ fn commands_of_either_stage_are_legal_with_both() {
 }
 
 #[test]
-fn commands_of_other_exception_levels_are_illegal_with_any_stage() {
+fn commands_without_an_object_are_illegal_with_any_stage() {
     for stage in ["1", "2", "nested"] {
         let machine = machine(stage).start();
         let bench = Bench::new(&machine);
         illegal(&bench.smmu, &of_none());
     }
+}
+
+#[test]
+fn el2_tlbi_without_hyp_is_consumed_with_any_stage() {
+    for stage in ["1", "2", "nested"] {
+        let machine = machine(stage).start();
+        let bench = Bench::new(&machine);
+        assert_eq!(bench.smmu.read(reg::IDR0) & (1 << 9), 0, "IDR0.Hyp");
+        legal(&bench.smmu, &of_el2());
+    }
+}
+
+/// What EDK2's `SmmuDxe` does on `sbsa-ref` before anything else; it gives up if
+/// `GERROR` is not 0 then.
+#[test]
+fn edk2_start_sequence_leaves_no_error() {
+    let sbsa_ref = Builder::new(qemu())
+        .args(["-machine", "sbsa-ref,accel=qtest"])
+        // firmware of the display, which is not part of the build
+        .args(["-global", "bochs-display.romfile="]);
+    for (builder, ram) in [(machine("nested"), RAM), (sbsa_ref, SBSA_REF.ram)] {
+        let machine = builder.start();
+        let smmu = Smmu::find(&machine);
+        smmu.setup_queue(ram + 0x4_0000, 8);
+        smmu.push(&[
+            command::CFGI_ALL,
+            command::TLBI_NSNH_ALL,
+            command::of(0x20),
+            SYNC,
+        ]);
+        smmu.ring();
+        assert_eq!(smmu.read(reg::CMDQ_CONS), 4);
+        assert_eq!(smmu.read(reg::GERROR), 0);
+    }
+}
+
+/// A guest can issue as many as it likes.
+#[test]
+fn el2_tlbi_without_hyp_is_logged_at_a_bounded_rate() {
+    let log = env::temp_dir().join(format!("smmuv3-el2-tlbi-{}", process::id()));
+    let machine = machine("1")
+        .args(["-d", "guest_errors"])
+        .arg("-D")
+        .arg(&log)
+        .start();
+    let bench = Bench::new(&machine);
+    let started = Instant::now();
+    for _ in 0..20 {
+        bench.smmu.setup_queue(RAM + (2 << 20), 12);
+        bench.smmu.push(&vec![command::of(0x20); 1 << 12]);
+        bench.smmu.ring();
+        bench.smmu.wait_consumed();
+        bench.smmu.disable(CMDQEN);
+    }
+    let seconds = started.elapsed().as_secs() as usize;
+    machine.quit();
+    let text = fs::read_to_string(&log).expect("the log");
+    let _ = fs::remove_file(&log);
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("smmuv3.1: ") && line.contains("TLBI_EL2_ALL"))
+        .count();
+    assert!(
+        (1..=seconds + 1).contains(&lines),
+        "{lines} in {seconds} s: {text}"
+    );
+    assert_eq!(text.lines().count(), lines, "{text}");
 }
 
 /// A granule without a range and without a level says nothing: Reserved

@@ -69,6 +69,23 @@ fn every_command_of_stage_1_makes_a_page_be_looked_up() {
     }
 }
 
+/// They stand for an invalidation of everything, whatever they name.
+#[test]
+fn el2_tlbi_without_hyp_makes_a_page_be_looked_up() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 42);
+    for command in [
+        command::of(0x20),
+        [0x21 | (u64::from(NUMBER + 1) << 48), 0],
+        [0x22 | (u64::from(NUMBER + 1) << 48), 0x7000_0001],
+        [0x23, 0x7000_0001],
+    ] {
+        let map = |data| stage1.tables.map(IOVA, data);
+        moves(&bench, IOVA, map, &[command]);
+    }
+}
+
 /// Stage 1 alone is tagged with the VMID of its entry, if there is a stage 2.
 #[test]
 fn every_command_of_stage_1_does_so_on_an_smmu_with_both() {

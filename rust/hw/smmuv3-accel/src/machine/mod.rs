@@ -12,6 +12,23 @@ pub use ffi::{
     exit_with, is_deterministic, log_guest_error, machine_is_ready, report, MigrationBlocker,
 };
 
+/// Limits lines in a log that a guest can cause: one a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimit(Option<Instant>);
+
+impl RateLimit {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Returns whether a line may be written now, and counts it if so.
+    pub fn permits(&mut self) -> bool {
+        let permitted = self.0.is_none_or(|last| last.elapsed() >= Self::INTERVAL);
+        if permitted {
+            self.0 = Some(Instant::now());
+        }
+        permitted
+    }
+}
+
 /// When a visit of the Command queue has lasted long enough.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
