@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use smmuv3_qtest::{qemu, smmu, Builder, Finished};
+use smmuv3_qtest::{qemu, smmu, Builder, Finished, Machine};
 
 /// Everything that could be `auto` is given, so no assigned device is needed.
 const FIXED: &str = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
@@ -187,6 +187,128 @@ fn an_endpoint_that_comes_first_behind_a_conventional_bridge_is_refused() {
             &["arm-smmuv3", "before"],
         );
     }
+}
+
+/// Bridges behind which the PCI core asks for an endpoint in another function's name, on
+/// a bus called `conventional`.
+const CONVENTIONAL: [&str; 3] = [
+    "pcie-pci-bridge,id=conventional",
+    "i82801b11-bridge,id=conventional",
+    "pci-bridge,chassis_nr=7,id=conventional",
+];
+
+/// A machine with an SMMU at `pcie.0`, and a conventional bridge there.
+fn with_conventional(bridge: &str) -> Builder {
+    Builder::virt(qemu())
+        .device(format!("arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,{FIXED}"))
+        .device(format!("{bridge},bus=pcie.0,addr=5"))
+}
+
+/// What a refusal names: endpoint, bridge, SMMU, and what to do.
+const NAMES: [&str; 4] = [
+    "emulated endpoint e1000 'nic' behind bridge",
+    "'smmuv3.1'",
+    "accel=on",
+    "another root complex",
+];
+
+#[test]
+fn emulated_endpoint_behind_conventional_bridge_is_refused() {
+    for bridge in CONVENTIONAL {
+        for addr in ["1", "1f.7"] {
+            let endpoint = format!("e1000,id=nic,romfile=,bus=conventional,addr={addr}");
+            let builder = with_conventional(bridge).device(endpoint);
+            refused(builder, &[&NAMES[..], &["'conventional'"]].concat());
+        }
+    }
+}
+
+#[test]
+fn emulated_endpoint_behind_bridge_of_bridge_is_refused() {
+    for bridge in CONVENTIONAL {
+        refused(
+            with_conventional(bridge)
+                .device("pci-bridge,chassis_nr=8,id=second,bus=conventional,addr=3")
+                .device("e1000,id=nic,romfile=,bus=second,addr=4"),
+            &[&NAMES[..], &["'second'"]].concat(),
+        );
+    }
+}
+
+#[test]
+fn emulated_endpoint_behind_bridge_of_port_is_refused() {
+    for upstream in ["pcie.1", "pcie.0"] {
+        let smmu = format!("arm-smmuv3,id=smmuv3.1,primary-bus={upstream},{FIXED}");
+        refused(
+            Builder::virt(qemu())
+                .device(smmu)
+                .device(format!("pcie-root-port,id=rp1,bus={upstream},chassis=1"))
+                .device("pcie-pci-bridge,id=conventional,bus=rp1")
+                .device("e1000,id=nic,romfile=,bus=conventional,addr=2"),
+            &[&NAMES[..], &["'conventional'"]].concat(),
+        );
+    }
+}
+
+/// Their own transactions are MSIs, which are translated in software.
+#[test]
+fn conventional_bridges_alone_are_accepted() {
+    for bridge in CONVENTIONAL {
+        accepted(
+            with_conventional(bridge)
+                .device("pci-bridge,chassis_nr=8,id=second,bus=conventional,addr=3"),
+        );
+    }
+}
+
+#[test]
+fn endpoint_behind_conventional_bridge_elsewhere_is_accepted() {
+    for bridge in CONVENTIONAL {
+        accepted(
+            Builder::virt(qemu())
+                .smmu(FIXED)
+                .device(format!("{bridge},bus=pcie.0"))
+                .device("e1000,romfile=,bus=conventional,addr=2"),
+        );
+    }
+}
+
+/// Plugging `driver` into `bus` fails, with all of `words`, and QEMU goes on.
+#[track_caller]
+fn plug_refused(machine: &Machine, driver: &str, bus: &str, words: &[&str]) {
+    let plug = json!({ "driver": driver, "id": "nic", "romfile": "", "bus": bus, "addr": "0x2" });
+    let error = machine
+        .try_qmp("device_add", plug)
+        .expect_err("an emulated endpoint was accepted");
+    for word in words {
+        assert!(error.description.contains(word), "no {word:?} in {error}");
+    }
+    assert_eq!(machine.status(), "running");
+}
+
+#[test]
+fn endpoint_behind_conventional_bridge_is_not_hot_plugged() {
+    // an i82801b11-bridge takes no hot-plug
+    for bridge in [CONVENTIONAL[0], CONVENTIONAL[2]] {
+        let machine = with_conventional(bridge).start();
+        for _ in 0..2 {
+            plug_refused(&machine, "e1000", "conventional", &NAMES);
+        }
+        assert_eq!(machine.quit().stderr, "");
+    }
+}
+
+#[test]
+fn endpoint_behind_hot_plugged_bridge_is_not_hot_plugged() {
+    let machine = Builder::virt(qemu())
+        .smmu(FIXED)
+        .device("pcie-root-port,id=rp1,bus=pcie.1,chassis=1")
+        .start();
+    machine.qmp(
+        "device_add",
+        json!({ "driver": "pcie-pci-bridge", "id": "conventional", "bus": "rp1" }),
+    );
+    plug_refused(&machine, "e1000", "conventional", &NAMES);
 }
 
 /// libvirt writes them in this order.

@@ -7,7 +7,7 @@ use serde_json::json;
 use smmuv3_qtest::{command, smmu::SMMUEN};
 
 use crate::{
-    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT, VIOMMU},
+    bench::{sid, ste, vfio_pci, Bench, Guest, Setup, EXPLICIT, GBPA_ABORT, VIOMMU},
     journal::On,
 };
 
@@ -248,5 +248,47 @@ fn a_device_that_fails_after_the_smmu_has_taken_it_leaves_nothing() {
     bench.expect("failed", &[("d0", On::Nothing)]);
     bench.expect_objects("failed", &[]);
     smmu.commands(&[command::TLBI_NSNH_ALL]);
+    bench.finish();
+}
+
+/// Where a device's requests carry its bridge's `StreamID`, the host cannot be told which
+/// device that is.
+#[test]
+fn assigned_device_behind_conventional_bridge_is_refused() {
+    for (bridge, bus) in [
+        ("pcie-pci-bridge", "slot1"),
+        ("i82801b11-bridge", "pcie.1"),
+        ("pci-bridge,chassis_nr=7,shpc=off", "pcie.1"),
+    ] {
+        let mut setup = Setup::new(EXPLICIT).slot(1);
+        let fd = setup.spare("d1", "a");
+        let refusal = setup
+            .device(&format!("{bridge},id=conventional,bus={bus}"))
+            .device(&format!("{},addr=1", vfio_pci("d1", fd, "conventional")))
+            .refuse();
+        let line = refusal.refusal();
+        for word in ["'d1'", "'conventional'", "accel=on", "PCI Express port"] {
+            assert!(line.contains(word), "no {word:?} in: {line}");
+        }
+    }
+}
+
+#[test]
+fn assigned_device_behind_bridge_is_not_hot_plugged() {
+    let mut setup = Setup::new(EXPLICIT).slot(1);
+    let fd = setup.spare("d1", "a");
+    let bench = setup
+        .device("pcie-pci-bridge,id=conventional,bus=slot1")
+        .start();
+    let plug = json!({
+        "driver": "vfio-pci", "id": "d1", "fd": fd.to_string(), "iommufd": "iommufd0",
+        "bus": "conventional", "addr": "0x1",
+    });
+    let error = bench
+        .machine()
+        .try_qmp("device_add", plug)
+        .expect_err("a refusal");
+    assert!(error.description.contains("'conventional'"), "{error}");
+    bench.expect_objects("d1 was not even opened", &[]);
     bench.finish();
 }

@@ -3,15 +3,19 @@
 
 //! Devices that come to listen, and go.
 
+use serde_json::json;
 use smmuv3_qtest::{
     command::TLBI_NSNH_ALL,
     pci,
     smmu::{reg, SMMUEN},
     translated::Stages,
-    Machine,
+    Builder, Machine,
 };
 
-use crate::bench::{self, Bench, Served, DATA, IOVA, RING};
+use crate::{
+    backend::Backend,
+    bench::{self, Bench, Served, DATA, IOVA, RING},
+};
 
 #[test]
 fn a_device_that_was_reset_is_told_nothing() {
@@ -60,6 +64,52 @@ fn a_backend_that_dies_of_what_it_is_told_holds_nothing_up() {
     bench.smmu.disable(SMMUEN);
     assert_eq!(served.machine.status(), "running");
     assert_eq!(bench.backend.invalidations().len(), 1);
+}
+
+/// A machine with an accelerated SMMU at `pcie.0`, and a conventional bridge there.
+fn accelerated(bridge: &str) -> Builder {
+    bench::sharing("")
+        .device(
+            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,accel=on,ats=off,ril=on,ssidsize=0,oas=44",
+        )
+        .device(format!("{bridge},id=conventional,bus=pcie.0,addr=5"))
+}
+
+const CONVENTIONAL: [&str; 3] = [
+    "pcie-pci-bridge",
+    "i82801b11-bridge",
+    "pci-bridge,chassis_nr=7",
+];
+
+/// Its commands go to the host, and nothing tells the device: a driver that starts it would
+/// end QEMU, or leave it with stale translations.
+#[test]
+fn vhost_behind_conventional_bridge_with_accel_is_refused() {
+    for bridge in CONVENTIONAL {
+        let (builder, _backend) = Backend::new(accelerated(bridge), "backend");
+        let finished = builder
+            .device("vhost-user-rng-pci,chardev=backend,id=rng,bus=conventional,addr=1")
+            .run();
+        let refusal = finished.refusal();
+        assert!(refusal.contains("'rng'"), "{refusal}");
+        assert!(refusal.contains("accel=on"), "{refusal}");
+    }
+}
+
+#[test]
+fn vhost_behind_conventional_bridge_is_not_hot_plugged() {
+    // an i82801b11-bridge takes no hot-plug
+    for bridge in [CONVENTIONAL[0], CONVENTIONAL[2]] {
+        let (builder, _backend) = Backend::new(accelerated(bridge), "backend");
+        let machine = builder.start();
+        let plug = json!({
+            "driver": "vhost-user-rng-pci", "chardev": "backend", "id": "rng",
+            "bus": "conventional", "addr": "0x1",
+        });
+        let error = machine.try_qmp("device_add", plug).expect_err("a refusal");
+        assert!(error.description.contains("'rng'"), "{error}");
+        assert_eq!(machine.status(), "running");
+    }
 }
 
 /// Bus 1, device 0

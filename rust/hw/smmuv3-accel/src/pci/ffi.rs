@@ -4,19 +4,19 @@
 //! What the PCI core and VFIO call, and what they are asked.
 
 use std::{
-    ffi::{c_int, c_void},
+    ffi::{c_int, c_void, CStr},
     ptr::{self, addr_of_mut, NonNull},
     sync::OnceLock,
 };
 
 use qom::prelude::*;
-use util::Error;
+use util::{Error, Result};
 
 use crate::{
     accel::ffi::HostDevice,
     bindings::{self, PCIIOMMUOps},
     device::Smmuv3,
-    ffi::SmmuState,
+    ffi::{id_of, SmmuState},
     memory::zeroed_leaked,
 };
 
@@ -55,34 +55,66 @@ impl PciFunction {
         ((bus as u32 & 0xff) << 8) | u32::from(self.devfn)
     }
 
-    /// What is plugged here: only what an accelerated SMMU can serve.
-    fn classify(self) -> Endpoint {
-        // SAFETY: as in `stream_id`; the result is NULL or an object that lives
-        // while the BQL is held; the type names are NUL-terminated
+    /// The device that is plugged here.
+    fn device(self) -> Option<PciDevice> {
+        // SAFETY: as in `stream_id`; the result is NULL or a device that lives while
+        // the BQL is held
         unsafe {
             let bus = self.bus.as_ptr();
             let device = bindings::pci_find_device(bus, bindings::pci_bus_num(bus), self.devfn);
-            if device.is_null() {
-                return Endpoint::Empty;
-            }
-            let object: *mut qom::bindings::Object = device.cast();
-            if is_bridge(object) {
-                return Endpoint::Bridge;
-            }
-            if qom::bindings::object_dynamic_cast(object, c"vfio-pci".as_ptr()).is_null() {
-                return Endpoint::Emulated;
-            }
-            let iommufd = qom::bindings::object_property_get_link(
-                object,
-                c"iommufd".as_ptr(),
-                ptr::null_mut(),
-            );
-            if iommufd.is_null() {
-                Endpoint::AssignedWithoutIommufd
-            } else {
-                Endpoint::Assigned
+            NonNull::new(device).map(PciDevice)
+        }
+    }
+
+    /// An endpoint elsewhere whose transactions carry this function's requester ID,
+    /// because it is behind a conventional bridge.
+    ///
+    /// The PCI core asks in the name of this function for such an endpoint, which is
+    /// registered on its bus by then.
+    fn masked_endpoint(self) -> Option<PciDevice> {
+        struct Search {
+            function: PciFunction,
+            found: Option<PciDevice>,
+        }
+        unsafe extern "C" fn visit_device(
+            _bus: *mut bindings::PCIBus,
+            device: *mut bindings::PCIDevice,
+            opaque: *mut c_void,
+        ) {
+            // SAFETY: the search below
+            let search = unsafe { &mut *opaque.cast::<Search>() };
+            let Some(device) = NonNull::new(device).map(PciDevice) else {
+                return;
+            };
+            if !device.is_bridge() && device.masked_by() == Some(search.function) {
+                search.found = Some(device);
             }
         }
+        unsafe extern "C" fn visit_object(
+            object: *mut qom::bindings::Object,
+            opaque: *mut c_void,
+        ) -> c_int {
+            // SAFETY: a valid object, by contract of the caller; a PCI bus begins with
+            // its object
+            unsafe {
+                let bus = qom::bindings::object_dynamic_cast(object, c"PCI".as_ptr());
+                if !bus.is_null() {
+                    bindings::pci_for_each_device_under_bus(bus.cast(), Some(visit_device), opaque);
+                }
+            }
+            0
+        }
+        let mut search = Search {
+            function: self,
+            found: None,
+        };
+        for_each_object(visit_object, addr_of_mut!(search).cast());
+        search.found
+    }
+
+    /// What is plugged here, as far as it makes a difference to an accelerated SMMU.
+    fn classify(self) -> Endpoint {
+        self.device().map_or(Endpoint::Empty, PciDevice::classify)
     }
 
     /// The base type's record of this function, made if it is not there yet.
@@ -99,6 +131,120 @@ impl PciFunction {
                 bindings::smmu_init_sdev(state, *slot, self.bus.as_ptr(), c_int::from(self.devfn));
             }
             *slot
+        }
+    }
+}
+
+/// A device that is registered on a PCI bus.
+///
+/// Values are made while the BQL is held and do not outlive the call that made them, so
+/// the device stays; its bus is not NULL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PciDevice(NonNull<bindings::PCIDevice>);
+
+impl PciDevice {
+    const fn object(self) -> *mut qom::bindings::Object {
+        self.0.as_ptr().cast()
+    }
+
+    fn is_bridge(self) -> bool {
+        // SAFETY: a valid object
+        unsafe { is_bridge(self.object()) }
+    }
+
+    fn is_assigned(self) -> bool {
+        // SAFETY: a valid object; the name is NUL-terminated
+        unsafe {
+            !qom::bindings::object_dynamic_cast(self.object(), c"vfio-pci".as_ptr()).is_null()
+        }
+    }
+
+    fn classify(self) -> Endpoint {
+        if self.is_bridge() {
+            return Endpoint::Bridge;
+        }
+        if !self.is_assigned() {
+            return Endpoint::Emulated;
+        }
+        // SAFETY: a valid object with this link; the name is NUL-terminated
+        let iommufd = unsafe {
+            qom::bindings::object_property_get_link(
+                self.object(),
+                c"iommufd".as_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        if iommufd.is_null() {
+            Endpoint::AssignedWithoutIommufd
+        } else {
+            Endpoint::Assigned
+        }
+    }
+
+    /// The function whose requester ID this device's transactions carry, if it is another
+    /// one: a conventional bridge puts in its own.
+    fn masked_by(self) -> Option<PciFunction> {
+        let (mut iommu_bus, mut bus) = (ptr::null_mut(), ptr::null_mut());
+        let mut devfn = 0;
+        // SAFETY: a registered device; the callee fills in what the pointers lead to
+        let function = unsafe {
+            bindings::pci_device_get_iommu_bus_devfn(
+                self.0.as_ptr(),
+                &mut iommu_bus,
+                &mut bus,
+                &mut devfn,
+            );
+            PciFunction::new(bus, devfn)
+        };
+        // the first function of a PCIe-to-PCI bridge's bus has the ID that masks the others
+        function.filter(|function| function.device() != Some(self))
+    }
+
+    /// Is it on a conventional bus, whose bridge may put in another requester ID?
+    fn is_conventional(self) -> bool {
+        // SAFETY: a registered device has a bus, which is a PCI bus
+        unsafe {
+            let device: *const hwcore::bindings::DeviceState = self.0.as_ptr().cast();
+            !bindings::pci_bus_is_express((*device).parent_bus.cast())
+        }
+    }
+
+    /// Type and id, for the user.
+    fn name(self) -> String {
+        // SAFETY: a valid device
+        unsafe { name_of(self.object()) }
+    }
+
+    /// Type and id of the bridge that the device is plugged into.
+    fn bridge_name(self) -> String {
+        // SAFETY: a registered device has a bus; a bus has the device that makes it as
+        // its parent, which is valid for as long
+        unsafe {
+            let device: *const hwcore::bindings::DeviceState = self.0.as_ptr().cast();
+            let bus = (*device).parent_bus;
+            name_of((*bus).parent.cast())
+        }
+    }
+}
+
+/// Type and id of a device, for the user.
+///
+/// # Safety
+///
+/// `device` must be NULL or a valid device.
+unsafe fn name_of(device: *mut qom::bindings::Object) -> String {
+    if device.is_null() {
+        return String::new();
+    }
+    // SAFETY: promised by the caller; a type's name is not NULL, and an id is NULL or
+    // NUL-terminated
+    unsafe {
+        let kind = CStr::from_ptr(qom::bindings::object_get_typename(device)).to_string_lossy();
+        let id = (*device.cast::<hwcore::bindings::DeviceState>()).id;
+        if id.is_null() {
+            kind.into_owned()
+        } else {
+            format!("{kind} '{}'", CStr::from_ptr(id).to_string_lossy())
         }
     }
 }
@@ -120,22 +266,56 @@ fn function(bus: *mut bindings::PCIBus, devfn: c_int) -> Option<PciFunction> {
     unsafe { PciFunction::new(bus, devfn) }
 }
 
+/// Refuses what an accelerated SMMU cannot serve: a device for which the PCI core asks in
+/// the name of `function`.
+fn permit(smmu: &Smmuv3, function: PciFunction) -> Result<()> {
+    let smmu = id_of(smmu);
+    let masked = function.masked_endpoint();
+    let Some(device) = masked.or_else(|| function.device()) else {
+        return Ok(());
+    };
+    match device.classify() {
+        Endpoint::Empty | Endpoint::Bridge => Ok(()),
+        // Its transactions and those of its neighbours would have one StreamID, while the
+        // host can be told of one device only by it.
+        Endpoint::Assigned | Endpoint::AssignedWithoutIommufd
+            if masked.is_some() || device.is_conventional() =>
+        {
+            Err(Error::msg(format!(
+                "{} cannot be behind arm-smmuv3 '{smmu}' with accel=on through the conventional \
+                 bridge {}, whose StreamID it would share: plug it into a PCI Express port",
+                device.name(),
+                device.bridge_name()
+            )))
+        }
+        Endpoint::Assigned => Ok(()),
+        Endpoint::Emulated if masked.is_some() => Err(Error::msg(format!(
+            "emulated endpoint {} behind bridge {} cannot be behind arm-smmuv3 '{smmu}' with \
+             accel=on, which serves vfio-pci devices only: plug it into another root complex",
+            device.name(),
+            device.bridge_name()
+        ))),
+        Endpoint::Emulated => Err(Error::msg(format!(
+            "emulated endpoint {} cannot be behind arm-smmuv3 '{smmu}' with accel=on, which serves \
+             vfio-pci devices only: plug it into another root complex",
+            device.name()
+        ))),
+        Endpoint::AssignedWithoutIommufd => Err(Error::msg(format!(
+            "{} behind arm-smmuv3 '{smmu}' with accel=on needs an iommufd backend: give it iommufd=ID",
+            device.name()
+        ))),
+    }
+}
+
 unsafe extern "C" fn supports_address_space(
     bus: *mut bindings::PCIBus,
-    _opaque: *mut c_void,
+    opaque: *mut c_void,
     devfn: c_int,
     errp: *mut *mut bindings::Error,
 ) -> bool {
-    let result = match function(bus, devfn).map(PciFunction::classify) {
-        Some(Endpoint::Emulated) => Err(Error::msg(
-            "arm-smmuv3 with accel=on serves vfio-pci devices only: an emulated endpoint cannot \
-             be behind it",
-        )),
-        Some(Endpoint::AssignedWithoutIommufd) => Err(Error::msg(
-            "arm-smmuv3 with accel=on needs vfio-pci devices with an iommufd backend (iommufd=ID)",
-        )),
-        _ => Ok(()),
-    };
+    // SAFETY: the PCI core hands back the pointer that the base type registered
+    let smmu = unsafe { smmu_of(opaque) };
+    let result = function(bus, devfn).map_or(Ok(()), |function| permit(smmu, function));
     // SAFETY: errp comes from the C caller
     unsafe { Error::bool_or_propagate(result, errp) }
 }
@@ -279,15 +459,23 @@ pub fn has_endpoint(smmu: &Smmuv3) -> bool {
         0
     }
     let mut search = Search { smmu, found: false };
-    // SAFETY: the callback keeps nothing; the BQL keeps the tree as it is
+    for_each_object(visit, addr_of_mut!(search).cast());
+    search.found
+}
+
+/// Calls `visit` with every object of the machine, and `opaque`.
+fn for_each_object(
+    visit: unsafe extern "C" fn(*mut qom::bindings::Object, *mut c_void) -> c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: the callbacks above keep nothing; the BQL keeps the tree as it is
     unsafe {
         qom::bindings::object_child_foreach_recursive(
             qom::bindings::object_get_root(),
             Some(visit),
-            addr_of_mut!(search).cast(),
+            opaque,
         );
     }
-    search.found
 }
 
 /// May `object`, a PCI device, be behind an accelerated SMMU although QEMU
