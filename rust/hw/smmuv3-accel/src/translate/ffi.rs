@@ -5,7 +5,7 @@
 
 use std::{
     ffi::{c_int, CStr},
-    ptr::{addr_of_mut, NonNull},
+    ptr::{addr_of, addr_of_mut, NonNull},
 };
 
 use qom::prelude::*;
@@ -54,9 +54,15 @@ unsafe extern "C" fn translate(
     // SAFETY: the method of regions of this type is only called with one
     let (record, smmu) = unsafe { owner(region) };
     let function = NotifiedRegion(record);
-    let page = function.stream_id().map_or(Page::ABORT, |stream_id| {
-        smmu.translate(function.name(), stream_id, iova, access)
-    });
+    // Commands of an accelerated SMMU go to the host, and no notifier is told of them: who
+    // keeps translations is given none.
+    let page = if smmu.accel && function.has_notifier() {
+        Page::ABORT
+    } else {
+        function.stream_id().map_or(Page::ABORT, |stream_id| {
+            smmu.translate(function.name(), stream_id, iova, access)
+        })
+    };
     IOMMUTLBEntry {
         target_as: addr_of_mut!(system::bindings::address_space_memory),
         iova: iova & !page.mask,
@@ -67,11 +73,18 @@ unsafe extern "C" fn translate(
     }
 }
 
-/// Who keeps translations can be told which to forget, but not which there are:
-/// the guest's tables are looked at when a device asks.
+/// Accepts every notifier but those of new mappings, because the guest's tables are
+/// walked on demand and not tracked.
 ///
-/// A notifier of a device's own ATC is told the same. A driver that turns on ATS
-/// though IDR0.ATS is 0 brings one about, and to refuse that would end QEMU.
+/// vhost and TCG register UNMAP notifiers when the guest starts their device, or turns on
+/// its ATS though IDR0.ATS is 0, and end QEMU if that fails: it never does. An accelerated
+/// SMMU has no such device behind it, or else [`translate`] blocks it.
+///
+/// MAP notifiers come from clients to whom the refusal does no harm, and who are left
+/// without any mapping. VFIO and vfio-user register theirs while the device is plugged, which
+/// then fails: the region is all of the device's address space, for as long as that exists,
+/// so no region can appear later, when their error would be fatal. vhost-vdpa drops the
+/// error. To accept one would have the memory core replay 2^52 pages.
 unsafe extern "C" fn notify_flag_changed(
     region: *mut system::bindings::IOMMUMemoryRegion,
     _old: system::bindings::IOMMUNotifierFlag,
@@ -81,23 +94,15 @@ unsafe extern "C" fn notify_flag_changed(
     // SAFETY: the method of regions of this type is only called with one
     let (record, smmu) = unsafe { owner(region) };
     let function = NotifiedRegion(record);
-    let refusal = if new == system::bindings::IOMMU_NOTIFIER_NONE {
-        None
-    } else if smmu.accel {
-        Some("arm-smmuv3 with accel=on has no translations to notify about".into())
-    } else if new & system::bindings::IOMMU_NOTIFIER_MAP != 0 {
-        Some(format!(
+    if new & system::bindings::IOMMU_NOTIFIER_MAP != 0 {
+        let error = Error::msg(format!(
             "device {} is assigned without nesting (accel=on, iommufd): it needs MAP notifiers, which \
              arm-smmuv3 does not support",
             function.address()
-        ))
-    } else {
-        None
-    };
-    if let Some(message) = refusal {
+        ));
         // SAFETY: errp comes from the C caller
         unsafe {
-            Error::msg(message).propagate(errp);
+            error.propagate(errp);
         }
         return -libc::EINVAL;
     }
@@ -137,6 +142,15 @@ impl NotifiedRegion {
     fn address(self) -> String {
         let sid = self.stream_id().unwrap_or(0);
         format!("{:02x}:{:02x}.{:x}", sid >> 8, (sid >> 3) & 0x1f, sid & 7)
+    }
+
+    /// Returns whether a notifier is registered.
+    fn has_notifier(self) -> bool {
+        // SAFETY: a valid record. The memory core writes the field under the BQL; without it
+        // the value may be that of a moment ago, as the translation itself may be.
+        let flags =
+            unsafe { addr_of!((*self.0.as_ptr()).iommu.iommu_notify_flags).read_volatile() };
+        flags != system::bindings::IOMMU_NOTIFIER_NONE
     }
 
     /// Name of the region.
