@@ -3,6 +3,8 @@
 
 //! Register accesses, and the Command queue that they set in motion.
 
+use std::time::{Duration, Instant};
+
 use smmuv3::{
     cmdq::{self, Cmdq, Progress},
     features::Features,
@@ -28,9 +30,10 @@ pub use ffi::init_registers_region;
 /// over earlier; the rest is consumed from the main loop, slice by slice.
 const SLICE: u32 = 4096;
 
-/// Slices that are consumed at once when the machine stops: a full queue of 2^19
-/// commands, unless they take long.
-const SLICES_AT_STOP: u32 = (1 << 19) / SLICE;
+/// How long commands are consumed at once when the machine stops: enough for a full
+/// queue of 2^19 commands on a busy host. A slice is no measure, because it ends after
+/// two milliseconds however few commands the host has got to in them.
+const TIME_AT_STOP: Duration = Duration::from_secs(1);
 
 /// How long commands that no `CMD_SYNC` waits for may wait for others to fill a
 /// batch with, in nanoseconds: Linux rings the doorbell every 64 commands, which
@@ -107,12 +110,13 @@ impl Smmuv3 {
         if self.accel {
             return;
         }
-        for _ in 0..SLICES_AT_STOP {
-            if self.consume_slice() == Progress::Idle {
+        let end = Instant::now() + TIME_AT_STOP;
+        while self.consume_slice() != Progress::Idle {
+            if Instant::now() >= end {
+                self.consume_soon();
                 return;
             }
         }
-        self.consume_soon();
     }
 
     /// Consumes commands: one slice, the rest later.
