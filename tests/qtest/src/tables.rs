@@ -30,6 +30,10 @@ pub enum Stage {
 
 /// `AF`
 const ACCESS: u64 = 1 << 10;
+/// `AP[1]`: unprivileged accesses, which those of PCI functions are (13.7)
+const USER: u64 = 1 << 6;
+/// `AP[2]`
+const READ_ONLY: u64 = 1 << 7;
 /// `nG`
 const NOT_GLOBAL: u64 = 1 << 11;
 
@@ -37,10 +41,9 @@ impl Stage {
     /// The attributes of a leaf.
     const fn attributes(self, allow: Allow) -> u64 {
         let permissions = match (self, allow) {
-            // AP[2:1], nG
-            (Self::One, Allow::ReadWrite) => NOT_GLOBAL,
-            (Self::One, Allow::ReadOnly) => (0b10 << 6) | NOT_GLOBAL,
-            (Self::One, Allow::Global) => 0,
+            (Self::One, Allow::ReadWrite) => USER | NOT_GLOBAL,
+            (Self::One, Allow::ReadOnly) => USER | READ_ONLY | NOT_GLOBAL,
+            (Self::One, Allow::Global) => USER,
             // S2AP, normal memory
             (Self::Two, Allow::ReadWrite | Allow::Global) => (0b11 << 6) | (0b1111 << 2),
             (Self::Two, Allow::ReadOnly) => (0b01 << 6) | (0b1111 << 2),

@@ -108,7 +108,10 @@ impl Context {
 const TABLE: u64 = 3;
 const BLOCK: u64 = 1;
 const LEAF: u64 = 3;
-const ACCESS: u64 = 1 << 10;
+/// `AP[1]`: unprivileged accesses, which those of PCI functions are (13.7).
+const USER: u64 = 1 << 6;
+/// `AF` with it.
+const ACCESS: u64 = (1 << 10) | USER;
 const READ_ONLY: u64 = 1 << 7;
 
 /// Writes a descriptor for `iova` into the table of a level, 4 KiB granule.
@@ -280,7 +283,7 @@ fn stage_1_permissions_hold() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
-    for attributes in [ACCESS | READ_ONLY, 0, READ_ONLY] {
+    for attributes in [ACCESS | READ_ONLY, USER, USER | READ_ONLY] {
         map_page(&machine, attributes);
         smmu.submit(&[command::TLBI_NSNH_ALL, SYNC]);
         port.is_aborted(IOVA, &[IOVA, TRANSLATED]);

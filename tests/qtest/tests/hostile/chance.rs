@@ -60,7 +60,9 @@ fn context(random: &mut Random) -> [u64; 8] {
 /// A descriptor of a translation table.
 fn descriptor(random: &mut Random) -> u64 {
     const AF: u64 = 1 << 10;
-    let attributes = AF | (below(random, 4) << 6) | (below(random, 2) << 11);
+    // AP[2:1] or S2AP: mostly one with which a device may read
+    let permissions = [0b01, 0b01, 0b11, 0b00][below(random, 4) as usize];
+    let attributes = AF | (permissions << 6) | (below(random, 2) << 11);
     match below(random, 8) {
         0 => 0,
         1 => random.next(),

@@ -179,9 +179,9 @@ fn a_large_page_is_forgotten_by_any_of_its_addresses() {
     // level 2 and level 3 of 64 KiB each
     let (table, pages) = (FREE + (2 << 20), FREE + (3 << 20));
     machine.write64(table, pages | 3);
-    let (access, not_global) = (1 << 10, 1 << 11);
+    let (access, user, not_global) = (1 << 10, 1 << 6, 1 << 11);
     for (iova, address) in [(RING, RING_AT), (IOVA & !0xffff, DATA)] {
-        let descriptor = address | access | not_global | 3;
+        let descriptor = address | access | user | not_global | 3;
         machine.write64(pages + 8 * (iova >> 16), descriptor);
     }
     let context = bench.entry()[0] & !0x3f;

@@ -19,7 +19,7 @@ use crate::{
     },
     record::{Class, Kind},
     tables::{
-        bits::{AF, READ_ONLY, STAGE_1, TABLE_READ_ONLY},
+        bits::{GLOBAL, READ_ONLY, STAGE_1, TABLE_READ_ONLY},
         Granule, Tables,
     },
 };
@@ -301,7 +301,7 @@ fn a_global_page_is_invalidated_whatever_the_asid() {
     for granule in Granule::ALL {
         bench.forget_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
-        let global = |data| stage1.tables.map_with(IOVA, data, 3, AF);
+        let global = |data| stage1.tables.map_with(IOVA, data, 3, GLOBAL);
         let range = command::Range {
             tg: granule.tg(),
             num: 1,
@@ -331,14 +331,14 @@ fn a_page_that_is_global_no_more_is_looked_up() {
     let invalidate = command::tlbi_nh_va(NUMBER, IOVA);
     for round in 0..4 {
         let global = round % 2 == 0;
-        let attributes = if global { AF } else { STAGE_1 };
+        let attributes = if global { GLOBAL } else { STAGE_1 };
         let data = DATA + 0x1000 * round;
         stage1.tables.map_with(IOVA, data, 3, attributes);
         bench.commands(&[invalidate]);
         bench.passes(IOVA, data);
     }
     // and one that was global cannot come back by way of another ASID
-    stage1.tables.map_with(IOVA, DATA, 3, AF);
+    stage1.tables.map_with(IOVA, DATA, 3, GLOBAL);
     bench.commands(&[invalidate]);
     bench.passes(IOVA, DATA);
     stage1.tables.map(IOVA, DATA + 0x9000);
@@ -409,7 +409,7 @@ fn permissions_that_are_taken_away_are_gone_after_an_invalidation() {
     let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
     for command in stage1_commands(0, IOVA) {
         bench.passes(IOVA, DATA);
-        stage1.tables.map_with(IOVA, DATA, 3, AF | READ_ONLY);
+        stage1.tables.map_with(IOVA, DATA, 3, GLOBAL | READ_ONLY);
         bench.commands(&[command]);
         bench.faults(Access::Write, IOVA, record);
         bench.reads(IOVA);

@@ -12,7 +12,9 @@ use crate::{
     entries::{cd, ste},
     record::{Class, Kind, Record},
     tables::{
-        bits::{self, AF, PAGE, READ_ONLY, S2_READ, S2_WRITE, STAGE_1, TABLE, TABLE_READ_ONLY},
+        bits::{
+            self, AF, GLOBAL, PAGE, READ_ONLY, S2_READ, S2_WRITE, STAGE_1, TABLE, TABLE_READ_ONLY,
+        },
         Granule, Tables,
     },
 };
@@ -271,7 +273,7 @@ fn the_stage_that_refuses_is_recorded() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
-    let (both, read) = (STAGE_1, AF | READ_ONLY);
+    let (both, read) = (STAGE_1, GLOBAL | READ_ONLY);
     for (stage1, stage2, refusing_read, refusing_write) in [
         (both, S2_READ | S2_WRITE, 0, 0),
         (both, S2_READ, 0, 2),
@@ -331,7 +333,7 @@ fn faults_of_stage_1_are_as_without_stage_2() {
         (0, Kind::Translation),
         ((1 << 44) | STAGE_1 | PAGE, Kind::AddressSize),
         (IPA | bits::USER | PAGE, Kind::AccessFlag),
-        (IPA | AF | READ_ONLY | PAGE, Kind::Permission),
+        (IPA | GLOBAL | READ_ONLY | PAGE, Kind::Permission),
     ] {
         nested.stage1.set(IOVA, 3, descriptor);
         bench.invalidate();

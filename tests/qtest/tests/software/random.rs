@@ -16,7 +16,7 @@ use crate::{
     entries::{cd, ste},
     record::{Class, Kind, Record},
     tables::{
-        bits::{AF, NOT_GLOBAL, READ_ONLY, S2_READ, S2_WRITE},
+        bits::{AF, READ_ONLY, S2_READ, S2_WRITE, STAGE_1},
         Granule, Tables,
     },
 };
@@ -155,7 +155,7 @@ impl<'a> World<'a> {
             Some(mapping) => {
                 let read_only = if mapping.write { 0 } else { READ_ONLY };
                 let output = IPA + offset((mapping.unit, place.1));
-                let attributes = AF | NOT_GLOBAL | read_only;
+                let attributes = STAGE_1 | read_only;
                 device.tables.map_with(at, output, 3, attributes);
                 device.mappings.insert(place, mapping)
             }

@@ -10,7 +10,7 @@ use crate::{
     entries::{cd, ste},
     record::Kind,
     tables::{
-        bits::{AF, TABLE},
+        bits::{GLOBAL, TABLE},
         Granule, Tables,
     },
 };
@@ -271,7 +271,9 @@ fn a_table_may_point_to_itself() {
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 48);
     let own = 0x1ff << 39;
-    stage1.tables.set(own, 0, stage1.tables.base() | TABLE | AF);
+    stage1
+        .tables
+        .set(own, 0, stage1.tables.base() | TABLE | GLOBAL);
     bench.invalidate();
     bench.transfers(IOVA, DATA);
     // the same entry in each level

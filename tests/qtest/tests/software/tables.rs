@@ -82,7 +82,7 @@ pub mod bits {
     pub const PAGE: u64 = 0b11;
     /// Access flag
     pub const AF: u64 = 1 << 10;
-    /// `AP[1]` of stage 1: user, too
+    /// `AP[1]` of stage 1: unprivileged accesses, which those of PCI functions are
     pub const USER: u64 = 1 << 6;
     /// `AP[2]` of stage 1
     pub const READ_ONLY: u64 = 1 << 7;
@@ -99,6 +99,8 @@ pub mod bits {
     /// Attributes with which everything is permitted.
     pub const STAGE_1: u64 = AF | USER | NOT_GLOBAL;
     pub const STAGE_2: u64 = AF | S2_READ | S2_WRITE;
+    /// Attributes of a page of stage 1 that belongs to every ASID.
+    pub const GLOBAL: u64 = STAGE_1 & !NOT_GLOBAL;
 }
 
 /// The tables of one address range.
