@@ -53,7 +53,7 @@ pub struct TranslationTable {
     pub tsz: u8,
     /// log2 of the granule in bytes: 12, 14 or 16.
     pub granule_shift: u8,
-    /// `HADx`: hierarchical attributes are disabled.
+    /// Effective `HADx`: hierarchical attributes are disabled.
     pub had: bool,
 }
 
@@ -128,7 +128,7 @@ impl Cd {
             base: word & TRANSLATION_TABLE,
             tsz: field64(word0, low, 6) as u8,
             granule_shift: granule_shift.unwrap_or(12),
-            had: bit64(word, 1),
+            had: bit64(word, 1) && features.had(),
         };
         let implemented = match granule_shift {
             Some(12) => features.gran4k(),

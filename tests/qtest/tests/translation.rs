@@ -283,7 +283,7 @@ fn stage_1_permissions_hold() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
-    for attributes in [ACCESS | READ_ONLY, USER, USER | READ_ONLY] {
+    for attributes in [ACCESS | READ_ONLY, ACCESS & !USER, USER, 0, READ_ONLY] {
         map_page(&machine, attributes);
         smmu.submit(&[command::TLBI_NSNH_ALL, SYNC]);
         port.is_aborted(IOVA, &[IOVA, TRANSLATED]);

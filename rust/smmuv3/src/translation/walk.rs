@@ -269,7 +269,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             return Err(fault(Cause::Fault(EventType::Translation)));
         }
         let tables = Tables::stage1(stage1_table, stage1.oas_bits, self.oas_bits);
-        let mut writable = true;
+        let mut inherited = Permissions::ALL;
         let mut at = tables.base;
         let mut level = tables.start_level;
         let leaf = loop {
@@ -285,8 +285,9 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 .map_err(fault)?
             {
                 Step::Down { table, descriptor } => {
-                    // APTable[1]; APTable[0] is about unprivileged accesses
-                    writable &= stage1_table.had || !bit64(descriptor, 62);
+                    if !stage1_table.had {
+                        inherited = inherited.and(table_permissions(descriptor));
+                    }
                     at = table;
                     level += 1;
                 }
@@ -296,11 +297,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         if !stage1.affd && !access_flag(leaf.descriptor) {
             return Err(fault(Cause::Fault(EventType::Access)));
         }
-        // AP[2]; every transaction is a privileged access to data
-        let permissions = Permissions {
-            read: true,
-            write: writable && !bit64(leaf.descriptor, 7),
-        };
+        let permissions = inherited.and(leaf_permissions(leaf.descriptor));
         if !permissions.allow(wanted) {
             return Err(fault(Cause::Fault(EventType::Permission)));
         }
@@ -446,6 +443,31 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
 /// `AF`.
 const fn access_flag(descriptor: u64) -> bool {
     bit64(descriptor, 10)
+}
+
+/// What `AP[2:1]` of a stage 1 page or block permits an unprivileged access to
+/// data.
+///
+/// No other access reaches the SMMU: a PCI function's transaction without PASID
+/// is Data and Unprivileged whatever it was made for (§13.7), and `STE.PRIVCFG`
+/// cannot change that, because `IDR1.ATTR_PERMS_OVR` is 0 (§5.2). So the
+/// execute-never bits, `CD.WXN`, `CD.UWXN` and `CD.PAN` decide nothing, and one
+/// entry of the TLB serves every access.
+const fn leaf_permissions(descriptor: u64) -> Permissions {
+    unprivileged(bit64(descriptor, 6), !bit64(descriptor, 7))
+}
+
+/// What `APTable` of a stage 1 table leaves to an unprivileged access of
+/// everything below it (Arm ARM D8.4).
+const fn table_permissions(descriptor: u64) -> Permissions {
+    unprivileged(!bit64(descriptor, 61), !bit64(descriptor, 62))
+}
+
+const fn unprivileged(accessible: bool, writable: bool) -> Permissions {
+    Permissions {
+        read: accessible,
+        write: accessible && writable,
+    }
 }
 
 /// Stage 1's translation to `ipa` and stage 2's of that as one: as large as the

@@ -9,12 +9,16 @@ use super::Memory;
 
 pub const AF: u64 = 1 << 10;
 pub const NOT_GLOBAL: u64 = 1 << 11;
+/// `AP[1]`: unprivileged accesses are permitted, too.
+pub const USER: u64 = 1 << 6;
 pub const READ_ONLY: u64 = 1 << 7;
 pub const S2_READ: u64 = 1 << 6;
 pub const S2_WRITE: u64 = 1 << 7;
 
 /// A page or block of stage 1 that any access may use.
-pub const STAGE1: u64 = AF | NOT_GLOBAL;
+pub const STAGE1: u64 = AF | NOT_GLOBAL | USER;
+/// The same for every ASID.
+pub const GLOBAL: u64 = AF | USER;
 /// The same of stage 2.
 pub const STAGE2: u64 = AF | S2_READ | S2_WRITE;
 

@@ -21,7 +21,7 @@ use crate::common::{
         cd_words, ste_nested, Nested, Smmu, ASID, CD, QUERY, READ, SID, STE, TABLES1, TABLES2,
         VMID, WRITE,
     },
-    tables::{Tables, AF, READ_ONLY, S2_READ, STAGE1, STAGE2},
+    tables::{Tables, AF, GLOBAL, READ_ONLY, S2_READ, STAGE1, STAGE2},
 };
 
 const PAGE: u64 = 0x7654_3000;
@@ -58,7 +58,7 @@ fn what_is_remembered_is_what_a_walk_finds_and_nothing_is_read_for_it() {
         bypassing,
         aborting,
         stage1(STAGE1).0,
-        stage1(AF).0,
+        stage1(GLOBAL).0,
         stage2,
         nested().smmu,
     ] {
@@ -414,12 +414,12 @@ fn a_page_of_stage_1_is_remapped_under_a_transaction() {
 
 #[test]
 fn a_global_page_is_remapped_under_a_transaction() {
-    let (mut before, mut tables) = stage1(AF);
+    let (mut before, mut tables) = stage1(GLOBAL);
     let slot = tables.place(&mut before.memory, PAGE, 3);
     for (opcode, asid) in [(NH_VA, ASID), (NH_VA, 1), (NH_VAA, 0), (NH_ALL, 0)] {
         race(
             &before,
-            &|smmu| smmu.memory.store_words(slot, &[OTHER | AF | 0b11]),
+            &|smmu| smmu.memory.store_words(slot, &[OTHER | GLOBAL | 0b11]),
             &|smmu| tlbi(smmu, opcode, asid, PAGE),
         );
     }
@@ -451,7 +451,7 @@ fn block_in_pieces(attributes: u64) -> Nested {
 #[test]
 fn a_block_of_stage_1_is_forgotten_as_a_whole_though_stage_2_has_pages() {
     let block = PAGE & !0x1f_ffff;
-    for (attributes, asid) in [(STAGE1, ASID), (AF, 1)] {
+    for (attributes, asid) in [(STAGE1, ASID), (GLOBAL, 1)] {
         let mut nested = block_in_pieces(attributes);
         for page in [0, 7, 511] {
             let known = nested.smmu.cached(block + (page << 12), READ);

@@ -11,7 +11,8 @@ use smmuv3::{
 use crate::common::{
     smmu::{cd, ste, Nested, CD, QUERY, READ, TABLES1, TABLES2, WRITE},
     tables::{
-        leaf_levels, shift, Tables, AF, NOT_GLOBAL, READ_ONLY, S2_READ, S2_WRITE, STAGE1, STAGE2,
+        leaf_levels, shift, Tables, AF, GLOBAL, NOT_GLOBAL, READ_ONLY, S2_READ, S2_WRITE, STAGE1,
+        STAGE2,
     },
 };
 
@@ -153,8 +154,8 @@ fn an_access_takes_the_permission_of_both_stages() {
 
 #[test]
 fn a_page_of_both_stages_is_global_if_stage_1_says_so() {
-    assert!(one_page(AF, STAGE2).smmu.entry(PAGE, READ).global);
-    let private = one_page(AF | NOT_GLOBAL, STAGE2).smmu.entry(PAGE, READ);
+    assert!(one_page(GLOBAL, STAGE2).smmu.entry(PAGE, READ).global);
+    let private = one_page(STAGE1, STAGE2).smmu.entry(PAGE, READ);
     assert!(!private.global);
 }
 

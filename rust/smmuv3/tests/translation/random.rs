@@ -85,7 +85,7 @@ impl Doublewords for RandomTables {
             word &= !(1 << 7);
         }
         if self.chance(address, 8, self.denied) {
-            word |= 0b11 << 61;
+            word |= (1 + noise % 3) << 61;
         }
         Some(word)
     }
@@ -132,9 +132,9 @@ prop_compose! {
         oas in select(&[0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5][..]),
         ssidsize in select(&[0, 0, 5, 10][..]),
         cd2l in often(80),
-        rare in prop::array::uniform7(often(97)),
+        rare in prop::array::uniform8(often(97)),
     ) -> Features {
-        let [gran4k, gran16k, gran64k, asid16, vmid16, stage1, stage2] = rare;
+        let [gran4k, gran16k, gran64k, asid16, vmid16, had, stage1, stage2] = rare;
         Features::arm_smmuv3()
             .with_s2p(stage2 || !stage1)
             .with_s1p(stage1)
@@ -146,6 +146,7 @@ prop_compose! {
             .with_gran64k(gran64k)
             .with_asid16(asid16)
             .with_vmid16(vmid16)
+            .with_had(had)
     }
 }
 

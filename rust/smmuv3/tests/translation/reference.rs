@@ -479,7 +479,7 @@ impl<M: Doublewords> Reference<'_, M> {
         }
         Some(Stage1 {
             halves,
-            had: [bit(ttb0, 1), bit(ttb1, 1)],
+            had: [ttb0, ttb1].map(|word| features.had() && bit(word, 1)),
             ignore_top: [bit(word0, 38), bit(word0, 39)],
             record: bit(word0, 45),
         })
@@ -543,11 +543,21 @@ impl<M: Doublewords> Reference<'_, M> {
             }
             self.memory.doubleword(at).ok_or(Wrong::Abort(at))
         })?;
-        let read_only_tables = !stage1.had[half] && found.tables.iter().any(|word| bit(*word, 62));
-        let permissions = Permissions {
-            read: true,
-            write: !bit(found.leaf, 7) && !read_only_tables,
+        // D8.4, for unprivileged accesses to data (13.7).
+        let mut permissions = match bits(found.leaf, 7, 6) {
+            0b01 => Permissions::ALL,
+            0b11 => Permissions::READ,
+            _ => Permissions::NONE,
         };
+        if !stage1.had[half] {
+            for table in &found.tables {
+                match bits(*table, 62, 61) {
+                    0b00 => {}
+                    0b10 => permissions.write = false,
+                    _ => permissions = Permissions::NONE,
+                }
+            }
+        }
         if (wanted.read && !permissions.read) || (wanted.write && !permissions.write) {
             return Err(Wrong::Fault(EventType::Permission));
         }

@@ -11,7 +11,7 @@ use smmuv3::{
 
 use crate::common::{
     smmu::{cd, cd_words, ste_stage1, Smmu, CD, QUERY, READ, STE, TABLES1, TABLES1_UPPER, WRITE},
-    tables::{leaf_levels, shift, Tables, AF, NOT_GLOBAL, READ_ONLY, STAGE1},
+    tables::{leaf_levels, shift, Tables, AF, GLOBAL, NOT_GLOBAL, READ_ONLY, STAGE1, USER},
 };
 
 /// Aligned to the largest block.
@@ -244,7 +244,8 @@ fn what_is_invalid_at_any_level_is_a_translation_fault() {
         let mut tables = Tables::stage1(granule, 48, TABLES1);
         for level in tables.start_level..=3 {
             let blocks = level < 3 && leaf_levels(granule).contains(&level);
-            for descriptor in [0, AF | OUTPUT, AF | OUTPUT | 0b10, AF | OUTPUT | 0b01] {
+            let page = OUTPUT | STAGE1;
+            for descriptor in [0, page, page | 0b10, page | 0b01] {
                 let mut smmu = Smmu::stage1(&tables);
                 let mut fresh = tables.clone();
                 fresh.put(&mut smmu.memory, PAGE, level, descriptor);
@@ -287,7 +288,12 @@ fn an_address_that_is_too_large_is_found_at_its_level() {
                     fault(EventType::AddressSize),
                     "{name}"
                 );
-                tables.put(&mut smmu.memory, PAGE, level, (1 << (bits - 1)) | AF | kind);
+                tables.put(
+                    &mut smmu.memory,
+                    PAGE,
+                    level,
+                    (1 << (bits - 1)) | STAGE1 | kind,
+                );
                 let found = smmu.walk(PAGE, READ);
                 if level == 3 {
                     assert!(matches!(found, Outcome::Translated { .. }), "{name}");
@@ -329,9 +335,6 @@ fn a_read_only_page_is_not_written() {
     let denied = fault(EventType::Permission);
     assert_eq!(smmu.fault(PAGE, WRITE), denied);
     assert_eq!(smmu.fault(PAGE, Permissions::ALL), denied);
-    // AP[1] is about unprivileged accesses: there are none.
-    let (mut unprivileged, _) = one_page(STAGE1 | (1 << 6));
-    assert_eq!(unprivileged.entry(PAGE, WRITE).stage1, Permissions::ALL);
 }
 
 #[test]
@@ -345,8 +348,6 @@ fn a_table_can_take_the_right_to_write_from_all_below() {
     for level in 0..3 {
         let (mut smmu, mut tables) = one_page(STAGE1);
         let slot = tables.place(&mut smmu.memory, PAGE, level);
-        smmu.patch(slot, |word| word | APTABLE_NO_EL0);
-        assert_eq!(smmu.entry(PAGE, WRITE).stage1, Permissions::ALL);
         smmu.patch(slot, |word| word | APTABLE_READ_ONLY);
         assert_eq!(smmu.entry(PAGE, READ).stage1, READ);
         assert_eq!(smmu.fault(PAGE, WRITE), fault(EventType::Permission));
@@ -355,6 +356,136 @@ fn a_table_can_take_the_right_to_write_from_all_below() {
         assert_eq!(smmu.fault(PAGE, WRITE), fault(EventType::Permission));
         smmu.patch_cd(1, |word| word | cd::HAD);
         assert_eq!(smmu.entry(PAGE, WRITE).stage1, Permissions::ALL);
+    }
+}
+
+/// A page permits an access to data, of either direction or of both, exactly as
+/// `expected` says.
+#[track_caller]
+fn permits(smmu: &mut Smmu, expected: Permissions) {
+    assert_eq!(smmu.entry(PAGE, QUERY).stage1, expected);
+    for wanted in [READ, WRITE, Permissions::ALL] {
+        let outcome = smmu.walk(PAGE, wanted);
+        if expected.allow(wanted) {
+            assert!(matches!(outcome, Outcome::Translated { .. }), "{outcome:?}");
+        } else {
+            let denied = Outcome::Fault(fault(EventType::Permission));
+            assert_eq!(outcome, denied, "{wanted:?}");
+        }
+    }
+}
+
+/// Transactions of PCI functions are unprivileged (§13.7).
+#[test]
+fn ap_controls_unprivileged_access() {
+    let privileged = STAGE1 & !USER;
+    for (attributes, expected) in [
+        (privileged, Permissions::NONE),
+        (privileged | USER, Permissions::ALL),
+        (privileged | READ_ONLY, Permissions::NONE),
+        (privileged | READ_ONLY | USER, READ),
+    ] {
+        permits(&mut one_page(attributes).0, expected);
+        // as of a block
+        let mut tables = Tables::stage1(16, 48, TABLES1);
+        let mut smmu = Smmu::stage1(&tables);
+        tables.map(&mut smmu.memory, PAGE, 2, OUTPUT, attributes);
+        permits(&mut smmu, expected);
+    }
+}
+
+/// The Access flag is looked at first.
+#[test]
+fn access_fault_precedes_missing_ap() {
+    let (mut smmu, _) = one_page(NOT_GLOBAL);
+    assert_eq!(smmu.fault(PAGE, READ), fault(EventType::Access));
+    smmu.patch_cd(0, |word| word | cd::AFFD);
+    assert_eq!(smmu.fault(PAGE, READ), fault(EventType::Permission));
+}
+
+/// `APTable[0]` takes everything from unprivileged accesses, `APTable[1]` the
+/// writes, whatever the tables and the page below say.
+#[test]
+fn aptable_limits_everything_below() {
+    for level in 0..3 {
+        for (attributes, left) in [(STAGE1, Permissions::ALL), (STAGE1 | READ_ONLY, READ)] {
+            let (mut smmu, mut tables) = one_page(attributes);
+            let slot = tables.place(&mut smmu.memory, PAGE, level);
+            let good = smmu.memory.load_u64(slot);
+            for (hierarchy, limit) in [
+                (0, Permissions::ALL),
+                (APTABLE_READ_ONLY, READ),
+                (APTABLE_NO_EL0, Permissions::NONE),
+                (APTABLE_NO_EL0 | APTABLE_READ_ONLY, Permissions::NONE),
+            ] {
+                smmu.memory.store_words(slot, &[good | hierarchy]);
+                smmu.patch_cd(1, |word| word & !cd::HAD);
+                permits(&mut smmu, left.and(limit));
+                smmu.patch_cd(1, |word| word | cd::HAD);
+                permits(&mut smmu, left);
+            }
+        }
+    }
+}
+
+/// Limits of several tables add up.
+#[test]
+fn aptable_of_every_level_counts() {
+    let (mut smmu, mut tables) = one_page(STAGE1);
+    for (level, hierarchy) in [(0, APTABLE_READ_ONLY), (1, 0), (2, APTABLE_NO_EL0)] {
+        let slot = tables.place(&mut smmu.memory, PAGE, level);
+        smmu.patch(slot, |word| word | hierarchy);
+    }
+    permits(&mut smmu, Permissions::NONE);
+    let last = tables.place(&mut smmu.memory, PAGE, 2);
+    smmu.patch(last, |word| word & !APTABLE_NO_EL0);
+    permits(&mut smmu, READ);
+}
+
+/// §6.3.4: without it `CD.HADx` is IGNORED.
+#[test]
+fn had_without_idr3_had_is_ignored() {
+    let (mut smmu, mut tables) = one_page(STAGE1);
+    let slot = tables.place(&mut smmu.memory, PAGE, 1);
+    smmu.patch(slot, |word| word | APTABLE_NO_EL0);
+    smmu.patch_cd(1, |word| word | cd::HAD);
+    permits(&mut smmu, Permissions::ALL);
+    smmu.features = smmu.features.with_had(false);
+    permits(&mut smmu, Permissions::NONE);
+}
+
+/// `IDR1.ATTR_PERMS_OVR` is 0: `STE.PRIVCFG` and `STE.INSTCFG` are RES0 (§5.2).
+#[test]
+fn privcfg_and_instcfg_have_no_effect() {
+    for overrides in 0..16 {
+        for (attributes, expected) in [
+            (STAGE1 & !USER, Permissions::NONE),
+            (STAGE1, Permissions::ALL),
+        ] {
+            let (mut smmu, _) = one_page(attributes);
+            smmu.patch_ste(1, |word| word | (overrides << 48));
+            permits(&mut smmu, expected);
+        }
+    }
+}
+
+/// No access is privileged or an instruction fetch, so `PXN`, `UXN`, `CD.WXN`,
+/// `CD.UWXN` and `CD.PAN` decide nothing; `CD.E0PDx` are RES0, because
+/// `IDR3.E0PD` is 0 (§5.4).
+#[test]
+fn execute_never_and_pan_have_no_effect_on_data() {
+    for never in 0..4 {
+        let (mut smmu, mut tables) = one_page(STAGE1 | (never << 53));
+        // PXNTable, UXNTable
+        let slot = tables.place(&mut smmu.memory, PAGE, 1);
+        smmu.patch(slot, |word| word | (never << 59));
+        permits(&mut smmu, Permissions::ALL);
+        smmu.patch_cd(0, |word| word | (0b11 << 36) | (1 << 40));
+        permits(&mut smmu, Permissions::ALL);
+        for half in [1, 2] {
+            smmu.patch_cd(half, |word| word | (1 << 2));
+        }
+        permits(&mut smmu, Permissions::ALL);
     }
 }
 
@@ -374,8 +505,8 @@ fn the_upper_half_has_its_own_hierarchical_attributes() {
 
 #[test]
 fn a_page_is_global_unless_it_says_otherwise() {
-    assert!(one_page(AF).0.entry(PAGE, READ).global);
-    assert!(!one_page(AF | NOT_GLOBAL).0.entry(PAGE, READ).global);
+    assert!(one_page(GLOBAL).0.entry(PAGE, READ).global);
+    assert!(!one_page(STAGE1).0.entry(PAGE, READ).global);
 }
 
 #[test]
@@ -440,9 +571,15 @@ fn records_are_what_the_specification_says() {
             [RECORD | number, read | class_in, address, 0]
         );
     }
+    // PnU and InD, bits 33 and 34, say Unprivileged and Data.
     let denied = smmu.fault(PAGE | 0x321, WRITE);
     let record = denied.record(5, PAGE | 0x321, false).0;
     assert_eq!(record, [RECORD | 0x13, class_in, PAGE | 0x321, 0]);
+    tables.map(&mut smmu.memory, 0x4000, 3, OUTPUT, STAGE1 & !USER);
+    assert_eq!(
+        smmu.record(0x4321),
+        [RECORD | 0x13, read | class_in, 0x4321, 0]
+    );
     let slot = tables.place(&mut smmu.memory, PAGE, 2);
     smmu.memory.unreadable.push(slot..slot + 8);
     assert_eq!(

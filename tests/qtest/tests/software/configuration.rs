@@ -294,6 +294,7 @@ fn fields_that_mean_nothing_here_change_nothing() {
         (cd::ASET, 1),
         (cd::MAIR0, 0xffff_ffff),
         (cd::PAN, 1),
+        (cd::E0PD0, 1),
     ] {
         bench.install_nested(nested.context.with(field, value), &nested.stage2);
         bench.passes(IOVA, DATA);

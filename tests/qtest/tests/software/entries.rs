@@ -153,6 +153,7 @@ pub mod cd {
     pub const ASET: Field = Field(0, 47, 1);
     pub const ASID: Field = Field(0, 48, 16);
     pub const HAD0: Field = Field(1, 1, 1);
+    pub const E0PD0: Field = Field(1, 2, 1);
     pub const TTB0: Field = Field(1, 4, 48);
     pub const MAIR0: Field = Field(3, 0, 32);
     pub const HAD1: Field = Field(2, 1, 1);

@@ -13,7 +13,8 @@ use crate::{
     record::{Class, Kind, Record},
     tables::{
         bits::{
-            self, AF, GLOBAL, PAGE, READ_ONLY, S2_READ, S2_WRITE, STAGE_1, TABLE, TABLE_READ_ONLY,
+            self, AF, GLOBAL, PAGE, READ_ONLY, S2_READ, S2_WRITE, STAGE_1, STAGE_2, TABLE,
+            TABLE_READ_ONLY,
         },
         Granule, Tables,
     },
@@ -322,6 +323,23 @@ fn a_table_that_is_read_only_is_so_after_a_read() {
     bench.reads(ADDRESS);
     let record = bench.fault1(Kind::Permission, Access::Write, ADDRESS);
     bench.faults(Access::Write, ADDRESS, record);
+}
+
+/// Stage 1's refusal comes first, as ever.
+#[test]
+fn nested_dma_to_privileged_page_is_refused() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    nested.stage1.map_with(IOVA, IPA, 3, STAGE_1 & !bits::USER);
+    for attributes in [STAGE_2, AF] {
+        nested.stage2.map_with(IPA, DATA, 3, attributes);
+        bench.invalidate();
+        for access in ACCESSES {
+            let record = bench.fault1(Kind::Permission, access, ADDRESS);
+            bench.faults(access, ADDRESS, record);
+        }
+    }
 }
 
 #[test]

@@ -3,14 +3,17 @@
 
 //! What stage 1 refuses, and the records of it.
 
-use smmuv3_qtest::Access;
+use smmuv3_qtest::{command, smmu::reg, Access};
 
 use crate::{
-    bench::{machine, Bench, Stage1, ACCESSES, DATA, IOVA, NOWHERE},
-    entries::cd,
+    bench::{machine, Bench, Stage1, ACCESSES, CONTEXT, DATA, IOVA, NOWHERE},
+    entries::{cd, ste},
     record::{Class, Kind, Record},
     tables::{
-        bits::{BLOCK, GLOBAL, PAGE, READ_ONLY, STAGE_1, TABLE, TABLE_READ_ONLY, USER},
+        bits::{
+            AF, BLOCK, GLOBAL, NOT_GLOBAL, PAGE, READ_ONLY, STAGE_1, TABLE, TABLE_NO_USER,
+            TABLE_READ_ONLY, USER,
+        },
         Granule, Tables,
     },
 };
@@ -304,6 +307,86 @@ fn a_page_that_is_read_only_can_be_read_only() {
     }
 }
 
+/// Transactions of PCI functions are unprivileged data (3.9, 13.7), and only what
+/// `AP[1]` gives them is theirs.
+#[test]
+fn dma_to_privileged_page_is_refused() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    for granule in Granule::ALL {
+        for level in [2, 3] {
+            bench.forget_tables();
+            let stage1 = Stage1::new(&bench, granule, 42);
+            let output = DATA & !((1 << granule.shift(level)) - 1);
+            for privileged in [AF | NOT_GLOBAL, AF, AF | READ_ONLY] {
+                stage1.tables.map_with(IOVA, output, level, privileged);
+                bench.invalidate();
+                for _ in 0..2 {
+                    fails(&bench, &format!("{privileged:#x}"), Kind::Permission);
+                }
+            }
+            stage1.tables.map_with(IOVA, output, level, STAGE_1);
+            bench.invalidate();
+            bench.reads(IOVA);
+        }
+    }
+}
+
+/// What was permitted does not stay so in the TLB.
+#[test]
+fn dma_to_page_made_privileged_is_refused() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    bench.passes(IOVA, DATA);
+    stage1.tables.map_with(IOVA, DATA, 3, STAGE_1 & !USER);
+    bench.commands(&[command::tlbi_nh_va(cd::NUMBER, IOVA)]);
+    fails(&bench, "made privileged", Kind::Permission);
+    stage1.tables.map(IOVA, DATA);
+    // more is permitted without any command
+    bench.passes(IOVA, DATA);
+}
+
+/// `STE.PRIVCFG` and `STE.INSTCFG` are RES0 without `IDR1.ATTR_PERMS_OVR`.
+#[test]
+fn dma_stays_unprivileged_with_privcfg() {
+    let machine = machine("1").start();
+    let bench = Bench::new(&machine);
+    assert_eq!(bench.smmu.read(reg::IDR1) & (1 << 26), 0, "ATTR_PERMS_OVR");
+    let stage1 = Stage1::new(&bench, Granule::K4, 39);
+    for (privcfg, instcfg) in (0..16).map(|both| (both & 3, both >> 2)) {
+        let entry = ste::stage1(CONTEXT)
+            .with(ste::PRIVCFG, privcfg)
+            .with(ste::INSTCFG, instcfg);
+        stage1.tables.map_with(IOVA, DATA, 3, STAGE_1 & !USER);
+        bench.install(entry);
+        fails(&bench, &format!("{privcfg} {instcfg}"), Kind::Permission);
+        stage1.tables.map(IOVA, DATA);
+        bench.invalidate();
+        bench.passes(IOVA, DATA);
+    }
+}
+
+/// `APTable[0]`, in a table of any level and for all below it.
+#[test]
+fn dma_below_table_without_user_is_refused() {
+    at_every_level(|bench, stage1, level| {
+        if level == 3 {
+            return;
+        }
+        let good = stage1.tables.get(IOVA, level);
+        for hierarchy in [TABLE_NO_USER, TABLE_NO_USER | TABLE_READ_ONLY] {
+            stage1.tables.set(IOVA, level, good | hierarchy);
+            bench.invalidate();
+            fails(bench, &format!("level {level}"), Kind::Permission);
+        }
+        // unless the context says that tables do not restrict
+        bench.install_stage1(stage1.context.with(cd::HAD0, 1));
+        bench.passes(IOVA, DATA);
+        bench.install_stage1(stage1.context);
+    });
+}
+
 #[test]
 fn a_table_that_is_read_only_makes_all_below_it_so() {
     at_every_level(|bench, stage1, level| {
@@ -341,7 +424,7 @@ fn tables_do_not_restrict_if_the_context_says_so() {
     let tables = Tables::stage1(&bench, Granule::K4, 39);
     tables.map(IOVA, DATA);
     let table = tables.get(IOVA, 2);
-    tables.set(IOVA, 2, table | TABLE_READ_ONLY | (1 << 61));
+    tables.set(IOVA, 2, table | TABLE_READ_ONLY | TABLE_NO_USER);
     let halves = [IOVA, (!0 << 39) + IOVA];
     let both = cd::and_upper(cd::lower(&tables), &tables);
     for had in 0..4 {

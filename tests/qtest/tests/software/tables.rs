@@ -89,6 +89,8 @@ pub mod bits {
     /// `S2AP` of stage 2
     pub const S2_READ: u64 = 1 << 6;
     pub const S2_WRITE: u64 = 1 << 7;
+    /// `APTable[0]` of stage 1
+    pub const TABLE_NO_USER: u64 = 1 << 61;
     /// `APTable[1]` of stage 1
     pub const TABLE_READ_ONLY: u64 = 1 << 62;
     /// `nG` of stage 1: of one ASID

@@ -45,6 +45,11 @@ unsafe fn owner<'a>(
     }
 }
 
+/// Translates an access of a PCI function.
+///
+/// `MemTxAttrs` do not come here, because the type has no `attrs_to_index`, and
+/// would decide nothing: a transaction without PASID is Data and Unprivileged
+/// whatever the function had in mind (§13.7), and the SMMU has no Secure streams.
 unsafe extern "C" fn translate(
     region: *mut system::bindings::IOMMUMemoryRegion,
     iova: hwaddr,
