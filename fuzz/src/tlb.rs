@@ -90,6 +90,7 @@ fn known(u: &mut Unstructured<'_>) -> Result<Known> {
             log2_bytes,
             stage1: permissions(bits),
             stage2: permissions(bits >> 2),
+            device: bits & 0x20 != 0,
             // Stage 2 knows no global entries.
             global: bits & 0x10 != 0 && tag.asid.is_some(),
         },

@@ -712,8 +712,12 @@ fn descriptor(u: &mut Unstructured<'_>) -> Result<u64> {
         address & 0xffff_f000
     };
     let flags = u64::from(flags);
-    // AF, S2AP and AP[2], nG, APTable
-    let attributes = ((!flags & 1) << 10) | (((!flags >> 1) & 3) << 6) | (((flags >> 3) & 1) << 11);
+    // AF, S2AP and AP[2:1], nG, APTable; MemAttr of stage 2, seldom of Device memory
+    let memory_type = if kind >> 5 == 7 { 0 } else { 0b1111 << 2 };
+    let attributes = ((!flags & 1) << 10)
+        | (((!flags >> 1) & 3) << 6)
+        | (((flags >> 3) & 1) << 11)
+        | memory_type;
     let hierarchy = ((flags >> 4) & 3) << 61;
     Ok(address | attributes | valid | if flags >> 6 == 3 { hierarchy } else { 0 })
 }
@@ -775,6 +779,7 @@ fn ste(u: &mut Unstructured<'_>) -> Result<[u64; 8]> {
         | ((flags & 7) << 48)
         | (1 << 51)
         | (((flags >> 3) & 1) << 53)
+        | (((flags >> 5) & 1) << 54)
         | (((flags >> 4) & 1) << 58);
     let word2 = word2 ^ rare(u, &[51, 52, 55, 56, 57])?;
     Ok([word0, word1, word2, root(u)?, 0, 0, 0, 0])

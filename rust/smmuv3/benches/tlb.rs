@@ -22,6 +22,7 @@ const fn page(log2_bytes: u8) -> Entry {
         log2_bytes,
         stage1: Permissions::ALL,
         stage2: Permissions::ALL,
+        device: false,
         global: false,
     }
 }

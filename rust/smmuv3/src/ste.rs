@@ -71,6 +71,9 @@ pub struct Stage2 {
     pub oas_bits: u8,
     /// `S2AFFD`: no Access flag faults.
     pub affd: bool,
+    /// `S2PTW`: Context descriptors and tables of stage 1 are not read from
+    /// Device memory.
+    pub protected_walks: bool,
     /// `S2R`: faults are recorded.
     pub record_faults: bool,
 }
@@ -220,6 +223,7 @@ impl Ste {
             granule_shift,
             oas_bits: oas_bits as u8,
             affd: bit64(word2, 53),
+            protected_walks: bit64(word2, 54),
             record_faults: bit64(word2, 58),
         };
         // Without AArch32 IAS is OAS (3.4).
@@ -447,10 +451,19 @@ mod tests {
             granule_shift: 12,
             oas_bits: 44,
             affd: false,
+            protected_walks: false,
             record_faults: true,
         };
         let recording = VALID_S2 | (1 << 26);
         assert_eq!(stage2(recording, &nested), StreamConfig::Stage2(expected));
+        let protected = Stage2 {
+            protected_walks: true,
+            ..expected
+        };
+        assert_eq!(
+            stage2(recording | (1 << 22), &nested),
+            StreamConfig::Stage2(protected)
+        );
         assert_eq!(stage2(recording, &BASE), bad(BadSte::Stage2));
         let both = Ste([
             1 | (0b111 << 1) | 0x1000,

@@ -32,6 +32,7 @@ fn entry(output: u64, log2_bytes: u8) -> Entry {
         log2_bytes,
         stage1: Permissions::ALL,
         stage2: Permissions::ALL,
+        device: false,
         global: false,
     }
 }
@@ -122,7 +123,7 @@ fn an_entry_is_found_at_every_address_of_its_page_and_nowhere_else() {
 
 #[test]
 fn everything_about_an_entry_is_kept() {
-    for bits in 0..32_u32 {
+    for bits in 0..64_u32 {
         let bit = |n: u32| bits & (1 << n) != 0;
         let kept = Entry {
             output: 0x000f_ffff_ffff_f000,
@@ -135,7 +136,8 @@ fn everything_about_an_entry_is_kept() {
                 read: bit(2),
                 write: bit(3),
             },
-            global: bit(4),
+            device: bit(4),
+            global: bit(5),
         };
         let mut tlb = Tlb::new();
         insert(&mut tlb, stage1(VMID, ASID), 0x1000, &kept);

@@ -42,6 +42,7 @@ prop_compose! {
         output in 0..1_u64 << 52,
         stage1 in any_permissions(),
         stage2 in any_permissions(),
+        device: bool,
         global: bool,
     ) -> Known {
         let within = (1 << log2_bytes) - 1;
@@ -51,6 +52,7 @@ prop_compose! {
             log2_bytes,
             stage1,
             stage2,
+            device,
             // Stage 2 knows no global entries.
             global: global && tag.asid.is_some(),
         };

@@ -70,6 +70,8 @@ pub struct Entry {
     pub stage1: Permissions,
     /// What stage 2 permits.
     pub stage2: Permissions,
+    /// Stage 2 maps it as a type of Device memory, which matters to `STE.S2PTW`.
+    pub device: bool,
     /// Stage 1's descriptor has `nG == 0`: the entry does not depend on the
     /// ASID (3.17.2).
     pub global: bool,
@@ -115,6 +117,7 @@ mod tests {
             log2_bytes,
             stage1: Permissions::ALL,
             stage2: READ,
+            device: false,
             global: false,
         }
     }

@@ -281,6 +281,7 @@ mod tests {
             log2_bytes: 12,
             stage1: Permissions::ALL,
             stage2: Permissions::ALL,
+            device: false,
             global: false,
         };
         let mut tlb = Tlb::new();

@@ -306,6 +306,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             log2_bytes: leaf.shift,
             stage1: permissions,
             stage2: Permissions::ALL,
+            device: false,
             // nG
             global: !bit64(leaf.descriptor, 11),
         })
@@ -322,7 +323,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
     ) -> Result<Entry, Fault> {
         let tag = Tag { vmid, asid: None };
         match self.caches.lookup(tag, ipa) {
-            Some(entry) if entry.stage2.allow(wanted) => Ok(entry),
+            Some(entry) if permitted(stage2, &entry, wanted, class) => Ok(entry),
             _ => self.remember_ipa(vmid, stage2, ipa, wanted, class),
         }
     }
@@ -338,7 +339,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
     ) -> Result<Entry, Fault> {
         let tag = Tag { vmid, asid: None };
         let entry = self
-            .stage2(stage2, ipa, wanted)
+            .stage2(stage2, ipa, wanted, class)
             .map_err(|cause| match cause {
                 Cause::Fault(event) => Fault {
                     event,
@@ -359,7 +360,13 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         Ok(entry)
     }
 
-    fn stage2(&mut self, stage2: &Stage2, ipa: u64, wanted: Permissions) -> Result<Entry, Cause> {
+    fn stage2(
+        &mut self,
+        stage2: &Stage2,
+        ipa: u64,
+        wanted: Permissions,
+        class: Class,
+    ) -> Result<Entry, Cause> {
         let tables = Tables::stage2(stage2, self.oas_bits);
         if ipa & !mask64(0, u32::from(tables.input_bits)) != 0 {
             return Err(Cause::Fault(EventType::Translation));
@@ -379,21 +386,23 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         if !stage2.affd && !access_flag(leaf.descriptor) {
             return Err(Cause::Fault(EventType::Access));
         }
-        // S2AP
-        let permissions = Permissions {
-            read: bit64(leaf.descriptor, 6),
-            write: bit64(leaf.descriptor, 7),
-        };
-        if !permissions.allow(wanted) {
-            return Err(Cause::Fault(EventType::Permission));
-        }
-        Ok(Entry {
+        let entry = Entry {
             output: leaf.output,
             log2_bytes: leaf.shift,
             stage1: Permissions::ALL,
-            stage2: permissions,
+            // S2AP
+            stage2: Permissions {
+                read: bit64(leaf.descriptor, 6),
+                write: bit64(leaf.descriptor, 7),
+            },
+            device: is_device(leaf.descriptor),
             global: false,
-        })
+        };
+        if permitted(stage2, &entry, wanted, class) {
+            Ok(entry)
+        } else {
+            Err(Cause::Fault(EventType::Permission))
+        }
     }
 
     /// Reads a descriptor, given by its address and its index in the table of `level`
@@ -445,6 +454,27 @@ const fn access_flag(descriptor: u64) -> bool {
     bit64(descriptor, 10)
 }
 
+/// Whether `MemAttr` of a stage 2 page or block is a type of Device memory (Arm
+/// ARM D8.6). `STE.S2FWB`, which would change the encoding, is RES0 because
+/// `IDR3.FWB` is 0 (§5.2).
+const fn is_device(descriptor: u64) -> bool {
+    field64(descriptor, 4, 2) == 0b00
+}
+
+/// Whether stage 2 permits an access through `entry`, found by a walk or in the
+/// TLB.
+///
+/// With `STE.S2PTW` stage 2 denies the SMMU's own reads for stage 1 of everything
+/// that it maps as Device memory; otherwise a guest could have registers read
+/// whose reads have effects (§5.2). The bit is checked with each access and is no
+/// part of an entry, because streams that share entries, by their VMID, may differ
+/// in it.
+#[inline]
+const fn permitted(stage2: &Stage2, entry: &Entry, wanted: Permissions, class: Class) -> bool {
+    let of_stage1 = matches!(class, Class::Cd | Class::Tt);
+    entry.stage2.allow(wanted) && !(entry.device && of_stage1 && stage2.protected_walks)
+}
+
 /// What `AP[2:1]` of a stage 1 page or block permits an unprivileged access to
 /// data.
 ///
@@ -479,6 +509,7 @@ fn combine(outer: &Entry, inner: &Entry, ipa: u64) -> Entry {
         log2_bytes,
         stage1: outer.stage1,
         stage2: inner.stage2,
+        device: inner.device,
         global: outer.global,
     }
 }

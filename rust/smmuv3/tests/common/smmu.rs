@@ -62,6 +62,7 @@ pub mod cd {
 pub mod ste {
     pub const S2AA64: u64 = 1 << 51;
     pub const S2AFFD: u64 = 1 << 53;
+    pub const S2PTW: u64 = 1 << 54;
     pub const S2R: u64 = 1 << 58;
 
     pub const fn s2ps(encoding: u64) -> u64 {

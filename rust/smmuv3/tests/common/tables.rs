@@ -14,13 +14,17 @@ pub const USER: u64 = 1 << 6;
 pub const READ_ONLY: u64 = 1 << 7;
 pub const S2_READ: u64 = 1 << 6;
 pub const S2_WRITE: u64 = 1 << 7;
+/// `MemAttr` of stage 2: write-back.
+pub const S2_NORMAL: u64 = 0b1111 << 2;
 
 /// A page or block of stage 1 that any access may use.
 pub const STAGE1: u64 = AF | NOT_GLOBAL | USER;
 /// The same for every ASID.
 pub const GLOBAL: u64 = AF | USER;
 /// The same of stage 2.
-pub const STAGE2: u64 = AF | S2_READ | S2_WRITE;
+pub const STAGE2: u64 = AF | S2_READ | S2_WRITE | S2_NORMAL;
+/// The same as a type of Device memory.
+pub const S2_DEVICE: u64 = STAGE2 & !S2_NORMAL;
 
 /// Bits of an input address that a descriptor of each level resolves, from and
 /// to, for levels 0 to 3 of 48-bit addresses.

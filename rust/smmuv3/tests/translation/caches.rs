@@ -18,10 +18,10 @@ use smmuv3::{
 
 use crate::common::{
     smmu::{
-        cd_words, ste_nested, Nested, Smmu, ASID, CD, QUERY, READ, SID, STE, TABLES1, TABLES2,
+        cd_words, ste, ste_nested, Nested, Smmu, ASID, CD, QUERY, READ, SID, STE, TABLES1, TABLES2,
         VMID, WRITE,
     },
-    tables::{Tables, AF, GLOBAL, READ_ONLY, S2_READ, STAGE1, STAGE2},
+    tables::{Tables, AF, GLOBAL, READ_ONLY, S2_DEVICE, S2_READ, STAGE1, STAGE2},
 };
 
 const PAGE: u64 = 0x7654_3000;
@@ -118,6 +118,93 @@ fn what_is_not_permitted_is_looked_at_again() {
     let more = both.smmu.walk(PAGE, WRITE);
     assert!(matches!(more, Outcome::Translated { .. }));
     assert_eq!(both.smmu.cached(PAGE, WRITE), more);
+}
+
+const S2PTW: fn(u64) -> u64 = |word| word | ste::S2PTW;
+
+/// Pages of stage 2 are remembered as what they are: a descriptor in a page of
+/// Device memory that a transaction has accessed before is not read.
+#[test]
+fn s2ptw_denies_what_a_transaction_left_in_the_tlb() {
+    for before in [None, Some(WRITE)] {
+        let mut nested = nested();
+        nested.smmu.patch_ste(2, S2PTW);
+        // Device memory, with what would be a table of stage 1.
+        nested.map2(IPA, 3, OUTPUT, S2_DEVICE);
+        let descriptor = (IPA + 0x1000) | STAGE1 | 0b11;
+        let index = (PAGE >> 12) % 512;
+        let device = OUTPUT + 8 * index;
+        nested.smmu.memory.store_words(device, &[descriptor]);
+        if let Some(wanted) = before {
+            let known = nested.smmu.cached(PAGE, wanted);
+            assert!(matches!(known, Outcome::Translated { .. }), "{known:?}");
+        }
+        let table = nested.place1(PAGE, 2);
+        nested.smmu.memory.store_words(table, &[IPA | 0b11]);
+        // Stage 1 has changed, stage 2 is still remembered.
+        tlbi(&mut nested.smmu, NH_VA, ASID, PAGE);
+        nested.smmu.memory.unreadable.push(device..device + 8);
+        let walked = nested.smmu.walk(PAGE, READ);
+        let Outcome::Fault(denied) = walked else {
+            panic!("{walked:?}");
+        };
+        assert_eq!(
+            (denied.event, denied.address),
+            (EventType::Permission, IPA + 8 * index)
+        );
+        for _ in 0..2 {
+            assert_eq!(nested.smmu.cached(PAGE, READ), walked);
+        }
+        // Without S2PTW the same descriptor is read.
+        nested.smmu.memory.unreadable.clear();
+        nested.smmu.patch_ste(2, |word| word & !ste::S2PTW);
+        cfgi(&mut nested.smmu);
+        let read = nested.smmu.cached(PAGE, READ);
+        let Outcome::Translated { entry, .. } = read else {
+            panic!("{read:?}");
+        };
+        assert_eq!(entry.output, OTHER);
+    }
+}
+
+/// Streams of one VMID share the entries of stage 2, and need not agree in
+/// `S2PTW`.
+#[test]
+fn s2ptw_is_that_of_the_stream_that_hits() {
+    let mut nested = nested();
+    let (first, second) = (SID, SID + 1);
+    let words = ste_nested(&nested.stage2);
+    let mut protected = words;
+    protected[2] |= ste::S2PTW;
+    let at = STE + 64;
+    nested.smmu.memory.store_words(at, &protected);
+    let slot = nested.slot1(PAGE, 3);
+    let page = slot & !0xfff;
+    let place = nested.stage1.scatter.place(page);
+    nested.map2(page, 3, place, S2_DEVICE);
+    let access = |smmu: &mut Smmu, sid| {
+        // What both stages come to is not what this is about.
+        tlbi(smmu, NH_ALL, 0, 0);
+        let Smmu {
+            features,
+            registers,
+            memory,
+            store,
+        } = smmu;
+        translate(registers, features, memory, store, sid, PAGE, READ)
+    };
+    for sid in [second, first, second, first] {
+        let outcome = access(&mut nested.smmu, sid);
+        match outcome {
+            Outcome::Translated { entry, .. } => {
+                assert_eq!((sid, entry.output), (first, OUTPUT));
+            }
+            Outcome::Fault(denied) => {
+                assert_eq!((sid, denied.event), (second, EventType::Permission));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

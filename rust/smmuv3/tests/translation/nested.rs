@@ -11,8 +11,8 @@ use smmuv3::{
 use crate::common::{
     smmu::{cd, ste, Nested, CD, QUERY, READ, TABLES1, TABLES2, WRITE},
     tables::{
-        leaf_levels, shift, Tables, AF, GLOBAL, NOT_GLOBAL, READ_ONLY, S2_READ, S2_WRITE, STAGE1,
-        STAGE2,
+        leaf_levels, shift, Tables, AF, GLOBAL, NOT_GLOBAL, READ_ONLY, S2_DEVICE, S2_READ,
+        S2_WRITE, STAGE1, STAGE2,
     },
 };
 
@@ -75,6 +75,7 @@ fn the_smaller_page_of_both_stages_is_what_is_translated() {
                         log2_bytes,
                         stage1: Permissions::ALL,
                         stage2: Permissions::ALL,
+                        device: false,
                         global: false,
                     };
                     let expected = Outcome::Translated { entry, stages: 3 };
@@ -173,6 +174,114 @@ fn faults_of_stage_1_come_before_those_of_its_output() {
     beyond.map1(PAGE, 3, 1 << 44, STAGE1);
     let found = beyond.smmu.fault(PAGE, READ);
     assert_eq!(found, fault1(EventType::AddressSize));
+}
+
+/// Maps the page of stage 2 that `ipa` is in to where it lies, with attributes.
+fn remap(nested: &mut Nested, ipa: u64, attributes: u64) {
+    let page = ipa & !0xfff;
+    let place = nested.stage1.scatter.place(page);
+    nested.map2(page, 3, place, attributes);
+}
+
+fn protect_walks(nested: &mut Nested) {
+    nested.smmu.patch_ste(2, |word| word | ste::S2PTW);
+}
+
+/// Every encoding of `MemAttr`, and whether it is a type of Device memory.
+fn memory_types() -> impl Iterator<Item = (u64, bool)> {
+    (0..16).map(|encoding| (S2_DEVICE | (encoding << 2), encoding < 4))
+}
+
+/// §5.2: a guest's tables must not make the SMMU read registers of a device.
+#[test]
+fn s2ptw_denies_tables_in_device_memory() {
+    let (read, stage2, class_tt, table_read) = (1 << 35, 1 << 39, 0b01 << 40, 1 << 44);
+    for level in 0..=3 {
+        for (attributes, device) in memory_types() {
+            let mut nested = one_page(STAGE1, STAGE2);
+            let slot = nested.slot1(PAGE, level);
+            remap(&mut nested, slot, attributes);
+            assert_eq!(nested.smmu.output(PAGE), OUTPUT, "{level} {attributes:#x}");
+            protect_walks(&mut nested);
+            if !device {
+                assert_eq!(nested.smmu.output(PAGE), OUTPUT, "{level} {attributes:#x}");
+                continue;
+            }
+            let denied = fault(EventType::Permission, Class::Tt, slot);
+            assert_eq!(nested.smmu.fault(PAGE, READ), denied);
+            assert_eq!(nested.smmu.fault(PAGE, WRITE), denied);
+            let flags = read | stage2 | class_tt | table_read;
+            assert_eq!(
+                nested.smmu.record(PAGE),
+                [0x5_0000_0013, flags, PAGE, slot & !0xfff]
+            );
+        }
+    }
+}
+
+#[test]
+fn s2ptw_denies_cds_in_device_memory() {
+    for (attributes, device) in memory_types() {
+        let mut nested = one_page(STAGE1, STAGE2);
+        remap(&mut nested, CD, attributes);
+        assert_eq!(nested.smmu.output(PAGE), OUTPUT, "{attributes:#x}");
+        protect_walks(&mut nested);
+        if !device {
+            assert_eq!(nested.smmu.output(PAGE), OUTPUT, "{attributes:#x}");
+            continue;
+        }
+        let denied = fault(EventType::Permission, Class::Cd, CD);
+        assert_eq!(nested.smmu.fault(PAGE, WRITE), denied);
+        assert_eq!(
+            nested.smmu.record(PAGE),
+            [0x5_0000_0013, (1 << 35) | (1 << 39), PAGE, CD]
+        );
+    }
+}
+
+/// The first level of a table of Context descriptors is fetched for them.
+#[test]
+fn s2ptw_denies_l1cds_in_device_memory() {
+    let l1 = 0xa000_0000;
+    let mut nested = one_page(STAGE1, STAGE2);
+    nested.smmu.features = nested.smmu.features.with_ssidsize(10).with_cd2l(true);
+    let two_levels = 0xf | l1 | (0b01 << 4) | (9 << 59);
+    nested.smmu.patch_ste(0, |_| two_levels);
+    nested.smmu.patch_ste(1, |_| 0b10);
+    let place = nested.stage1.scatter.place(l1);
+    nested.smmu.memory.store_words(place, &[CD | 1]);
+    remap(&mut nested, l1, S2_DEVICE);
+    assert_eq!(nested.smmu.output(PAGE), OUTPUT);
+    protect_walks(&mut nested);
+    let denied = fault(EventType::Permission, Class::Cd, l1);
+    assert_eq!(nested.smmu.fault(PAGE, READ), denied);
+}
+
+/// What a transaction accesses may be Device memory: registers of another device,
+/// or the page of an MSI controller.
+#[test]
+fn s2ptw_does_not_deny_data() {
+    let mut nested = one_page(STAGE1, S2_DEVICE);
+    protect_walks(&mut nested);
+    for wanted in [QUERY, READ, WRITE, Permissions::ALL] {
+        assert_eq!(nested.smmu.entry(PAGE, wanted).stage2, Permissions::ALL);
+    }
+}
+
+/// §3.26.2: permissions are checked first, and before them the Access flag.
+#[test]
+fn s2ptw_comes_after_the_access_flag() {
+    for (attributes, event) in [
+        (S2_DEVICE & !AF, EventType::Access),
+        (S2_DEVICE & !S2_READ, EventType::Permission),
+        (STAGE2 & !S2_READ, EventType::Permission),
+    ] {
+        let mut nested = one_page(STAGE1, STAGE2);
+        protect_walks(&mut nested);
+        let slot = nested.slot1(PAGE, 3);
+        remap(&mut nested, slot, attributes);
+        assert_eq!(nested.smmu.fault(PAGE, READ), fault(event, Class::Tt, slot));
+    }
 }
 
 #[test]

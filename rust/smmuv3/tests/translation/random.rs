@@ -73,6 +73,11 @@ impl Doublewords for RandomTables {
             () if self.chance(address, 4, self.blocks) => 0b01,
             () => 0b11,
         };
+        // Of stage 2 the memory type, which is mostly one of Normal.
+        word |= 0b1100 << 2 | (noise >> 8) & (0b11 << 2);
+        if self.chance(address, 9, self.denied) {
+            word &= !(0b1100 << 2);
+        }
         // AF, and the permissions of stage 2; of stage 1, half are read-only.
         word |= (1 << 10) | (0b11 << 6) | (noise & (1 << 11));
         if self.chance(address, 5, self.denied) {
@@ -192,15 +197,16 @@ prop_compose! {
         ps in 0..8_u64,
         vmid in select(&[0, 5, 5, 0x1234_u64][..]),
         flags in (
-            flag(51, 99), flag(52, 1), flag(53, 30), flag(55, 1), flag(56, 1), flag(57, 1),
-            flag(58, 70),
+            flag(51, 99), flag(52, 1), flag(53, 30), flag(54, 50), flag(55, 1), flag(56, 1),
+            flag(57, 1), flag(58, 70),
         ),
         stalls in flag(27, 1),
         root in any_root(),
     ) -> [u64; 8] {
-        let (aa64, endi, affd, ha, hd, stall, record) = flags;
+        let (aa64, endi, affd, ptw, hd, ha, stall, record) = flags;
         let word0 = valid | (config << 1) | (format << 4) | (pointer & !0x3f) | (cd_max << 59);
-        let word2 = vmid | shape | (ps << 48) | aa64 | endi | affd | ha | hd | stall | record;
+        let word2 = vmid | shape | (ps << 48) | aa64 | endi | affd | ptw | hd | ha | stall
+            | record;
         [word0, dss | stalls, word2, root, 0, 0, 0, 0]
     }
 }
@@ -350,7 +356,10 @@ proptest! {
     fn a_change_is_seen_after_its_invalidation(
         case in any_case(),
         pick: usize,
-        change in select(&[0b01, 0b10, 1 << 6, 1 << 7, 1 << 10, 1 << 21, 1 << 30, 1 << 44_u64][..]),
+        change in select(
+            &[0b01, 0b10, 0b1100 << 2, 1 << 6, 1 << 7, 1 << 10, 1 << 21, 1 << 30, 1 << 44, 1 << 61]
+                [..],
+        ),
         within: u64,
     ) {
         let registers = case.registers();

@@ -129,6 +129,7 @@ impl Regime {
 struct Stage2 {
     regime: Regime,
     record: bool,
+    protected_table_walk: bool,
 }
 
 struct Stage1 {
@@ -228,6 +229,7 @@ impl<M: Doublewords> Reference<'_, M> {
             log2_bytes,
             stage1: outer.stage1,
             stage2: inner.stage2,
+            device: inner.device,
             global: outer.global,
         };
         Ok((entry, 3))
@@ -361,6 +363,7 @@ impl<M: Doublewords> Reference<'_, M> {
                 access_faults: !bit(word2, 53),
             },
             record: bit(word2, 58),
+            protected_table_walk: bit(word2, 54),
         }
     }
 
@@ -566,6 +569,7 @@ impl<M: Doublewords> Reference<'_, M> {
             log2_bytes: found.log2_bytes as u8,
             stage1: permissions,
             stage2: Permissions::ALL,
+            device: false,
             global: !bit(found.leaf, 11),
         })
     }
@@ -611,11 +615,18 @@ impl<M: Doublewords> Reference<'_, M> {
         if (wanted.read && !permissions.read) || (wanted.write && !permissions.write) {
             return Err(fault(EventType::Permission));
         }
+        // D8.6: nGnRnE, nGnRE, nGRE, GRE
+        let device = matches!(bits(found.leaf, 5, 2), 0b0000..=0b0011);
+        // 3.26.2 has this behind the permissions.
+        if device && stage2.protected_table_walk && class != Class::In {
+            return Err(fault(EventType::Permission));
+        }
         Ok(Entry {
             output: found.output,
             log2_bytes: found.log2_bytes as u8,
             stage1: Permissions::ALL,
             stage2: permissions,
+            device,
             global: false,
         })
     }

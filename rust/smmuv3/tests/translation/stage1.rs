@@ -82,6 +82,7 @@ fn every_granule_size_and_level_leads_to_its_page() {
                             log2_bytes: size,
                             stage1: Permissions::ALL,
                             stage2: Permissions::ALL,
+                            device: false,
                             global: false,
                         };
                         let expected = Outcome::Translated { entry, stages: 1 };

@@ -10,7 +10,7 @@ use smmuv3::{
 
 use crate::common::{
     smmu::{ste, Smmu, BOTH, QUERY, READ, STE, TABLES2, WRITE},
-    tables::{leaf_levels, shift, Tables, AF, S2_READ, S2_WRITE, STAGE2},
+    tables::{leaf_levels, shift, Tables, AF, S2_DEVICE, S2_READ, S2_WRITE, STAGE2},
 };
 
 const OUTPUT: u64 = 0x5_c000_0000;
@@ -68,6 +68,7 @@ fn every_shape_leads_to_its_page() {
                     log2_bytes: size,
                     stage1: Permissions::ALL,
                     stage2: Permissions::ALL,
+                    device: false,
                     global: false,
                 };
                 let expected = Outcome::Translated { entry, stages: 2 };
@@ -226,6 +227,26 @@ fn a_page_permits_what_it_says() {
                 assert_eq!(found, Outcome::Fault(denied));
             }
         }
+    }
+}
+
+/// Nothing is read for stage 1, so `S2PTW` is IGNORED, whatever the memory is
+/// (§5.2). Firmware sets it for all streams that it maps as Device memory.
+#[test]
+fn s2ptw_is_ignored_without_stage1() {
+    let (mut smmu, _) = one_page(S2_DEVICE);
+    smmu.patch_ste(2, |word| word | ste::S2PTW);
+    for wanted in [QUERY, READ, WRITE, Permissions::ALL] {
+        assert_eq!(smmu.entry(PAGE, wanted).stage2, Permissions::ALL);
+    }
+}
+
+/// `XN` is about instruction fetches, which there are none of (§13.7).
+#[test]
+fn s2xn_has_no_effect_on_data() {
+    for never in 0..4 {
+        let (mut smmu, _) = one_page(STAGE2 | (never << 53));
+        assert_eq!(smmu.entry(PAGE, READ).stage2, Permissions::ALL);
     }
 }
 

@@ -74,6 +74,7 @@ pub mod ste {
     pub const S2_AA64: Field = Field(2, 51, 1);
     pub const S2_ENDI: Field = Field(2, 52, 1);
     pub const S2_AFFD: Field = Field(2, 53, 1);
+    pub const S2_PTW: Field = Field(2, 54, 1);
     pub const S2_HD: Field = Field(2, 55, 1);
     pub const S2_HA: Field = Field(2, 56, 1);
     pub const S2_S: Field = Field(2, 57, 1);

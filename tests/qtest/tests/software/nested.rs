@@ -3,18 +3,19 @@
 
 //! Both stages: stage 1's addresses are stage 2's, those of its tables too.
 
-use smmuv3_qtest::Access;
+use smmuv3_qtest::{command, Access};
 
 use crate::{
     bench::{
         machine, Bench, Nested, ACCESSES, CONTEXT, DATA, IOVA, IPA, IPA_BITS, IPA_OFFSET, NOWHERE,
+        SID,
     },
     entries::{cd, ste},
     record::{Class, Kind, Record},
     tables::{
         bits::{
-            self, AF, GLOBAL, PAGE, READ_ONLY, S2_READ, S2_WRITE, STAGE_1, STAGE_2, TABLE,
-            TABLE_READ_ONLY,
+            self, AF, GLOBAL, PAGE, READ_ONLY, S2_MEMATTR, S2_READ, S2_WRITE, STAGE_1, STAGE_2,
+            STAGE_2_DEVICE, TABLE, TABLE_READ_ONLY,
         },
         Granule, Tables,
     },
@@ -323,6 +324,105 @@ fn a_table_that_is_read_only_is_so_after_a_read() {
     bench.reads(ADDRESS);
     let record = bench.fault1(Kind::Permission, Access::Write, ADDRESS);
     bench.faults(Access::Write, ADDRESS, record);
+}
+
+/// Encodings of `MemAttr`: all types of Device memory, and some of Normal.
+const MEMORY_TYPES: [(u64, bool); 8] = [
+    (0b0000, true),
+    (0b0001, true),
+    (0b0010, true),
+    (0b0011, true),
+    (0b0101, false),
+    (0b0111, false),
+    (0b1010, false),
+    (0b1111, false),
+];
+
+/// A guest's tables must not make the SMMU read a device's registers: in a page
+/// that stage 2 maps as Device memory they are a fault if `S2PTW` is set (5.2).
+#[test]
+fn s2ptw_refuses_table_in_device_page() {
+    at_every_level(|bench, nested, level, ipa| {
+        let entry = ste::nested(CONTEXT + IPA_OFFSET, &nested.stage2);
+        let page = nested.stage2.get(ipa, 3) & bits::ADDRESS;
+        for (memory_type, is_device) in MEMORY_TYPES {
+            let attributes = STAGE_2_DEVICE | (memory_type << S2_MEMATTR);
+            nested.stage2.map_with(ipa & !0xfff, page, 3, attributes);
+            bench.install(entry);
+            bench.passes(ADDRESS, DATA + INSIDE);
+            bench.install(entry.with(ste::S2_PTW, 1));
+            if is_device {
+                let what = format!("level {level}, {memory_type:#06b}");
+                for _ in 0..2 {
+                    fails(bench, &what, Kind::Permission, Class::Table, ipa);
+                }
+            } else {
+                bench.passes(ADDRESS, DATA + INSIDE);
+            }
+        }
+        bench.install(entry);
+    });
+}
+
+#[test]
+fn s2ptw_refuses_cd_in_device_page() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let context = IPA + 0x9000 + CONTEXT % 0x1000;
+    let entry = ste::nested(context, &nested.stage2);
+    for (memory_type, is_device) in MEMORY_TYPES {
+        let attributes = STAGE_2_DEVICE | (memory_type << S2_MEMATTR);
+        let page = CONTEXT & !0xfff;
+        nested.stage2.map_with(IPA + 0x9000, page, 3, attributes);
+        bench.install(entry);
+        bench.passes(ADDRESS, DATA + INSIDE);
+        bench.install(entry.with(ste::S2_PTW, 1));
+        if is_device {
+            let what = format!("{memory_type:#06b}");
+            fails(&bench, &what, Kind::Permission, Class::Cd, context);
+        } else {
+            bench.passes(ADDRESS, DATA + INSIDE);
+        }
+    }
+}
+
+/// The page is in the TLB, because the device itself may access it.
+#[test]
+fn s2ptw_refuses_table_in_cached_device_page() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    let entry = ste::nested(CONTEXT + IPA_OFFSET, &nested.stage2);
+    nested.stage2.map_with(IPA, DATA, 3, STAGE_2_DEVICE);
+    bench.install(entry.with(ste::S2_PTW, 1));
+    bench.passes(ADDRESS, DATA + INSIDE);
+    // what is there by chance would map the page to itself
+    let slot = nested.stage1.descriptor(IOVA, 3) % 0x1000;
+    machine.write64(DATA + slot, IPA | STAGE_1 | PAGE);
+    nested.stage1.set(IOVA, 2, IPA | TABLE);
+    let command = command::tlbi_nh_va(cd::NUMBER, IOVA);
+    bench.commands(&[command::with_vmid(command, ste::VMID)]);
+    for _ in 0..2 {
+        let ipa = IPA + slot;
+        fails(&bench, "cached", Kind::Permission, Class::Table, ipa);
+    }
+    // without the bit it is walked, with what is cached
+    bench.set_ste(SID, entry);
+    bench.commands(&[command::cfgi_ste(SID)]);
+    bench.passes(ADDRESS, DATA + INSIDE);
+}
+
+/// MSIs go to Device memory, for one.
+#[test]
+fn s2ptw_lets_dma_reach_device_page() {
+    let machine = machine("nested").start();
+    let bench = Bench::new(&machine);
+    let nested = Nested::new(&bench, [Granule::K4; 2], 39);
+    nested.stage2.map_with(IPA, DATA, 3, STAGE_2_DEVICE);
+    let entry = ste::nested(CONTEXT + IPA_OFFSET, &nested.stage2);
+    bench.install(entry.with(ste::S2_PTW, 1));
+    bench.transfers(ADDRESS, DATA + INSIDE);
 }
 
 /// Stage 1's refusal comes first, as ever.

@@ -6,7 +6,7 @@
 use crate::{
     bench::{install_stage2, machine, Bench, Stage1, CONTEXT, DATA, IOVA},
     entries::ste,
-    tables::{Granule, Tables},
+    tables::{bits::STAGE_2_DEVICE, Granule, Tables},
 };
 
 /// Input address sizes for each level that a walk can begin with: the smallest,
@@ -58,6 +58,22 @@ fn every_block_translates() {
             for inside in [DATA % size, DATA % size + 0x12_3454] {
                 bench.transfers(5 * size + inside, output + inside);
             }
+        }
+    }
+}
+
+/// `S2PTW` is about what is read for stage 1. Firmware sets it with stage 2 alone,
+/// and maps all memory as Device memory.
+#[test]
+fn s2ptw_without_stage1_refuses_nothing() {
+    for stage in ["2", "nested"] {
+        let machine = machine(stage).start();
+        let bench = Bench::new(&machine);
+        let tables = install_stage2(&bench, Granule::K4, 39);
+        tables.map_with(IOVA, DATA, 3, STAGE_2_DEVICE);
+        bench.install(ste::stage2(&tables).with(ste::S2_PTW, 1));
+        for _ in 0..2 {
+            bench.transfers(IOVA, DATA);
         }
     }
 }

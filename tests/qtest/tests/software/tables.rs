@@ -89,6 +89,9 @@ pub mod bits {
     /// `S2AP` of stage 2
     pub const S2_READ: u64 = 1 << 6;
     pub const S2_WRITE: u64 = 1 << 7;
+    /// `MemAttr` of stage 2: write-back, and its place
+    pub const S2_NORMAL: u64 = 0b1111 << 2;
+    pub const S2_MEMATTR: u32 = 2;
     /// `APTable[0]` of stage 1
     pub const TABLE_NO_USER: u64 = 1 << 61;
     /// `APTable[1]` of stage 1
@@ -100,7 +103,9 @@ pub mod bits {
 
     /// Attributes with which everything is permitted.
     pub const STAGE_1: u64 = AF | USER | NOT_GLOBAL;
-    pub const STAGE_2: u64 = AF | S2_READ | S2_WRITE;
+    pub const STAGE_2: u64 = AF | S2_READ | S2_WRITE | S2_NORMAL;
+    /// The same as a type of Device memory.
+    pub const STAGE_2_DEVICE: u64 = STAGE_2 & !S2_NORMAL;
     /// Attributes of a page of stage 1 that belongs to every ASID.
     pub const GLOBAL: u64 = STAGE_1 & !NOT_GLOBAL;
 }

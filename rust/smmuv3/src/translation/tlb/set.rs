@@ -17,6 +17,7 @@ const READ1: u64 = 1 << 0;
 const WRITE1: u64 = 1 << 1;
 const READ2: u64 = 1 << 2;
 const WRITE2: u64 = 1 << 3;
+const DEVICE: u64 = 1 << 4;
 
 #[inline]
 const fn flag(value: bool, bit: u64) -> u64 {
@@ -34,6 +35,7 @@ pub(super) const fn pack(entry: &Entry) -> u64 {
         | flag(entry.stage1.write, WRITE1)
         | flag(entry.stage2.read, READ2)
         | flag(entry.stage2.write, WRITE2)
+        | flag(entry.device, DEVICE)
 }
 
 #[inline]
@@ -49,6 +51,7 @@ const fn unpack(key: Key, packed: u64) -> Entry {
             read: packed & READ2 != 0,
             write: packed & WRITE2 != 0,
         },
+        device: packed & DEVICE != 0,
         global: matches!(key.kind(), Kind::Global),
     }
 }
