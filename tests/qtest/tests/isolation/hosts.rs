@@ -98,9 +98,9 @@ fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
         let line = format!(
             "smmu a idr0={:#x} idr3={:#x}\nsmmu b idr0={:#x} idr3={:#x}",
             IDR0 & !(1 << 12) | (asid16 << 12),
-            IDR3 & !(0b11 << 11 | 1 << 2) | (bbml << 11) | (had << 2),
+            IDR3 & !((0b11 << 11) | (1 << 2)) | (bbml << 11) | (had << 2),
             IDR0 & !(1 << 12),
-            IDR3 & !(0b11 << 11 | 1 << 2),
+            IDR3 & !((0b11 << 11) | (1 << 2)),
         );
         let mut setup = Setup::on_host(&line, EXPLICIT).assign("d0", 1).slot(2);
         let fd = setup.spare("d1", "b");
