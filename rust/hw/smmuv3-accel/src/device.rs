@@ -23,9 +23,7 @@ use util::{ensure, Error, Result};
 use crate::{
     accel::Accel,
     bindings,
-    callbacks::{
-        on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, RunStateHandler,
-    },
+    callbacks::{on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, RunStateHandler},
     events::Waiting,
     ffi::{self, ParentMethods, SmmuState},
     machine::{exit_with, MigrationBlocker, RateLimit},

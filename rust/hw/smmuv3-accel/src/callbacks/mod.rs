@@ -6,6 +6,4 @@
 
 mod ffi;
 
-pub use ffi::{
-    on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, RunStateHandler,
-};
+pub use ffi::{on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, RunStateHandler};
