@@ -6,7 +6,7 @@
 use std::{
     cell::{Ref, RefCell},
     env, fs,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::Write,
     os::fd::{FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
@@ -107,6 +107,20 @@ fn memfd(name: &str) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// A device's file, with as much memory as its BAR has.
+fn device_file(name: &str) -> OwnedFd {
+    let file = File::from(memfd(&format!("simhost-device-{name}")));
+    file.set_len(BAR_BYTES).expect("memory");
+    file.into()
+}
+
+/// Bytes of BAR 0 of a device of the host.
+const BAR_BYTES: u64 = 16 << 10;
+/// How the names of those begin whose BAR the host lets QEMU map.
+pub const MAPPED: &str = "mapped";
+/// Vendor and device of a device of the host.
+pub const IDENTITY: u32 = 0x0010_1b36;
+
 /// Number of the root bus that the SMMU serves.
 const ROOT_BUS: u32 = 8;
 
@@ -184,6 +198,13 @@ impl Setup {
         self
     }
 
+    /// Appends arguments.
+    #[must_use]
+    pub fn args(mut self, args: [&str; 2]) -> Self {
+        self.builder = self.builder.args(args);
+        self
+    }
+
     /// Has these trace events written to standard error.
     #[must_use]
     pub fn trace(mut self, pattern: &str) -> Self {
@@ -207,7 +228,7 @@ impl Setup {
             &self.directory.0,
             &format!("device {name} smmu={smmu} sid={sid:#x}"),
         );
-        self.builder.fd(memfd(&format!("simhost-device-{name}")))
+        self.builder.fd(device_file(name))
     }
 
     /// Adds a root port, called after its number, in front of which a device

@@ -17,6 +17,9 @@ use crate::{
 };
 
 const BAR0: u32 = 0;
+/// How the names of devices begin whose BAR can be mapped: it is what their file has
+/// from its beginning on.
+const MAPPED: &str = "mapped";
 const CONFIG: u32 = 7;
 const REGIONS: u32 = 9;
 const IRQS: u32 = 5;
@@ -240,7 +243,10 @@ impl Host {
             _ if index < REGIONS => 0,
             _ => return Err(Errno::EINVAL),
         };
-        let flags = if size > 0 { uapi::REGION_READ_WRITE } else { 0 };
+        let mut flags = if size > 0 { uapi::REGION_READ_WRITE } else { 0 };
+        if index == BAR0 && name.starts_with(MAPPED) {
+            flags |= uapi::REGION_MMAP;
+        }
         argument.set_u32(4, flags);
         argument.set_u32(12, 0);
         argument.set_u64(16, size);

@@ -5,9 +5,16 @@
 //! those alone, or it could wait for who waits for it: to the guest that is an
 //! external abort, which the specification permits of any address.
 
-use smmuv3_qtest::{command::CFGI_ALL, smmu::reg, translated::Stages, until};
+use smmuv3_qtest::{
+    assigned::{self, Setup, IDENTITY, MAPPED},
+    command::CFGI_ALL,
+    pci,
+    smmu::reg,
+    translated::Stages,
+    until,
+};
 
-use crate::disk::{machine, Disk};
+use crate::disk::{devices, machine, Disk, ARGUMENTS};
 
 /// The machine's real-time clock, whose registers read as something.
 const CLOCK: u64 = 0x0901_0000;
@@ -46,4 +53,32 @@ fn a_context_descriptor_in_a_device_is_an_external_abort() {
     disk.write_entry([CLOCK | config, rest[0], rest[1], rest[2]]);
     disk.submit(&[CFGI_ALL]);
     assert_eq!(event_of_a_read(&disk), F_CD_FETCH);
+}
+
+/// The BAR of an assigned device that QEMU has mapped is memory to QEMU's core, but
+/// reading it is still a device's affair.
+#[test]
+fn table_in_a_mapped_bar_is_an_external_abort() {
+    const BAR: u64 = 0x2000_0000;
+    for stages in [Stages::One, Stages::Two] {
+        let setup = Setup::without_smmu("smmu a").assign(MAPPED, 1);
+        let with_arguments = ARGUMENTS.into_iter().fold(setup, Setup::args);
+        let bench = devices(stages)
+            .iter()
+            .fold(with_arguments, |made, device| made.device(device))
+            .start();
+        let machine = bench.machine();
+        bench.number_buses();
+        let port = pci::VIRT.config(pci::sid(8, 1));
+        // the window to the bus behind it, and that it forwards what is in it
+        let window = (BAR >> 16) as u32 & 0xfff0;
+        machine.write32(port + 0x20, window | (window << 16));
+        machine.write_sized(port + 4, 6, 2);
+        pci::VIRT.enable(machine, assigned::sid(1), IDENTITY, BAR);
+        let map = machine.monitor("info mtree -f");
+        assert!(map.contains("ramd"), "the BAR is mapped: {map}");
+        let disk = Disk::new(machine, stages);
+        disk.lead_data(BAR);
+        assert_eq!(event_of_a_read(&disk), F_WALK_EABT, "{stages:?}");
+    }
 }

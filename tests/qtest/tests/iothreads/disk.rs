@@ -45,22 +45,36 @@ const FRESH: u8 = 0xa5;
 /// What is in a status before the disk has been read.
 const UNKNOWN: u8 = 0xff;
 
-/// A machine whose disk is behind the SMMU.
-pub fn machine(stages: Stages) -> Machine {
-    Builder::virt(qemu())
-        .args(["-object", "iothread,id=thread"])
-        .args([
-            "-blockdev",
-            "null-co,node-name=zeroes,size=16777216,read-zeroes=on,latency-ns=1000000",
-        ])
-        .device(format!(
+/// The disk's thread and its contents.
+pub const ARGUMENTS: [[&str; 2]; 2] = [
+    ["-object", "iothread,id=thread"],
+    [
+        "-blockdev",
+        "null-co,node-name=zeroes,size=16777216,read-zeroes=on,latency-ns=1000000",
+    ],
+];
+
+/// The SMMU and the disk behind it.
+pub fn devices(stages: Stages) -> [String; 2] {
+    [
+        format!(
             "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
             stages.property()
-        ))
-        .device(
-            "virtio-blk-pci,drive=zeroes,iothread=thread,bus=pcie.0,addr=6,num-queues=1,\
-             iommu_platform=on,disable-legacy=on",
-        )
+        ),
+        "virtio-blk-pci,drive=zeroes,iothread=thread,bus=pcie.0,addr=6,num-queues=1,\
+         iommu_platform=on,disable-legacy=on"
+            .into(),
+    ]
+}
+
+/// A machine whose disk is behind the SMMU.
+pub fn machine(stages: Stages) -> Machine {
+    let with_arguments = ARGUMENTS
+        .into_iter()
+        .fold(Builder::virt(qemu()), Builder::args);
+    devices(stages)
+        .into_iter()
+        .fold(with_arguments, Builder::device)
         .start()
 }
 

@@ -7,22 +7,33 @@ use smmuv3::cmdq::{BusAbort, GuestMemory};
 
 mod ffi;
 
-pub use ffi::zeroed_leaked;
+pub use ffi::{zeroed_leaked, DirectRam};
 
-/// Guest physical memory.
+/// Guest physical memory, devices included. Every access aborts without the Big QEMU
+/// Lock: a device's code would take it. [`DirectRam`] needs no lock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GuestRam;
 
+impl GuestRam {
+    fn with_lock<R>(access: impl FnOnce() -> Result<R, BusAbort>) -> Result<R, BusAbort> {
+        if bql::is_locked() {
+            access()
+        } else {
+            Err(BusAbort)
+        }
+    }
+}
+
 impl GuestMemory for GuestRam {
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
-        ffi::dma_read(address, buffer)
+        Self::with_lock(|| ffi::dma_read(address, buffer))
     }
 
     fn read_u64(&mut self, address: u64) -> Result<u64, BusAbort> {
-        ffi::dma_read_u64(address)
+        Self::with_lock(|| ffi::dma_read_u64(address))
     }
 
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
-        ffi::dma_write(address, data)
+        Self::with_lock(|| ffi::dma_write(address, data))
     }
 }

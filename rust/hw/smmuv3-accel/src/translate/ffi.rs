@@ -18,6 +18,7 @@ use crate::{
     bindings::{self, IOMMUTLBEntry},
     device::Smmuv3,
     ffi::SmmuState,
+    memory::DirectRam,
     pci::PciFunction,
 };
 
@@ -59,13 +60,17 @@ unsafe extern "C" fn translate(
     // SAFETY: the method of regions of this type is only called with one
     let (record, smmu) = unsafe { owner(region) };
     let function = NotifiedRegion(record);
+    // SAFETY: the memory core translates accesses in an RCU read-side critical section
+    // (address_space_translate_iommu), and what it only asks (IOMMU_NONE: replays, and
+    // TCG's own TLB) under the Big QEMU Lock or in such a section
+    let ram = unsafe { DirectRam::in_critical_section() };
     // Commands of an accelerated SMMU go to the host, and no notifier is told of them: who
     // keeps translations is given none.
     let page = if smmu.accel && function.has_notifier() {
         Page::ABORT
     } else {
         function.stream_id().map_or(Page::ABORT, |stream_id| {
-            smmu.translate(function.name(), stream_id, iova, access)
+            smmu.translate(function.name(), stream_id, iova, access, ram)
         })
     };
     IOMMUTLBEntry {

@@ -10,7 +10,12 @@
 use std::ffi::CStr;
 
 use qom::prelude::*;
-use smmuv3::translation::{self, Entry, Outcome, Permissions, Session, Uncached};
+use smmuv3::{
+    cmdq::GuestMemory,
+    features::Features,
+    registers::Registers,
+    translation::{self, Entry, Outcome, Permissions, Session, Uncached},
+};
 use system::{
     bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
     prelude::*,
@@ -20,7 +25,7 @@ use util::prelude::*;
 use crate::{
     device::{Shared, Smmuv3},
     ffi::IommuMemoryRegion,
-    memory::GuestRam,
+    memory::{DirectRam, GuestRam},
 };
 
 mod caches;
@@ -83,15 +88,22 @@ impl Smmuv3 {
     /// Where the access of `stream_id` to `iova` goes. `access` is what is wanted;
     /// `IOMMU_NONE` only asks. `region` names the function in traces.
     ///
-    /// May be called without the Big QEMU Lock.
-    pub fn translate(&self, region: &CStr, stream_id: u32, iova: u64, access: u32) -> Page {
+    /// May be called without the Big QEMU Lock. `ram` is what can be read then.
+    pub fn translate(
+        &self,
+        region: &CStr,
+        stream_id: u32,
+        iova: u64,
+        access: u32,
+        ram: DirectRam<'_>,
+    ) -> Page {
         let wanted = Permissions {
             read: access & IOMMU_RO != 0,
             write: access & IOMMU_WO != 0,
         };
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
-        match self.settle(stream_id, iova, wanted) {
+        match self.settle(stream_id, iova, wanted, ram) {
             Outcome::Disabled => {
                 trace::trace_smmuv3_translate_disable(region, sid, iova, wanted.write);
                 Page::untranslated(iova)
@@ -132,11 +144,17 @@ impl Smmuv3 {
     /// What an invalidation has overtaken begins anew: after the `CMD_SYNC` that
     /// says that nothing of the old tables is in use, neither a transaction by them
     /// nor an event about them may come (section 4.7.3).
-    fn settle(&self, stream_id: u32, iova: u64, wanted: Permissions) -> Outcome {
+    fn settle(
+        &self,
+        stream_id: u32,
+        iova: u64,
+        wanted: Permissions,
+        ram: DirectRam<'_>,
+    ) -> Outcome {
         // a question is no transaction
         let is_transaction = wanted != Permissions::NONE;
         for _ in 0..RETRIES {
-            let (session, outcome) = self.outcome(stream_id, iova, wanted);
+            let (session, outcome) = self.outcome(stream_id, iova, wanted, ram);
             let Some(session) = session else {
                 return outcome;
             };
@@ -167,6 +185,7 @@ impl Smmuv3 {
         stream_id: u32,
         iova: u64,
         wanted: Permissions,
+        ram: DirectRam<'_>,
     ) -> (Option<Session>, Outcome) {
         let (features, registers, mut locked) = {
             let mut shared = self.shared();
@@ -193,19 +212,29 @@ impl Smmuv3 {
             let caches = Locked::new(self, session, known, shared.statistics);
             (shared.features, shared.registers.clone(), caches)
         };
-        let memory = &mut GuestRam;
-        let outcome = if self.accel {
-            let caches = &mut Uncached;
-            translation::translate(
-                &registers, &features, memory, caches, stream_id, iova, wanted,
-            )
+        let tables = (&registers, &features);
+        let access = (stream_id, iova, wanted);
+        let outcome = if bql::is_locked() {
+            self.walk(tables, &mut GuestRam, &mut locked, access)
         } else {
-            let caches = &mut locked;
-            translation::translate(
-                &registers, &features, memory, caches, stream_id, iova, wanted,
-            )
+            self.walk(tables, &mut { ram }, &mut locked, access)
         };
         (Some(locked.session()), outcome)
+    }
+
+    fn walk<M: GuestMemory>(
+        &self,
+        (registers, features): (&Registers, &Features),
+        memory: &mut M,
+        locked: &mut Locked<'_>,
+        (stream_id, iova, wanted): (u32, u64, Permissions),
+    ) -> Outcome {
+        if self.accel {
+            let caches = &mut Uncached;
+            translation::translate(registers, features, memory, caches, stream_id, iova, wanted)
+        } else {
+            translation::translate(registers, features, memory, locked, stream_id, iova, wanted)
+        }
     }
 }
 
