@@ -38,7 +38,7 @@ fn anywhere(number: u64) -> u64 {
 
 fn fill(tlb: &mut Tlb, entries: u64) {
     for number in 0..entries {
-        tlb.insert(tlb.generation(), TAG, address(number), &page(12));
+        tlb.insert(TAG, address(number), &page(12));
     }
 }
 
@@ -52,7 +52,7 @@ fn full() -> Tlb {
 fn mixed() -> Tlb {
     let mut tlb = full();
     for log2_bytes in [16, 21, 30] {
-        tlb.insert(tlb.generation(), TAG, 1 << 40, &page(log2_bytes));
+        tlb.insert(TAG, 1 << 40, &page(log2_bytes));
     }
     tlb
 }
@@ -100,7 +100,7 @@ fn insert(bencher: Bencher<'_, '_>) {
     let mut next = ENTRIES;
     bencher.counter(ItemsCount::new(ENTRIES)).bench_local(|| {
         for number in next..next + ENTRIES {
-            tlb.insert(tlb.generation(), TAG, address(number), &page(12));
+            tlb.insert(TAG, address(number), &page(12));
         }
         next = (next + ENTRIES) % (1 << 30);
     });
@@ -122,6 +122,7 @@ fn invalidations(bencher: Bencher<'_, '_>, make: fn() -> Tlb, pages: u64) {
                         first,
                         last: first + (pages << 12) - 1,
                     },
+                    leaf: true,
                 }));
             }
             tlb
@@ -167,7 +168,7 @@ fn mapping_used_and_unmapped(bencher: Bencher<'_, '_>) {
         for number in 0..ENTRIES {
             let iova = black_box(anywhere(number) + (1 << 30));
             black_box(tlb.lookup(TAG, iova));
-            tlb.insert(tlb.generation(), TAG, iova, &page(12));
+            tlb.insert(TAG, iova, &page(12));
             for _ in 0..4 {
                 black_box(tlb.lookup(TAG, iova));
             }
@@ -175,6 +176,7 @@ fn mapping_used_and_unmapped(bencher: Bencher<'_, '_>) {
                 vmid: TAG.vmid,
                 asid: TAG.asid,
                 range: Range::page(iova, 12),
+                leaf: true,
             });
         }
     });

@@ -17,6 +17,7 @@ mod range;
 mod store;
 mod tlb;
 mod walk;
+mod walks;
 
 pub use configurations::Configurations;
 pub use context::{Context, Stages, StreamContext};
@@ -24,8 +25,9 @@ pub use entry::{Entry, Permissions, Tag};
 pub use fault::Fault;
 pub use invalidation::Invalidation;
 pub use range::Range;
-pub use store::{Session, Store, Uncached};
+pub use store::{Store, Uncached};
 pub use tlb::Tlb;
+pub use walks::Walk;
 
 use self::walk::Walker;
 use crate::{bits::mask64, cmdq::GuestMemory, features::Features, registers::Registers, StreamId};

@@ -8,7 +8,7 @@ mod common;
 use common::vector_features;
 use smmuv3::{
     command::decode,
-    translation::{Entry, Invalidation, Permissions, Range, Tag, Tlb},
+    translation::{Entry, Invalidation, Permissions, Tag, Tlb},
     Command, Features,
 };
 
@@ -45,7 +45,7 @@ fn global(output: u64, log2_bytes: u8) -> Entry {
 }
 
 fn insert(tlb: &mut Tlb, tag: Tag, address: u64, entry: &Entry) {
-    tlb.insert(tlb.generation(), tag, address, entry);
+    tlb.insert(tag, address, entry);
 }
 
 /// What has no equal among the others: each stage, and a neighbour of each.
@@ -227,35 +227,6 @@ fn what_is_no_page_or_no_address_is_not_kept() {
         assert_eq!(known(&tlb, address), [false; 5]);
     }
     assert_eq!(known(&tlb, 0), [false; 5]);
-}
-
-#[test]
-fn a_walk_that_an_invalidation_overtook_is_not_kept() {
-    let all = [
-        Invalidation::All,
-        Invalidation::Vmid(9),
-        Invalidation::VmidStage1(9),
-        Invalidation::Asid { vmid: 9, asid: 9 },
-        Invalidation::Address {
-            vmid: 9,
-            asid: None,
-            range: Range::page(0, 12),
-        },
-        Invalidation::Ipa {
-            vmid: 9,
-            range: Range::page(0, 12),
-        },
-    ];
-    for what in all {
-        let mut tlb = Tlb::new();
-        let before = tlb.generation();
-        tlb.invalidate(&what);
-        assert_ne!(tlb.generation(), before);
-        tlb.insert(before, TAGS[0], 0x1000, &entry(0, 12));
-        assert_eq!(known(&tlb, 0x1000), [false; 5]);
-        tlb.insert(tlb.generation(), TAGS[0], 0x1000, &entry(0, 12));
-        assert!(known(&tlb, 0x1000)[0]);
-    }
 }
 
 #[test]

@@ -49,6 +49,14 @@ impl Stages {
         }
     }
 
+    /// The VMID of its translations: 0 where an SMMU has no stage 2.
+    pub const fn vmid(self) -> u16 {
+        match self {
+            Self::One => 0,
+            Self::Two | Self::Both => VMID,
+        }
+    }
+
     /// `STE.Config`
     const fn config(self) -> u64 {
         match self {

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::CStr,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use bql::prelude::*;
@@ -76,10 +76,10 @@ pub struct Shared {
 ///  * sysbus IRQ 3: GERROR
 /// ```
 ///
-/// The Big QEMU Lock protects everything but `shared` and `waiting_events`, which
-/// translation on behalf of other devices uses without it. These are locked for
-/// the length of a copy or a look-up only: never across an ioctl, an access to
-/// guest memory, a notifier, or an interrupt.
+/// The Big QEMU Lock protects everything but `shared`, `walks_ended` and
+/// `waiting_events`, which translation on behalf of other devices uses without it.
+/// These are locked for the length of a copy or a look-up only: never across an ioctl,
+/// an access to guest memory, a notifier, or an interrupt.
 #[repr(C)]
 #[derive(qom::Object, hwcore::Device)]
 pub struct Smmuv3 {
@@ -116,6 +116,8 @@ pub struct Smmuv3 {
     pub cmdqv: OnOffAuto,
 
     shared: Mutex<Shared>,
+    /// Walks that invalidations wait for have ended
+    pub walks_ended: Condvar,
     /// Events of transactions that faulted without the BQL
     pub waiting_events: Waiting,
     /// Events are being recorded
@@ -206,6 +208,7 @@ impl Smmuv3 {
             store: Store::default(),
             statistics: Statistics::default(),
         }));
+        uninit_field_mut!(*this, walks_ended).write(Condvar::new());
         uninit_field_mut!(*this, waiting_events).write(Waiting::new());
         uninit_field_mut!(*this, recording).write(Default::default());
         uninit_field_mut!(*this, notified).write(Default::default());

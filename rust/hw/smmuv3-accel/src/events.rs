@@ -68,28 +68,21 @@ impl Waiting {
 }
 
 impl Smmuv3 {
-    /// Records an event if `condition` holds and the guest's queue takes any; tells
-    /// whether it does. No command is executed between the condition and the
-    /// event. May be called without the Big QEMU Lock.
-    pub fn post_event(&self, event: Event, condition: impl FnOnce(&Shared) -> bool) -> bool {
-        let shared = self.shared();
-        if !shared.registers.eventq_enabled() || !condition(&shared) {
-            return false;
-        }
-        self.waiting_events.push(Entry::Event(event));
-        drop(shared);
-        self.record_in_time();
-        true
-    }
-
-    /// Tells that there was an event, but not which. May be called without the Big
+    /// Queues an event to be recorded by [`record_in_time`](Self::record_in_time);
+    /// returns whether the guest's queue takes any. No command is executed between what
+    /// the caller has checked in `shared` and the event. May be called without the Big
     /// QEMU Lock.
-    pub fn post_loss(&self) {
-        self.waiting_events.push(Entry::Lost);
-        self.record_in_time();
+    pub fn queue_event(&self, shared: &Shared, event: Event) -> bool {
+        let is_enabled = shared.registers.eventq_enabled();
+        if is_enabled {
+            self.waiting_events.push(Entry::Event(event));
+        }
+        is_enabled
     }
 
-    fn record_in_time(&self) {
+    /// Records the events that are queued: at once with the Big QEMU Lock, or else from
+    /// the main loop.
+    pub fn record_in_time(&self) {
         if bql::is_locked() {
             self.record_waiting();
         } else {

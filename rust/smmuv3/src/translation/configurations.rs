@@ -17,7 +17,6 @@ const CAPACITY: usize = 1024;
 #[derive(Clone, Debug, Default)]
 pub struct Configurations {
     streams: BTreeMap<StreamId, StreamContext>,
-    generation: u64,
 }
 
 impl Configurations {
@@ -25,15 +24,7 @@ impl Configurations {
     pub const fn new() -> Self {
         Self {
             streams: BTreeMap::new(),
-            generation: 0,
         }
-    }
-
-    /// Changes whenever something is to be forgotten, whether it was here or not.
-    /// Who reads configurations asks before the first read, for
-    /// [`keep`](Self::keep).
-    pub const fn generation(&self) -> u64 {
-        self.generation
     }
 
     /// The configuration of a stream.
@@ -41,13 +32,10 @@ impl Configurations {
         self.streams.get(&sid)
     }
 
-    /// Remembers the configuration of a stream, unless something was to be
-    /// forgotten since the [`generation`](Self::generation) before it was read.
-    /// If there are too many, all others are forgotten.
-    pub fn keep(&mut self, generation: u64, sid: StreamId, context: &StreamContext) {
-        if generation != self.generation {
-            return;
-        }
+    /// Remembers the configuration of a stream. The caller sees to it that it was
+    /// not to be forgotten since it was read. If there are too many, all others are
+    /// forgotten.
+    pub fn keep(&mut self, sid: StreamId, context: &StreamContext) {
         if self.streams.len() >= CAPACITY {
             self.streams.clear();
         }
@@ -56,7 +44,6 @@ impl Configurations {
 
     /// Forgets the streams in `first..=last`.
     pub fn forget(&mut self, first: StreamId, last: StreamId) {
-        self.generation = self.generation.wrapping_add(1);
         if first == last {
             self.streams.remove(&first);
         } else {
@@ -73,7 +60,7 @@ mod tests {
     fn streams_are_forgotten_by_range() {
         let mut configurations = Configurations::new();
         for sid in [1, 2, 3, u32::MAX] {
-            configurations.keep(0, sid, &StreamContext::Bypass { ias_bits: 44 });
+            configurations.keep(sid, &StreamContext::Bypass { ias_bits: 44 });
         }
         configurations.forget(2, 3);
         configurations.forget(7, 7);
@@ -88,28 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_a_command_is_not_remembered_after_it() {
-        let mut configurations = Configurations::new();
-        let before = configurations.generation();
-        configurations.forget(5, 5);
-        configurations.keep(before, 7, &StreamContext::Bypass { ias_bits: 44 });
-        assert_eq!(configurations.get(7), None);
-        configurations.keep(
-            configurations.generation(),
-            7,
-            &StreamContext::Bypass { ias_bits: 44 },
-        );
-        assert_eq!(
-            configurations.get(7),
-            Some(&StreamContext::Bypass { ias_bits: 44 })
-        );
-    }
-
-    #[test]
     fn a_guest_cannot_make_it_grow_without_bound() {
         let mut configurations = Configurations::new();
         for sid in 0..5 * CAPACITY as u32 {
-            configurations.keep(0, sid, &StreamContext::Abort);
+            configurations.keep(sid, &StreamContext::Abort);
             assert_eq!(configurations.get(sid), Some(&StreamContext::Abort));
         }
         assert!(configurations.streams.len() <= CAPACITY);

@@ -14,8 +14,9 @@ use crate::{
 
 /// Which translations are to be forgotten.
 ///
-/// `Leaf` and level hints only narrow what must go, and no more than complete
-/// translations are cached: they are not looked at.
+/// No more than complete translations are cached, so `Leaf` says nothing about what
+/// the TLB has: it narrows what must be read again by walks in flight. Level hints
+/// are not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Invalidation {
     /// Everything (`CMD_TLBI_NSNH_ALL`).
@@ -41,6 +42,8 @@ pub enum Invalidation {
         asid: Option<u16>,
         /// The addresses.
         range: Range,
+        /// The tables that lead to them are not meant (`Leaf`).
+        leaf: bool,
     },
     /// Intermediate physical addresses, where stage 2 translates alone
     /// (`CMD_TLBI_S2_IPA`). Software forgets combined translations by VMID or
@@ -50,6 +53,8 @@ pub enum Invalidation {
         vmid: u16,
         /// The addresses.
         range: Range,
+        /// The tables that lead to them are not meant (`Leaf`).
+        leaf: bool,
     },
 }
 
@@ -57,6 +62,8 @@ pub enum Invalidation {
 const MAX_SCALE: u64 = 39;
 /// Bits of an address that are compared. TBI may apply to commands (4.4.2).
 const ADDRESS_BITS: u32 = 56;
+/// Bit of word 1: `Leaf`.
+const LEAF: u32 = 0;
 
 impl Invalidation {
     /// What the words of a [`Command::Forward`](crate::Command::Forward) ask
@@ -75,15 +82,18 @@ impl Invalidation {
                 vmid,
                 asid: Some(asid),
                 range: virtual_range(word0, word1),
+                leaf: bit64(word1, LEAF),
             },
             TLBI_NH_VAA => Self::Address {
                 vmid,
                 asid: None,
                 range: virtual_range(word0, word1),
+                leaf: bit64(word1, LEAF),
             },
             TLBI_S2_IPA => Self::Ipa {
                 vmid,
                 range: range(word0, word1, ADDRESS_BITS),
+                leaf: bit64(word1, LEAF),
             },
             _ => return None,
         })
@@ -98,13 +108,23 @@ impl Invalidation {
             Self::Vmid(vmid) => (tag.vmid == vmid, Range::ALL),
             Self::VmidStage1(vmid) => (stage1 && tag.vmid == vmid, Range::ALL),
             Self::Asid { vmid, asid } => (tag.vmid == vmid && tag.asid == Some(asid), Range::ALL),
-            Self::Address { vmid, asid, range } => (
+            Self::Address {
+                vmid, asid, range, ..
+            } => (
                 stage1 && tag.vmid == vmid && (globals || asid.is_none() || tag.asid == asid),
                 range,
             ),
-            Self::Ipa { vmid, range } => (!stage1 && tag.vmid == vmid, range),
+            Self::Ipa { vmid, range, .. } => (!stage1 && tag.vmid == vmid, range),
         };
         hit.then_some(range)
+    }
+
+    /// Whether tables are not meant that lead to what is.
+    pub const fn is_leaf_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Address { leaf: true, .. } | Self::Ipa { leaf: true, .. }
+        )
     }
 }
 
@@ -174,6 +194,7 @@ mod tests {
             vmid,
             asid: whose,
             range,
+            leaf: false,
         };
         for opcode in 0..=0xff {
             let scope = match opcode {
@@ -182,11 +203,26 @@ mod tests {
                 0x12 => Some(by_address(Some(asid))),
                 0x13 => Some(by_address(None)),
                 0x28 => Some(Invalidation::Vmid(vmid)),
-                0x2a => Some(Invalidation::Ipa { vmid, range }),
+                0x2a => Some(Invalidation::Ipa {
+                    vmid,
+                    range,
+                    leaf: false,
+                }),
                 0x30 => Some(Invalidation::All),
                 _ => None,
             };
             assert_eq!(of(opcode), scope, "{opcode:#x}");
+        }
+    }
+
+    #[test]
+    fn leaf_bit_spares_tables() {
+        for opcode in 0..=0xff {
+            let of = |leaf: u64| Invalidation::of([OWNER | opcode, 0x1000 | leaf]);
+            let is_leaf_only = |leaf| of(leaf).is_some_and(|what| what.is_leaf_only());
+            assert!(!is_leaf_only(0), "{opcode:#x}");
+            let by_address = matches!(opcode, 0x12 | 0x13 | 0x2a);
+            assert_eq!(is_leaf_only(1), by_address, "{opcode:#x}");
         }
     }
 

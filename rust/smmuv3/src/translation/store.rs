@@ -5,37 +5,39 @@
 //! invalidations use them.
 
 use super::{
-    configurations::Configurations, context::StreamContext, Caches, Entry, Invalidation, Outcome,
-    Permissions, Tag, Tlb,
+    configurations::Configurations,
+    context::StreamContext,
+    walks::{Walk, Walks},
+    Caches, Entry, Invalidation, Outcome, Permissions, Tag, Tlb,
 };
 use crate::StreamId;
 
-/// The configuration cache and the TLB of one SMMU.
+/// The configuration cache and the TLB of one SMMU, and the walks that may put
+/// something into them.
+///
+/// A walk reads memory while others have the store. What it finds is inserted,
+/// and may be used, only while [`is_current`](Self::is_current) says that no
+/// invalidation since it began can have reached it. To know that costs nothing but
+/// a few comparisons for each invalidation and walk in flight, so one that names
+/// other streams or addresses disturbs nothing.
 #[derive(Default)]
 pub struct Store {
-    /// What configuration structures say.
-    pub configurations: Configurations,
-    /// What translation tables say.
-    pub tlb: Tlb,
-}
-
-/// The beginning of a transaction: what it finds out later is remembered only
-/// if nothing was invalidated since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Generation of the configuration cache.
-    pub configurations: u64,
-    /// Generation of the TLB.
-    pub tlb: u64,
+    configurations: Configurations,
+    tlb: Tlb,
+    walks: Walks,
+    /// Walks in flight that invalidations have to wait for.
+    undisturbed: usize,
 }
 
 impl Store {
-    /// Begins a transaction.
-    pub const fn begin(&self) -> Session {
-        Session {
-            configurations: self.configurations.generation(),
-            tlb: self.tlb.generation(),
-        }
+    /// What configuration structures say about a stream, if it is cached.
+    pub fn configuration(&self, sid: StreamId) -> Option<&StreamContext> {
+        self.configurations.get(sid)
+    }
+
+    /// What translation tables say.
+    pub const fn tlb(&self) -> &Tlb {
+        &self.tlb
     }
 
     /// What becomes of a transaction, if both caches know. Only while the SMMU
@@ -54,10 +56,93 @@ impl Store {
         })
     }
 
-    /// Forgets everything.
+    /// Begins a walk for a transaction of `sid` at `address`.
+    pub fn begin(&mut self, sid: StreamId, address: u64) -> Walk {
+        let mut walk = self.walks.begin(sid);
+        // Whoever knows the configuration reads tables at once.
+        if let Some(StreamContext::Translate(context)) = self.configurations.get(sid) {
+            let (tag, input) = (context.tag(), context.input(address));
+            self.walks.register(&mut walk, tag, input);
+        }
+        walk
+    }
+
+    /// The same for a walk that no invalidation overtakes: until it ends, whoever
+    /// wants to invalidate has to wait ([`must_wait`](Self::must_wait)).
+    pub fn begin_undisturbed(&mut self, sid: StreamId, address: u64) -> Walk {
+        let mut walk = self.begin(sid, address);
+        walk.undisturbed = true;
+        self.undisturbed += 1;
+        walk
+    }
+
+    /// Whether there are walks that invalidations have to wait for.
+    pub const fn must_wait(&self) -> bool {
+        self.undisturbed != 0
+    }
+
+    /// Ends a walk.
+    pub fn end(&mut self, walk: &Walk) {
+        self.walks.end(walk);
+        if walk.undisturbed {
+            self.undisturbed = self.undisturbed.saturating_sub(1);
+        }
+    }
+
+    /// Whether no invalidation since the walk began can have reached anything that
+    /// it has read.
+    pub fn is_current(&self, walk: &Walk) -> bool {
+        self.walks.is_current(walk)
+    }
+
+    /// Inserts the configuration of a stream that a walk has found, if that is
+    /// current.
+    ///
+    /// Context descriptors are read through stage 2, so it depends on invalidations
+    /// of translations too.
+    pub fn keep_context_for(&mut self, walk: &Walk, sid: StreamId, context: &StreamContext) {
+        if self.is_current(walk) {
+            self.configurations.keep(sid, context);
+        }
+    }
+
+    /// The translation of an address that a walk needs. If there is none the walk
+    /// reads tables next.
+    pub fn lookup_for(&mut self, walk: &mut Walk, tag: Tag, address: u64) -> Option<Entry> {
+        self.walks.register(walk, tag, address);
+        let entry = self.tlb.lookup(tag, address)?;
+        let split = match tag.asid {
+            Some(_) => self.tlb.split(),
+            None => 0,
+        };
+        let log2_bytes = entry.log2_bytes.max(split);
+        self.walks.found(walk, tag, &entry, log2_bytes);
+        Some(entry)
+    }
+
+    /// Inserts a translation that a walk has found, if that is current.
+    pub fn insert_for(&mut self, walk: &Walk, tag: Tag, address: u64, entry: &Entry) {
+        if self.is_current(walk) {
+            self.tlb.insert(tag, address, entry);
+        }
+    }
+
+    /// Invalidates translations.
+    pub fn invalidate(&mut self, what: &Invalidation) {
+        self.tlb.invalidate(what);
+        self.walks.invalidate(what);
+    }
+
+    /// Invalidates the configurations of the streams in `first..=last`.
+    pub fn invalidate_configurations(&mut self, first: StreamId, last: StreamId) {
+        self.configurations.forget(first, last);
+        self.walks.invalidate_configurations(first, last);
+    }
+
+    /// Invalidates everything.
     pub fn clear(&mut self) {
-        self.configurations.forget(0, StreamId::MAX);
-        self.tlb.invalidate(&Invalidation::All);
+        self.invalidate_configurations(0, StreamId::MAX);
+        self.invalidate(&Invalidation::All);
     }
 }
 
@@ -88,8 +173,7 @@ impl Caches for Store {
     }
 
     fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        let generation = self.configurations.generation();
-        self.configurations.keep(generation, sid, context);
+        self.configurations.keep(sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
@@ -97,8 +181,7 @@ impl Caches for Store {
     }
 
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
-        let generation = self.tlb.generation();
-        self.tlb.insert(generation, tag, address, entry);
+        self.tlb.insert(tag, address, entry);
     }
 
     fn note_split(&mut self, stage1_log2_bytes: u8) {

@@ -34,7 +34,6 @@ pub struct Tlb {
     /// Entries of other epochs are none: this is how all of them are dropped
     /// at once. Never 0.
     epoch: u32,
-    generation: u64,
     globals: bool,
     /// log2 of the largest page of stage 1 that is here in pieces, or was since
     /// everything was last dropped; 0 if none.
@@ -54,17 +53,9 @@ impl Tlb {
             sets: Vec::new(),
             population: Population::EMPTY,
             epoch: 1,
-            generation: 0,
             globals: false,
             split: 0,
         }
-    }
-
-    /// Changes with every invalidation, whatever that hits. Who walks tables
-    /// asks before the first read of them, for [`insert`](Self::insert).
-    #[inline]
-    pub const fn generation(&self) -> u64 {
-        self.generation
     }
 
     /// Whether there was a global translation since everything was last dropped,
@@ -79,6 +70,11 @@ impl Tlb {
     /// addresses invalidates all of it.
     pub fn note_split(&mut self, stage1_log2_bytes: u8) {
         self.split = self.split.max(stage1_log2_bytes);
+    }
+
+    /// log2 of the largest such page or block, 0 if there is none.
+    pub(super) const fn split(&self) -> u8 {
+        self.split
     }
 
     /// The virtual addresses that an invalidation of `range` means: with all
@@ -108,15 +104,11 @@ impl Tlb {
         }
     }
 
-    /// Keeps what a walk has found for `address`, unless there was an
-    /// invalidation since the [`generation`](Self::generation) before it: that
-    /// may have been meant for what the walk has read.
-    pub fn insert(&mut self, generation: u64, tag: Tag, address: u64, entry: &Entry) {
+    /// Inserts what a walk has found for `address`. The caller sees to it that no
+    /// invalidation has reached what the walk has read.
+    pub fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
         let size = entry.log2_bytes;
-        if generation != self.generation
-            || !LOG2_BYTES.contains(&size)
-            || !is_canonical(tag, address)
-        {
+        if !LOG2_BYTES.contains(&size) || !is_canonical(tag, address) {
             return;
         }
         let (kind, other) = match tag.asid {
@@ -146,7 +138,6 @@ impl Tlb {
 
     /// Drops everything that `what` means.
     pub fn invalidate(&mut self, what: &Invalidation) {
-        self.generation = self.generation.wrapping_add(1);
         match *what {
             Invalidation::All => self.drop_all(),
             Invalidation::Vmid(vmid) => self.drop_if(|key| key.vmid() == vmid),
@@ -154,8 +145,10 @@ impl Tlb {
                 self.drop_if(|key| key.vmid() == vmid && key.kind() != Kind::Ipa);
             }
             Invalidation::Asid { vmid, asid } => self.drop_asid(vmid, asid),
-            Invalidation::Address { vmid, asid, range } => self.drop_virtual(vmid, asid, range),
-            Invalidation::Ipa { vmid, range } => self.drop_ipa(vmid, range),
+            Invalidation::Address {
+                vmid, asid, range, ..
+            } => self.drop_virtual(vmid, asid, range),
+            Invalidation::Ipa { vmid, range, .. } => self.drop_ipa(vmid, range),
         }
     }
 
@@ -285,11 +278,11 @@ mod tests {
             global: false,
         };
         let mut tlb = Tlb::new();
-        tlb.insert(0, tag, 0x1000, &entry);
+        tlb.insert(tag, 0x1000, &entry);
         tlb.epoch = u32::MAX;
-        tlb.insert(0, tag, 0x2000, &entry);
+        tlb.insert(tag, 0x2000, &entry);
         tlb.invalidate(&Invalidation::All);
-        tlb.insert(1, tag, 0x3000, &entry);
+        tlb.insert(tag, 0x3000, &entry);
         let found = [0x1000, 0x2000, 0x3000].map(|address| tlb.lookup(tag, address).is_some());
         assert_eq!(found, [false, false, true]);
     }

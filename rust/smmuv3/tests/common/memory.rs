@@ -3,7 +3,7 @@
 
 //! Guest memory: sparse, with places that abort.
 
-use std::{collections::HashMap, ops::Range, rc::Rc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use smmuv3::{BusAbort, GuestMemory};
 
@@ -13,7 +13,7 @@ const PAGE: u64 = 4096;
 #[derive(Clone, Default)]
 pub struct Memory {
     /// Shared with copies until either is written to.
-    pages: HashMap<u64, Rc<[u8; PAGE as usize]>>,
+    pages: HashMap<u64, Arc<[u8; PAGE as usize]>>,
     /// Addresses whose reads abort.
     pub unreadable: Vec<Range<u64>>,
     /// Addresses whose writes abort.
@@ -30,8 +30,8 @@ impl Memory {
             let page = self
                 .pages
                 .entry(at / PAGE)
-                .or_insert_with(|| Rc::new([0; PAGE as usize]));
-            Rc::make_mut(page)[(at % PAGE) as usize] = *byte;
+                .or_insert_with(|| Arc::new([0; PAGE as usize]));
+            Arc::make_mut(page)[(at % PAGE) as usize] = *byte;
         }
     }
 

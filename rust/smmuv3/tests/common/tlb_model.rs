@@ -139,9 +139,7 @@ impl Both {
     pub fn take(&mut self, step: &Step) {
         match *step {
             Step::Insert(known) => {
-                let generation = self.tlb.generation();
-                self.tlb
-                    .insert(generation, known.tag, known.first, &known.entry);
+                self.tlb.insert(known.tag, known.first, &known.entry);
                 self.model.insert(known);
             }
             Step::Execute(words) => match decode(words, &features()) {

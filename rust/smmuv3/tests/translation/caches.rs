@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use smmuv3::{
     event::EventType,
     translation::{
-        translate, Caches, Entry, Invalidation, Outcome, Permissions, Session, Store,
-        StreamContext, Tag, WalkStep,
+        translate, Caches, Entry, Invalidation, Outcome, Permissions, StreamContext, Tag, Walk,
+        WalkStep,
     },
     BusAbort, GuestMemory, StreamId,
 };
@@ -336,7 +336,7 @@ type Action<'a> = &'a dyn Fn(&mut Smmu);
 /// An SMMU that others use while a transaction is under way.
 struct World<'a> {
     smmu: Smmu,
-    session: Session,
+    walk: Walk,
     /// What is still done, and after how many accesses.
     agenda: Vec<(usize, Action<'a>)>,
     now: usize,
@@ -357,11 +357,11 @@ struct View<'a, 'b>(&'a RefCell<World<'b>>);
 
 impl View<'_, '_> {
     /// Others have their turn before and after each access.
-    fn access<R>(&self, access: impl FnOnce(&mut Smmu, Session) -> R) -> R {
+    fn access<R>(&self, access: impl FnOnce(&mut Smmu, &mut Walk) -> R) -> R {
         let mut world = self.0.borrow_mut();
         world.pass();
-        let session = world.session;
-        let result = access(&mut world.smmu, session);
+        let World { smmu, walk, .. } = &mut *world;
+        let result = access(smmu, walk);
         world.pass();
         result
     }
@@ -379,40 +379,51 @@ impl GuestMemory for View<'_, '_> {
 
 impl Caches for View<'_, '_> {
     fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
-        self.access(|smmu, _| smmu.store.configurations.get(sid).copied())
+        self.access(|smmu, _| smmu.store.configuration(sid).copied())
     }
 
     fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        self.access(|smmu, session| {
-            let generation = session.configurations;
-            smmu.store.configurations.keep(generation, sid, context);
-        });
+        self.access(|smmu, walk| smmu.store.keep_context_for(walk, sid, context));
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
-        self.access(|smmu, _| smmu.store.tlb.lookup(tag, address))
+        self.access(|smmu, walk| smmu.store.lookup_for(walk, tag, address))
     }
 
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
-        self.access(|smmu, session| smmu.store.tlb.insert(session.tlb, tag, address, entry));
+        self.access(|smmu, walk| smmu.store.insert_for(walk, tag, address, entry));
     }
 
     fn note_split(&mut self, stage1_log2_bytes: u8) {
-        self.access(|smmu, _| smmu.store.tlb.note_split(stage1_log2_bytes));
+        self.access(|smmu, _| smmu.store.note_split(stage1_log2_bytes));
+    }
+
+    fn walked(&mut self, step: &WalkStep) {
+        self.access(|_, walk| walk.note(step));
     }
 }
 
-/// A transaction meanwhile. Whether all of the agenda was done.
-fn transact(smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> (Smmu, bool) {
-    let session = smmu.store.begin();
+/// How a transaction ended that others disturbed.
+struct Ended {
+    smmu: Smmu,
+    outcome: Outcome,
+    /// Whether it may be used: nothing can have reached what it has read.
+    is_current: bool,
+    /// Whether all of the agenda was done while it was under way.
+    is_done: bool,
+}
+
+/// A transaction meanwhile.
+fn transact(mut smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> Ended {
+    let walk = smmu.store.begin(SID, PAGE);
     let (registers, features) = (smmu.registers.clone(), smmu.features);
     let world = RefCell::new(World {
         smmu,
-        session,
+        walk,
         agenda,
         now: 0,
     });
-    translate(
+    let outcome = translate(
         &registers,
         &features,
         &mut View(&world),
@@ -421,12 +432,20 @@ fn transact(smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> (Smmu, bool) {
         PAGE,
         READ,
     );
-    let after = world.into_inner();
-    (after.smmu, after.agenda.is_empty())
+    let mut world = world.into_inner();
+    let is_current = world.smmu.store.is_current(&world.walk);
+    world.smmu.store.end(&world.walk);
+    Ended {
+        smmu: world.smmu,
+        outcome,
+        is_current,
+        is_done: world.agenda.is_empty(),
+    }
 }
 
 /// Changes tables and then tells so, at every two points of a transaction:
-/// afterwards nothing is found but what is in the tables.
+/// afterwards nothing is found but what is in the tables, and the transaction itself
+/// is to be begun again unless it is as they say.
 fn race(before: &Smmu, change: Action<'_>, command: Action<'_>) {
     let mut changed = before.fresh();
     let old = changed.walk(PAGE, READ);
@@ -443,14 +462,16 @@ fn race(before: &Smmu, change: Action<'_>, command: Action<'_>) {
                     smmu.cached(PAGE, READ);
                 }
                 let agenda = vec![(first, change), (second, command)];
-                let (mut after, done) = transact(smmu, agenda);
-                if !done {
+                let ended = transact(smmu, agenda);
+                if !ended.is_done {
                     break;
                 }
                 all = true;
                 count += 1;
+                let mut after = ended.smmu;
                 let known = after.store.hit(SID, PAGE, READ);
                 let name = format!("{first} {second} {warm}");
+                assert!(!ended.is_current || ended.outcome == expected, "{name}");
                 assert!(known.is_none_or(|known| known == expected), "{name}");
                 assert_eq!(after.cached(PAGE, READ), expected, "{name}");
             }
@@ -465,11 +486,11 @@ fn race(before: &Smmu, change: Action<'_>, command: Action<'_>) {
 fn tlbi(smmu: &mut Smmu, opcode: u64, asid: u16, address: u64) {
     let word0 = opcode | (u64::from(VMID) << 32) | (u64::from(asid) << 48);
     let what = Invalidation::of([word0, address]).expect("a TLBI");
-    smmu.store.tlb.invalidate(&what);
+    smmu.store.invalidate(&what);
 }
 
 fn cfgi(smmu: &mut Smmu) {
-    smmu.store.configurations.forget(SID, SID);
+    smmu.store.invalidate_configurations(SID, SID);
 }
 
 const NH_ALL: u64 = 0x10;
@@ -678,27 +699,147 @@ fn stage_2_is_replaced_under_a_transaction() {
 fn a_command_about_others_leaves_what_is_known() {
     let mut smmu = nested().smmu;
     let known = smmu.cached(PAGE, READ);
-    smmu.store.configurations.forget(SID + 1, StreamId::MAX);
-    smmu.store.configurations.forget(0, SID - 1);
+    smmu.store.invalidate_configurations(SID + 1, StreamId::MAX);
+    smmu.store.invalidate_configurations(0, SID - 1);
     tlbi(&mut smmu, NH_ASID, ASID + 1, 0);
     tlbi(&mut smmu, NH_VA, ASID, PAGE + 0x1000);
     tlbi(&mut smmu, S2_IPA, 0, IPA);
     assert_eq!(smmu.store.hit(SID, PAGE, READ), Some(known));
 }
 
+/// Executes a command at every point of a transaction, which does not have to begin
+/// again for that, and whose result is cached.
+fn undisturbed_by(before: &Smmu, command: Action<'_>) {
+    let expected = before.fresh().walk(PAGE, READ);
+    for warm in [false, true] {
+        for at in 0.. {
+            let mut smmu = before.fresh();
+            if warm {
+                smmu.cached(PAGE, READ);
+            }
+            let ended = transact(smmu, vec![(at, command)]);
+            if !ended.is_done {
+                assert!(at > 3, "there are points of time");
+                break;
+            }
+            assert!(ended.is_current, "{at} {warm}");
+            assert_eq!(ended.outcome, expected);
+            if matches!(expected, Outcome::Translated { .. }) {
+                assert_eq!(ended.smmu.store.hit(SID, PAGE, READ), Some(expected));
+            }
+        }
+    }
+}
+
+fn tlbi_of(smmu: &mut Smmu, opcode: u64, (vmid, asid): (u16, u16), address: u64) {
+    let word0 = opcode | (u64::from(vmid) << 32) | (u64::from(asid) << 48);
+    let what = Invalidation::of([word0, address]).expect("a TLBI");
+    smmu.store.invalidate(&what);
+}
+
+/// `Leaf`.
+const LEAF: u64 = 1;
+
 #[test]
-fn a_session_ends_with_any_command_of_its_kind() {
-    let mut store = Store::default();
-    let begun = store.begin();
-    store.configurations.forget(1, 1);
-    assert_eq!(store.begin().tlb, begun.tlb);
-    assert_ne!(store.begin().configurations, begun.configurations);
-    store.tlb.invalidate(&Invalidation::All);
-    assert_ne!(store.begin().tlb, begun.tlb);
-    let late = store.begin();
-    store.clear();
-    assert_ne!(store.begin().tlb, late.tlb);
-    assert_ne!(store.begin().configurations, late.configurations);
+fn walk_is_not_reached_by_commands_about_others() {
+    let mut tables = Tables::new(12, 44, 0, TABLES2);
+    let mut stage2 = Smmu::stage2(&tables);
+    tables.map(&mut stage2.memory, PAGE, 3, OUTPUT, STAGE2);
+    for before in [
+        stage1(STAGE1).0,
+        stage1(STAGE1 & !AF).0,
+        stage2,
+        nested().smmu,
+    ] {
+        undisturbed_by(&before, &|smmu| {
+            smmu.store.invalidate_configurations(0, SID - 1);
+            smmu.store.invalidate_configurations(SID + 1, StreamId::MAX);
+        });
+        for opcode in [NH_ALL, NH_ASID, NH_VA, NH_VAA, S12_VMALL, S2_IPA] {
+            undisturbed_by(&before, &|smmu| {
+                tlbi_of(smmu, opcode, (VMID + 1, ASID), PAGE);
+            });
+        }
+        for opcode in [NH_ASID, NH_VA] {
+            undisturbed_by(&before, &|smmu| {
+                tlbi_of(smmu, opcode, (VMID, ASID + 1), PAGE);
+            });
+        }
+    }
+}
+
+#[test]
+fn walk_is_not_reached_by_other_addresses() {
+    let alone = stage1(STAGE1).0;
+    let both = nested().smmu;
+    for before in [&alone, &both] {
+        for page in [PAGE - 0x1000, PAGE + 0x1000, PAGE ^ (1 << 40)] {
+            undisturbed_by(before, &|smmu| tlbi(smmu, NH_VA, ASID, page | LEAF));
+            undisturbed_by(before, &|smmu| tlbi(smmu, NH_VAA, 0, page | LEAF));
+        }
+        // no table of stage 1 leads to both
+        let far = PAGE ^ (1 << 47);
+        undisturbed_by(before, &|smmu| tlbi(smmu, NH_VA, ASID, far));
+    }
+    let far = IPA ^ (1 << 43);
+    undisturbed_by(&both, &|smmu| tlbi(smmu, S2_IPA, 0, far | LEAF));
+    undisturbed_by(&both, &|smmu| tlbi(smmu, S2_IPA, 0, (IPA + 0x2000) | LEAF));
+}
+
+/// A table that leads to two pages is taken away: its invalidation may name the
+/// other one.
+#[test]
+fn walk_is_reached_by_any_address_of_its_tables() {
+    let mut before = nested();
+    for level in 0..3 {
+        let slot = before.place1(PAGE, level);
+        let other = PAGE ^ (1 << (39 - 9 * u32::from(level) - 1));
+        race(
+            &before.smmu,
+            &|smmu| smmu.memory.store_words(slot, &[0]),
+            &|smmu| {
+                tlbi(smmu, NH_VA, ASID, PAGE | LEAF);
+                tlbi(smmu, NH_VA, ASID, other);
+            },
+        );
+        // Under way it is reached by that alone.
+        for at in 0.. {
+            let command = |smmu: &mut Smmu| tlbi(smmu, NH_VA, ASID, other);
+            let mut smmu = before.smmu.fresh();
+            smmu.cached(PAGE + 0x1000, READ);
+            let ended = transact(smmu, vec![(at, &command)]);
+            if !ended.is_done {
+                assert!(at > 3, "there are points of time");
+                break;
+            }
+            assert!(!ended.is_current, "{level} {at}");
+        }
+    }
+}
+
+#[test]
+fn clearing_the_caches_reaches_every_walk() {
+    let mut smmu = nested().smmu;
+    let (one, other) = (smmu.store.begin(SID, PAGE), smmu.store.begin(7, PAGE));
+    assert!(smmu.store.is_current(&one) && smmu.store.is_current(&other));
+    smmu.store.clear();
+    assert!(!smmu.store.is_current(&one) && !smmu.store.is_current(&other));
+    smmu.store.end(&one);
+    smmu.store.end(&other);
+}
+
+#[test]
+fn invalidations_wait_while_a_walk_is_undisturbed() {
+    let mut smmu = nested().smmu;
+    let plain = smmu.store.begin(SID, PAGE);
+    assert!(!smmu.store.must_wait());
+    let walks = [1, 2].map(|sid| smmu.store.begin_undisturbed(sid, PAGE));
+    smmu.store.end(&plain);
+    for walk in &walks {
+        assert!(smmu.store.must_wait());
+        smmu.store.end(walk);
+    }
+    assert!(!smmu.store.must_wait());
 }
 
 #[test]

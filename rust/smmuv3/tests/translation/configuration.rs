@@ -305,7 +305,7 @@ fn both_levels_of_context_descriptors_are_translated() {
 fn a_context_says_whose_translations_these_are() {
     let context = |smmu: &mut Smmu, address| {
         smmu.cached(address, QUERY);
-        match smmu.store.configurations.get(SID) {
+        match smmu.store.configuration(SID) {
             Some(StreamContext::Translate(context)) => *context,
             other => panic!("{other:?}"),
         }
@@ -337,7 +337,7 @@ fn the_granule_that_comes_first_is_that_of_the_half() {
     smmu.memory
         .store_words(CD, &cd_words([Some(&lower), Some(&upper)]));
     smmu.cached(PAGE, QUERY);
-    let Some(StreamContext::Translate(context)) = smmu.store.configurations.get(SID) else {
+    let Some(StreamContext::Translate(context)) = smmu.store.configuration(SID) else {
         panic!("no context");
     };
     assert_eq!(

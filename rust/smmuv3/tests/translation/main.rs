@@ -14,3 +14,4 @@ mod random;
 mod reference;
 mod stage1;
 mod stage2;
+mod threads;

@@ -369,7 +369,7 @@ proptest! {
         for (address, wanted) in &case.accesses {
             translate(&registers, &features, &mut memory, &mut told, SID, *address, *wanted);
         }
-        let context = told.store.configurations.get(SID).copied();
+        let context = told.store.configuration(SID).copied();
         let Some(StreamContext::Translate(context)) = context else {
             return Ok(());
         };
@@ -381,15 +381,16 @@ proptest! {
         let Tag { vmid, asid } = context.tag();
         if step.stage == 2 {
             // It may have led to the Context descriptor.
-            store.configurations.forget(SID, SID);
-            store.tlb.invalidate(&Invalidation::Vmid(vmid));
+            store.invalidate_configurations(SID, SID);
+            store.invalidate(&Invalidation::Vmid(vmid));
         } else {
             // Any address of a page or block, all of those below a table.
             let all = Range::page(step.input, step.log2_bytes);
             let one = Range::page(all.first | (within & (all.last - all.first)), 12);
             let is_table = step.level < 3 && step.descriptor & 0b11 == 0b11;
             let range = if is_table { all } else { one };
-            store.tlb.invalidate(&Invalidation::Address { vmid, asid, range });
+            let leaf = !is_table;
+            store.invalidate(&Invalidation::Address { vmid, asid, range, leaf });
         }
         for (address, wanted) in case.accesses {
             let walked =

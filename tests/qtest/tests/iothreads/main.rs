@@ -5,6 +5,7 @@
 //! thread of QEMU's serves, without the lock under which the guest's accesses to
 //! the SMMU are done. Both happen at once, and neither is in the other's way.
 
+mod burst;
 mod devices;
 mod disk;
 mod racing;

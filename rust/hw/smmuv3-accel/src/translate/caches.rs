@@ -4,9 +4,9 @@
 //! How a transaction uses the caches: it locks them for each look-up alone, so
 //! that its walks run beside others and beside the guest's commands.
 
-use smmuv3::translation::{Caches, Context, Entry, Outcome, Session, StreamContext, Tag, WalkStep};
+use smmuv3::translation::{Caches, Context, Entry, Outcome, StreamContext, Tag, Walk, WalkStep};
 
-use crate::device::Smmuv3;
+use crate::device::{Shared, Smmuv3};
 
 ::trace::include_trace!("hw_arm");
 
@@ -109,7 +109,7 @@ impl Statistics {
 /// about.
 pub struct Locked<'a> {
     device: &'a Smmuv3,
-    session: Session,
+    walk: Walk,
     /// The configuration, if it was known
     known: Option<StreamContext>,
     /// The translation was looked for with a known configuration: it is not there
@@ -121,17 +121,17 @@ pub struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    /// The caches of `device` for a transaction that began with `session`, and for
-    /// which [`Store::hit`](smmuv3::translation::Store::hit) has found no more than `known`.
+    /// The caches of `device` for the walk of a transaction for which
+    /// [`Store::hit`](smmuv3::translation::Store::hit) has found no more than `known`.
     pub const fn new(
         device: &'a Smmuv3,
-        session: Session,
+        walk: Walk,
         known: Option<StreamContext>,
         statistics: Statistics,
     ) -> Self {
         Self {
             device,
-            session,
+            walk,
             known,
             missing: matches!(known, Some(StreamContext::Translate(_))),
             statistics,
@@ -139,9 +139,17 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// When the transaction began.
-    pub const fn session(&self) -> Session {
-        self.session
+    /// Ends the walk. `function` is told whether nothing has reached it, and what it
+    /// does comes before any invalidation that is still to come.
+    pub fn finish<R>(self, function: impl FnOnce(&Shared, bool) -> R) -> R {
+        let mut shared = self.device.shared();
+        let result = function(&shared, shared.store.is_current(&self.walk));
+        shared.store.end(&self.walk);
+        drop(shared);
+        if self.walk.is_undisturbed() {
+            self.device.walks_ended.notify_all();
+        }
+        result
     }
 
     fn note_context(&mut self, context: &StreamContext) {
@@ -175,16 +183,15 @@ impl Caches for Locked<'_> {
                 );
             }
         }
-        let generation = self.session.configurations;
         let mut shared = self.device.shared();
-        shared.store.configurations.keep(generation, sid, context);
+        shared.store.keep_context_for(&self.walk, sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
         let mut entry = None;
         if !std::mem::take(&mut self.missing) {
             let mut shared = self.device.shared();
-            entry = shared.store.tlb.lookup(tag, address);
+            entry = shared.store.lookup_for(&mut self.walk, tag, address);
             shared.statistics.translations.note(entry.is_some());
             self.statistics = shared.statistics;
         }
@@ -207,16 +214,16 @@ impl Caches for Locked<'_> {
             granule_encoding(granule_shift),
             level,
         );
-        let generation = self.session.tlb;
         let mut shared = self.device.shared();
-        shared.store.tlb.insert(generation, tag, address, entry);
+        shared.store.insert_for(&self.walk, tag, address, entry);
     }
 
     fn note_split(&mut self, stage1_log2_bytes: u8) {
-        self.device.shared().store.tlb.note_split(stage1_log2_bytes);
+        self.device.shared().store.note_split(stage1_log2_bytes);
     }
 
     fn walked(&mut self, step: &WalkStep) {
+        self.walk.note(step);
         trace_step(step);
     }
 }

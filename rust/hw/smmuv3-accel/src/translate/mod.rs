@@ -7,14 +7,17 @@
 //! one they are bridges and root ports, whose only transactions are their own
 //! MSIs (hot-plug, error reporting): so rare that nothing is remembered of them.
 
-use std::ffi::CStr;
+use std::{
+    ffi::CStr,
+    sync::{MutexGuard, PoisonError},
+};
 
 use qom::prelude::*;
 use smmuv3::{
     cmdq::GuestMemory,
     features::Features,
     registers::Registers,
-    translation::{self, Entry, Outcome, Permissions, Session, Uncached},
+    translation::{self, Entry, Fault, Outcome, Permissions, Uncached},
 };
 use system::{
     bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
@@ -44,8 +47,28 @@ pub use notifiers::Notified;
 /// Smallest unit that is bypassed or aborted at once, in bytes, less one.
 const PAGE_OFFSET: u64 = 0xfff;
 
-/// How often a transaction begins anew because something was invalidated meanwhile.
-const RETRIES: u32 = 8;
+/// How often a transaction is walked for beside invalidations, each of which may reach
+/// the walk. After that they wait for it.
+const ATTEMPTS: u32 = 4;
+
+/// Whether invalidations may be executed during a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// They may, and the walk counts only if none has reached it.
+    Concurrent,
+    /// They wait.
+    Undisturbed,
+}
+
+/// What is known of a transaction before anything is read for it.
+enum Begun<'a> {
+    /// Where it goes: the caches know.
+    Hit(Outcome),
+    /// It takes a walk.
+    Walk(Locked<'a>, Features, Registers),
+    /// The caches know that it faults, which has yet to be recorded.
+    Fault(Locked<'a>, Fault),
+}
 
 /// A part of the address space that is translated at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +164,24 @@ impl Smmuv3 {
 
     /// What becomes of a transaction, its event included.
     ///
-    /// What an invalidation has overtaken begins anew: after the `CMD_SYNC` that
-    /// says that nothing of the old tables is in use, neither a transaction by them
-    /// nor an event about them may come (section 4.7.3).
+    /// A walk that an invalidation has reached is done again: after the `CMD_SYNC`
+    /// that says that nothing of the old tables is in use, neither a transaction by
+    /// them nor an event about them may come (§4.7.3). However many invalidations
+    /// there are, the last attempt counts, because nothing overtakes it:
+    ///
+    /// * Invalidations are executed under the Big QEMU Lock only. A thread that has it
+    ///   is overtaken by none but its own, if a table lies in a device whose register
+    ///   leads back here; and the last attempt reads plain memory only.
+    /// * For a thread that does not have it they wait ([`Store::must_wait`]), with the
+    ///   lock. That is no deadlock: the walk never waits for the lock, as it takes no
+    ///   other lock than the one of the caches, for a look-up, and reads plain memory
+    ///   ([`DirectRam`]); a page of that which is still to come (postcopy) is brought
+    ///   by threads that do not need the lock either.
+    /// * It is no starvation: while they wait nothing reaches any walk, so no other
+    ///   thread comes to its last attempt that is not there yet. They wait for one walk
+    ///   of each of QEMU's threads at most.
+    ///
+    /// [`Store::must_wait`]: smmuv3::translation::Store::must_wait
     fn settle(
         &self,
         stream_id: u32,
@@ -151,75 +189,107 @@ impl Smmuv3 {
         wanted: Permissions,
         ram: DirectRam<'_>,
     ) -> Outcome {
-        // a question is no transaction
-        let is_transaction = wanted != Permissions::NONE;
-        for _ in 0..RETRIES {
-            let (session, outcome) = self.outcome(stream_id, iova, wanted, ram);
-            let Some(session) = session else {
-                return outcome;
-            };
-            let is_current = |shared: &Shared| shared.store.begin() == session;
-            if let (Outcome::Fault(fault), true) = (&outcome, is_transaction) {
-                let event = fault.record(stream_id, iova, !wanted.write);
-                if self.post_event(event, |shared| {
-                    is_current(shared) && fault.is_recorded(&shared.registers)
-                }) {
-                    return outcome;
-                }
-            }
-            if is_current(&self.shared()) {
-                return outcome;
-            }
-        }
-        // somebody invalidates without end
-        if is_transaction {
-            self.post_loss();
-        }
-        Outcome::Abort
+        let attempt = |mode| self.attempt(stream_id, iova, wanted, ram, mode);
+        (1..ATTEMPTS)
+            .find_map(|_| attempt(Mode::Concurrent))
+            .or_else(|| attempt(Mode::Undisturbed))
+            // see above: it is never overtaken
+            .unwrap_or(Outcome::Abort)
     }
 
-    /// What becomes of a transaction by tables as they are now. When it began, unless
-    /// the caches knew where it goes.
-    fn outcome(
+    /// What becomes of a transaction by tables as they are now, unless an
+    /// invalidation reaches what is read.
+    fn attempt(
         &self,
         stream_id: u32,
         iova: u64,
         wanted: Permissions,
         ram: DirectRam<'_>,
-    ) -> (Option<Session>, Outcome) {
-        let (features, registers, mut locked) = {
-            let mut shared = self.shared();
-            let session = shared.store.begin();
-            let mut known = None;
-            if !self.accel && shared.registers.smmu_enabled() {
-                if let Some(outcome) = shared.store.hit(stream_id, iova, wanted) {
-                    shared.statistics.note_hit(&outcome);
-                    let traced = Statistics::is_traced().then(|| {
-                        let context = shared.store.configurations.get(stream_id);
-                        (shared.statistics, context.copied())
-                    });
-                    drop(shared);
-                    if let Some((statistics, context)) = traced {
-                        statistics.trace_hit(stream_id, iova, context.as_ref());
-                    }
-                    // known or not, a fault has yet to be recorded
-                    let is_fault = matches!(outcome, Outcome::Fault(_));
-                    return (is_fault.then_some(session), outcome);
-                }
-                known = shared.store.configurations.get(stream_id).copied();
-                shared.statistics.note_miss(known.as_ref());
+        mode: Mode,
+    ) -> Option<Outcome> {
+        let with_bql = bql::is_locked();
+        let waited_for = mode == Mode::Undisturbed && !with_bql;
+        let (outcome, locked) = match self.begin(stream_id, iova, wanted, waited_for) {
+            Begun::Hit(outcome) => return Some(outcome),
+            Begun::Fault(locked, fault) => (Outcome::Fault(fault), locked),
+            Begun::Walk(mut locked, features, registers) => {
+                let tables = (&registers, &features);
+                let access = (stream_id, iova, wanted);
+                let outcome = if with_bql && mode == Mode::Concurrent {
+                    self.walk(tables, &mut GuestRam, &mut locked, access)
+                } else {
+                    self.walk(tables, &mut { ram }, &mut locked, access)
+                };
+                (outcome, locked)
             }
-            let caches = Locked::new(self, session, known, shared.statistics);
-            (shared.features, shared.registers.clone(), caches)
         };
-        let tables = (&registers, &features);
-        let access = (stream_id, iova, wanted);
-        let outcome = if bql::is_locked() {
-            self.walk(tables, &mut GuestRam, &mut locked, access)
+        let (is_current, is_queued) = locked.finish(|shared, is_current| {
+            let is_queued = match &outcome {
+                // a question is no transaction
+                Outcome::Fault(fault)
+                    if is_current
+                        && wanted != Permissions::NONE
+                        && fault.is_recorded(&shared.registers) =>
+                {
+                    let event = fault.record(stream_id, iova, !wanted.write);
+                    self.queue_event(shared, event)
+                }
+                _ => false,
+            };
+            (is_current, is_queued)
+        });
+        if is_queued {
+            self.record_in_time();
+        }
+        is_current.then_some(outcome)
+    }
+
+    /// Looks into the caches. If they do not know, a walk is begun.
+    fn begin(&self, stream_id: u32, iova: u64, wanted: Permissions, waited_for: bool) -> Begun<'_> {
+        let mut shared = self.shared();
+        let is_cached = !self.accel && shared.registers.smmu_enabled();
+        let hit = if is_cached {
+            shared.store.hit(stream_id, iova, wanted)
         } else {
-            self.walk(tables, &mut { ram }, &mut locked, access)
+            None
         };
-        (Some(locked.session()), outcome)
+        let known = match &hit {
+            // not even copied: this is the way of nearly every access
+            Some(outcome) if !matches!(outcome, Outcome::Fault(_)) && !Statistics::is_traced() => {
+                shared.statistics.note_hit(outcome);
+                return Begun::Hit(*outcome);
+            }
+            _ if !is_cached => None,
+            _ => shared.store.configuration(stream_id).copied(),
+        };
+        match &hit {
+            Some(outcome) => shared.statistics.note_hit(outcome),
+            None if is_cached => shared.statistics.note_miss(known.as_ref()),
+            None => {}
+        }
+        let statistics = shared.statistics;
+        let mut walk = || {
+            let store = &mut shared.store;
+            let walk = if waited_for {
+                store.begin_undisturbed(stream_id, iova)
+            } else {
+                store.begin(stream_id, iova)
+            };
+            Locked::new(self, walk, known, statistics)
+        };
+        let begun = match hit {
+            None => {
+                let locked = walk();
+                return Begun::Walk(locked, shared.features, shared.registers.clone());
+            }
+            Some(Outcome::Fault(fault)) => Begun::Fault(walk(), fault),
+            Some(outcome) => Begun::Hit(outcome),
+        };
+        drop(shared);
+        if Statistics::is_traced() {
+            statistics.trace_hit(stream_id, iova, known.as_ref());
+        }
+        begun
     }
 
     fn walk<M: GuestMemory>(
@@ -235,6 +305,18 @@ impl Smmuv3 {
         } else {
             translation::translate(registers, features, memory, locked, stream_id, iova, wanted)
         }
+    }
+
+    /// Locks the caches in order to invalidate, when no walk is in flight that must
+    /// not be overtaken.
+    ///
+    /// Called under the Big QEMU Lock, by threads that are not in such a walk: a walk
+    /// without that lock calls no device, and one with it is not waited for.
+    fn shared_when_undisturbed(&self) -> MutexGuard<'_, Shared> {
+        let shared = self.shared();
+        self.walks_ended
+            .wait_while(shared, |shared| shared.store.must_wait())
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

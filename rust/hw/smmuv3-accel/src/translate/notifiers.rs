@@ -56,15 +56,15 @@ impl Smmuv3 {
     /// Executes a `CMD_TLBI_*`.
     pub fn invalidate_translations(&self, what: &Invalidation) {
         trace_invalidation(what);
-        self.shared().store.tlb.invalidate(what);
+        self.shared_when_undisturbed().store.invalidate(what);
         for region in self.notified_regions() {
             let Some(stream_id) = region.stream_id() else {
                 continue;
             };
             let range = {
                 let store = &self.shared().store;
-                let context = store.configurations.get(stream_id);
-                reach(what, context, &store.tlb)
+                let context = store.configuration(stream_id);
+                reach(what, context, store.tlb())
             };
             match range {
                 None => {}
@@ -81,7 +81,9 @@ impl Smmuv3 {
         } else {
             trace::trace_smmu_configs_inv_sid_range(first, last);
         }
-        self.shared().store.configurations.forget(first, last);
+        self.shared_when_undisturbed()
+            .store
+            .invalidate_configurations(first, last);
         for region in self.notified_regions() {
             let affected = region
                 .stream_id()
@@ -94,7 +96,7 @@ impl Smmuv3 {
 
     /// Registers changed on which every translation depends.
     pub fn forget_translations(&self) {
-        self.shared().store.clear();
+        self.shared_when_undisturbed().store.clear();
         self.unmap_notified();
     }
 

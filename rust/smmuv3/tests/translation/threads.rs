@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Threads that translate while a guest remaps and invalidates without end, as the
+//! device does it: a few attempts beside invalidations, then one that they wait for.
+
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Condvar, Mutex, MutexGuard, RwLock,
+    },
+    thread,
+};
+
+use smmuv3::{
+    translation::{
+        translate, Caches, Entry, Invalidation, Outcome, Store, StreamContext, Tag, Walk, WalkStep,
+    },
+    BusAbort, Features, GuestMemory, Registers, StreamId,
+};
+
+use crate::common::{
+    smmu::{Nested, Smmu, ASID, READ, SID, TABLES1, TABLES2, VMID},
+    tables::{Tables, STAGE1, STAGE2},
+    Memory,
+};
+
+const PAGE: u64 = 0x7654_3000;
+const IPA: u64 = 0x20_4000_0000;
+const OUTPUT: u64 = 0x5_0000_0000;
+
+/// Attempts beside invalidations.
+const ATTEMPTS: u32 = 3;
+const THREADS: u32 = 3;
+const TRANSLATIONS: u32 = 200;
+
+struct Shared {
+    store: Store,
+    /// What a `CMD_SYNC` has completed for: nothing older may be used.
+    synced: u64,
+}
+
+struct Machine {
+    registers: Registers,
+    features: Features,
+    memory: RwLock<Memory>,
+    shared: Mutex<Shared>,
+    ended: Condvar,
+    done: AtomicBool,
+}
+
+/// A walk's view of it.
+struct View<'a> {
+    machine: &'a Machine,
+    walk: Walk,
+}
+
+struct Ram<'a>(&'a Machine);
+
+impl GuestMemory for Ram<'_> {
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
+        // as if others had the CPU
+        thread::yield_now();
+        for (at, bytes) in (address..).step_by(8).zip(buffer.chunks_exact_mut(8)) {
+            let word = self.0.memory.read().expect("no panics").load_u64(at);
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BusAbort> {
+        panic!("translation does not write");
+    }
+}
+
+impl View<'_> {
+    fn with<R>(&mut self, access: impl FnOnce(&mut Store, &mut Walk) -> R) -> R {
+        let mut shared = self.machine.shared.lock().expect("no panics");
+        access(&mut shared.store, &mut self.walk)
+    }
+}
+
+impl Caches for View<'_> {
+    fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
+        self.with(|store, _| store.configuration(sid).copied())
+    }
+
+    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.with(|store, walk| store.keep_context_for(walk, sid, context));
+    }
+
+    fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
+        self.with(|store, walk| store.lookup_for(walk, tag, address))
+    }
+
+    fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
+        self.with(|store, walk| store.insert_for(walk, tag, address, entry));
+    }
+
+    fn note_split(&mut self, stage1_log2_bytes: u8) {
+        self.with(|store, _| store.note_split(stage1_log2_bytes));
+    }
+
+    fn walked(&mut self, step: &WalkStep) {
+        self.walk.note(step);
+    }
+}
+
+impl Machine {
+    fn attempt(&self, undisturbed: bool) -> Option<(Outcome, u64)> {
+        let walk = {
+            let shared = &mut *self.shared.lock().expect("no panics");
+            if let Some(outcome) = shared.store.hit(SID, PAGE, READ) {
+                return Some((outcome, shared.synced));
+            }
+            if undisturbed {
+                shared.store.begin_undisturbed(SID, PAGE)
+            } else {
+                shared.store.begin(SID, PAGE)
+            }
+        };
+        let mut view = View {
+            machine: self,
+            walk,
+        };
+        let tables = (&self.registers, &self.features);
+        let outcome = translate(
+            tables.0,
+            tables.1,
+            &mut Ram(self),
+            &mut view,
+            SID,
+            PAGE,
+            READ,
+        );
+        let mut shared = self.shared.lock().expect("no panics");
+        let is_current = shared.store.is_current(&view.walk);
+        let synced = shared.synced;
+        shared.store.end(&view.walk);
+        drop(shared);
+        self.ended.notify_all();
+        is_current.then_some((outcome, synced))
+    }
+
+    /// Translates; whether it took the attempt that others wait for.
+    fn translate(&self) -> bool {
+        let beside = (0..ATTEMPTS).find_map(|_| self.attempt(false));
+        let is_last = beside.is_none();
+        let result = beside.or_else(|| self.attempt(true));
+        let (outcome, synced) = result.expect("nothing overtakes the last attempt");
+        let Outcome::Translated { entry, .. } = outcome else {
+            panic!("it is always mapped: {outcome:x?}");
+        };
+        let version = (entry.translate(PAGE) - OUTPUT) >> 12;
+        assert!(version >= synced, "{version} after {synced}");
+        is_last
+    }
+
+    /// Waits for the walks that nothing may overtake.
+    fn undisturbed(&self) -> MutexGuard<'_, Shared> {
+        let shared = self.shared.lock().expect("no panics");
+        self.ended
+            .wait_while(shared, |shared| shared.store.must_wait())
+            .expect("no panics")
+    }
+
+    /// Remaps the page, invalidates, and completes a `CMD_SYNC`.
+    fn remap(&self, version: u64, slot: u64, attributes: u64, commands: &[Invalidation]) {
+        let descriptor = (OUTPUT + (version << 12)) | attributes | 0b11;
+        let mut memory = self.memory.write().expect("no panics");
+        memory.store_words(slot, &[descriptor]);
+        drop(memory);
+        for command in commands {
+            self.undisturbed().store.invalidate(command);
+        }
+        self.shared.lock().expect("no panics").synced = version;
+    }
+}
+
+/// Runs threads against a guest; how many translations took the last attempt.
+fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[Invalidation]) -> u32 {
+    let machine = Machine {
+        registers: smmu.registers,
+        features: smmu.features,
+        memory: RwLock::new(smmu.memory),
+        shared: Mutex::new(Shared {
+            store: Store::default(),
+            synced: 0,
+        }),
+        ended: Condvar::new(),
+        done: AtomicBool::new(false),
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in (1..).take_while(|_| !machine.done.load(Ordering::Relaxed)) {
+                machine.remap(version, slot, attributes, commands);
+            }
+        });
+        let translating = (0..THREADS).map(|_| {
+            scope.spawn(|| {
+                (0..TRANSLATIONS)
+                    .map(|_| u32::from(machine.translate()))
+                    .sum::<u32>()
+            })
+        });
+        let threads: Vec<_> = translating.collect();
+        let last = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        let last: Vec<_> = last.collect();
+        machine.done.store(true, Ordering::Relaxed);
+        last.into_iter().map(|last| last.expect("no panics")).sum()
+    })
+}
+
+#[test]
+fn storm_of_stage1_invalidations_starves_no_thread() {
+    let mut tables = Tables::stage1(12, 48, TABLES1);
+    let mut smmu = Smmu::stage1(&tables);
+    tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, STAGE1);
+    let slot = tables.place(&mut smmu.memory, PAGE, 3);
+    let word0 = 0x12 | (u64::from(VMID) << 32) | (u64::from(ASID) << 48);
+    let command = Invalidation::of([word0, PAGE | 1]).expect("a TLBI");
+    let last = race(smmu, slot, STAGE1, &[command]);
+    assert_ne!(last, 0, "attempts that were waited for");
+}
+
+#[test]
+fn storm_of_stage2_invalidations_starves_no_thread() {
+    let stage1 = Tables::stage1(12, 48, TABLES1);
+    let mut nested = Nested::new(stage1, Tables::new(12, 44, 0, TABLES2));
+    nested.map1(PAGE, 3, IPA, STAGE1);
+    nested.map2(IPA, 3, OUTPUT, STAGE2);
+    let slot = nested.place2(IPA, 3);
+    let vmid = u64::from(VMID) << 32;
+    let of = |opcode: u64, address| Invalidation::of([opcode | vmid, address]).expect("a TLBI");
+    let commands = [of(0x2a, IPA | 1), of(0x10, 0)];
+    let last = race(nested.smmu, slot, STAGE2, &commands);
+    assert_ne!(last, 0, "attempts that were waited for");
+}
