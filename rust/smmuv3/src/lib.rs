@@ -24,6 +24,7 @@ pub mod command;
 pub mod event;
 pub mod eventq;
 pub mod features;
+pub mod fragment;
 pub mod gerror;
 pub mod invalidation;
 pub mod queue;

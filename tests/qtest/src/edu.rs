@@ -176,6 +176,18 @@ impl<'a> Edu<'a> {
         self.transfer(Access::Read, iova, INBOX, count);
     }
 
+    /// Reads as many bytes from `iova` as its buffer has; it has no words to write then.
+    #[track_caller]
+    pub fn read_all(&self, iova: u64) {
+        self.transfer(Access::Read, iova, 0, BUFFER);
+    }
+
+    /// Writes as many bytes to `iova` as its buffer has.
+    #[track_caller]
+    pub fn write_all(&self, iova: u64) {
+        self.transfer(Access::Write, iova, 0, BUFFER);
+    }
+
     /// Writes the first `count` bytes of what it has read last to `iova`.
     #[track_caller]
     pub fn deliver(&self, iova: u64, count: u64) {

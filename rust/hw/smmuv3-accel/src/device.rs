@@ -64,6 +64,8 @@ pub struct Shared {
     pub store: Store,
     /// How often those were found
     pub statistics: Statistics,
+    /// Grows with whatever separates accesses: commands, and changes of registers
+    pub separations: u64,
 }
 
 /// An `SMMUv3`.
@@ -207,6 +209,7 @@ impl Smmuv3 {
             registers: Registers::reset(&features),
             store: Store::default(),
             statistics: Statistics::default(),
+            separations: 0,
         }));
         uninit_field_mut!(*this, walks_ended).write(Condvar::new());
         uninit_field_mut!(*this, waiting_events).write(Waiting::new());

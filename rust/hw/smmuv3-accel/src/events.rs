@@ -8,13 +8,16 @@
 //! order, for a bottom half.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
+    ptr,
     sync::{Mutex, PoisonError},
 };
 
 use smmuv3::{
     event::Event,
     eventq::{self, Recorded},
+    fragment::Fragment,
 };
 
 use crate::{
@@ -67,17 +70,71 @@ impl Waiting {
     }
 }
 
+/// The last access that this thread made, if it faulted and was recorded.
+///
+/// QEMU's core translates an access as a whole first. What is aborted it treats as an
+/// access to a device that does not answer, which it splits into pieces of 4 bytes at
+/// most (`flatview_read_continue_step()`, `flatview_write_continue_step()`, and
+/// `memory_access_size()` of `unassigned_mem_ops`), each of which is translated again.
+/// All ways of DMA come to these: `dma_memory_rw()`, the copies of the bounce buffers
+/// of `address_space_map()`, and the caches of virtio's rings; they differ in threads
+/// only, and an access is made by one.
+///
+/// The core ignores the page of an `IOMMU_NONE` entry, so it cannot be told that all
+/// of it aborts.
+#[derive(Clone, Copy)]
+struct LastFault {
+    /// The device that recorded it
+    device: *const Smmuv3,
+    /// Its [`Shared::separations`] at that time
+    separations: u64,
+    fragment: Fragment,
+}
+
+thread_local! {
+    static LAST_FAULT: Cell<Option<LastFault>> = const { Cell::new(None) };
+}
+
+/// Notes that this thread makes an access that leaves no record: what faults next is
+/// no piece of what has faulted before.
+#[inline]
+pub fn end_access() {
+    LAST_FAULT.set(None);
+}
+
 impl Smmuv3 {
-    /// Queues an event to be recorded by [`record_in_time`](Self::record_in_time);
-    /// returns whether the guest's queue takes any. No command is executed between what
-    /// the caller has checked in `shared` and the event. May be called without the Big
-    /// QEMU Lock.
-    pub fn queue_event(&self, shared: &Shared, event: Event) -> bool {
-        let is_enabled = shared.registers.eventq_enabled();
-        if is_enabled {
+    /// Queues the event of an access, or of a piece of one, to be recorded by
+    /// [`record_in_time`](Self::record_in_time); returns whether there is something
+    /// to record. No command is executed between what the caller has checked in
+    /// `shared` and the event. May be called without the Big QEMU Lock.
+    pub fn queue_event(&self, shared: &Shared, event: Event, address: u64, is_read: bool) -> bool {
+        if !shared.registers.eventq_enabled() {
+            end_access();
+            return false;
+        }
+        let device = ptr::from_ref(self);
+        let separations = shared.separations;
+        let first = Fragment::first(event, address, is_read);
+        let before = LAST_FAULT
+            .get()
+            .filter(|last| ptr::eq(last.device, device) && last.separations == separations);
+        let behind = before.and_then(|last| first.behind(&last.fragment));
+        LAST_FAULT.set(Some(LastFault {
+            device,
+            separations,
+            fragment: behind.unwrap_or(first),
+        }));
+        if behind.is_none() {
             self.waiting_events.push(Entry::Event(event));
         }
-        is_enabled
+        behind.is_none()
+    }
+
+    /// Notes that the guest has done something that separates accesses: no access
+    /// after it is a piece of one before it.
+    pub fn separate_accesses(&self) {
+        let mut shared = self.shared();
+        shared.separations = shared.separations.wrapping_add(1);
     }
 
     /// Records the events that are queued: at once with the Big QEMU Lock, or else from

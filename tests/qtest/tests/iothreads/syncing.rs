@@ -48,6 +48,35 @@ fn an_event_is_there_when_a_cmd_sync_completes() {
     }
 }
 
+/// QEMU asks when the disk's driver maps a page for a request, and again when it copies
+/// from the buffer that it used instead: two records, not one for every 4 bytes of it.
+#[test]
+fn unmapped_page_of_a_request_is_two_records() {
+    for stages in ALL {
+        let machine = machine(stages);
+        let mut disk = Disk::new(&machine, stages);
+        for round in 0..4 {
+            disk.unmap_data(round);
+            let before = events(&disk);
+            disk.read();
+            disk.settles();
+            disk.submit(&[]);
+            let count = events(&disk).wrapping_sub(before) & 0x1f;
+            let addresses: Vec<u64> = (0..count)
+                .map(|next| disk.event(before + next)[2])
+                .collect();
+            assert_eq!(
+                addresses,
+                [Disk::data(round); 2],
+                "{stages:?}, round {round}"
+            );
+            acknowledge(&disk);
+            disk.remap_data(round);
+            disk.restart();
+        }
+    }
+}
+
 /// A page that is mapped when a `CMD_SYNC` completes is not reported as missing
 /// after it, even if it was when the access began.
 #[test]

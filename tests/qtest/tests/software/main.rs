@@ -14,6 +14,7 @@ mod event_queue;
 mod hostile;
 mod invalidating;
 mod nested;
+mod one_record;
 mod random;
 mod ranges;
 mod record;

@@ -84,6 +84,7 @@ impl Smmuv3 {
             self.evaluate_streams();
         }
         if effects.eventq {
+            self.separate_accesses();
             self.evaluate_events();
         }
         if effects.cmdq {
@@ -144,6 +145,7 @@ impl Smmuv3 {
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.record_waiting();
         self.look_for_events();
+        self.separate_accesses();
         let (features, mut registers) = self.snapshot();
         let before = registers.gerror;
         let progress = if self.accel {
@@ -161,6 +163,7 @@ impl Smmuv3 {
             let mut shared = self.shared();
             shared.registers.cmdq.cons = registers.cmdq.cons;
             shared.registers.gerror ^= registers.gerror ^ before;
+            shared.separations = shared.separations.wrapping_add(1);
         }
         *self.cmdq.borrow_mut() = Some(cmdq);
         progress

@@ -27,6 +27,7 @@ use util::prelude::*;
 
 use crate::{
     device::{Shared, Smmuv3},
+    events::end_access,
     ffi::IommuMemoryRegion,
     memory::{DirectRam, GuestRam},
 };
@@ -210,7 +211,10 @@ impl Smmuv3 {
         let with_bql = bql::is_locked();
         let waited_for = mode == Mode::Undisturbed && !with_bql;
         let (outcome, locked) = match self.begin(stream_id, iova, wanted, waited_for) {
-            Begun::Hit(outcome) => return Some(outcome),
+            Begun::Hit(outcome) => {
+                end_access();
+                return Some(outcome);
+            }
             Begun::Fault(locked, fault) => (Outcome::Fault(fault), locked),
             Begun::Walk(mut locked, features, registers) => {
                 let tables = (&registers, &features);
@@ -223,18 +227,24 @@ impl Smmuv3 {
                 (outcome, locked)
             }
         };
+        let is_read = !wanted.write;
         let (is_current, is_queued) = locked.finish(|shared, is_current| {
-            let is_queued = match &outcome {
+            let event = match &outcome {
                 // a question is no transaction
                 Outcome::Fault(fault)
-                    if is_current
-                        && wanted != Permissions::NONE
-                        && fault.is_recorded(&shared.registers) =>
+                    if wanted != Permissions::NONE && fault.is_recorded(&shared.registers) =>
                 {
-                    let event = fault.record(stream_id, iova, !wanted.write);
-                    self.queue_event(shared, event)
+                    Some(fault.record(stream_id, iova, is_read))
                 }
-                _ => false,
+                _ => None,
+            };
+            let is_queued = match event {
+                Some(event) if is_current => self.queue_event(shared, event, iova, is_read),
+                Some(_) => false,
+                None => {
+                    end_access();
+                    false
+                }
             };
             (is_current, is_queued)
         });

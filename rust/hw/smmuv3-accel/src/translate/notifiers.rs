@@ -97,6 +97,7 @@ impl Smmuv3 {
     /// Registers changed on which every translation depends.
     pub fn forget_translations(&self) {
         self.shared_when_undisturbed().store.clear();
+        self.separate_accesses();
         self.unmap_notified();
     }
 
