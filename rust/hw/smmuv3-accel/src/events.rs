@@ -160,7 +160,7 @@ impl Smmuv3 {
                 emptied = true;
                 break;
             };
-            self.record(entry);
+            self.write_entry(entry);
         }
         self.recording.set(false);
         if !emptied {
@@ -168,8 +168,15 @@ impl Smmuv3 {
         }
     }
 
-    /// Puts an entry into the guest's queue.
+    /// Records an entry behind those that wait. Where a record's address leads to may
+    /// bring about more of them, which the outermost caller then records.
     pub fn record(&self, entry: Entry) {
+        self.waiting_events.push(entry);
+        self.record_waiting();
+    }
+
+    /// Puts an entry into the guest's queue.
+    fn write_entry(&self, entry: Entry) {
         // A copy: `shared` is not locked across an access to guest memory.
         let (features, mut registers) = self.snapshot();
         let gerror = registers.gerror;
