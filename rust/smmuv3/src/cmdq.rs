@@ -15,7 +15,7 @@ use crate::{
     command::{Command, Leniency},
     features::Features,
     gerror::CommandError,
-    invalidation::{Batch, FlushPolicy, HostError},
+    invalidation::{Batch, FlushPolicy, HostError, MAX_BATCH},
     registers::{Registers, COMMAND_LOG2_BYTES},
     StreamId,
 };
@@ -126,6 +126,13 @@ pub trait Host {
     /// translates again.
     fn give_up(&mut self) -> bool {
         false
+    }
+
+    /// Returns how many commands [`invalidate`](Self::invalidate) should be given at
+    /// most: 63 if they are executed together. A host that takes its time for each of
+    /// them wants fewer, because the time is looked at between calls only.
+    fn batch_limit(&self) -> usize {
+        MAX_BATCH
     }
 
     /// Whether this visit of the queue has lasted long enough: commands cost what

@@ -185,9 +185,10 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             self.batch.push(self.cursor, words, kind);
         }
         self.advance();
-        if self.batch.is_full() {
+        let is_full = self.batch.is_full();
+        if is_full || self.batch.len() >= self.host.batch_limit() {
             self.flush()?;
-            self.batch_completed = true;
+            self.batch_completed = is_full;
         }
         Ok(())
     }

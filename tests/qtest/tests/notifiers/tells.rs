@@ -288,3 +288,22 @@ fn many_invalidations_are_all_told() {
         assert!(covers(&told, (page, page | 0xfff)), "{page:#x}: {told:x?}");
     }
 }
+
+/// The device takes longer for one invalidation than the guest may be held up for: no
+/// more than that one is waited for at a time.
+#[test]
+fn slow_device_holds_up_one_command_at_a_time() {
+    const COMMANDS: u32 = 60;
+    let served = Served::new(Stages::One);
+    let bench = Bench::new(&served);
+    bench.translates(IOVA, DATA);
+    let smmu = &bench.smmu;
+    let start = smmu.prod();
+    smmu.push(&[command::tlbi_nh_va(ASID, IOVA); COMMANDS as usize]);
+    let doorbell = (smmu.base() + reg::CMDQ_PROD, smmu.prod());
+    let cons = smmu.base() + reg::CMDQ_CONS;
+    let consumed = bench.machine.write32_then_read32(&[doorbell], cons);
+    assert_eq!(consumed, (start + 1) % 128, "commands in one slice");
+    smmu.wait_consumed();
+    assert_eq!(bench.backend.invalidations().len(), COMMANDS as usize);
+}

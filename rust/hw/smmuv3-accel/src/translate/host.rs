@@ -7,7 +7,7 @@
 use smmuv3::{
     cmdq,
     command::opcode::{CFGI_CD, CFGI_CD_ALL},
-    invalidation::HostError,
+    invalidation::{HostError, MAX_BATCH},
     translation::Invalidation,
 };
 
@@ -21,14 +21,19 @@ use crate::{device::Smmuv3, machine::Deadline};
 pub struct LocalHost<'a> {
     device: &'a Smmuv3,
     deadline: Deadline,
+    batch_limit: usize,
 }
 
 impl<'a> LocalHost<'a> {
     /// The caches of `device`.
     pub fn new(device: &'a Smmuv3) -> Self {
+        // Each notification can be a message that vhost's process takes its time to
+        // answer, while the Big QEMU Lock is held.
+        let is_notified = !device.notified.borrow().is_empty();
         Self {
             device,
             deadline: Deadline::of_a_slice(),
+            batch_limit: if is_notified { 1 } else { MAX_BATCH },
         }
     }
 }
@@ -71,6 +76,10 @@ impl cmdq::Host for LocalHost<'_> {
     fn quarantine(&mut self, _sid: u32) {}
 
     fn fail_closed(&mut self) {}
+
+    fn batch_limit(&self) -> usize {
+        self.batch_limit
+    }
 
     fn is_out_of_time(&mut self) -> bool {
         self.deadline.is_over()

@@ -26,6 +26,11 @@ impl Notified {
         }
     }
 
+    /// Returns whether no region has an active notifier.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Nobody does any more.
     pub fn remove(&mut self, region: NotifiedRegion) {
         self.0.retain(|other| *other != region);
