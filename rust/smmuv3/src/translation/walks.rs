@@ -107,7 +107,8 @@ impl Input {
         self.tag == tag && (self.address ^ ipa) >> PAGE_LOG2_BYTES == 0
     }
 
-    fn note(&mut self, what: &Invalidation) {
+    /// Notes an invalidation; returns whether it can mean anything under this tag.
+    fn note(&mut self, what: &Invalidation) -> bool {
         let (nearest, range) = if let Some(range) = what.reach(self.tag, false) {
             if what.is_leaf_only() {
                 (&mut self.leaf, range)
@@ -117,9 +118,10 @@ impl Input {
         } else if let Some(range) = what.reach(self.tag, true) {
             (&mut self.global, range)
         } else {
-            return;
+            return false;
         };
         *nearest = (*nearest).min(distance(self.address, range));
+        true
     }
 
     fn is_reached(&self, extent: Extent) -> bool {
@@ -149,6 +151,9 @@ struct Dependencies {
     sid: StreamId,
     /// The configuration of the stream was invalidated.
     configuration: bool,
+    /// Something was invalidated that may be near: as a rule nothing is, and then
+    /// nothing has to be compared.
+    is_noted: bool,
     /// One of stage 1, and one for each page of IPAs: fewer than ten.
     inputs: Vec<Input>,
 }
@@ -200,6 +205,7 @@ impl Walks {
             dependencies.in_flight = true;
             dependencies.sid = sid;
             dependencies.configuration = false;
+            dependencies.is_noted = false;
             dependencies.inputs.clear();
         }
         self.in_flight += 1;
@@ -257,6 +263,9 @@ impl Walks {
         let Some(dependencies) = self.slots.get(walk.slot) else {
             return false;
         };
+        if !dependencies.is_noted {
+            return !dependencies.configuration;
+        }
         let mut inputs = dependencies.inputs.iter().enumerate();
         let is_reached = inputs.any(|(index, input)| {
             let extent = if input.tag.asid.is_some() {
@@ -274,7 +283,7 @@ impl Walks {
     pub(super) fn invalidate(&mut self, what: &Invalidation) {
         self.for_each(|walk| {
             for input in &mut walk.inputs {
-                input.note(what);
+                walk.is_noted |= input.note(what);
             }
         });
     }

@@ -17,7 +17,7 @@ use smmuv3::{
     cmdq::GuestMemory,
     features::Features,
     registers::Registers,
-    translation::{self, Entry, Fault, Outcome, Permissions, Uncached},
+    translation::{self, Entry, Outcome, Permissions, Uncached},
 };
 use system::{
     bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
@@ -61,15 +61,8 @@ enum Mode {
     Undisturbed,
 }
 
-/// What is known of a transaction before anything is read for it.
-enum Begun<'a> {
-    /// Where it goes: the caches know.
-    Hit(Outcome),
-    /// It takes a walk.
-    Walk(Locked<'a>, Features, Registers),
-    /// The caches know that it faults, which has yet to be recorded.
-    Fault(Locked<'a>, Fault),
-}
+/// A transaction: stream, address, and what is wanted.
+type Access = (u32, u64, Permissions);
 
 /// A part of the address space that is translated at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +120,7 @@ impl Smmuv3 {
         };
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
-        match self.settle(stream_id, iova, wanted, ram) {
+        match self.settle((stream_id, iova, wanted), ram) {
             Outcome::Disabled => {
                 trace::trace_smmuv3_translate_disable(region, sid, iova, wanted.write);
                 Page::untranslated(iova)
@@ -183,63 +176,102 @@ impl Smmuv3 {
     ///   of each of QEMU's threads at most.
     ///
     /// [`Store::must_wait`]: smmuv3::translation::Store::must_wait
-    fn settle(
-        &self,
-        stream_id: u32,
-        iova: u64,
-        wanted: Permissions,
-        ram: DirectRam<'_>,
-    ) -> Outcome {
-        let attempt = |mode| self.attempt(stream_id, iova, wanted, ram, mode);
-        (1..ATTEMPTS)
-            .find_map(|_| attempt(Mode::Concurrent))
-            .or_else(|| attempt(Mode::Undisturbed))
+    fn settle(&self, access: Access, ram: DirectRam<'_>) -> Outcome {
+        let mut shared = self.shared();
+        let hit = self.hit(&shared, access);
+        if let Some(outcome) = hit.filter(|outcome| !matches!(outcome, Outcome::Fault(_))) {
+            shared.statistics.note_hit(&outcome);
+            let traced = Statistics::is_traced().then(|| {
+                let context = shared.store.configuration(access.0).copied();
+                (shared.statistics, context)
+            });
+            drop(shared);
+            if let Some((statistics, context)) = traced {
+                statistics.trace_hit(access.0, access.1, context.as_ref());
+            }
+            end_access();
+            return outcome;
+        }
+        let again = |mode| {
+            let now = self.shared();
+            // an attempt before this one may have been inserted by now
+            let known = self.hit(&now, access);
+            self.attempt(now, known, access, ram, mode)
+        };
+        self.attempt(shared, hit, access, ram, Mode::Concurrent)
+            .or_else(|| (2..ATTEMPTS).find_map(|_| again(Mode::Concurrent)))
+            .or_else(|| again(Mode::Undisturbed))
             // see above: it is never overtaken
             .unwrap_or(Outcome::Abort)
     }
 
+    /// What becomes of a transaction, if the caches know.
+    #[inline]
+    fn hit(&self, shared: &Shared, (stream_id, iova, wanted): Access) -> Option<Outcome> {
+        let is_cached = !self.accel && shared.registers.smmu_enabled();
+        is_cached
+            .then(|| shared.store.hit(stream_id, iova, wanted))
+            .flatten()
+    }
+
     /// What becomes of a transaction by tables as they are now, unless an
-    /// invalidation reaches what is read.
+    /// invalidation reaches what is read. `hit` is what the caches know in `shared`.
+    #[inline(never)]
     fn attempt(
         &self,
-        stream_id: u32,
-        iova: u64,
-        wanted: Permissions,
+        mut shared: MutexGuard<'_, Shared>,
+        hit: Option<Outcome>,
+        access: Access,
         ram: DirectRam<'_>,
         mode: Mode,
     ) -> Option<Outcome> {
+        let (stream_id, iova, wanted) = access;
         let with_bql = bql::is_locked();
-        let waited_for = mode == Mode::Undisturbed && !with_bql;
-        let (outcome, locked) = match self.begin(stream_id, iova, wanted, waited_for) {
-            Begun::Hit(outcome) => {
-                end_access();
-                return Some(outcome);
+        let walk = if mode == Mode::Undisturbed && !with_bql {
+            shared.store.begin_undisturbed(stream_id, iova)
+        } else {
+            shared.store.begin(stream_id, iova)
+        };
+        let is_cached = !self.accel && shared.registers.smmu_enabled();
+        let known = is_cached
+            .then(|| shared.store.configuration(stream_id).copied())
+            .flatten();
+        match &hit {
+            Some(outcome) => shared.statistics.note_hit(outcome),
+            None if is_cached => shared.statistics.note_miss(known.as_ref()),
+            None => {}
+        }
+        let mut locked = Locked::new(self, walk, known, shared.statistics);
+        let outcome = if let Some(outcome) = hit {
+            let statistics = shared.statistics;
+            drop(shared);
+            if Statistics::is_traced() {
+                statistics.trace_hit(stream_id, iova, known.as_ref());
             }
-            Begun::Fault(locked, fault) => (Outcome::Fault(fault), locked),
-            Begun::Walk(mut locked, features, registers) => {
-                let tables = (&registers, &features);
-                let access = (stream_id, iova, wanted);
-                let outcome = if with_bql && mode == Mode::Concurrent {
-                    self.walk(tables, &mut GuestRam, &mut locked, access)
-                } else {
-                    self.walk(tables, &mut { ram }, &mut locked, access)
-                };
-                (outcome, locked)
+            outcome
+        } else {
+            let (features, registers) = (shared.features, shared.registers.clone());
+            drop(shared);
+            let tables = (&registers, &features);
+            if with_bql && mode == Mode::Concurrent {
+                self.walk(tables, &mut GuestRam, &mut locked, access)
+            } else {
+                self.walk(tables, &mut { ram }, &mut locked, access)
             }
         };
         let is_read = !wanted.write;
-        let (is_current, is_queued) = locked.finish(|shared, is_current| {
+        let (is_current, is_queued) = locked.finish(|now, is_current| {
             let event = match &outcome {
                 // a question is no transaction
                 Outcome::Fault(fault)
-                    if wanted != Permissions::NONE && fault.is_recorded(&shared.registers) =>
+                    if wanted != Permissions::NONE && fault.is_recorded(&now.registers) =>
                 {
                     Some(fault.record(stream_id, iova, is_read))
                 }
                 _ => None,
             };
             let is_queued = match event {
-                Some(event) if is_current => self.queue_event(shared, event, iova, is_read),
+                Some(event) if is_current => self.queue_event(now, event, iova, is_read),
                 Some(_) => false,
                 None => {
                     end_access();
@@ -254,60 +286,12 @@ impl Smmuv3 {
         is_current.then_some(outcome)
     }
 
-    /// Looks into the caches. If they do not know, a walk is begun.
-    fn begin(&self, stream_id: u32, iova: u64, wanted: Permissions, waited_for: bool) -> Begun<'_> {
-        let mut shared = self.shared();
-        let is_cached = !self.accel && shared.registers.smmu_enabled();
-        let hit = if is_cached {
-            shared.store.hit(stream_id, iova, wanted)
-        } else {
-            None
-        };
-        let known = match &hit {
-            // not even copied: this is the way of nearly every access
-            Some(outcome) if !matches!(outcome, Outcome::Fault(_)) && !Statistics::is_traced() => {
-                shared.statistics.note_hit(outcome);
-                return Begun::Hit(*outcome);
-            }
-            _ if !is_cached => None,
-            _ => shared.store.configuration(stream_id).copied(),
-        };
-        match &hit {
-            Some(outcome) => shared.statistics.note_hit(outcome),
-            None if is_cached => shared.statistics.note_miss(known.as_ref()),
-            None => {}
-        }
-        let statistics = shared.statistics;
-        let mut walk = || {
-            let store = &mut shared.store;
-            let walk = if waited_for {
-                store.begin_undisturbed(stream_id, iova)
-            } else {
-                store.begin(stream_id, iova)
-            };
-            Locked::new(self, walk, known, statistics)
-        };
-        let begun = match hit {
-            None => {
-                let locked = walk();
-                return Begun::Walk(locked, shared.features, shared.registers.clone());
-            }
-            Some(Outcome::Fault(fault)) => Begun::Fault(walk(), fault),
-            Some(outcome) => Begun::Hit(outcome),
-        };
-        drop(shared);
-        if Statistics::is_traced() {
-            statistics.trace_hit(stream_id, iova, known.as_ref());
-        }
-        begun
-    }
-
     fn walk<M: GuestMemory>(
         &self,
         (registers, features): (&Registers, &Features),
         memory: &mut M,
         locked: &mut Locked<'_>,
-        (stream_id, iova, wanted): (u32, u64, Permissions),
+        (stream_id, iova, wanted): Access,
     ) -> Outcome {
         if self.accel {
             let caches = &mut Uncached;
