@@ -23,12 +23,12 @@ use system::{
     bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
     prelude::*,
 };
-use util::prelude::*;
 
 use crate::{
     device::{Shared, Smmuv3},
     events::end_access,
     ffi::IommuMemoryRegion,
+    machine::log_guest_error,
     memory::{DirectRam, GuestRam},
 };
 
@@ -146,11 +146,10 @@ impl Smmuv3 {
                 page
             }
             Outcome::Fault(fault) => {
-                log_mask_ln!(
-                    Log::GuestError,
+                log_guest_error(format_args!(
                     "arm-smmuv3: no translation of {iova:#x} for StreamID {stream_id:#x}: {:?}",
                     fault.event
-                );
+                ));
                 Page::ABORT
             }
         }
