@@ -43,6 +43,11 @@ TREE = {
         "  {\n    x =\n      \"iommu=smmuv3\" : \"virtio-iommu\");\n  }\n"
         "  if (!kvm_enabled() || !kvm_irqchip_in_kernel()) {\n    e(\"SMMUv3 accel\");\n  }\n"
         "  if (!kvm_enabled() || !kvm_irqchip_in_kernel()) {\n    e(\"something else\");\n  }\n"),
+    "hw/pci/pci_bridge.c": (
+        "#include \"hw/pci/pci_bus.h\"\n#include \"qemu/module.h\"\n#include \"hw/core/qdev-properties.h\"\n\n"
+        "w()\n{\n    {\n        bus_cold_reset(BUS(&s->sec_bus));\n    }\n}\n"
+        "r()\n{\n    pci_set_word(conf + PCI_BRIDGE_CONTROL, 0);\n}\n"),
+    "include/hw/pci/pci_bridge.h": "void pci_bridge_update_mappings(PCIBridge *br);\n",
     "rust/meson.build": "subdir('hw/core')\nsubdir('hw')\n",
     "rust/hw/meson.build": "subdir('char')\nsubdir('timer')\n",
     "rust/hw/Kconfig": "source char/Kconfig\nsource timer/Kconfig\n",
@@ -131,6 +136,11 @@ def apply_makes_every_edit_in_its_place(case: Case) -> None:
     assert virt.count("if (!qtest_enabled() && (!kvm_enabled() || !kvm_irqchip_in_kernel())) {") == 1
     assert virt.index("qtest_enabled") < virt.index("SMMUv3 accel")
     assert '"virtio-iommu");\n            return;\n' in virt
+    bridge = read("hw/pci/pci_bridge.c")
+    assert bridge.index("void pci_bridge_add_bus_number_notifier(") < bridge.index("w()")
+    assert bridge.count("notifier_list_notify(&bus_number_notifiers, d);\n    }\n}\n") == 1
+    assert bridge.count("notifier_list_notify(&bus_number_notifiers, dev);\n}\n") == 1
+    assert "pci_bridge_add_bus_number_notifier(" in read("include/hw/pci/pci_bridge.h")
     assert read("rust/meson.build").splitlines()[-2:] == ["subdir('smmuv3')", "subdir('hw')"]
     assert "smmuv3_accel_invalidate_batch(" in read("hw/arm/trace-events")
     assert all(overlay.Tree(case.src, case.project).applied())

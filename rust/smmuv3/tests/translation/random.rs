@@ -74,7 +74,7 @@ impl Doublewords for RandomTables {
             () => 0b11,
         };
         // Of stage 2 the memory type, which is mostly one of Normal.
-        word |= 0b1100 << 2 | (noise >> 8) & (0b11 << 2);
+        word |= (0b1100 << 2) | ((noise >> 8) & (0b11 << 2));
         if self.chance(address, 9, self.denied) {
             word &= !(0b1100 << 2);
         }
