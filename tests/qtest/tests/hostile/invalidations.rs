@@ -38,8 +38,8 @@ pub struct Ledger {
     /// Some of those were not executed: everything must be invalidated before a
     /// device is on stage 1 again
     is_stale: bool,
-    /// Everything was invalidated since the look before the last one
-    is_flushed: bool,
+    /// Everything was invalidated after these, and all before them, had been made
+    flushed: u64,
 }
 
 impl Ledger {
@@ -76,12 +76,13 @@ impl Ledger {
     /// device on stage 1, whose transactions use what is cached.
     #[track_caller]
     pub fn observe(&mut self, journal: &Journal, is_use: bool) {
-        self.is_flushed = false;
         for command in journal.issued("a").into_iter().flatten() {
             self.issued.extend(Self::page(command));
-            self.is_flushed |= command[0] as u8 == EVERYTHING;
+            if command[0] as u8 == EVERYTHING {
+                self.flushed = self.next;
+                self.is_stale = false;
+            }
         }
-        self.is_stale &= !self.is_flushed;
         assert!(
             !(is_use && self.is_stale),
             "stage 1 translates by what was not invalidated"
@@ -102,12 +103,11 @@ impl Ledger {
             }
             self.queued.pop_front();
             if let Some(page) = first.page {
-                let executed = self.issued.remove(&page);
+                let executed = self.issued.remove(&page) || page <= self.flushed;
                 let excused = page <= self.excused;
                 count += 1;
                 lost += u64::from(!executed && !excused);
-                // which of both came first is not known
-                self.is_stale |= !executed && excused && !self.is_flushed;
+                self.is_stale |= !executed && excused;
             }
         }
         (count, lost)
