@@ -16,9 +16,9 @@ use smmuv3::{
     command::decode,
     translation::{
         translate, Caches, Entry, Invalidation, Outcome, Permissions, Range, Store, StreamContext,
-        Tag, WalkStep,
+        Tag, Walk, WalkStep,
     },
-    BusAbort, Command, Features, GuestMemory, Registers, StreamId,
+    BusAbort, Command, GuestMemory, Registers, StreamId,
 };
 
 use crate::{
@@ -46,16 +46,32 @@ enum Step {
     Access {
         number: u8,
         wanted: Permissions,
-        /// Software does this when so many descriptors are read.
-        meanwhile: Option<(u8, Change)>,
+        /// Software does this after so many accesses to memory and caches.
+        meanwhile: Option<(u8, Meanwhile)>,
     },
     Change(Change),
     Command([u64; 2]),
-    /// Of this address, with what it is remembered under.
+    /// Of this address.
     Invalidate {
         number: u8,
         by: By,
+        scope: Scope,
     },
+}
+
+/// What software does while a transaction is under way.
+#[derive(Clone, Copy, Debug)]
+struct Meanwhile {
+    change: Option<Change>,
+    told: Told,
+}
+
+/// What software has the SMMU forget.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Everything,
+    Command([u64; 2]),
+    Invalidate { number: u8, by: By, scope: Scope },
 }
 
 /// A descriptor that a walk has read, counted from the last, gets this value.
@@ -72,6 +88,49 @@ enum By {
     Range,
     Asid,
     Vmid,
+    /// Of both stages.
+    WholeVmid,
+    /// An IPA that the walk under way has led to.
+    Ipa,
+}
+
+const ALL_BY: [By; 7] = [
+    By::Address,
+    By::AddressOfAnyAsid,
+    By::Range,
+    By::Asid,
+    By::Vmid,
+    By::WholeVmid,
+    By::Ipa,
+];
+
+/// Of what an address is invalidated.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    whose: Whose,
+    leaf: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    /// What it is remembered under.
+    Own,
+    OtherAsid,
+    OtherVmid,
+}
+
+impl Scope {
+    /// Of three bits: mostly its own.
+    const fn of(bits: u8) -> Self {
+        Self {
+            whose: match (bits >> 1) & 3 {
+                2 => Whose::OtherAsid,
+                3 => Whose::OtherVmid,
+                _ => Whose::Own,
+            },
+            leaf: bits & 1 != 0,
+        }
+    }
 }
 
 /// Memory in which every doubleword is one of a few, unless it was stored.
@@ -135,12 +194,14 @@ impl Session {
             session: self,
             registers,
             world: RefCell::new(World {
+                session: self,
                 memory: self.memory.clone(),
                 store: Store::default(),
+                fresh: Fresh::everything(),
                 walked: Vec::new(),
                 configuration: BTreeSet::new(),
+                flight: None,
             }),
-            fresh: Fresh::everything(),
         };
         for step in &self.steps {
             smmu.take(step);
@@ -149,25 +210,115 @@ impl Session {
 }
 
 /// What transactions that are under way share with software.
-struct World {
+struct World<'a> {
+    session: &'a Session,
     memory: Tables,
     store: Store,
+    fresh: Fresh,
     /// Where walks have read descriptors, and of which stage.
     walked: Vec<(u64, u8)>,
     /// Where configuration was read.
     configuration: BTreeSet<u64>,
+    /// The walk that is under way.
+    flight: Option<Flight>,
 }
 
-impl World {
-    /// Tells what was changed, if there was anything to be changed.
-    fn change(&mut self, change: Change) -> Option<Changed> {
-        let last = self.walked.len().checked_sub(1)?;
+impl World<'_> {
+    fn address(&self, number: u8) -> u64 {
+        let addresses = &self.session.addresses;
+        let base = addresses.get(usize::from(number) % addresses.len().max(1));
+        // Close by, within the same page or block, or not.
+        let offset = u64::from(number >> 4) << (8 + (number >> 4));
+        base.copied().unwrap_or(0) ^ offset
+    }
+
+    /// One that the walk under way depends on, or close by.
+    fn ipa(&self, number: u8) -> Option<u64> {
+        let events = self.flight.iter().flat_map(|flight| &flight.events);
+        let ipas = events.filter_map(|event| match event {
+            Event::Lookup(Tag { asid: None, .. }, ipa, _) => Some(*ipa),
+            _ => None,
+        });
+        let ipas: Vec<_> = ipas.collect();
+        let ipa = ipas.get(usize::from(number % 16) % ipas.len().max(1));
+        // In the same page, or below the same table.
+        let offset = (u64::from(number >> 4) << 12) << (number >> 4);
+        ipa.map(|ipa| ipa ^ if number & 0x80 == 0 { 0 } else { offset })
+    }
+
+    fn context(&self) -> Option<StreamContext> {
+        self.store.configuration(SID).copied()
+    }
+
+    /// Whether both stages translate, as far as is remembered.
+    fn is_nested(&self) -> bool {
+        match self.context() {
+            Some(StreamContext::Translate(context)) => context.stages.bits() == 3,
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// log2 of the largest page or block of stage 1 that the TLB may have in pieces.
+    fn split(&self) -> u8 {
+        let widened = self.store.tlb().widened(Range::page(0, 0));
+        widened.last.trailing_ones() as u8
+    }
+
+    fn is_fresh(&self, address: u64) -> bool {
+        self.fresh.is_fresh(address, self.is_nested())
+    }
+
+    /// If there is anything to be changed.
+    fn change(&mut self, change: Change) {
+        let Some(last) = self.walked.len().checked_sub(1) else {
+            return;
+        };
         let (address, _) = self.walked[last - usize::from(change.which) % self.walked.len()];
         self.memory.stored.insert(address, change.value);
-        Some(Changed {
+        let changed = Changed {
             stage2: self.walked.contains(&(address, 2)),
             configuration: self.configuration.contains(&address),
-        })
+        };
+        let nested = self.is_nested();
+        self.fresh.changed(&changed, nested);
+    }
+
+    /// Others have their turn.
+    fn pass(&mut self) {
+        let Some(flight) = &mut self.flight else {
+            return;
+        };
+        if flight.left > 0 {
+            flight.left -= 1;
+            return;
+        }
+        let Some(Meanwhile { change, told }) = flight.meanwhile.take() else {
+            return;
+        };
+        let at = flight.events.len();
+        // What is remembered by now may be of what was stale.
+        let nested = self.is_nested();
+        self.fresh.used(nested);
+        if let Some(change) = change {
+            self.change(change);
+        }
+        let forgotten = match told {
+            Told::Everything => {
+                self.store.clear();
+                self.fresh = Fresh::everything();
+                Forgotten::Everything
+            }
+            Told::Command(words) => self.execute(words),
+            Told::Invalidate { number, by, scope } => {
+                let ipa = self.ipa(number).filter(|_| matches!(by, By::Ipa));
+                let address = ipa.unwrap_or_else(|| self.address(number));
+                self.invalidate(address, by, scope)
+            }
+        };
+        if let Some(flight) = &mut self.flight {
+            flight.forgotten = Some((at, forgotten));
+        }
     }
 
     /// What a walk of this address depends on may be changed later.
@@ -188,11 +339,11 @@ impl World {
     }
 
     /// Tells what a command asked to be forgotten.
-    fn execute(&mut self, words: [u64; 2], features: &Features) -> Forgotten {
-        match decode(words, features) {
+    fn forget_by(&mut self, words: [u64; 2]) -> Forgotten {
+        match decode(words, &self.session.setup.features) {
             Ok(Command::Forward { words, .. }) => match Invalidation::of(words) {
                 Some(what) => {
-                    self.store.tlb.invalidate(&what);
+                    self.store.invalidate(&what);
                     Forgotten::Translations(what)
                 }
                 // CMD_CFGI_CD and CMD_CFGI_CD_ALL
@@ -209,12 +360,91 @@ impl World {
     }
 
     fn forget(&mut self, first: StreamId, last: StreamId) -> Forgotten {
-        self.store.configurations.forget(first, last);
+        self.store.invalidate_configurations(first, last);
         if (first..=last).contains(&SID) {
             Forgotten::Configuration
         } else {
             Forgotten::Nothing
         }
+    }
+
+    /// The same, and notes what can be relied on then.
+    fn execute(&mut self, words: [u64; 2]) -> Forgotten {
+        let nested = self.is_nested();
+        let tag = match self.context() {
+            Some(StreamContext::Translate(context)) => Some(context.tag()),
+            _ => None,
+        };
+        let globals = self.store.tlb().has_seen_globals();
+        let forgotten = self.forget_by(words);
+        match forgotten {
+            Forgotten::Nothing | Forgotten::Everything => {}
+            Forgotten::Configuration => self.fresh.configuration = true,
+            Forgotten::Translations(Invalidation::All) => {
+                (self.fresh.all, self.fresh.stage2) = (true, true);
+            }
+            Forgotten::Translations(what) => {
+                if let Some(tag) = tag.filter(|_| self.fresh.configuration) {
+                    if what == Invalidation::Vmid(tag.vmid) && nested {
+                        self.fresh.stage2 = true;
+                    }
+                    self.refresh(&what, tag, globals);
+                }
+            }
+        }
+        forgotten
+    }
+
+    /// Notes which addresses can be relied on after an invalidation.
+    fn refresh(&mut self, what: &Invalidation, tag: Tag, globals: bool) {
+        // Of an ASID, global ones are not meant; of another one, nothing else is.
+        let by_asid = matches!(what, Invalidation::Asid { .. });
+        let Some(range) = what.reach(tag, false).filter(|_| !(by_asid && globals)) else {
+            return;
+        };
+        // One command is enough for all of a page or block that is remembered.
+        // What a walk under way reads may be of another size.
+        let by_address = matches!(what, Invalidation::Address { .. }) && self.flight.is_none();
+        for number in 0..=u8::MAX {
+            let address = self.address(number);
+            let leaf = self.fresh.leaves.get(&address).filter(|_| by_address);
+            if (range.first..=range.last).contains(&address)
+                || leaf.is_some_and(|leaf| leaf.overlaps(&range))
+            {
+                self.fresh.addresses.insert(address);
+            }
+        }
+    }
+
+    /// The command that software uses for this address.
+    fn invalidate(&mut self, address: u64, by: By, scope: Scope) -> Forgotten {
+        let Some(StreamContext::Translate(context)) = self.context() else {
+            return Forgotten::Nothing;
+        };
+        let Tag { vmid, asid } = context.tag();
+        let (vmid, number) = match (scope.whose, asid.unwrap_or(0)) {
+            (Whose::Own, number) => (vmid, number),
+            (Whose::OtherAsid, number) => (vmid, number ^ 1),
+            (Whose::OtherVmid, number) => (vmid ^ 1, number),
+        };
+        let owner = (u64::from(vmid) << 32) | (u64::from(number) << 48);
+        let leaf = u64::from(scope.leaf);
+        let page = (address & !0xfff) | leaf;
+        let granule = u64::from(context.granule_shift(address) - 10) / 2;
+        let aligned = address & !((1 << context.granule_shift(address)) - 1);
+        let range = aligned | (granule << 10) | leaf;
+        let words = match (by, asid) {
+            (By::Address, Some(_)) => [owner | 0x12, page],
+            (By::AddressOfAnyAsid, Some(_)) => [owner | 0x13, page],
+            (By::Range, Some(_)) => [owner | 0x12 | (1 << 12), range],
+            (By::Asid, Some(_)) => [owner | 0x11, 0],
+            (By::Vmid, Some(_)) => [owner | 0x10, 0],
+            (By::Range, None) => [owner | 0x2a | (1 << 12), range],
+            (By::Vmid, None) | (By::WholeVmid, _) => [owner | 0x28, 0],
+            (By::Ipa, _) => [owner | 0x2a, page],
+            (_, None) => [owner | 0x2a, page],
+        };
+        self.execute(words)
     }
 }
 
@@ -224,8 +454,10 @@ struct Changed {
     configuration: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Forgotten {
     Nothing,
+    Everything,
     Configuration,
     Translations(Invalidation),
 }
@@ -278,55 +510,167 @@ impl Fresh {
     }
 }
 
+/// A walk under way, and what it has been told.
+struct Flight {
+    walk: Walk,
+    events: Vec<Event>,
+    /// Accesses until software comes.
+    left: u8,
+    meanwhile: Option<Meanwhile>,
+    /// What was to be forgotten, and what was told before that.
+    forgotten: Option<(usize, Forgotten)>,
+}
+
+/// What a walk depends on.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// An input address, and what the TLB has for it.
+    Lookup(Tag, u64, Option<Entry>),
+    Step(WalkStep),
+}
+
+impl Flight {
+    /// Whether this is the last descriptor that a stage was walked for.
+    fn is_last(&self, index: usize, stage: u8) -> bool {
+        let is_same = |event: &Event| matches!(event, Event::Step(step) if step.stage == stage);
+        let rest = self.events.get(index + 1..).unwrap_or(&[]);
+        match stage {
+            1 => !rest.iter().any(is_same),
+            _ => !rest.first().is_some_and(is_same),
+        }
+    }
+
+    /// Whether an invalidation was executed after something had been read that it
+    /// names.
+    fn must_be_repeated(&self) -> bool {
+        let (before, what) = match self.forgotten {
+            None | Some((_, Forgotten::Nothing)) => return false,
+            Some((_, Forgotten::Everything | Forgotten::Configuration)) => return true,
+            Some((before, Forgotten::Translations(what))) => (before, what),
+        };
+        let mut tags = [None; 2];
+        let mut is_named = false;
+        for (index, event) in self.events.iter().enumerate().take(before) {
+            is_named |= match *event {
+                Event::Lookup(tag, input, hit) => {
+                    let stage = stage_of(tag);
+                    tags[usize::from(stage) - 1] = Some(tag);
+                    // What does not permit the access is not used.
+                    let is_used = match self.events.get(index + 1) {
+                        None => true,
+                        Some(Event::Step(step)) => stage == 2 && step.stage == 1,
+                        Some(Event::Lookup(..)) => stage == 2,
+                    };
+                    hit.filter(|_| is_used).is_some_and(|entry| {
+                        let size = entry.log2_bytes;
+                        names(&what, tag, input, size, Some((size, entry.global)))
+                    })
+                }
+                Event::Step(step) => tags[usize::from(step.stage) - 1].is_some_and(|tag| {
+                    let is_leaf = step.descriptor & 3 == if step.level == 3 { 3 } else { 1 };
+                    let size = step.log2_bytes;
+                    let leaf = is_leaf.then_some((size, is_global(&step)));
+                    names(&what, tag, step.input, size, leaf)
+                }),
+            };
+        }
+        is_named
+    }
+
+    /// Whether there is anything that the invalidation can have reached.
+    fn may_be_repeated(&self, split: u8) -> bool {
+        let (before, what) = match self.forgotten {
+            None | Some((_, Forgotten::Nothing)) => return false,
+            Some((_, Forgotten::Everything | Forgotten::Configuration)) => return true,
+            Some((before, Forgotten::Translations(what))) => (before, what),
+        };
+        self.events.iter().take(before).any(|event| {
+            let Event::Lookup(tag, input, _) = *event else {
+                return false;
+            };
+            let stage = stage_of(tag);
+            let is_same = |other: u64| stage == 1 || other >> 12 == input >> 12;
+            let (mut tables, mut leaf, mut global) = (0, 0, false);
+            for (index, event) in self.events.iter().enumerate() {
+                match event {
+                    Event::Lookup(of, other, Some(entry)) if *of == tag && is_same(*other) => {
+                        let size = match stage {
+                            1 => entry.log2_bytes.max(split),
+                            _ => entry.log2_bytes,
+                        };
+                        (tables, leaf) = (size.max(tables), size.max(leaf));
+                        global |= entry.global;
+                    }
+                    Event::Step(step) if step.stage == stage && is_same(step.input) => {
+                        tables = tables.max(step.log2_bytes);
+                        if self.is_last(index, stage) {
+                            leaf = leaf.max(step.log2_bytes);
+                            // What is not valid may have been global.
+                            global |= step.descriptor & 1 == 0 || is_global(step);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            names(&what, tag, input, tables, Some((leaf, global)))
+        })
+    }
+}
+
+const fn stage_of(tag: Tag) -> u8 {
+    if tag.asid.is_some() {
+        1
+    } else {
+        2
+    }
+}
+
+const fn is_global(step: &WalkStep) -> bool {
+    step.stage == 1 && step.descriptor & (1 << 11) == 0
+}
+
+/// Whether an invalidation names what descriptors that map so many addresses around
+/// `input` lead to; `leaf` tells the size of the last one, and whether it is global.
+fn names(what: &Invalidation, tag: Tag, input: u64, size: u8, leaf: Option<(u8, bool)>) -> bool {
+    let within = |size: u8, range: Range| Range::page(input, size).overlaps(&range);
+    match (what.reach(tag, false), leaf) {
+        (Some(range), _) if !what.is_leaf_only() => within(size, range),
+        (Some(range), Some((leaf, _))) => within(leaf, range),
+        (None, Some((leaf, true))) => what
+            .reach(tag, true)
+            .is_some_and(|range| within(leaf, range)),
+        _ => false,
+    }
+}
+
 struct Smmu<'a> {
     session: &'a Session,
     registers: Registers,
-    world: RefCell<World>,
-    fresh: Fresh,
+    world: RefCell<World<'a>>,
 }
 
 impl Smmu<'_> {
     fn take(&mut self, step: &Step) {
+        let world = self.world.get_mut();
         match *step {
             Step::Access {
                 number,
                 wanted,
-                meanwhile: None,
-            } => self.access(self.address(number), wanted),
-            Step::Access {
-                number,
-                wanted,
-                meanwhile: Some((after, change)),
-            } => self.interrupted(self.address(number), wanted, after, change),
-            Step::Change(change) => {
-                let nested = self.is_nested();
-                if let Some(what) = self.world.get_mut().change(change) {
-                    self.fresh.changed(&what, nested);
+                meanwhile,
+            } => {
+                let address = world.address(number);
+                match meanwhile {
+                    None => self.access(address, wanted),
+                    Some((after, what)) => self.interrupted(address, wanted, after, what),
                 }
             }
-            Step::Command(words) => self.execute(words),
-            Step::Invalidate { number, by } => self.invalidate(self.address(number), by),
-        }
-    }
-
-    fn address(&self, number: u8) -> u64 {
-        let addresses = &self.session.addresses;
-        let base = addresses.get(usize::from(number) % addresses.len().max(1));
-        // Close by, within the same page or block, or not.
-        let offset = u64::from(number >> 4) << (8 + (number >> 4));
-        base.copied().unwrap_or(0) ^ offset
-    }
-
-    fn context(&self) -> Option<StreamContext> {
-        self.world.borrow().store.configurations.get(SID).copied()
-    }
-
-    /// Whether both stages translate, as far as is remembered.
-    fn is_nested(&self) -> bool {
-        match self.context() {
-            Some(StreamContext::Translate(context)) => context.stages.bits() == 3,
-            Some(_) => false,
-            None => true,
+            Step::Change(change) => world.change(change),
+            Step::Command(words) => {
+                world.execute(words);
+            }
+            Step::Invalidate { number, by, scope } => {
+                world.invalidate(world.address(number), by, scope);
+            }
         }
     }
 
@@ -371,8 +715,7 @@ impl Smmu<'_> {
             translate(registers, features, memory, noted, SID, address, wanted)
         });
         let known = world.store.hit(SID, address, wanted);
-        let nested = self.is_nested();
-        if self.fresh.is_fresh(address, nested) {
+        if world.is_fresh(address) {
             assert!(
                 hit.is_none_or(|hit| hit == expected),
                 "a hit of {address:#x}: {hit:x?}"
@@ -381,116 +724,84 @@ impl Smmu<'_> {
             if !matches!(expected, Outcome::Fault(_)) {
                 assert_eq!(known, Some(expected), "not remembered: {address:#x}");
                 if let Some(leaf) = leaf {
-                    self.fresh.leaves.insert(address, leaf);
+                    world.fresh.leaves.insert(address, leaf);
                 }
             }
         } else {
-            self.fresh.leaves.clear();
+            world.fresh.leaves.clear();
         }
-        self.fresh.used(nested);
+        let nested = world.is_nested();
+        world.fresh.used(nested);
     }
 
     /// A transaction that software gets in the way of: it changes a table and
-    /// invalidates everything. What the transaction comes to is either; what
-    /// is remembered is the new.
-    fn interrupted(&mut self, address: u64, wanted: Permissions, after: u8, change: Change) {
-        let mut caches = {
-            let world = self.world.borrow();
-            let session = world.store.begin();
-            Interrupted {
-                world: &self.world,
-                configurations: session.configurations,
-                tlb: session.tlb,
-                left: after % 16,
-                change: Some(change),
-            }
-        };
+    /// invalidates something. The transaction has to be repeated, and leaves nothing
+    /// that is remembered, if it has read what was invalidated; otherwise it has not,
+    /// and is remembered.
+    fn interrupted(&mut self, address: u64, wanted: Permissions, after: u8, what: Meanwhile) {
         let features = &self.session.setup.features;
-        let mut memory = Shared(&self.world);
-        translate(
-            &self.registers,
+        let registers = &self.registers;
+        let note = |world: &mut World<'_>| {
+            world.note(|memory, noted| {
+                translate(registers, features, memory, noted, SID, address, wanted)
+            })
+        };
+        let world = self.world.get_mut();
+        note(world);
+        let split = world.split();
+        world.flight = Some(Flight {
+            walk: world.store.begin(SID, address),
+            events: Vec::new(),
+            left: after % 64,
+            meanwhile: Some(what),
+            forgotten: None,
+        });
+        let shared = &self.world;
+        let outcome = translate(
+            registers,
             features,
-            &mut memory,
-            &mut caches,
+            &mut Shared(shared),
+            &mut Interrupted(shared),
             SID,
             address,
             wanted,
         );
-        if caches.change.is_none() {
-            self.fresh = Fresh::everything();
-        } else {
-            self.fresh.used(self.is_nested());
-            self.fresh.leaves.clear();
-        }
-        let registers = &self.registers;
-        self.world.get_mut().note(|memory, noted| {
-            translate(registers, features, memory, noted, SID, address, wanted)
-        });
-    }
-
-    fn execute(&mut self, words: [u64; 2]) {
-        let nested = self.is_nested();
-        let tag = match self.context() {
-            Some(StreamContext::Translate(context)) => Some(context.tag()),
-            _ => None,
+        let world = self.world.get_mut();
+        let flight = world.flight.take().expect("it is under way");
+        let is_current = world.store.is_current(&flight.walk);
+        world.store.end(&flight.walk);
+        let forgotten = flight.forgotten;
+        assert!(
+            !(is_current && flight.must_be_repeated()),
+            "{address:#x} has read what is no more: {forgotten:x?}"
+        );
+        let split = world.split().max(split);
+        assert!(
+            is_current || flight.may_be_repeated(split),
+            "{address:#x} is out of reach: {forgotten:x?}"
+        );
+        let known = world.store.hit(SID, address, wanted);
+        let reference = Reference {
+            setup: &self.session.setup,
+            memory: &world.memory,
         };
-        let features = &self.session.setup.features;
-        let globals = self.world.get_mut().store.tlb.has_seen_globals();
-        match self.world.get_mut().execute(words, features) {
-            Forgotten::Nothing => {}
-            Forgotten::Configuration => self.fresh.configuration = true,
-            Forgotten::Translations(Invalidation::All) => {
-                (self.fresh.all, self.fresh.stage2) = (true, true);
+        let expected = reference.translate(SID, address, wanted);
+        if world.is_fresh(address) {
+            assert!(
+                known.is_none_or(|known| known == expected),
+                "remembered {address:#x}: {known:x?} after {forgotten:x?}"
+            );
+            if is_current {
+                assert_eq!(outcome, expected, "a walk of {address:#x}");
             }
-            Forgotten::Translations(what) => {
-                let Some(tag) = tag.filter(|_| self.fresh.configuration) else {
-                    return;
-                };
-                if what == Invalidation::Vmid(tag.vmid) && nested {
-                    self.fresh.stage2 = true;
-                }
-                // Of an ASID, global ones are not meant.
-                let by_asid = matches!(what, Invalidation::Asid { .. });
-                let Some(range) = what.reach(tag, globals).filter(|_| !(by_asid && globals)) else {
-                    return;
-                };
-                // One command is enough for all of a page or block.
-                let by_address = matches!(what, Invalidation::Address { .. });
-                for number in 0..=u8::MAX {
-                    let address = self.address(number);
-                    let leaf = self.fresh.leaves.get(&address).filter(|_| by_address);
-                    if (range.first..=range.last).contains(&address)
-                        || leaf.is_some_and(|leaf| leaf.overlaps(&range))
-                    {
-                        self.fresh.addresses.insert(address);
-                    }
-                }
+            if is_current && !matches!(expected, Outcome::Fault(_)) {
+                assert_eq!(known, Some(expected), "not remembered: {address:#x}");
             }
         }
-    }
-
-    /// The command that software uses for this address.
-    fn invalidate(&mut self, address: u64, by: By) {
-        let Some(StreamContext::Translate(context)) = self.context() else {
-            return;
-        };
-        let Tag { vmid, asid } = context.tag();
-        let owner = (u64::from(vmid) << 32) | (u64::from(asid.unwrap_or(0)) << 48);
-        let page = address & !0xfff;
-        let granule = u64::from(context.granule_shift(address) - 10) / 2;
-        let aligned = address & !((1 << context.granule_shift(address)) - 1);
-        let range = aligned | (granule << 10);
-        let words = match (by, asid) {
-            (By::Address, Some(_)) => [owner | 0x12, page],
-            (By::AddressOfAnyAsid, Some(_)) => [owner | 0x13, page],
-            (By::Range, Some(_)) => [owner | 0x12 | (1 << 12), range],
-            (By::Asid, Some(_)) => [owner | 0x11, 0],
-            (By::Vmid, Some(_)) => [owner | 0x10, 0],
-            (By::Range, None) => [owner | 0x2a | (1 << 12), range],
-            (By::Vmid, None) => [owner | 0x28, 0],
-            (_, None) => [owner | 0x2a, page],
-        };
-        self.execute(words);
+        let nested = world.is_nested();
+        world.fresh.used(nested);
+        world.fresh.leaves.clear();
+        note(world);
     }
 }
 
@@ -531,11 +842,13 @@ impl Caches for Noted {
 }
 
 /// Memory that changes while it is read.
-struct Shared<'a>(&'a RefCell<World>);
+struct Shared<'a, 'b>(&'a RefCell<World<'b>>);
 
-impl GuestMemory for Shared<'_> {
+impl GuestMemory for Shared<'_, '_> {
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> std::result::Result<(), BusAbort> {
-        self.0.borrow_mut().memory.read(address, buffer)
+        let mut world = self.0.borrow_mut();
+        world.pass();
+        world.memory.read(address, buffer)
     }
 
     fn write(&mut self, address: u64, data: &[u8]) -> std::result::Result<(), BusAbort> {
@@ -545,51 +858,51 @@ impl GuestMemory for Shared<'_> {
 
 /// As a device uses the caches: what was invalidated since the beginning of a
 /// transaction is not remembered.
-struct Interrupted<'a> {
-    world: &'a RefCell<World>,
-    configurations: u64,
-    tlb: u64,
-    /// Descriptors until software comes.
-    left: u8,
-    change: Option<Change>,
+struct Interrupted<'a, 'b>(&'a RefCell<World<'b>>);
+
+impl Interrupted<'_, '_> {
+    fn with<R>(&self, access: impl FnOnce(&mut Store, &mut Flight) -> R) -> R {
+        let world = &mut *self.0.borrow_mut();
+        let flight = world.flight.as_mut().expect("it is under way");
+        access(&mut world.store, flight)
+    }
 }
 
-impl Caches for Interrupted<'_> {
+impl Caches for Interrupted<'_, '_> {
     fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
-        self.world.borrow().store.configurations.get(sid).copied()
+        self.with(|store, _| store.configuration(sid).copied())
     }
 
     fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        let store = &mut self.world.borrow_mut().store;
-        store.configurations.keep(self.configurations, sid, context);
+        self.with(|store, flight| store.keep_context_for(&flight.walk, sid, context));
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
-        self.world.borrow().store.tlb.lookup(tag, address)
+        let found = self.with(|store, flight| {
+            let found = store.lookup_for(&mut flight.walk, tag, address);
+            flight.events.push(Event::Lookup(tag, address, found));
+            found
+        });
+        self.0.borrow_mut().pass();
+        found
     }
 
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
-        let store = &mut self.world.borrow_mut().store;
-        store.tlb.insert(self.tlb, tag, address, entry);
+        self.with(|store, flight| store.insert_for(&flight.walk, tag, address, entry));
     }
 
     fn note_split(&mut self, stage1_log2_bytes: u8) {
-        self.world
-            .borrow_mut()
-            .store
-            .tlb
-            .note_split(stage1_log2_bytes);
+        self.with(|store, _| store.note_split(stage1_log2_bytes));
     }
 
     fn walked(&mut self, step: &WalkStep) {
-        let mut world = self.world.borrow_mut();
+        self.with(|_, flight| {
+            flight.walk.note(step);
+            flight.events.push(Event::Step(*step));
+        });
+        let mut world = self.0.borrow_mut();
         world.walked.push((step.address, step.stage));
-        if self.left > 0 {
-            self.left -= 1;
-        } else if let Some(change) = self.change.take() {
-            world.change(change);
-            world.store.clear();
-        }
+        world.pass();
     }
 }
 
@@ -662,28 +975,45 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
         14..=16 => Step::Access {
             number: u8::arbitrary(u)?,
             wanted,
-            meanwhile: Some((u8::arbitrary(u)?, change(u)?)),
+            meanwhile: Some((u8::arbitrary(u)?, meanwhile(u)?)),
         },
         17..=20 => Step::Change(change(u)?),
         21..=25 => Step::Invalidate {
             number: u8::arbitrary(u)?,
-            by: one_of(
-                u,
-                &[
-                    By::Address,
-                    By::AddressOfAnyAsid,
-                    By::Range,
-                    By::Asid,
-                    By::Vmid,
-                ],
-            )?,
+            by: one_of(u, &ALL_BY)?,
+            scope: Scope::of(kind >> 5),
         },
         26..=27 => Step::Command([0x30, 0]),
         28 => Step::Command([0x04, 31]),
-        29 => Step::Command([0x03 | (u64::from(SID) << 32), 1]),
-        30 => Step::Command([0x06 | (u64::from(SID) << 32), 0]),
+        29 => Step::Command(of_stream(0x03, SID, 1)),
+        30 => Step::Command(of_stream(0x06, SID, 0)),
         _ => Step::Command(<[u64; 2]>::arbitrary(u)?),
     })
+}
+
+fn meanwhile(u: &mut Unstructured<'_>) -> Result<Meanwhile> {
+    let change = change(u)?;
+    let how = u8::arbitrary(u)?;
+    let told = match how & 0x1f {
+        0..=7 => Told::Everything,
+        8..=9 => Told::Command([0x30, 0]),
+        10 => Told::Command(of_stream(0x03, SID, 1)),
+        11 => Told::Command(of_stream(0x03, SID ^ 1, 1)),
+        12 => Told::Command(of_stream(0x06, SID, 0)),
+        _ => Told::Invalidate {
+            number: u8::arbitrary(u)?,
+            by: one_of(u, &ALL_BY)?,
+            scope: Scope::of(how >> 5),
+        },
+    };
+    Ok(Meanwhile {
+        change: (how & 0x1f < 26).then_some(change),
+        told,
+    })
+}
+
+fn of_stream(opcode: u64, sid: StreamId, word1: u64) -> [u64; 2] {
+    [opcode | (u64::from(sid) << 32), word1]
 }
 
 fn change(u: &mut Unstructured<'_>) -> Result<Change> {
