@@ -68,6 +68,10 @@ enum Step {
     Gone(bool),
     /// Each visit lasts long enough with one call.
     Slow(bool),
+    /// A stream stays on stage 1 whatever is done.
+    Stuck(bool),
+    /// After so many calls that failed the machine was held up for too long.
+    Patience(Option<usize>),
     /// A slot of the queue aborts, or where MSIs go, or nothing any more.
     Abort(Option<Place>),
     Budget(u32),
@@ -89,10 +93,14 @@ impl Session {
     pub fn check(&self) {
         let mut machine = Machine::resized(self.features, self.policy, self.log2size, self.start);
         machine.host.caches_cds = true;
+        let mut stall = Stall::default();
         for step in &self.steps {
             take(&mut machine, step);
+            if matches!(step, Step::Reset) {
+                stall = Stall::default();
+            }
             for _ in 0..VISITS {
-                if visit(&mut machine) == Progress::Idle {
+                if visit(&mut machine, &mut stall) == Progress::Idle {
                     break;
                 }
             }
@@ -133,6 +141,8 @@ fn take(machine: &mut Machine, step: &Step) {
         Step::CachesCds(caches) => machine.host.caches_cds = *caches,
         Step::Slow(slow) => machine.host.is_slow = *slow,
         Step::Gone(gone) => machine.host.is_gone = *gone,
+        Step::Stuck(stuck) => machine.host.is_stuck = *stuck,
+        Step::Patience(calls) => machine.host.patience = *calls,
         Step::Abort(None) => {
             machine.memory.unreadable.clear();
             machine.memory.unwritable.clear();
@@ -164,6 +174,15 @@ fn write(machine: &mut Machine, offset: u64, value: u64) {
     assert!(!effects.cmdq || machine.registers.cmdq_ready(&features));
 }
 
+/// How often the host has failed at one command, as bounds: from outside it cannot be
+/// told what was completed within a visit.
+#[derive(Clone, Copy, Default)]
+struct Stall {
+    position: u32,
+    least: u32,
+    most: u32,
+}
+
 /// What was there before a visit.
 struct Before {
     ready: bool,
@@ -177,6 +196,9 @@ struct Before {
     answers: Vec<Answer>,
     events: usize,
     calls: usize,
+    given_up: usize,
+    is_local: bool,
+    stall: Stall,
     reads: usize,
     messages: usize,
 }
@@ -188,7 +210,7 @@ struct Slot {
 }
 
 impl Before {
-    fn of(machine: &Machine) -> Self {
+    fn of(machine: &Machine, stall: Stall) -> Self {
         let registers = machine.registers.clone();
         let features = &machine.features;
         let ring = registers.cmdq_ring(features);
@@ -220,6 +242,9 @@ impl Before {
             answers: machine.host.answers.iter().copied().collect(),
             events: machine.host.log.events().len(),
             calls: machine.host.calls.len(),
+            given_up: machine.host.given_up,
+            is_local: machine.host.is_local,
+            stall,
             reads: machine.memory.reads,
             messages: machine.memory.written.len(),
             registers,
@@ -234,8 +259,9 @@ fn known(machine: &Machine) -> Vec<u32> {
     host.streams.difference(&host.unknown).copied().collect()
 }
 
-fn visit(machine: &mut Machine) -> Progress {
-    let before = Before::of(machine);
+fn visit(machine: &mut Machine, stall: &mut Stall) -> Progress {
+    machine.host.waived.clear();
+    let before = Before::of(machine, *stall);
     let progress = machine.consume_once();
     let after = After {
         before: &before,
@@ -254,6 +280,7 @@ fn visit(machine: &mut Machine) -> Progress {
         },
     };
     after.check(progress);
+    *stall = after.stall();
     progress
 }
 
@@ -277,6 +304,7 @@ impl After<'_> {
             assert!(self.events.is_empty());
         }
         self.work_is_bounded();
+        self.given_up_for_a_reason();
         self.only_its_registers_changed();
         self.consumed_is_complete();
         self.executed_was_asked_for();
@@ -297,6 +325,74 @@ impl After<'_> {
         // Retries of each kind, for both passes and each device.
         assert!(host.calls.len() - self.before.calls <= 400 * (commands + 1));
         assert!(memory.reads - self.before.reads <= commands + 2 + commands / 4096);
+    }
+
+    fn calls(&self) -> usize {
+        self.machine.host.calls.len() - self.before.calls
+    }
+
+    fn gave_up(&self) -> bool {
+        self.machine.host.given_up > self.before.given_up
+    }
+
+    /// Whether the host was to complete anything.
+    fn asked(&self) -> bool {
+        self.calls() > 0 || !self.machine.host.waived.is_empty()
+    }
+
+    /// A stream may be on stage 1 again.
+    fn is_installed(&self) -> bool {
+        let mut events = self.events.iter();
+        events.any(|event| matches!(event, Event::Installed(_)))
+    }
+
+    /// The host is given up on when it was to be, and then not called.
+    fn given_up_for_a_reason(&self) {
+        let (host, before) = (&self.machine.host, self.before);
+        let most_errors = self.machine.cmdq.policy().max_errors.max(1);
+        let exhausted = host.patience.is_some() && !self.failures.is_empty();
+        assert!(!self.gave_up() || before.stall.most >= most_errors || exhausted);
+        // Once for each call that failed, and for each batch.
+        let times = host.given_up - before.given_up;
+        assert!(times <= self.calls() + before.commands.len() + 1);
+        if before.stall.least >= most_errors && self.asked() {
+            assert!(self.gave_up(), "the host fails for ever");
+            assert!(host.is_stuck || self.is_installed() || self.calls() == 0);
+        }
+        if before.is_local && !self.is_installed() {
+            assert!(host.is_local || (self.gave_up() && host.is_stuck));
+            assert!(!host.is_local || self.calls() == 0, "nothing to call for");
+        }
+        assert!(host.waived.is_empty() || before.is_local || self.gave_up());
+    }
+
+    /// How often the host has failed at one command by now.
+    fn stall(&self) -> Stall {
+        let before = self.before.stall;
+        let position = self.machine.registers.cmdq.cons & self.before.ring.pointer_mask();
+        let failed = self.error() == Some(2) && self.before.commands[self.consumed].readable;
+        let nothing_else = self.consumed == 0
+            && self.executed().next().is_none()
+            && !self.is_installed()
+            && self.machine.host.waived.is_empty();
+        match (failed, nothing_else) {
+            (true, true) if position == before.position => Stall {
+                position,
+                least: before.least + 1,
+                most: before.most + 1,
+            },
+            (true, _) => Stall {
+                position,
+                least: 1,
+                most: if position == before.position {
+                    before.most + 1
+                } else {
+                    1
+                },
+            },
+            (false, true) => before,
+            (false, false) => Stall { least: 0, ..before },
+        }
     }
 
     fn only_its_registers_changed(&self) {
@@ -340,6 +436,7 @@ impl After<'_> {
                     kind,
                 }) => assert!(
                     self.executed().any(|executed| *executed == words)
+                        || self.is_waived(words)
                         || self.is_moot(target, kind),
                     "lost: {words:x?}"
                 ),
@@ -348,6 +445,15 @@ impl After<'_> {
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Whether a command completed without the host: it was given up on before, or
+    /// because of the call with this command.
+    fn is_waived(&self, words: [u64; 2]) -> bool {
+        let host = &self.machine.host;
+        let mut calls = host.calls[self.before.calls..].iter();
+        let is_lost = self.gave_up() && !host.is_stuck;
+        host.waived.contains(&words) || (is_lost && calls.any(|call| call.contains(&words)))
     }
 
     /// Whether there is nothing that a command could have invalidated.
@@ -373,7 +479,7 @@ impl After<'_> {
 
     /// The host was given what the commands say, and nothing else.
     fn executed_was_asked_for(&self) {
-        for words in self.executed() {
+        for words in self.executed().chain(&self.machine.host.waived) {
             let asked = self.before.commands.iter().any(|slot| match slot.decoded {
                 Ok(Command::Forward { words: own, .. }) => own == *words,
                 Ok(Command::CfgiSte { sid, .. }) => *words == descriptors_of(sid),
@@ -454,8 +560,7 @@ impl After<'_> {
 
     /// Whether there was anything that can have taken long.
     fn takes_time(&self) -> bool {
-        let asked = self.machine.host.calls.len() > self.before.calls;
-        asked
+        self.asked()
             || self.before.commands[..self.consumed].iter().any(|slot| {
                 matches!(
                     slot.decoded,
@@ -527,9 +632,11 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
         22 => {
             let bits = u8::arbitrary(u)?;
             let set = bits & 2 != 0;
-            match bits & 1 {
-                0 => Step::Gone(set),
-                _ => Step::Slow(set),
+            match (bits >> 6, bits & 1) {
+                (0, 0) => Step::Gone(set),
+                (0, _) => Step::Slow(set),
+                (1, _) => Step::Stuck(set),
+                _ => Step::Patience(set.then_some(usize::from((bits >> 2) & 0xf))),
             }
         }
         23 => Step::Abort(match u8::arbitrary(u)? {

@@ -71,10 +71,14 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
     Ok(FlushPolicy {
         timeout_retries: u32::from(byte & 3),
         memory_retries: u32::from((byte >> 2) & 3),
+        // Few, so that a host is given up on within a session.
+        max_errors: match byte & 0x80 {
+            0 => FlushPolicy::default().max_errors,
+            _ => u32::from((byte >> 1) & 3),
+        },
         repeat_tlbi_cfgi: byte & 0x10 != 0,
         defer_remainder: byte & 0x20 != 0,
         eio: eio(byte & 0x40 != 0),
-        ..FlushPolicy::default()
     })
 }
 
