@@ -329,6 +329,39 @@ mod tests {
         }
     }
 
+    /// Stage 2 has mapped an earlier table of stage 1 by a block: any address of the
+    /// block reaches the walk, although it has gone on to another page since.
+    #[test]
+    fn extents_of_earlier_stage2_walks_count() {
+        let tag = Tag {
+            vmid: 1,
+            asid: None,
+        };
+        let step = |input, log2_bytes| WalkStep {
+            stage: 2,
+            level: 2,
+            input,
+            log2_bytes,
+            address: 0,
+            index: 0,
+            descriptor: VALID,
+        };
+        for (named, is_current) in [(0x4001_0000, false), (0x4020_0000, true)] {
+            let mut walks = Walks::default();
+            let mut walk = walks.begin(1);
+            walks.register(&mut walk, tag, 0x4000_0000);
+            walk.note(&step(0x4000_0000, 21));
+            walks.register(&mut walk, tag, 0x8000_0000);
+            walk.note(&step(0x8000_0000, 12));
+            walks.invalidate(&Invalidation::Ipa {
+                vmid: 1,
+                range: Range::page(named, 12),
+                leaf: true,
+            });
+            assert_eq!(walks.is_current(&walk), is_current, "{named:#x}");
+        }
+    }
+
     #[test]
     fn slots_are_used_again_and_begin_empty() {
         let mut walks = Walks::default();
