@@ -14,6 +14,7 @@ pub struct Backoff {
     failures: u32,
     ended: Instant,
     took: Duration,
+    is_urgent: bool,
 }
 
 impl Backoff {
@@ -38,13 +39,20 @@ impl Backoff {
                 .saturating_add(1),
             ended,
             took: ended.saturating_duration_since(begun),
+            is_urgent: false,
         }
+    }
+
+    /// The same, without an end to the timer's attempts if `is_urgent`.
+    #[must_use]
+    pub const fn urgent(self, is_urgent: bool) -> Self {
+        Self { is_urgent, ..self }
     }
 
     /// Returns how long the timer waits from `now` on; `None` if it has tried often
     /// enough: then only the guest's next command does.
     pub fn delay(&self, now: Instant) -> Option<Duration> {
-        if self.failures > Self::LAST {
+        if self.failures > Self::LAST && !self.is_urgent {
             return None;
         }
         let doublings = 1_u32 << (self.failures - 1).min(16);

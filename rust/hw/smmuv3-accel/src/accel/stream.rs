@@ -160,8 +160,9 @@ impl Stream {
         }
         let begun = Instant::now();
         self.abort(viommu);
-        if self.quarantine == Quarantine::Brief || self.is_exposed() {
-            self.backoff = Some(Backoff::after(self.backoff, begun));
+        let is_exposed = self.is_exposed();
+        if self.quarantine == Quarantine::Brief || is_exposed {
+            self.backoff = Some(Backoff::after(self.backoff, begun).urgent(is_exposed));
         }
     }
 
@@ -262,7 +263,7 @@ impl Stream {
         self.abort(viommu);
         self.backoff = self
             .is_exposed()
-            .then(|| Backoff::after(self.backoff, begun));
+            .then(|| Backoff::after(self.backoff, begun).urgent(true));
     }
 
     /// Notes whether the device has the `StreamID` of another one.
@@ -285,7 +286,7 @@ impl Stream {
 
     fn attach_wanted(&mut self, viommu: &mut Viommu) -> bool {
         let begun = Instant::now();
-        let mut is_transient = false;
+        let (mut is_transient, mut is_exposed) = (false, false);
         if self.wants_vdevice {
             let identified = self.identify(viommu);
             is_transient |= identified.is_err_and(|failure| failure.is_transient());
@@ -310,11 +311,12 @@ impl Stream {
                 self.complain(&failure);
                 self.abort(viommu);
                 // what could be neither aborted nor blocked is not left at that
-                is_transient |= self.is_exposed();
+                is_exposed = self.is_exposed();
                 false
             }
         };
-        self.backoff = is_transient.then(|| Backoff::after(self.backoff, begun));
+        self.backoff = (is_transient || is_exposed)
+            .then(|| Backoff::after(self.backoff, begun).urgent(is_exposed));
         translates
     }
 
