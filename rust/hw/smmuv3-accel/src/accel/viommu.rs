@@ -56,8 +56,10 @@ pub struct Viommu {
     is_stale: bool,
     /// The host was given up on: see [`Self::give_up`]
     is_lost: bool,
-    /// How long the host's last calls took, since one did not fail
+    /// How long the calls took that have failed since one did not
     failing: Duration,
+    /// How long the last of them took
+    last_failure: Duration,
     /// Set while the host fails to invalidate what is stale
     backoff: Option<Backoff>,
 }
@@ -83,6 +85,7 @@ impl Viommu {
             is_stale: true,
             is_lost: false,
             failing: Duration::ZERO,
+            last_failure: Duration::ZERO,
             backoff: None,
         })
     }
@@ -123,10 +126,12 @@ impl Viommu {
         }
         let begun = Instant::now();
         let result = self.object.invalidate(commands);
-        self.failing = match result {
-            Ok(()) => Duration::ZERO,
-            Err(_) => self.failing.saturating_add(begun.elapsed()),
-        };
+        if result.is_ok() {
+            self.failing = Duration::ZERO;
+        } else {
+            self.last_failure = begun.elapsed();
+            self.failing = self.failing.saturating_add(self.last_failure);
+        }
         let (errno, entry_num) = match &result {
             Ok(()) => (0, commands.len() as u32),
             Err(error) => (error.errno, error.entry_num),
@@ -148,7 +153,8 @@ impl Viommu {
         let is_new = !std::mem::replace(&mut self.is_lost, true);
         if is_new {
             let now = Instant::now();
-            let begun = now.checked_sub(self.failing).unwrap_or(now);
+            // What one attempt costs: many quick ones do not make the next one dear.
+            let begun = now.checked_sub(self.last_failure).unwrap_or(now);
             self.backoff = Some(Backoff::after(None, begun));
         }
         is_new
