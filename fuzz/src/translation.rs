@@ -66,7 +66,7 @@ struct Meanwhile {
     told: Told,
 }
 
-/// What software has the SMMU forget.
+/// What software has the SMMU invalidate.
 #[derive(Clone, Copy, Debug)]
 enum Told {
     Everything,
@@ -303,11 +303,11 @@ impl World<'_> {
         if let Some(change) = change {
             self.change(change);
         }
-        let forgotten = match told {
+        let invalidated = match told {
             Told::Everything => {
                 self.store.clear();
                 self.fresh = Fresh::everything();
-                Forgotten::Everything
+                Invalidated::Everything
             }
             Told::Command(words) => self.execute(words),
             Told::Invalidate { number, by, scope } => {
@@ -317,7 +317,7 @@ impl World<'_> {
             }
         };
         if let Some(flight) = &mut self.flight {
-            flight.forgotten = Some((at, forgotten));
+            flight.invalidated = Some((at, invalidated));
         }
     }
 
@@ -338,52 +338,54 @@ impl World<'_> {
         noted.leaf
     }
 
-    /// Tells what a command asked to be forgotten.
-    fn forget_by(&mut self, words: [u64; 2]) -> Forgotten {
+    /// Returns what a command invalidates.
+    fn invalidate_by(&mut self, words: [u64; 2]) -> Invalidated {
         match decode(words, &self.session.setup.features) {
             Ok(Command::Forward { words, .. }) => match Invalidation::of(words) {
                 Some(what) => {
                     self.store.invalidate(&what);
-                    Forgotten::Translations(what)
+                    Invalidated::Translations(what)
                 }
                 // CMD_CFGI_CD and CMD_CFGI_CD_ALL
                 None if words[0] as u8 != 0x40 => {
                     let sid = (words[0] >> 32) as StreamId;
-                    self.forget(sid, sid)
+                    self.invalidate_configurations(sid, sid)
                 }
-                None => Forgotten::Nothing,
+                None => Invalidated::Nothing,
             },
-            Ok(Command::CfgiSte { sid, .. }) => self.forget(sid, sid),
-            Ok(Command::CfgiSteRange { first, last }) => self.forget(first, last),
-            _ => Forgotten::Nothing,
+            Ok(Command::CfgiSte { sid, .. }) => self.invalidate_configurations(sid, sid),
+            Ok(Command::CfgiSteRange { first, last }) => {
+                self.invalidate_configurations(first, last)
+            }
+            _ => Invalidated::Nothing,
         }
     }
 
-    fn forget(&mut self, first: StreamId, last: StreamId) -> Forgotten {
+    fn invalidate_configurations(&mut self, first: StreamId, last: StreamId) -> Invalidated {
         self.store.invalidate_configurations(first, last);
         if (first..=last).contains(&SID) {
-            Forgotten::Configuration
+            Invalidated::Configuration
         } else {
-            Forgotten::Nothing
+            Invalidated::Nothing
         }
     }
 
     /// The same, and notes what can be relied on then.
-    fn execute(&mut self, words: [u64; 2]) -> Forgotten {
+    fn execute(&mut self, words: [u64; 2]) -> Invalidated {
         let nested = self.is_nested();
         let tag = match self.context() {
             Some(StreamContext::Translate(context)) => Some(context.tag()),
             _ => None,
         };
         let globals = self.store.tlb().has_seen_globals();
-        let forgotten = self.forget_by(words);
-        match forgotten {
-            Forgotten::Nothing | Forgotten::Everything => {}
-            Forgotten::Configuration => self.fresh.configuration = true,
-            Forgotten::Translations(Invalidation::All) => {
+        let invalidated = self.invalidate_by(words);
+        match invalidated {
+            Invalidated::Nothing | Invalidated::Everything => {}
+            Invalidated::Configuration => self.fresh.configuration = true,
+            Invalidated::Translations(Invalidation::All) => {
                 (self.fresh.all, self.fresh.stage2) = (true, true);
             }
-            Forgotten::Translations(what) => {
+            Invalidated::Translations(what) => {
                 if let Some(tag) = tag.filter(|_| self.fresh.configuration) {
                     if what == Invalidation::Vmid(tag.vmid) && nested {
                         self.fresh.stage2 = true;
@@ -392,7 +394,7 @@ impl World<'_> {
                 }
             }
         }
-        forgotten
+        invalidated
     }
 
     /// Notes which addresses can be relied on after an invalidation.
@@ -417,9 +419,9 @@ impl World<'_> {
     }
 
     /// The command that software uses for this address.
-    fn invalidate(&mut self, address: u64, by: By, scope: Scope) -> Forgotten {
+    fn invalidate(&mut self, address: u64, by: By, scope: Scope) -> Invalidated {
         let Some(StreamContext::Translate(context)) = self.context() else {
-            return Forgotten::Nothing;
+            return Invalidated::Nothing;
         };
         let Tag { vmid, asid } = context.tag();
         let (vmid, number) = match (scope.whose, asid.unwrap_or(0)) {
@@ -455,7 +457,7 @@ struct Changed {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Forgotten {
+enum Invalidated {
     Nothing,
     Everything,
     Configuration,
@@ -517,8 +519,8 @@ struct Flight {
     /// Accesses until software comes.
     left: u8,
     meanwhile: Option<Meanwhile>,
-    /// What was to be forgotten, and what was told before that.
-    forgotten: Option<(usize, Forgotten)>,
+    /// What was invalidated, and how much had been observed before that.
+    invalidated: Option<(usize, Invalidated)>,
 }
 
 /// What a walk depends on.
@@ -543,10 +545,10 @@ impl Flight {
     /// Whether an invalidation was executed after something had been read that it
     /// names.
     fn must_be_repeated(&self) -> bool {
-        let (before, what) = match self.forgotten {
-            None | Some((_, Forgotten::Nothing)) => return false,
-            Some((_, Forgotten::Everything | Forgotten::Configuration)) => return true,
-            Some((before, Forgotten::Translations(what))) => (before, what),
+        let (before, what) = match self.invalidated {
+            None | Some((_, Invalidated::Nothing)) => return false,
+            Some((_, Invalidated::Everything | Invalidated::Configuration)) => return true,
+            Some((before, Invalidated::Translations(what))) => (before, what),
         };
         let mut tags = [None; 2];
         let mut is_named = false;
@@ -579,10 +581,10 @@ impl Flight {
 
     /// Whether there is anything that the invalidation can have reached.
     fn may_be_repeated(&self, split: u8) -> bool {
-        let (before, what) = match self.forgotten {
-            None | Some((_, Forgotten::Nothing)) => return false,
-            Some((_, Forgotten::Everything | Forgotten::Configuration)) => return true,
-            Some((before, Forgotten::Translations(what))) => (before, what),
+        let (before, what) = match self.invalidated {
+            None | Some((_, Invalidated::Nothing)) => return false,
+            Some((_, Invalidated::Everything | Invalidated::Configuration)) => return true,
+            Some((before, Invalidated::Translations(what))) => (before, what),
         };
         self.events.iter().take(before).any(|event| {
             let Event::Lookup(tag, input, _) = *event else {
@@ -754,7 +756,7 @@ impl Smmu<'_> {
             events: Vec::new(),
             left: after % 64,
             meanwhile: Some(what),
-            forgotten: None,
+            invalidated: None,
         });
         let shared = &self.world;
         let outcome = translate(
@@ -770,15 +772,15 @@ impl Smmu<'_> {
         let flight = world.flight.take().expect("it is under way");
         let is_current = world.store.is_current(&flight.walk);
         world.store.end(&flight.walk);
-        let forgotten = flight.forgotten;
+        let invalidated = flight.invalidated;
         assert!(
             !(is_current && flight.must_be_repeated()),
-            "{address:#x} has read what is no more: {forgotten:x?}"
+            "{address:#x} has read what is no more: {invalidated:x?}"
         );
         let split = world.split().max(split);
         assert!(
             is_current || flight.may_be_repeated(split),
-            "{address:#x} is out of reach: {forgotten:x?}"
+            "{address:#x} is out of reach: {invalidated:x?}"
         );
         let known = world.store.hit(SID, address, wanted);
         let reference = Reference {
@@ -789,7 +791,7 @@ impl Smmu<'_> {
         if world.is_fresh(address) {
             assert!(
                 known.is_none_or(|known| known == expected),
-                "remembered {address:#x}: {known:x?} after {forgotten:x?}"
+                "remembered {address:#x}: {known:x?} after {invalidated:x?}"
             );
             if is_current {
                 assert_eq!(outcome, expected, "a walk of {address:#x}");
