@@ -328,6 +328,18 @@ fn nothing_is_deferred_if_somebody_waits_or_has_to_be_told() {
     }
 }
 
+#[test]
+fn commands_before_an_unreadable_one_are_not_deferred() {
+    for unreadable in [64_u32, 65, 70, 125] {
+        let mut machine = deferring();
+        let address = QUEUE + 16 * u64::from(unreadable);
+        machine.memory.unreadable.push(address..address + 1);
+        machine.submit(&(1..=150).map(va).collect::<Vec<_>>());
+        assert_eq!(machine.rd(), unreadable);
+        assert_eq!(machine.error(), Some(2), "unreadable: {unreadable}");
+    }
+}
+
 const TLBI_NSNH_ALL: [u64; 2] = [0x30, 0];
 
 /// `CMD_TLBI_EL2_*` with operands, by address also with a granule and no range,

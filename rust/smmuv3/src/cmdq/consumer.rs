@@ -92,8 +92,11 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             for (index, entry) in entries.iter().enumerate() {
                 let both = u128::from_le_bytes(*entry);
                 self.step([both as u64, (both >> 64) as u64])?;
+                // Behind commands that cannot be read there are others, and the guest
+                // is to be told of them at once.
                 if core::mem::take(&mut self.batch_completed)
                     && run == used
+                    && !fetched.aborted
                     && self.may_wait(&entries[index + 1..])
                 {
                     return Ok(Progress::Deferred);
