@@ -21,6 +21,7 @@ FIRMWARE = Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
 BUSYBOX = Path("/usr/bin/busybox")
 LIBRARIES = [Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/aarch64-linux-gnu/lib")]
 LOADER = "ld-linux-aarch64.so.1"
+BENCHMARK = "dma_map_benchmark"
 TOOLS = ["directio", "badcmd", "isolation", "netloop", "iorate"]
 CC = ["aarch64-linux-gnu-gcc", "-static", "-pthread", "-O2", "-Wall", "-Wextra", "-Werror"]
 
@@ -138,7 +139,9 @@ class Images:
             cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
         for tool in TOOLS:
             cpio.file(f"e2e/{tool}", self._tool(tool))
-        cpio.file("e2e/dma_map_benchmark", (self.kernel / "dma_map_benchmark").read_bytes())
+        # A kernel of the user's own (KERNEL=) may come without it.
+        if (benchmark := self.kernel / BENCHMARK).is_file():
+            cpio.file(f"e2e/{BENCHMARK}", benchmark.read_bytes())
         return cpio.finish()
 
     def _minimal(self) -> Cpio:
