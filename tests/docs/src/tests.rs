@@ -102,7 +102,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
             if !path.ends_with("target") {
                 found.extend(files(&path));
             }
-        } else {
+        } else if path.is_file() {
+            // build.rs is a link to a file of QEMU's tree, which is not here.
             found.push(path);
         }
     }

@@ -13,7 +13,14 @@ mod ffi;
 
 pub use ffi::{Choice, OasMode, OnOffAuto, SsidSizeMode, StringProperty};
 
+#[cfg(MESON)]
 include!("../descriptions.inc.rs");
+
+#[cfg(not(MESON))]
+include!(concat!(
+    env!("MESON_BUILD_ROOT"),
+    "/rust/hw/smmuv3-accel/descriptions.inc.rs"
+));
 
 /// Which stages translate (`stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
