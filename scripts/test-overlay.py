@@ -32,6 +32,10 @@ overlay: Any = load("overlay")
 # The smallest tree that the overlay recognises: lines written for this test around the identifiers that edits look for.
 TREE = {
     "VERSION": "11.1.99\n",
+    "MAINTAINERS": "Before\nF: rust/hw/char/pl011/\n\nAfter\nF: rust/\n",
+    "docs/devel/rust.rst": "* before\n\n.. [#issues] after\n",
+    "docs/system/arm/virt.rst": "  before\n\nSBSA Generic Watchdog\n\"\"\"\nafter\n",
+    "qemu-options.hx": "        - before\n\n``-device amd-iommu[,option=...]``\n",
     "hw/arm/Kconfig": "config OTHER\n    bool\n\nconfig ARM_SMMUV3\n    bool\n    select ANYTHING\n",
     "hw/arm/meson.build": (
         "a.add(when: 'CONFIG_ARM_SMMUV3', if_true: files('smmuv3.c'))\n"
@@ -196,6 +200,12 @@ def apply_makes_every_edit_in_its_place(case: Case) -> None:
     assert read("rust/meson.build").splitlines()[-2:] == ["subdir('smmuv3')", "subdir('hw')"]
     assert "smmuv3_accel_invalidate_batch(" in read("hw/arm/trace-events")
     assert '    "hw/char/pl011",\n    "hw/smmuv3-accel",\n]' in read("rust/Cargo.toml")
+    assert "\n\nARM SMMUv3 Rust device\n" in read("MAINTAINERS") and "\nF: rust/smmuv3/\n\nAfter" in read("MAINTAINERS")
+    virt = read("docs/system/arm/virt.rst")
+    assert "\n\n  *Rust implementation*\n\n" in virt and "``off``.\n\nSBSA Generic Watchdog" in virt
+    rust = read("docs/devel/rust.rst")
+    assert "\n\n* ``smmuv3`` (under" in rust and "CMDQV.\n\n.. [#issues]" in rust
+    assert "- before\n        - In the Rust implementation, auto" in read("qemu-options.hx")
     tree = overlay.Tree(case.src, case.project)
     assert all(map(tree.has, tree.edits))
 
