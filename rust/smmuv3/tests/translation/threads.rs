@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         Condvar, Mutex, MutexGuard, RwLock,
     },
     thread,
@@ -32,7 +32,11 @@ const OUTPUT: u64 = 0x5_0000_0000;
 /// Attempts beside invalidations.
 const ATTEMPTS: u32 = 3;
 const THREADS: u32 = 3;
+/// Translations of each thread at least.
 const TRANSLATIONS: u32 = 200;
+/// Translations of each thread at most. Whether a walk races with an invalidation
+/// is up to the machine's scheduler, so a busy machine needs more of them.
+const MOST_TRANSLATIONS: u32 = 1_000 * TRANSLATIONS;
 
 struct Shared {
     store: Store,
@@ -47,6 +51,8 @@ struct Machine {
     shared: Mutex<Shared>,
     ended: Condvar,
     done: AtomicBool,
+    /// Translations that took the attempt that invalidations wait for.
+    waited_for: AtomicU32,
 }
 
 /// A walk's view of it.
@@ -142,10 +148,12 @@ impl Machine {
         is_current.then_some((outcome, synced))
     }
 
-    /// Translates; whether it took the attempt that others wait for.
-    fn translate(&self) -> bool {
+    /// Translates, and counts the attempts that invalidations wait for.
+    fn translate(&self) {
         let beside = (0..ATTEMPTS).find_map(|_| self.attempt(false));
-        let is_last = beside.is_none();
+        if beside.is_none() {
+            self.waited_for.fetch_add(1, Ordering::Relaxed);
+        }
         let result = beside.or_else(|| self.attempt(true));
         let (outcome, synced) = result.expect("nothing overtakes the last attempt");
         let Outcome::Translated { entry, .. } = outcome else {
@@ -153,7 +161,12 @@ impl Machine {
         };
         let version = (entry.translate(PAGE) - OUTPUT) >> 12;
         assert!(version >= synced, "{version} after {synced}");
-        is_last
+    }
+
+    /// Whether a thread that has made `count` translations makes another one.
+    fn goes_on(&self, count: u32) -> bool {
+        count < TRANSLATIONS
+            || (count < MOST_TRANSLATIONS && self.waited_for.load(Ordering::Relaxed) == 0)
     }
 
     /// Waits for the walks that nothing may overtake.
@@ -177,7 +190,8 @@ impl Machine {
     }
 }
 
-/// Runs threads against a guest; how many translations took the last attempt.
+/// Runs threads against a guest. Returns how many translations took the attempt that
+/// invalidations wait for.
 fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[Invalidation]) -> u32 {
     let machine = Machine {
         registers: smmu.registers,
@@ -189,6 +203,7 @@ fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[Invalidation]) -> u3
         }),
         ended: Condvar::new(),
         done: AtomicBool::new(false),
+        waited_for: AtomicU32::new(0),
     };
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -198,17 +213,22 @@ fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[Invalidation]) -> u3
         });
         let translating = (0..THREADS).map(|_| {
             scope.spawn(|| {
-                (0..TRANSLATIONS)
-                    .map(|_| u32::from(machine.translate()))
-                    .sum::<u32>()
+                (0..)
+                    .take_while(|count| machine.goes_on(*count))
+                    .for_each(|_| machine.translate());
             })
         });
         let threads: Vec<_> = translating.collect();
-        let last = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        let last: Vec<_> = last.collect();
+        let results: Vec<_> = threads
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
         machine.done.store(true, Ordering::Relaxed);
-        last.into_iter().map(|last| last.expect("no panics")).sum()
-    })
+        results
+            .into_iter()
+            .for_each(|result| result.expect("no panics"));
+    });
+    machine.waited_for.into_inner()
 }
 
 #[test]
