@@ -52,7 +52,7 @@ TREE = {
         "w()\n{\n    {\n        bus_cold_reset(BUS(&s->sec_bus));\n    }\n}\n"
         "r()\n{\n    pci_set_word(conf + PCI_BRIDGE_CONTROL, 0);\n}\n"),
     "include/hw/pci/pci_bridge.h": "void pci_bridge_update_mappings(PCIBridge *br);\n",
-    "rust/meson.build": "subdir('hw/core')\nsubdir('hw')\n",
+    "rust/meson.build": "subdir('trace')\nsubdir('hw')\n",
     "rust/hw/meson.build": "subdir('char')\nsubdir('timer')\n",
     "rust/hw/Kconfig": "source char/Kconfig\nsource timer/Kconfig\n",
     "rust/Cargo.toml": (
@@ -73,6 +73,8 @@ TREE = {
     "rust/hw/char/pl011/src/lib.rs": "",
     "rust/zeroable/Cargo.toml": "[package]\nname = \"zeroable\"\nversion = \"0.1.0\"\nedition.workspace = true\n",
     "rust/zeroable/src/lib.rs": "",
+    "rust/system/src/memory.rs": "pub struct MemoryRegionOps<T>(\n);\n",
+    "rust/util/src/timer.rs": "pub const NANOSECONDS_PER_SECOND: u64 = 1000000000;\n",
     "include/hw/arm/existing.h": "/* QEMU's */\n",
 }  # fmt: skip
 CRATES = {
@@ -88,9 +90,15 @@ CRATES = {
     "rust/smmuv3/benches/tlb.rs": "not to be copied\n",
     "rust/smmuv3/target/debug/junk": "not to be copied\n",
     "rust/smmuv3/tests/tlb.rs": "not to be copied\n",
+    "rust/qemu-ext/Cargo.toml": (
+        "[package]\nname = \"qemu_ext\"\nversion = \"0.1.0\"\nedition.workspace = true\n\n"
+        "[dependencies]\nbql = { path = \"../bql\" }\n"),
+    "rust/qemu-ext/meson.build": "e\n",
+    "rust/qemu-ext/src/lib.rs": "// e\n",
     "rust/hw/smmuv3-accel/Cargo.toml": (
         "[package]\nname = \"smmuv3_accel\"\nversion = \"0.2.0\"\nedition.workspace = true\n\n"
-        "[dependencies]\nsmmuv3 = { path = \"../../smmuv3\" }\nbql = { path = \"../../bql\" }\n"),
+        "[dependencies]\nsmmuv3 = { path = \"../../smmuv3\" }\nbql = { path = \"../../bql\" }\n"
+        "qemu_ext = { path = \"../../qemu-ext\" }\n"),
     "rust/hw/smmuv3-accel/meson.build": "c\n",
     "rust/hw/smmuv3-accel/src/accel/host.rs": "// d\n",
     "rust/hw/smmuv3-accel/src/lib.rs": "",
@@ -98,6 +106,13 @@ CRATES = {
 }
 LINK = "rust/hw/smmuv3-accel/build.rs"
 LOCK_ENTRIES = """\
+[[package]]
+name = "qemu_ext"
+version = "0.1.0"
+dependencies = [
+ "bql",
+]
+
 [[package]]
 name = "smmuv3"
 version = "0.1.0"
@@ -110,6 +125,7 @@ name = "smmuv3_accel"
 version = "0.2.0"
 dependencies = [
  "bql",
+ "qemu_ext",
  "smmuv3",
 ]
 
@@ -197,14 +213,14 @@ def apply_makes_every_edit_in_its_place(case: Case) -> None:
     assert bridge.count("notifier_list_notify(&bus_number_notifiers, d);\n    }\n}\n") == 1
     assert bridge.count("notifier_list_notify(&bus_number_notifiers, dev);\n}\n") == 1
     assert "pci_bridge_add_bus_number_notifier(" in read("include/hw/pci/pci_bridge.h")
-    assert read("rust/meson.build").splitlines()[-2:] == ["subdir('smmuv3')", "subdir('hw')"]
+    assert read("rust/meson.build").splitlines()[-3:] == ["subdir('qemu-ext')", "subdir('smmuv3')", "subdir('hw')"]
     assert "smmuv3_accel_invalidate_batch(" in read("hw/arm/trace-events")
     assert '    "hw/char/pl011",\n    "hw/smmuv3-accel",\n]' in read("rust/Cargo.toml")
     assert "\n\nARM SMMUv3 Rust device\n" in read("MAINTAINERS") and "\nF: rust/smmuv3/\n\nAfter" in read("MAINTAINERS")
     virt = read("docs/system/arm/virt.rst")
     assert "\n\n  *Rust implementation*\n\n" in virt and "``off``.\n\nSBSA Generic Watchdog" in virt
     rust = read("docs/devel/rust.rst")
-    assert "\n\n* ``smmuv3`` (under" in rust and "CMDQV.\n\n.. [#issues]" in rust
+    assert "\n\n* ``smmuv3`` (under" in rust and "lack.\n\n.. [#issues]" in rust
     assert "- before\n        - In the Rust implementation, auto" in read("qemu-options.hx")
     tree = overlay.Tree(case.src, case.project)
     assert all(map(tree.has, tree.edits))

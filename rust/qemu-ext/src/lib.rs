@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Bindings of QEMU subsystems that QEMU's own Rust crates do not cover yet.
+//!
+//! Each module binds one subsystem, names the crate of QEMU that it belongs into,
+//! and can be a patch of its own. No module knows a device: callbacks are generic over
+//! the type that they call back into.
+//!
+//! | module | subsystem | place in QEMU |
+//! |---|---|---|
+//! | [`log`], [`error`] | messages to the user | `util` |
+//! | [`blocker`] | migration blockers | `migration` |
+//!
+//! # Callbacks
+//!
+//! A value that calls back into its owner is a field of the owner. Its `init` function
+//! takes the owner by `Pin<&mut T>`, as `util::timer::Timer::init_full` does: memory
+//! that is pinned is not reused before its value is dropped, and dropping the owner drops
+//! the field, which unregisters the callback. So the callback never meets an owner
+//! that is gone.
+//!
+//! None of these values contains a `BqlCell` or a `BqlRefCell`, so that a device may
+//! come to use a bottom half or a timer without the Big QEMU Lock (BQL).
+
+mod bindings;
+pub mod blocker;
+pub mod error;
+pub mod log;

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Lines of QEMU's log that are whole.
+//!
+//! ```no_run
+//! let offset = 4;
+//! qemu_ext::log::guest_error(format_args!("my-device: no register at {offset:#x}"));
+//! ```
+
+use std::{ffi::c_uint, fmt};
+
+use util::log::{Log, LogGuard};
+
+/// Logs what the guest has done wrong, if the user wants to know (`-d guest_errors`).
+///
+/// Writes the line at once, with its end. [`log_mask_ln`](util::log_mask_ln) writes a line
+/// with arguments in pieces, and stops after the first of them, because to `LogGuard`
+/// every write appears to have written nothing.
+pub fn guest_error(message: fmt::Arguments<'_>) {
+    // SAFETY: reads an integer that a monitor command changes as a whole
+    let is_wanted = unsafe { util::bindings::qemu_loglevel } & (Log::GuestError as c_uint) != 0;
+    if is_wanted {
+        let line = format!("{message}\n");
+        // a device works without its log
+        let _ = LogGuard::log_fmt(format_args!("{line}"));
+    }
+}
