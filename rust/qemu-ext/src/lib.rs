@@ -9,7 +9,11 @@
 //!
 //! | module | subsystem | place in QEMU |
 //! |---|---|---|
+//! | [`bh`] | bottom halves | `util` |
+//! | [`timer`] | what `util::timer::Timer` lacks | `util` |
+//! | [`notify`] | notifiers | `util` |
 //! | [`log`], [`error`] | messages to the user | `util` |
+//! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
 //! | [`blocker`] | migration blockers | `migration` |
 //!
 //! # Callbacks
@@ -23,7 +27,11 @@
 //! None of these values contains a `BqlCell` or a `BqlRefCell`, so that a device may
 //! come to use a bottom half or a timer without the Big QEMU Lock (BQL).
 
+pub mod bh;
 mod bindings;
 pub mod blocker;
 pub mod error;
 pub mod log;
+pub mod notify;
+pub mod runstate;
+pub mod timer;
