@@ -13,6 +13,10 @@
 //! | [`timer`] | what `util::timer::Timer` lacks | `util` |
 //! | [`notify`] | notifiers | `util` |
 //! | [`log`], [`error`] | messages to the user | `util` |
+//! | [`object`] | links, paths and children of objects | `qom` |
+//! | [`qdev`] | methods of the parent class, names of devices | `hwcore` |
+//! | [`qapi_props`] | properties with QAPI types | `hwcore` |
+//! | [`memory`] | I/O regions of a device that is being realized | `system` |
 //! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
 //! | [`blocker`] | migration blockers | `migration` |
 //!
@@ -32,6 +36,10 @@ mod bindings;
 pub mod blocker;
 pub mod error;
 pub mod log;
+pub mod memory;
 pub mod notify;
+pub mod object;
+pub mod qapi_props;
+pub mod qdev;
 pub mod runstate;
 pub mod timer;
