@@ -17,6 +17,8 @@
 //! | [`qdev`] | methods of the parent class, names of devices | `hwcore` |
 //! | [`qapi_props`] | properties with QAPI types | `hwcore` |
 //! | [`memory`] | I/O regions of a device that is being realized | `system` |
+//! | [`dma`] | address spaces | `system` |
+//! | [`iommu`] | memory regions that translate | `system` |
 //! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
 //! | [`blocker`] | migration blockers | `migration` |
 //!
@@ -34,7 +36,9 @@
 pub mod bh;
 mod bindings;
 pub mod blocker;
+pub mod dma;
 pub mod error;
+pub mod iommu;
 pub mod log;
 pub mod memory;
 pub mod notify;
