@@ -21,6 +21,8 @@
 //! | [`iommu`] | memory regions that translate | `system` |
 //! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
 //! | [`blocker`] | migration blockers | `migration` |
+//! | [`pci`], [`pci_iommu`] | PCI functions, and their IOMMU | `hw/pci` |
+//! | [`iommufd`], [`event_file`] | the host's IOMMU | `backends` |
 //!
 //! # Callbacks
 //!
@@ -38,11 +40,15 @@ mod bindings;
 pub mod blocker;
 pub mod dma;
 pub mod error;
+pub mod event_file;
 pub mod iommu;
+pub mod iommufd;
 pub mod log;
 pub mod memory;
 pub mod notify;
 pub mod object;
+pub mod pci;
+pub mod pci_iommu;
 pub mod qapi_props;
 pub mod qdev;
 pub mod runstate;
