@@ -23,6 +23,7 @@
 //! | [`blocker`] | migration blockers | `migration` |
 //! | [`pci`], [`pci_iommu`] | PCI functions, and their IOMMU | `hw/pci` |
 //! | [`iommufd`], [`event_file`] | the host's IOMMU | `backends` |
+//! | [`arm_smmu`] | the C base class of Arm's SMMUs | `hw/arm` |
 //!
 //! # Callbacks
 //!
@@ -35,6 +36,7 @@
 //! None of these values contains a `BqlCell` or a `BqlRefCell`, so that a device may
 //! come to use a bottom half or a timer without the Big QEMU Lock (BQL).
 
+pub mod arm_smmu;
 pub mod bh;
 mod bindings;
 pub mod blocker;
