@@ -2,7 +2,7 @@
 /* Copyright 2026 the smmuv3-accel authors */
 
 /*
- * The C interfaces that the Rust arm-smmuv3 uses, as input of bindgen.
+ * The C interfaces that only the Rust arm-smmuv3 uses, as input of bindgen.
  *
  * Two functions go the other way.  C code calls them by QEMU's declarations:
  * smmuv3_ats_enabled() (hw/arm/smmuv3.h) returns whether the guest sees ATS,
@@ -12,13 +12,6 @@
 #ifndef HW_ARM_SMMUV3_RUST_H
 #define HW_ARM_SMMUV3_RUST_H
 
-#include "hw/arm/smmu-common.h"
-#include "hw/vfio/vfio-device.h"
-#include "migration/blocker.h"
 #include "qapi/qapi-types-misc-arm.h"
-#include "system/iommufd.h"
-#include "system/runstate.h"
-#include "system/system.h"
-#include <linux/iommufd.h>
 
 #endif /* HW_ARM_SMMUV3_RUST_H */

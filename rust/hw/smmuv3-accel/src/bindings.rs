@@ -21,20 +21,6 @@
 
 //! What bindgen made of `include/hw/arm/smmuv3-rust.h`.
 
-pub use glib_sys::GHashTable;
-pub use hwcore::bindings::{DeviceClass, DeviceRealize, DeviceState, ResettablePhases};
-pub use qom::bindings::Object;
-pub use system::bindings::*;
-pub use util::bindings::{Error, Notifier};
-
-/// Only pointed to.
-#[derive(Debug)]
-pub enum VFIOContainer {}
-
-/// Only pointed to.
-#[derive(Debug)]
-pub enum VFIODeviceOps {}
-
 #[cfg(MESON)]
 include!("bindings.inc.rs");
 

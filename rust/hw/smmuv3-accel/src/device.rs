@@ -4,33 +4,45 @@
 //! The QOM type `arm-smmuv3`.
 
 use std::{
-    ffi::CStr,
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    ffi::{c_int, c_uint, CStr},
+    pin::Pin,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use bql::prelude::*;
 use common::prelude::*;
 use hwcore::prelude::*;
 use migration::prelude::*;
+use qemu_ext::{
+    arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods},
+    bh::BottomHalf,
+    blocker::MigrationBlocker,
+    memory::init_io,
+    notify::Notifier,
+    pci::add_bus_number_notifier,
+    qapi_props::{OnOffAuto, StringProperty},
+    qdev::{describe_property, DeviceExt, ParentMethods},
+    runstate::{add_machine_init_done_notifier, VmStateHandler},
+};
 use qom::prelude::*;
 use smmuv3::{
     cmdq::Cmdq, command::Leniency, features::Features, invalidation::FlushPolicy,
     registers::Registers, translation::Store,
 };
-use system::prelude::*;
-use util::{ensure, Error, Result};
+use system::{prelude::*, MemoryRegionOps};
+use util::{
+    ensure,
+    timer::{Timer, CLOCK_REALTIME, CLOCK_VIRTUAL},
+    Error, Result, ResultExt,
+};
 
 use crate::{
     accel::Accel,
-    bindings,
-    callbacks::{on_bus_number_change, on_machine_done, Alarm, BottomHalf, Clock, RunStateHandler},
     events::Waiting,
-    ffi::{self, ParentMethods, SmmuState},
-    machine::{exit_with, MigrationBlocker, RateLimit},
-    mmio::init_registers_region,
+    machine::RateLimit,
     pci,
-    properties::{Choices, OasMode, OnOffAuto, SsidSizeMode, StringProperty, DESCRIPTIONS},
-    translate::{self, Notified, Statistics},
+    properties::{Choices, OasMode, SsidSizeMode, DESCRIPTIONS},
+    translate::{Notified, Smmuv3MemoryRegion, Statistics},
     vmstate::{SavedRegisters, VMSTATE_SMMUV3},
 };
 
@@ -38,6 +50,18 @@ use crate::{
 
 /// Size of the register file: two pages of 64 KiB (section 6.1).
 const MMIO_SIZE: u64 = 0x2_0000;
+
+static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>::new()
+    .read(&Smmuv3::read)
+    .write(&Smmuv3::write)
+    .little_endian()
+    .valid_sizes(4, 8)
+    .impl_sizes(4, 8)
+    .build();
+
+/// Runs before the handler of every other device when the machine starts, and after them, but
+/// before its state is saved, when it has stopped.
+const RUN_STATE_PRIORITY: c_int = c_int::MIN;
 
 /// The interrupt lines, in the order in which boards connect them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +109,7 @@ pub struct Shared {
 #[repr(C)]
 #[derive(qom::Object, hwcore::Device)]
 pub struct Smmuv3 {
-    parent_obj: ParentField<SmmuState>,
+    parent_obj: ParentField<ArmSmmu>,
     iomem: MemoryRegion,
     interrupts: [InterruptSource; 4],
 
@@ -133,15 +157,19 @@ pub struct Smmuv3 {
     /// Assigned devices; none before the device is realized
     pub accel_state: BqlRefCell<Option<Accel>>,
     /// Goes on consuming commands when a doorbell's slice is used up
-    pub consume_later: BqlRefCell<Option<BottomHalf>>,
-    /// Records events that wait for the BQL; never changes after realize
-    pub record_later: OnceLock<BottomHalf>,
+    pub consume_later: BottomHalf,
+    /// Records events that wait for the BQL
+    pub record_later: BottomHalf,
     /// Has commands consumed that were deferred
-    pub deferred: BqlRefCell<Option<Alarm>>,
+    pub deferred: Timer,
     /// Tries again to attach streams that the host has refused for now
-    pub retry: BqlRefCell<Option<Alarm>>,
+    pub retry: Timer,
     /// Finishes what is under way when the machine stops, and goes on when it starts
-    run_state_handler: BqlRefCell<Option<RunStateHandler>>,
+    run_state: VmStateHandler,
+    /// Checks that `auto` properties were resolved when the machine is complete
+    machine_done: Notifier,
+    /// Attaches streams anew whose `StreamID` has changed
+    bus_numbers: Notifier,
     /// When it was last logged that an ILLEGAL command is consumed
     pub tolerated: BqlRefCell<RateLimit>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
@@ -149,25 +177,26 @@ pub struct Smmuv3 {
     asked: BqlCell<bool>,
 }
 
-qom_isa!(Smmuv3: SmmuState, SysBusDevice, DeviceState, Object);
+qom_isa!(Smmuv3: ArmSmmu, SysBusDevice, DeviceState, Object);
 
 /// Class of [`Smmuv3`]: the parent's methods, which its own ones call.
 #[repr(C)]
 pub struct Smmuv3Class {
-    parent_class: bindings::SMMUBaseClass,
-    parent_methods: ParentMethods,
+    parent_class: ArmSmmuClass,
+    parent_methods: ParentMethods<Smmuv3>,
 }
 
 impl Smmuv3Class {
     fn class_init(&mut self) {
-        self.parent_methods.save(&mut self.parent_class);
+        self.parent_methods = ParentMethods::of(self);
         let sysbus_class: &mut <SysBusDevice as ObjectType>::Class =
             &mut self.parent_class.parent_class;
         sysbus_class.class_init::<Smmuv3>();
         let device_class = &mut sysbus_class.parent_class;
-        ffi::set_user_creatable(device_class);
+        device_class.user_creatable = true;
+        device_class.hotpluggable = false;
         for (name, text) in DESCRIPTIONS {
-            ffi::describe_property(device_class, name, text);
+            describe_property(device_class, name, text);
         }
     }
 }
@@ -179,7 +208,7 @@ unsafe impl ObjectType for Smmuv3 {
 }
 
 impl ObjectImpl for Smmuv3 {
-    type ParentType = SmmuState;
+    type ParentType = ArmSmmu;
 
     const INSTANCE_INIT: Option<unsafe fn(ParentInit<Self>)> = Some(Self::init);
     const CLASS_INIT: fn(&mut Self::Class) = Self::Class::class_init;
@@ -215,17 +244,67 @@ impl Smmuv3 {
         uninit_field_mut!(*this, waiting_events).write(Waiting::new());
         uninit_field_mut!(*this, recording).write(Default::default());
         uninit_field_mut!(*this, notified).write(Default::default());
-        uninit_field_mut!(*this, record_later).write(OnceLock::new());
         uninit_field_mut!(*this, saved).write(Default::default());
         uninit_field_mut!(*this, cmdq).write(Default::default());
         uninit_field_mut!(*this, accel_state).write(Default::default());
         uninit_field_mut!(*this, consume_later).write(Default::default());
-        uninit_field_mut!(*this, deferred).write(Default::default());
-        uninit_field_mut!(*this, retry).write(Default::default());
-        uninit_field_mut!(*this, run_state_handler).write(Default::default());
+        uninit_field_mut!(*this, record_later).write(Default::default());
+        // SAFETY: `init_callbacks` initializes both timers
+        uninit_field_mut!(*this, deferred).write(unsafe { Timer::new() });
+        // SAFETY: see above
+        uninit_field_mut!(*this, retry).write(unsafe { Timer::new() });
+        uninit_field_mut!(*this, run_state).write(Default::default());
+        uninit_field_mut!(*this, machine_done).write(Default::default());
+        uninit_field_mut!(*this, bus_numbers).write(Default::default());
         uninit_field_mut!(*this, tolerated).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, asked).write(Default::default());
+        // SAFETY: all other fields are initialized, or valid as the zeroes that they are; QOM
+        // does not move objects
+        Self::init_callbacks(unsafe { Pin::new_unchecked(this.assume_init_mut()) });
+    }
+
+    /// Binds the functions that run later to this device.
+    fn init_callbacks(mut self: Pin<&mut Self>) {
+        BottomHalf::init(
+            self.as_mut(),
+            c"arm-smmuv3-cmdq",
+            &Self::consume,
+            |device| &mut device.consume_later,
+        );
+        BottomHalf::init(
+            self.as_mut(),
+            c"arm-smmuv3-events",
+            &Self::record_waiting,
+            |device| &mut device.record_later,
+        );
+        Timer::init_full(
+            self.as_mut(),
+            None,
+            CLOCK_VIRTUAL,
+            Timer::NS,
+            0,
+            Self::consume_soon,
+            |device| &mut device.deferred,
+        );
+        Timer::init_full(
+            self.as_mut(),
+            None,
+            CLOCK_REALTIME,
+            Timer::NS,
+            0,
+            Self::retry_streams,
+            |device| &mut device.retry,
+        );
+        VmStateHandler::init(self.as_mut(), &Self::run_state_changed, |device| {
+            &mut device.run_state
+        });
+        Notifier::init(self.as_mut(), &Self::machine_done, |device| {
+            &mut device.machine_done
+        });
+        Notifier::init(self, &Self::bus_number_changed, |device| {
+            &mut device.bus_numbers
+        });
     }
 
     fn realize(&self) -> Result<()> {
@@ -233,14 +312,14 @@ impl Smmuv3 {
         self.shared().features = choices.features();
 
         let blocker = if self.accel {
-            pci::use_accel_ops(self);
+            self.set_iommu_ops(&pci::ACCEL_OPS);
             Some(MigrationBlocker::new(&Error::msg(
                 "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
             ))?)
         } else {
             None
         };
-        translate::set_region_type(self, translate::REGION_TYPE);
+        self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
         // What is on the bus already was never asked whether it can be there, and
         // an assigned device would stay on the guest's memory, translated by nothing.
@@ -259,23 +338,15 @@ impl Smmuv3 {
             Leniency::El2Tlbi
         };
         *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()).with_leniency(leniency));
-        *self.deferred.borrow_mut() = Some(Alarm::new(self, Clock::Virtual, &Self::consume_soon));
-        *self.consume_later.borrow_mut() =
-            Some(BottomHalf::new(self, c"arm-smmuv3-cmdq", &Self::consume));
-        *self.run_state_handler.borrow_mut() =
-            Some(RunStateHandler::new(self, &Self::run_state_changed));
-        self.record_later
-            .get_or_init(|| BottomHalf::new(self, c"arm-smmuv3-events", &Self::record_waiting));
+        self.run_state.register(RUN_STATE_PRIORITY);
         if self.accel {
             *self.accel_state.borrow_mut() = Some(Accel::new(choices));
-            *self.retry.borrow_mut() =
-                Some(Alarm::new(self, Clock::Realtime, &Self::retry_streams));
             if choices.wants_host() {
-                on_machine_done(self, &Self::machine_done);
+                add_machine_init_done_notifier(&self.machine_done);
             }
         }
-        on_bus_number_change(self, &Self::bus_number_changed);
-        init_registers_region(self, &self.iomem, MMIO_SIZE);
+        add_bus_number_notifier(&self.bus_numbers);
+        init_io(self, &self.iomem, &REGISTERS_OPS, c"arm-smmuv3", MMIO_SIZE);
         self.init_mmio(&self.iomem);
         for interrupt in &self.interrupts {
             self.init_irq(interrupt);
@@ -290,12 +361,15 @@ impl Smmuv3 {
             .borrow()
             .as_ref()
             .is_some_and(Accel::is_resolved);
-        if !resolved {
-            exit_with(&Error::msg(
+        let check = || {
+            ensure!(
+                resolved,
                 "arm-smmuv3 with accel=on takes its 'auto' properties from the host of an assigned device: \
-                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize",
-            ));
-        }
+                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize"
+            );
+            Ok(())
+        };
+        check().unwrap_fatal();
     }
 
     /// In the exit phase, when every other device has stopped its DMA.
@@ -315,16 +389,11 @@ impl Smmuv3 {
         self.reset_streams();
     }
 
-    /// What the user calls this device: its ID, or else its place in the machine.
-    pub fn name(&self) -> String {
-        ffi::name_of(self.upcast())
-    }
-
     /// The number of a PCI bus has changed. Devices that have another `StreamID` by
     /// that are translated by its Stream table entry from now on: assigned ones are
     /// attached to that, and device IOTLBs (vhost) keep nothing of the old one.
     fn bus_number_changed(&self) {
-        if ffi::is_in_reset(self.upcast()) {
+        if self.is_in_reset() {
             // the end of a system reset evaluates every stream
             return;
         }
@@ -346,9 +415,7 @@ impl Smmuv3 {
 
     /// Has the events that wait recorded from the main loop.
     pub fn record_soon(&self) {
-        if let Some(bottom_half) = self.record_later.get() {
-            bottom_half.schedule();
-        }
+        self.record_later.schedule();
     }
 
     /// The ID registers as the guest sees them.
@@ -378,4 +445,21 @@ impl Smmuv3 {
             line.pulse();
         }
     }
+}
+
+/// Returns whether this SMMU shows ATS to the guest. Called when the IORT is built.
+///
+/// # Safety
+///
+/// `smmu` must point to an instance of `arm-smmuv3`.
+#[no_mangle]
+pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
+    // SAFETY: promised by the caller
+    unsafe { &*smmu }.features().ats()
+}
+
+/// Returns which CMDQ virtualization the SMMU has: none (`SMMUV3_CMDQV_NONE`).
+#[no_mangle]
+pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> c_uint {
+    0
 }

@@ -6,7 +6,7 @@
 //! The type `arm-smmuv3`: a drop-in for QEMU's C device of that name. What the
 //! architecture says lives in the crate [`smmuv3`], which knows nothing of
 //! QEMU; this crate connects it to QOM, guest memory, interrupts and the host's
-//! iommufd.
+//! iommufd, through QEMU's Rust crates and [`qemu_ext`].
 //!
 //! * [`device`]: the QOM type, its life cycle
 //! * [`properties`]: what a user can set, and what that makes of the ID registers
@@ -14,17 +14,14 @@
 //! * [`pci`]: the SMMU as the PCI bus sees it
 //! * [`translate`]: translation in software, for devices that QEMU emulates
 //! * [`events`]: the way to the guest's Event queue
-//! * [`lines`], [`memory`], [`callbacks`], [`machine`]: what the device reaches the
-//!   machine through
+//! * [`lines`], [`memory`], [`machine`]: what the device reaches the machine through
 //! * [`vmstate`]: the migration stream
 //! * [`accel`]: assigned devices, nested translation
 
 mod accel;
 mod bindings;
-mod callbacks;
 mod device;
 mod events;
-mod ffi;
 mod lines;
 mod machine;
 mod memory;

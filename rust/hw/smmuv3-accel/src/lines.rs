@@ -3,14 +3,13 @@
 
 //! The interrupt lines, and what of the Command queue can be watched.
 
+use qemu_ext::{log, object::ObjectExt};
 use smmuv3::{
     cmdq::Signals, command::Command, features::Features, gerror::CommandError, registers::Registers,
 };
 
 use crate::{
     device::{Interrupt, Smmuv3},
-    ffi::id_of,
-    machine::log_guest_error,
     trace_names,
 };
 
@@ -67,9 +66,9 @@ impl Signals for Lines<'_> {
         if !self.device.tolerated.borrow_mut().permits() {
             return;
         }
-        log_guest_error(format_args!(
+        log::guest_error(format_args!(
             "{}: {} is ILLEGAL because IDR0.Hyp is 0; everything is invalidated",
-            id_of(self.device),
+            self.device.path_component().unwrap_or_default(),
             trace_names::name(opcode).to_string_lossy()
         ));
     }

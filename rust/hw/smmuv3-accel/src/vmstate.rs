@@ -6,10 +6,11 @@
 use std::mem::offset_of;
 
 use migration::{bindings::VMStateField, prelude::*, InvalidError, MigrationPriority};
+use qemu_ext::error::report;
 use smmuv3::{queue::QueueRegisters, registers::Registers};
 use util::Error;
 
-use crate::{device::Smmuv3, machine::report};
+use crate::device::Smmuv3;
 
 /// `features` of the stream: the Stream table is a two-level one.
 const FEATURE_2LVL_STE: u32 = 1 << 0;

@@ -7,20 +7,28 @@
 //! guest's invalidation commands run on it, so every feature that the guest
 //! sees must be one that the host has.
 
+use qemu_ext::iommufd::{ArmSmmuv3HwInfo, HostDevice};
 use smmuv3::features::Features;
 use util::{ensure, Result};
-
-use super::ffi::HostInfo;
 
 /// `IOMMU_HW_INFO_ARM_SMMUV3_ERRATA_REPEAT_TLBI_CFGI`: TLBI and CFGI commands
 /// must be issued twice (erratum T264-SMMU-3). Newer than QEMU's copy of the uAPI.
 const ERRATA_REPEAT_TLBI_CFGI: u32 = 1 << 0;
 
+/// What the host's SMMU says about itself.
+#[derive(Clone, Copy, Debug)]
+pub struct HostInfo(ArmSmmuv3HwInfo);
+
 impl HostInfo {
+    /// Asks the SMMU that `device` is behind.
+    pub fn of(device: &HostDevice) -> Result<Self> {
+        device.hw_info().map(Self)
+    }
+
     /// The host's ID registers, to be read with the architecture's field names.
     pub const fn features(&self) -> Features {
         Features {
-            idr: self.idr,
+            idr: self.0.idr,
             iidr: 0,
             aidr: 0,
         }
@@ -28,7 +36,7 @@ impl HostInfo {
 
     /// Must TLBI and CFGI commands be repeated?
     pub const fn repeats_invalidations(&self) -> bool {
-        self.flags & ERRATA_REPEAT_TLBI_CFGI != 0
+        self.0.flags & ERRATA_REPEAT_TLBI_CFGI != 0
     }
 }
 

@@ -3,6 +3,7 @@
 
 //! The host's side of the Command queue: commands go to iommufd.
 
+use qemu_ext::{error::report, qdev::DeviceExt};
 use smmuv3::{cmdq, invalidation::HostError};
 use util::Error;
 
@@ -11,10 +12,7 @@ use super::{
     viommu::Viommu,
     Accel,
 };
-use crate::{
-    device::Smmuv3,
-    machine::{report, Deadline},
-};
+use crate::{device::Smmuv3, machine::Deadline};
 
 /// The host, for the length of one run of the consumer.
 pub struct Host<'a> {

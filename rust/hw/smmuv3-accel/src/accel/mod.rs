@@ -11,28 +11,32 @@
 
 use std::time::{Duration, Instant};
 
+use qemu_ext::{
+    iommufd::{HostDevice, HostObject},
+    pci::{OwnedPciFunction, PciFunction},
+    qdev::DeviceExt,
+    runstate::is_machine_ready,
+    timer::TimerExt,
+};
 use qom::prelude::*;
 use smmuv3::{invalidation::FlushPolicy, ste::StreamConfig, stream_table};
-use util::{ensure, Result};
+use util::{ensure, timer::CLOCK_REALTIME, Result};
 
 use crate::{
     device::Smmuv3,
-    machine::machine_is_ready,
     memory::GuestRam,
-    pci::PciFunction,
     properties::{Choice, Choices},
 };
 
 mod backoff;
 mod compat;
-pub mod ffi;
 mod host;
 mod stage2;
 mod stream;
 mod veventq;
 mod viommu;
 
-use ffi::{HostDevice, HostObject};
+pub use compat::HostInfo;
 pub use host::Host;
 use stream::Stream;
 use veventq::VeventQ;
@@ -83,7 +87,7 @@ impl Accel {
         Some((&mut self.streams, viommu))
     }
 
-    fn position(&self, function: PciFunction) -> Option<usize> {
+    fn position(&self, function: PciFunction<'_>) -> Option<usize> {
         self.streams
             .iter()
             .position(|stream| stream.function() == function)
@@ -100,7 +104,7 @@ impl Smmuv3 {
     }
 
     /// A device that VFIO has bound to iommufd is plugged in behind this SMMU.
-    pub fn plug(&self, function: PciFunction, device: Owned<HostDevice>) -> Result<()> {
+    pub fn plug(&self, function: PciFunction<'_>, device: Owned<HostDevice>) -> Result<()> {
         let (choices, resolved) = {
             let accel_cell = self.accel_state.borrow();
             let Some(accel) = accel_cell.as_ref() else {
@@ -121,9 +125,9 @@ impl Smmuv3 {
             (accel.choices, accel.resolved)
         };
 
-        let info = device.info()?;
+        let info = HostInfo::of(&device)?;
         let mut features = self.features();
-        if !resolved && !machine_is_ready() {
+        if !resolved && !is_machine_ready() {
             features = choices.resolve(features, &info);
         }
         compat::check(&features, &info)?;
@@ -131,7 +135,7 @@ impl Smmuv3 {
         let (_, registers) = self.snapshot();
         // its StreamID may still be another device's in the host
         self.attach_streams(|_| false);
-        let stream_id = function.stream_id();
+        let stream_id = function.requester_id().into();
         let config = stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
 
         let mut accel_cell = self.accel_state.borrow_mut();
@@ -155,7 +159,7 @@ impl Smmuv3 {
             ..FlushPolicy::default()
         });
 
-        let mut stream = Stream::new(function, device);
+        let mut stream = Stream::new(function.to_owned(), device);
         if let Some(viommu) = fresh.as_mut().or(accel.viommu.as_mut()) {
             if registers.smmu_enabled() {
                 // without it the device works, but its faults are not reported
@@ -188,7 +192,7 @@ impl Smmuv3 {
     }
 
     /// The device at `function` goes.
-    pub fn unplug(&self, function: PciFunction) {
+    pub fn unplug(&self, function: PciFunction<'_>) {
         let mut accel_cell = self.accel_state.borrow_mut();
         let Some(accel) = accel_cell.as_mut() else {
             return;
@@ -220,7 +224,7 @@ impl Smmuv3 {
     /// say now. Returns whether stage 1 translates one of those picked.
     pub fn attach_streams(&self, select: impl Fn(u32) -> bool) -> bool {
         let (guest_features, registers) = self.snapshot();
-        let wanted: Vec<(PciFunction, u32)> = {
+        let wanted: Vec<(OwnedPciFunction, u32)> = {
             let mut accel_cell = self.accel_state.borrow_mut();
             let Some((streams, _)) = accel_cell.as_mut().and_then(Accel::parts) else {
                 return false;
@@ -231,13 +235,14 @@ impl Smmuv3 {
                 .filter_map(|stream| {
                     let renamed = stream.forget_old_stream_id() || stream.waits_for_stream_id();
                     let stream_id = stream.stream_id();
-                    (renamed || select(stream_id)).then_some((stream.function(), stream_id))
+                    (renamed || select(stream_id))
+                        .then(|| (stream.function().to_owned(), stream_id))
                 })
                 .collect()
         };
         // Nothing is borrowed here: the tables lie where the guest says, and what
         // is read there may be a device.
-        let configs: Vec<(PciFunction, u32, StreamConfig)> = wanted
+        let configs: Vec<(OwnedPciFunction, u32, StreamConfig)> = wanted
             .into_iter()
             .map(|(function, stream_id)| {
                 let config =
@@ -252,6 +257,7 @@ impl Smmuv3 {
         };
         let mut translates = false;
         for (function, stream_id, config) in configs {
+            let function = function.borrow();
             // While a guest exchanges the numbers of two buses, two devices have one
             // StreamID, and the host gives it to one of them. The other waits.
             let is_taken = streams
@@ -318,8 +324,9 @@ impl Smmuv3 {
             let backoffs = accel.streams.iter().filter_map(Stream::backoff);
             backoffs.filter_map(|backoff| backoff.delay(now)).min()
         });
-        if let (Some(delay), Some(alarm)) = (delay, self.retry.borrow().as_ref()) {
-            alarm.set(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX));
+        if let Some(delay) = delay {
+            let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+            self.retry.anticipate_in_ns(&CLOCK_REALTIME, delay);
         }
     }
 

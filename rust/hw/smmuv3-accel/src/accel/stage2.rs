@@ -14,9 +14,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use qemu_ext::iommufd::{HostDevice, HostObject};
 use util::{Error, Result};
-
-use super::ffi::{HostDevice, HostObject};
 
 /// The stages 2 of VFIO that are in use by a vIOMMU: which, and by whom.
 static IN_USE: Mutex<Vec<(Key, String)>> = Mutex::new(Vec::new());

@@ -5,16 +5,19 @@
 
 use std::time::{Duration, Instant};
 
+use qemu_ext::{
+    error::report,
+    iommufd::{HostDevice, HostFailure, HostObject},
+    pci::{OwnedPciFunction, PciFunction},
+};
 use qom::prelude::*;
 use smmuv3::ste::StreamConfig;
 use util::{Error, Result};
 
 use super::{
     backoff::Backoff,
-    ffi::{HostDevice, HostFailure, HostObject},
-    viommu::Viommu,
+    viommu::{hwpt_data, Viommu},
 };
-use crate::{machine::report, pci::PciFunction};
 
 ::trace::include_trace!("hw_arm");
 
@@ -52,7 +55,7 @@ pub struct Stream {
     attachment: Attachment,
     vdevice: Option<Vdevice>,
     device: Owned<HostDevice>,
-    function: PciFunction,
+    function: OwnedPciFunction,
     /// The `StreamID` whose STE decided on the attachment, since the last reset.
     /// The host may have refused the vDEVICE of it.
     decided_as: Option<u32>,
@@ -113,7 +116,7 @@ impl Reports {
 impl Stream {
     /// Takes a device over from VFIO. It stays on what VFIO gave it until
     /// [`apply`](Self::apply) is called, which the caller does at once.
-    pub fn new(function: PciFunction, device: Owned<HostDevice>) -> Self {
+    pub fn new(function: OwnedPciFunction, device: Owned<HostDevice>) -> Self {
         Self {
             attachment: Attachment::Stage2,
             vdevice: None,
@@ -132,8 +135,8 @@ impl Stream {
     }
 
     /// The function on the guest's bus.
-    pub const fn function(&self) -> PciFunction {
-        self.function
+    pub fn function(&self) -> PciFunction<'_> {
+        self.function.borrow()
     }
 
     /// The device in the host.
@@ -143,7 +146,7 @@ impl Stream {
 
     /// The `StreamID` by the guest's current bus numbers.
     pub fn stream_id(&self) -> u32 {
-        self.function.stream_id()
+        self.function().requester_id().into()
     }
 
     /// Does the host know the device by `stream_id`?
@@ -405,7 +408,9 @@ impl Stream {
             }
         }
         viommu.invalidate_stale()?;
-        let object = self.device.allocate_nested(&viommu.object, ste)?;
+        let object = self
+            .device
+            .allocate_nested(&viommu.object, &hwpt_data(ste))?;
         self.device.attach(object.id())?;
         trace::trace_smmuv3_accel_translate_ste(stream_id, object.id(), ste[1], ste[0]);
         self.trace(c"translate", object.id());
@@ -425,7 +430,9 @@ impl Stream {
             return Ok(());
         }
         self.vdevice = None;
-        let object = self.device.allocate_vdevice(&viommu.object, stream_id)?;
+        let object = self
+            .device
+            .allocate_vdevice(&viommu.object, stream_id.into())?;
         self.vdevice = Some(Vdevice {
             stream_id,
             _object: object,

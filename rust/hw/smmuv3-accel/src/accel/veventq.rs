@@ -4,14 +4,16 @@
 //! Fault events of assigned devices: from the host's vEVENTQ to the guest's
 //! Event queue.
 
+use qemu_ext::{
+    error::report,
+    event_file::EventFile,
+    iommufd::{HostObject, ViommuType},
+};
 use smmuv3::event::Event;
 use util::{Error, Result};
 
-use super::{
-    ffi::{EventFile, HostObject},
-    Accel,
-};
-use crate::{device::Smmuv3, events::Entry, machine::report};
+use super::Accel;
+use crate::{device::Smmuv3, events::Entry};
 
 /// Events that the host keeps until they are read. A guest's queue may be
 /// larger; the memory is the host kernel's.
@@ -45,7 +47,7 @@ impl VeventQ {
     /// Opens a queue of [`DEPTH`] events, and has [`Smmuv3::read_events`] called
     /// when there are any.
     pub fn new(device: &Smmuv3, viommu: &HostObject) -> Result<Self> {
-        let (object, file) = viommu.allocate_veventq(DEPTH)?;
+        let (object, file) = viommu.allocate_veventq(ViommuType::ArmSmmuv3, DEPTH)?;
         Ok(Self {
             file: file.watch(device, &Smmuv3::read_events)?,
             object,

@@ -6,15 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use qom::prelude::*;
-use smmuv3::invalidation::{EioReport, HostError};
-use util::Result;
-
-use super::{
-    backoff::Backoff,
-    ffi::{HostDevice, HostFailure, HostInfo, HostObject, IommufdBackend},
-    stage2::Stage2,
+use qemu_ext::iommufd::{
+    ArmSmmuv3Hwpt, ArmSmmuv3Invalidation, HostDevice, HostFailure, HostObject, IommufdBackend,
+    ViommuType,
 };
+use qom::prelude::*;
+use smmuv3::invalidation::{EioReport, HostError, MAX_BATCH};
+use util::{Error, Result};
+
+use super::{backoff::Backoff, compat::HostInfo, stage2::Stage2};
 
 ::trace::include_trace!("hw_arm");
 
@@ -34,6 +34,41 @@ const PROBE: [[u64; 2]; 2] = [TLBI_NSNH_ALL, [0, 0]];
 /// How long calls that fail may hold up the machine, one after the other: twice what
 /// Linux waits for a `CMD_SYNC` of its own.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Returns words 0 and 1 of an STE as the host takes them.
+pub const fn hwpt_data(ste: [u64; 2]) -> ArmSmmuv3Hwpt {
+    ArmSmmuv3Hwpt {
+        ste: [ste[0].to_le(), ste[1].to_le()],
+    }
+}
+
+/// Has the host's SMMU execute `commands`, and returns when they are complete.
+fn invalidate(viommu: &HostObject, commands: &[[u64; 2]]) -> std::result::Result<(), HostError> {
+    let mut entries = [ArmSmmuv3Invalidation::default(); MAX_BATCH];
+    let Some(batch) = entries.get_mut(..commands.len()) else {
+        return Err(HostError {
+            errno: libc::E2BIG,
+            entry_num: 0,
+        });
+    };
+    for (entry, command) in batch.iter_mut().zip(commands) {
+        entry.cmd = command.map(u64::to_le);
+    }
+    viommu.invalidate(batch).map_err(|error| HostError {
+        errno: error.errno,
+        entry_num: error.entry_num,
+    })
+}
+
+/// Returns a failure for an invalidation without which stage 1 must not be used.
+fn not_invalidated(errno: i32) -> HostFailure {
+    let reason = std::io::Error::from_raw_os_error(errno);
+    HostFailure::new(
+        Error::msg(format!("the host does not invalidate its TLB: {reason}")),
+        // whatever the reason is: nothing is lost by another attempt
+        libc::EAGAIN,
+    )
+}
 
 /// A vIOMMU. The fields are dropped in this order: children first.
 #[derive(Debug)]
@@ -69,9 +104,10 @@ impl Viommu {
     /// `owner`.
     pub fn new(device: &HostDevice, info: &HostInfo, owner: &str) -> Result<Self> {
         let stage2 = Stage2::new(device, owner)?;
-        let object = device.allocate_viommu(stage2.id())?;
-        let abort = device.allocate_nested(&object, [STE_VALID, 0])?;
-        let bypass = device.allocate_nested(&object, [STE_VALID | STE_CONFIG_BYPASS, 0])?;
+        let object = device.allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())?;
+        let abort = device.allocate_nested(&object, &hwpt_data([STE_VALID, 0]))?;
+        let bypass =
+            device.allocate_nested(&object, &hwpt_data([STE_VALID | STE_CONFIG_BYPASS, 0]))?;
         Ok(Self {
             abort,
             bypass,
@@ -109,7 +145,7 @@ impl Viommu {
     /// giving it one. Kernels that validate a batch as a whole point at its
     /// start, others at the offender.
     pub fn probe_eio_report(&self) -> EioReport {
-        match self.object.invalidate(&PROBE) {
+        match invalidate(&self.object, &PROBE) {
             Err(HostError {
                 errno: libc::EIO,
                 entry_num: 1,
@@ -125,7 +161,7 @@ impl Viommu {
             return Ok(());
         }
         let begun = Instant::now();
-        let result = self.object.invalidate(commands);
+        let result = invalidate(&self.object, commands);
         if result.is_ok() {
             self.failing = Duration::ZERO;
         } else {
@@ -171,16 +207,16 @@ impl Viommu {
         }
         let begun = Instant::now();
         if self.backoff.is_some_and(|backoff| !backoff.permits(begun)) {
-            return Err(HostFailure::not_invalidated(libc::EAGAIN));
+            return Err(not_invalidated(libc::EAGAIN));
         }
         let passes = if self.repeats { 2 } else { 1 };
         for _ in 0..passes {
-            let result = self.object.invalidate(&[TLBI_NSNH_ALL]);
+            let result = invalidate(&self.object, &[TLBI_NSNH_ALL]);
             let errno = result.as_ref().map_or_else(|error| error.errno, |()| 0);
             trace::trace_smmuv3_accel_invalidate_batch(1, errno, u32::from(errno == 0));
             if result.is_err() {
                 self.backoff = Some(Backoff::after(self.backoff, begun));
-                return Err(HostFailure::not_invalidated(errno));
+                return Err(not_invalidated(errno));
             }
         }
         self.is_stale = false;

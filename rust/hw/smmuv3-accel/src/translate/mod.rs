@@ -12,36 +12,30 @@ use std::{
     sync::{MutexGuard, PoisonError},
 };
 
-use qom::prelude::*;
+use qemu_ext::{iommu::IommuAccess, log};
 use smmuv3::{
     cmdq::GuestMemory,
     features::Features,
     registers::Registers,
     translation::{self, Entry, Outcome, Permissions, Uncached},
 };
-use system::{
-    bindings::{IOMMU_NONE, IOMMU_RO, IOMMU_RW, IOMMU_WO},
-    prelude::*,
-};
 
 use crate::{
     device::{Shared, Smmuv3},
     events::end_access,
-    ffi::IommuMemoryRegion,
-    machine::log_guest_error,
     memory::{DirectRam, GuestRam},
 };
 
 mod caches;
-mod ffi;
 mod host;
 mod notifiers;
+mod region;
 
 use caches::Locked;
 pub use caches::Statistics;
-pub use ffi::set_region_type;
 pub use host::LocalHost;
 pub use notifiers::Notified;
+pub use region::Smmuv3MemoryRegion;
 
 ::trace::include_trace!("hw_arm");
 
@@ -71,39 +65,41 @@ pub struct Page {
     output: u64,
     /// The address bits within
     mask: u64,
-    /// `IOMMU_RO`, `IOMMU_WO` or both; `IOMMU_NONE` if the access is aborted
-    permission: u32,
+    /// What is permitted; nothing if the access is aborted
+    permission: IommuAccess,
 }
 
 impl Page {
     const ABORT: Self = Self {
         output: 0,
         mask: 0,
-        permission: IOMMU_NONE,
+        permission: IommuAccess::NONE,
     };
 
     const fn untranslated(iova: u64) -> Self {
         Self {
             output: iova & !PAGE_OFFSET,
             mask: PAGE_OFFSET,
-            permission: IOMMU_RW,
+            permission: IommuAccess::RW,
         }
     }
 
     fn of(entry: &Entry) -> Self {
         let permissions = entry.permissions();
-        let bit = |permitted, flag| if permitted { flag } else { IOMMU_NONE };
         Self {
             output: entry.output,
             mask: (1_u64 << entry.log2_bytes.min(63)) - 1,
-            permission: bit(permissions.read, IOMMU_RO) | bit(permissions.write, IOMMU_WO),
+            permission: IommuAccess {
+                read: permissions.read,
+                write: permissions.write,
+            },
         }
     }
 }
 
 impl Smmuv3 {
     /// Where the access of `stream_id` to `iova` goes. `access` is what is wanted;
-    /// `IOMMU_NONE` only asks. `region` names the function in traces.
+    /// [`IommuAccess::NONE`] only asks. `region` names the function in traces.
     ///
     /// May be called without the Big QEMU Lock. `ram` is what can be read then.
     pub fn translate(
@@ -111,12 +107,12 @@ impl Smmuv3 {
         region: &CStr,
         stream_id: u32,
         iova: u64,
-        access: u32,
+        access: IommuAccess,
         ram: DirectRam<'_>,
     ) -> Page {
         let wanted = Permissions {
-            read: access & IOMMU_RO != 0,
-            write: access & IOMMU_WO != 0,
+            read: access.read,
+            write: access.write,
         };
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
@@ -140,13 +136,13 @@ impl Smmuv3 {
                     sid,
                     iova,
                     page.output | (iova & page.mask),
-                    page.permission as i32,
+                    page.permission.flags() as i32,
                     i32::from(stages),
                 );
                 page
             }
             Outcome::Fault(fault) => {
-                log_guest_error(format_args!(
+                log::guest_error(format_args!(
                     "arm-smmuv3: no translation of {iova:#x} for StreamID {stream_id:#x}: {:?}",
                     fault.event
                 ));
@@ -311,28 +307,4 @@ impl Smmuv3 {
             .wait_while(shared, |shared| shared.store.must_wait())
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// QOM name of the memory regions through which emulated functions see memory.
-pub const REGION_TYPE: &CStr = c"smmuv3-iommu-memory-region";
-
-/// The memory region of one emulated function behind an SMMU.
-#[repr(C)]
-#[derive(qom::Object)]
-pub struct Smmuv3MemoryRegion {
-    parent_obj: ParentField<IommuMemoryRegion>,
-}
-
-qom_isa!(Smmuv3MemoryRegion: IommuMemoryRegion, MemoryRegion, Object);
-
-// SAFETY: the struct begins with its parent's instance; the class adds nothing
-unsafe impl ObjectType for Smmuv3MemoryRegion {
-    type Class = system::bindings::IOMMUMemoryRegionClass;
-    const TYPE_NAME: &'static CStr = REGION_TYPE;
-}
-
-impl ObjectImpl for Smmuv3MemoryRegion {
-    type ParentType = IommuMemoryRegion;
-
-    const CLASS_INIT: fn(&mut Self::Class) = ffi::set_region_methods;
 }

@@ -7,22 +7,27 @@
 //! The caches come first: who is told asks again at once, and must not be given
 //! what is to be forgotten.
 
+use std::sync::Arc;
+
+use qemu_ext::arm_smmu::{OwnedSmmuFunction, SmmuFunction};
 use smmuv3::translation::{Invalidation, Range, StreamContext, Tlb};
 
-use super::ffi::NotifiedRegion;
 use crate::device::Smmuv3;
 
 ::trace::include_trace!("hw_arm");
 
-/// The functions whose translations somebody keeps.
+/// Most blocks of one range that a notifier is told of.
+const MAX_BLOCKS: usize = 8;
+
+/// The functions whose memory region has an IOMMU notifier.
 #[derive(Debug, Default)]
-pub struct Notified(Vec<NotifiedRegion>);
+pub struct Notified(Arc<Vec<OwnedSmmuFunction>>);
 
 impl Notified {
-    /// Somebody begins to.
-    pub fn add(&mut self, region: NotifiedRegion) {
-        if !self.0.contains(&region) {
-            self.0.push(region);
+    /// Adds a function that has a notifier now.
+    pub fn add(&mut self, function: &SmmuFunction) {
+        if !self.0.iter().any(|other| other.is(function)) {
+            Arc::make_mut(&mut self.0).push(function.to_owned());
         }
     }
 
@@ -31,9 +36,9 @@ impl Notified {
         self.0.is_empty()
     }
 
-    /// Nobody does any more.
-    pub fn remove(&mut self, region: NotifiedRegion) {
-        self.0.retain(|other| *other != region);
+    /// Removes a function that has no notifier any more.
+    pub fn remove(&mut self, function: &SmmuFunction) {
+        Arc::make_mut(&mut self.0).retain(|other| !other.is(function));
     }
 }
 
@@ -62,10 +67,8 @@ impl Smmuv3 {
     pub fn invalidate_translations(&self, what: &Invalidation) {
         trace_invalidation(what);
         self.shared_when_undisturbed().store.invalidate(what);
-        for region in self.notified_regions() {
-            let Some(stream_id) = region.stream_id() else {
-                continue;
-            };
+        for function in self.notified_functions().iter() {
+            let stream_id = stream_id(function);
             let range = {
                 let store = &self.shared().store;
                 let context = store.configuration(stream_id);
@@ -73,8 +76,8 @@ impl Smmuv3 {
             };
             match range {
                 None => {}
-                Some(Range::ALL) => unmap_all(region),
-                Some(range) => unmap(region, what, range),
+                Some(Range::ALL) => unmap_all(function),
+                Some(range) => unmap(function, what, range),
             }
         }
     }
@@ -89,12 +92,9 @@ impl Smmuv3 {
         self.shared_when_undisturbed()
             .store
             .invalidate_configurations(first, last);
-        for region in self.notified_regions() {
-            let affected = region
-                .stream_id()
-                .is_some_and(|stream_id| (first..=last).contains(&stream_id));
-            if affected {
-                unmap_all(region);
+        for function in self.notified_functions().iter() {
+            if (first..=last).contains(&stream_id(function)) {
+                unmap_all(function);
             }
         }
     }
@@ -108,23 +108,28 @@ impl Smmuv3 {
 
     /// Has everything unmapped in device IOTLBs (vhost).
     pub fn unmap_notified(&self) {
-        for region in self.notified_regions() {
-            unmap_all(region);
+        for function in self.notified_functions().iter() {
+            unmap_all(function);
         }
     }
 
-    /// A copy: notifiers may come back.
-    fn notified_regions(&self) -> Vec<NotifiedRegion> {
-        self.notified.borrow().0.clone()
+    /// Returns the functions with notifiers as they are now: a notifier may change them while
+    /// it is called.
+    fn notified_functions(&self) -> Arc<Vec<OwnedSmmuFunction>> {
+        Arc::clone(&self.notified.borrow().0)
     }
 }
 
-fn unmap_all(region: NotifiedRegion) {
-    trace::trace_smmu_inv_notifiers_mr(region.name());
-    region.unmap(Range::ALL);
+fn stream_id(function: &OwnedSmmuFunction) -> u32 {
+    function.pci().requester_id().into()
 }
 
-fn unmap(region: NotifiedRegion, what: &Invalidation, range: Range) {
+fn unmap_all(function: &OwnedSmmuFunction) {
+    trace::trace_smmu_inv_notifiers_mr(function.region().name());
+    notify_unmap(function, Range::ALL);
+}
+
+fn unmap(function: &OwnedSmmuFunction, what: &Invalidation, range: Range) {
     let (vmid, asid, stage) = match *what {
         Invalidation::Address { vmid, asid, .. } => (vmid, asid.map_or(-1, i32::from), 1),
         Invalidation::Ipa { vmid, .. } => (vmid, -1, 2),
@@ -132,7 +137,7 @@ fn unmap(region: NotifiedRegion, what: &Invalidation, range: Range) {
     };
     let pages = ((range.last - range.first) >> 12) + 1;
     trace::trace_smmuv3_inv_notifiers_iova(
-        region.name(),
+        function.region().name(),
         asid,
         i32::from(vmid),
         range.first,
@@ -140,7 +145,19 @@ fn unmap(region: NotifiedRegion, what: &Invalidation, range: Range) {
         pages,
         stage,
     );
-    region.unmap(range);
+    notify_unmap(function, range);
+}
+
+/// Notifies that the translations of a range are invalid. A range of more than
+/// [`MAX_BLOCKS`] naturally aligned blocks is widened to the block around it, because each
+/// block can be a message whose answer is waited for.
+fn notify_unmap(function: &OwnedSmmuFunction, range: Range) {
+    let whole = if range.blocks().count() > MAX_BLOCKS {
+        range.enclosing()
+    } else {
+        range
+    };
+    function.region().notify_unmap(|| whole.blocks());
 }
 
 fn trace_invalidation(what: &Invalidation) {

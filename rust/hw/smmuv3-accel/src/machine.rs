@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The machine and the user: what forbids migration, what is reported, how far the
-//! machine is, and how long it may be held up.
+//! Limits: of lines in a log, and of the time for which commands hold up the machine.
 
 use std::time::{Duration, Instant};
 
-mod ffi;
-
-pub use ffi::{
-    exit_with, is_deterministic, log_guest_error, machine_is_ready, report, MigrationBlocker,
-};
+use qemu_ext::runstate::is_replay_enabled;
 
 /// Limits lines in a log that a guest can cause: one a second.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +35,7 @@ impl Deadline {
     /// For a visit that begins now. It never ends where the host's time must not be
     /// seen.
     pub fn of_a_slice() -> Self {
-        let ends = !is_deterministic();
+        let ends = !is_replay_enabled();
         Self(ends.then(|| Instant::now() + Self::SLICE))
     }
 

@@ -4,23 +4,81 @@
 //! What a user can set on `-device arm-smmuv3`, and the ID registers that come
 //! of it.
 
+use std::ptr::addr_of;
+
+use hwcore::{bindings::PropertyInfo, QDevProp};
 use smmuv3::features::Features;
 use util::{ensure, Error, Result};
 
-use crate::{accel::ffi::HostInfo, device::Smmuv3};
-
-mod ffi;
-
-pub use ffi::{Choice, OasMode, OnOffAuto, SsidSizeMode, StringProperty};
+use crate::{accel::HostInfo, bindings, device::Smmuv3};
 
 #[cfg(MESON)]
-include!("../descriptions.inc.rs");
+include!("descriptions.inc.rs");
 
 #[cfg(not(MESON))]
 include!(concat!(
     env!("MESON_BUILD_ROOT"),
     "/rust/hw/smmuv3-accel/descriptions.inc.rs"
 ));
+
+/// QAPI's `OasMode`: `auto`, or a number of bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct OasMode(u32);
+
+// SAFETY: the setter of the property writes an enumeration of C, which is a u32
+unsafe impl QDevProp for OasMode {
+    const BASE_INFO: *const PropertyInfo = addr_of!(hwcore::bindings::qdev_prop_oas_mode);
+}
+
+impl OasMode {
+    /// Returns the number of output address bits asked for; `None` stands for a size that
+    /// this device does not implement.
+    const fn choice(self) -> Option<Choice<u8>> {
+        match self.0 {
+            bindings::OAS_MODE_AUTO => Some(Choice::Auto),
+            bindings::OAS_MODE_44 => Some(Choice::Given(44)),
+            bindings::OAS_MODE_48 => Some(Choice::Given(48)),
+            _ => None,
+        }
+    }
+}
+
+/// QAPI's `SsidSizeMode`: `auto`, or a number of bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct SsidSizeMode(u32);
+
+// SAFETY: the setter of the property writes an enumeration of C, which is a u32
+unsafe impl QDevProp for SsidSizeMode {
+    const BASE_INFO: *const PropertyInfo = addr_of!(hwcore::bindings::qdev_prop_ssidsize_mode);
+}
+
+impl SsidSizeMode {
+    /// Returns the number of `SubstreamID` bits asked for, 0 to 20.
+    pub const fn choice(self) -> Choice<u8> {
+        match self.0 {
+            bindings::SSID_SIZE_MODE_AUTO => Choice::Auto,
+            #[allow(clippy::cast_possible_truncation)]
+            value => Choice::Given((value - bindings::SSID_SIZE_MODE_0) as u8),
+        }
+    }
+}
+
+/// What a property with the value `auto` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice<T> {
+    /// To be taken from the host
+    Auto,
+    /// Given by the user
+    Given(T),
+}
+
+impl<T> From<Option<T>> for Choice<T> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Auto, Self::Given)
+    }
+}
 
 /// Which stages translate (`stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +125,8 @@ impl Choices {
                 "nested" => Stage::Nested,
                 _ => Stage::One,
             },
-            ats: device.ats.choice(),
-            ril: device.ril.choice(),
+            ats: device.ats.value().into(),
+            ril: device.ril.value().into(),
             oas,
             ssidsize: device.ssidsize.choice(),
         };
@@ -79,7 +137,7 @@ impl Choices {
                 stage
             );
             ensure!(
-                device.cmdqv.choice() != Choice::Given(true),
+                device.cmdqv.value() != Some(true),
                 "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
             );
         } else {
@@ -108,7 +166,7 @@ impl Choices {
             "property 'ssidsize' of arm-smmuv3 can only be greater than 0 with accel=on"
         );
         ensure!(
-            device.cmdqv.choice() != Choice::Given(true),
+            device.cmdqv.value() != Some(true),
             "property 'cmdqv' of arm-smmuv3 can only be on with accel=on"
         );
         Ok(())

@@ -5,24 +5,15 @@
 
 use std::time::{Duration, Instant};
 
+use qemu_ext::{log, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
     cmdq::{self, Cmdq, Progress},
     features::Features,
     registers::Registers,
 };
+use util::timer::CLOCK_VIRTUAL;
 
-use crate::{
-    accel::Host,
-    device::Smmuv3,
-    lines::Lines,
-    machine::{is_deterministic, log_guest_error},
-    memory::GuestRam,
-    translate::LocalHost,
-};
-
-mod ffi;
-
-pub use ffi::init_registers_region;
+use crate::{accel::Host, device::Smmuv3, lines::Lines, memory::GuestRam, translate::LocalHost};
 
 ::trace::include_trace!("hw_arm");
 
@@ -72,7 +63,7 @@ impl Smmuv3 {
             trace::trace_smmuv3_write_gerrorn(acknowledged, gerrorn);
         }
         if let Some(message) = effects.guest_error {
-            log_guest_error(format_args!(
+            log::guest_error(format_args!(
                 "arm-smmuv3: {message} (write of {value:#x} to {offset:#x})"
             ));
         }
@@ -125,11 +116,7 @@ impl Smmuv3 {
         match self.consume_slice() {
             Progress::Idle => {}
             Progress::More => self.consume_soon(),
-            Progress::Deferred => {
-                if let Some(alarm) = self.deferred.borrow().as_ref() {
-                    alarm.set(DEFERRAL);
-                }
-            }
+            Progress::Deferred => self.deferred.anticipate_in_ns(&CLOCK_VIRTUAL, DEFERRAL),
         }
     }
 
@@ -177,7 +164,7 @@ impl Smmuv3 {
         host: &mut H,
     ) -> Progress {
         // when the main loop goes on is nothing that could be repeated exactly
-        let budget = if is_deterministic() { u32::MAX } else { SLICE };
+        let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
         cmdq.consume(
             registers,
             features,
@@ -190,8 +177,6 @@ impl Smmuv3 {
 
     /// Goes on from the main loop.
     pub fn consume_soon(&self) {
-        if let Some(bottom_half) = self.consume_later.borrow().as_ref() {
-            bottom_half.schedule();
-        }
+        self.consume_later.schedule();
     }
 }

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The PCI side of an SMMU with assigned devices: which devices may be behind it, and the
+//! address space of each.
+
+use std::sync::OnceLock;
+
+use qemu_ext::{
+    arm_smmu::ArmSmmu,
+    dma::AddressSpace,
+    iommufd::{HostDevice, HostIommuDevice},
+    object::{for_each_object, ObjectExt},
+    pci::{PciDevice, PciFunction},
+    pci_iommu::{PciIommuOps, PciIommuOpsBuilder, ViommuFlags},
+    qdev::DeviceExt,
+};
+use qom::prelude::*;
+use util::{Error, Result};
+
+use crate::device::Smmuv3;
+
+/// The operations by which the PCI core and VFIO use an SMMU with assigned devices.
+pub static ACCEL_OPS: PciIommuOps<Smmuv3> = PciIommuOpsBuilder::<Smmuv3>::new()
+    .supports_address_space(&permit)
+    .get_address_space(&address_space)
+    .get_viommu_flags(&viommu_flags)
+    .set_iommu_device(&set_iommu_device)
+    .unset_iommu_device(&Smmuv3::unplug)
+    .get_msi_direct_gpa(&msi_direct_gpa)
+    .build();
+
+/// Returns the device for which the PCI core asks in the name of `function` although it is
+/// elsewhere: an endpoint behind a conventional bridge, which puts its own requester ID into
+/// the transactions.
+///
+/// Such an endpoint is registered on its bus before the PCI core asks.
+fn masked_endpoint(function: PciFunction<'_>) -> Option<Owned<PciDevice>> {
+    let mut found = None;
+    for_each_object(|object| {
+        let Some(bus) = object.dynamic_cast::<qemu_ext::pci::PciBus>() else {
+            return;
+        };
+        bus.for_each_device(|device| {
+            if !is_bridge(device) && masked_by(device) == Some(function) {
+                found = Some(device.to_owned());
+            }
+        });
+    });
+    found
+}
+
+/// Returns the function whose requester ID a device's transactions carry, if it is another
+/// one than the device's.
+fn masked_by(device: &PciDevice) -> Option<PciFunction<'_>> {
+    device.requester().filter(|function| {
+        // the first function of a PCIe-to-PCI bridge's bus has the ID that masks the others
+        let there = function.device();
+        !there.is_some_and(|there| std::ptr::eq::<PciDevice>(&*there, device))
+    })
+}
+
+/// Returns whether a device may be behind an SMMU with assigned devices although QEMU
+/// emulates it.
+fn is_bridge(device: &PciDevice) -> bool {
+    [c"base-pci-bridge", c"pxb-pcie", c"gpex-root"]
+        .into_iter()
+        .any(|name| device.is_a(name))
+}
+
+/// What can be plugged into a bus behind an SMMU with assigned devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Bridge,
+    Assigned,
+    AssignedWithoutIommufd,
+    Emulated,
+}
+
+impl Endpoint {
+    fn of(device: &PciDevice) -> Self {
+        if is_bridge(device) {
+            Self::Bridge
+        } else if !device.is_a(c"vfio-pci") {
+            Self::Emulated
+        } else if device.has_link(c"iommufd") {
+            Self::Assigned
+        } else {
+            Self::AssignedWithoutIommufd
+        }
+    }
+}
+
+/// Refuses what an SMMU with assigned devices cannot serve: a device for which the PCI core
+/// asks in the name of `function`.
+fn permit(smmu: &Smmuv3, function: PciFunction<'_>) -> Result<()> {
+    let smmu = smmu.path_component().unwrap_or_default();
+    let masked = masked_endpoint(function);
+    let is_masked = masked.is_some();
+    let Some(device) = masked.or_else(|| function.device()) else {
+        return Ok(());
+    };
+    // a conventional bus, whose bridge may put in another requester ID
+    let is_conventional = device.bus().is_some_and(|bus| !bus.is_express());
+    let name = device.type_and_id();
+    let bridge = || {
+        let bridge = device.parent_device();
+        bridge.map_or_else(String::new, |bridge| bridge.type_and_id())
+    };
+    match Endpoint::of(&device) {
+        Endpoint::Bridge => Ok(()),
+        // Its transactions and those of its neighbours would have one StreamID, while the
+        // host can be told of one device only by it.
+        Endpoint::Assigned | Endpoint::AssignedWithoutIommufd if is_masked || is_conventional => {
+            Err(Error::msg(format!(
+                "{name} cannot be behind arm-smmuv3 '{smmu}' with accel=on through the conventional \
+                 bridge {}, whose StreamID it would share: plug it into a PCI Express port",
+                bridge()
+            )))
+        }
+        Endpoint::Assigned => Ok(()),
+        Endpoint::Emulated if is_masked => Err(Error::msg(format!(
+            "emulated endpoint {name} behind bridge {} cannot be behind arm-smmuv3 '{smmu}' with \
+             accel=on, which serves vfio-pci devices only: plug it into another root complex",
+            bridge()
+        ))),
+        Endpoint::Emulated => Err(Error::msg(format!(
+            "emulated endpoint {name} cannot be behind arm-smmuv3 '{smmu}' with accel=on, which serves \
+             vfio-pci devices only: plug it into another root complex"
+        ))),
+        Endpoint::AssignedWithoutIommufd => Err(Error::msg(format!(
+            "{name} behind arm-smmuv3 '{smmu}' with accel=on needs an iommufd backend: give it iommufd=ID"
+        ))),
+    }
+}
+
+fn address_space<'a>(smmu: &'a Smmuv3, function: PciFunction<'a>) -> &'a AddressSpace {
+    let record = smmu.upcast::<ArmSmmu>().function(function);
+    smmu.note_asked();
+    let is_assigned = function
+        .device()
+        .is_some_and(|device| Endpoint::of(&device) == Endpoint::Assigned);
+    if is_assigned {
+        // the host's SMMU translates; stage 2 there covers all guest memory
+        untranslated()
+    } else {
+        record.address_space()
+    }
+}
+
+/// Returns the address space of assigned devices. Those behind every SMMU share it, so that
+/// they can share one stage 2 in the VFIO core.
+fn untranslated() -> &'static AddressSpace {
+    static SHARED: OnceLock<&AddressSpace> = OnceLock::new();
+
+    SHARED.get_or_init(|| {
+        AddressSpace::alias_of_memory(c"smmuv3-accel-as-sysmem", c"smmuv3-accel-sysmem")
+    })
+}
+
+fn viommu_flags(smmu: &Smmuv3) -> ViommuFlags {
+    if smmu.wants_pasid() {
+        ViommuFlags::WANT_NESTING_PARENT | ViommuFlags::PASID_SUPPORTED
+    } else {
+        ViommuFlags::WANT_NESTING_PARENT
+    }
+}
+
+fn set_iommu_device(
+    smmu: &Smmuv3,
+    function: PciFunction<'_>,
+    device: &HostIommuDevice,
+) -> Result<()> {
+    match HostDevice::of(device) {
+        Some(device) => smmu.plug(function, device),
+        // not backed by iommufd: `permit` has refused the others
+        None => Ok(()),
+    }
+}
+
+fn msi_direct_gpa(smmu: &Smmuv3, _function: PciFunction<'_>) -> u64 {
+    smmu.msi_gpa()
+}
+
+/// Returns whether there is an endpoint behind `smmu` already.
+///
+/// Every endpoint in the machine asks for its address space once more, the way the PCI core
+/// has it ask: behind a conventional bridge in another one's name.
+pub fn has_endpoint(smmu: &Smmuv3) -> bool {
+    let mut found = false;
+    for_each_object(|object| {
+        let Some(device) = object.dynamic_cast::<PciDevice>() else {
+            return;
+        };
+        if !is_bridge(device) {
+            smmu.take_asked();
+            device.iommu_address_space();
+            found |= smmu.take_asked();
+        }
+    });
+    found
+}
