@@ -6,29 +6,34 @@
 use std::{
     ffi::{c_int, c_uint, CStr},
     pin::Pin,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use bql::prelude::*;
 use common::prelude::*;
 use hwcore::prelude::*;
-use migration::prelude::*;
+use migration::{prelude::*, InvalidError};
 use qemu_ext::{
-    arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods},
+    arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods, SmmuFunction, SmmuRegion},
     bh::BottomHalf,
     blocker::MigrationBlocker,
+    dma::{AddressSpace, DirectMemory},
+    error::report,
+    iommu::{
+        IommuAccess, IommuMemoryRegion, IommuMemoryRegionClassExt, IommuMemoryRegionImpl,
+        IommuTlbEntry, NotifierFlags,
+    },
+    iommufd::{HostDevice, HostIommuDevice},
     memory::init_io,
     notify::Notifier,
-    pci::add_bus_number_notifier,
+    pci::{add_bus_number_notifier, PciFunction},
+    pci_iommu::{PciIommuOps, PciIommuOpsBuilder, ViommuFlags},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
     runstate::{add_machine_init_done_notifier, VmStateHandler},
 };
 use qom::prelude::*;
-use smmuv3::{
-    cmdq::Cmdq, command::Leniency, features::Features, invalidation::FlushPolicy,
-    registers::Registers, translation::Store,
-};
+use smmuv3::{cmdq::Progress, command::Leniency, features::Features, registers::Registers};
 use system::{prelude::*, MemoryRegionOps};
 use util::{
     ensure,
@@ -37,18 +42,22 @@ use util::{
 };
 
 use crate::{
-    accel::Accel,
-    events::Waiting,
-    machine::RateLimit,
-    pci,
-    properties::{Choices, OasMode, SsidSizeMode, DESCRIPTIONS},
-    translate::{Notified, Smmuv3MemoryRegion, Statistics},
-    vmstate::{SavedRegisters, VMSTATE_SMMUV3},
+    accel::{cmdq::AccelBackend, Accel, VeventQ},
+    cmdq::{CommandQueue, TIME_AT_STOP},
+    eventq::{PendingEvent, PendingEvents},
+    iommu::{invalidate_all, NotifiedFunctions, Page, SoftwareBackend, Translator},
+    irq::IrqLines,
+    memory::DirectRam,
+    mmio,
+    pci::{self, AddressSpaceRequests},
+    properties::{Choices, OasMode, SsidSizeMode, Values, DESCRIPTIONS},
+    state::GuestState,
+    vmstate::{declare_vmstate, SavedRegisters},
 };
 
 ::trace::include_trace!("hw_arm");
 
-/// Size of the register file: two pages of 64 KiB (section 6.1).
+/// Size of the register file: two pages of 64 KiB (§6.1).
 const MMIO_SIZE: u64 = 0x2_0000;
 
 static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>::new()
@@ -63,34 +72,17 @@ static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>
 /// before its state is saved, when it has stopped.
 const RUN_STATE_PRIORITY: c_int = c_int::MIN;
 
-/// The interrupt lines, in the order in which boards connect them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Interrupt {
-    /// The Event queue is no longer empty
-    EventQ = 0,
-    /// PRI queue; never raised, IDR0.PRI is 0
-    #[allow(dead_code)]
-    PriQ = 1,
-    /// Completion of a `CMD_SYNC`
-    CmdSync = 2,
-    /// Global error
-    Gerror = 3,
-}
+/// The operations by which the PCI core and VFIO use an SMMU with assigned devices.
+static ACCEL_OPS: PciIommuOps<Smmuv3> = PciIommuOpsBuilder::<Smmuv3>::new()
+    .supports_address_space(&Smmuv3::permit)
+    .get_address_space(&Smmuv3::address_space)
+    .get_viommu_flags(&Smmuv3::viommu_flags)
+    .set_iommu_device(&Smmuv3::plug)
+    .unset_iommu_device(&Smmuv3::unplug)
+    .get_msi_direct_gpa(&Smmuv3::msi_direct_gpa)
+    .build();
 
-/// What the guest can see, and what translation depends on.
-pub struct Shared {
-    /// The ID registers
-    pub features: Features,
-    /// All other registers
-    pub registers: Registers,
-    /// Configurations and translations of emulated devices
-    pub store: Store,
-    /// How often those were found
-    pub statistics: Statistics,
-    /// Grows with whatever separates accesses: commands, and changes of registers
-    pub separations: u64,
-}
+declare_vmstate!(Smmuv3, saved);
 
 /// An `SMMUv3`.
 ///
@@ -102,79 +94,68 @@ pub struct Shared {
 ///  * sysbus IRQ 3: GERROR
 /// ```
 ///
-/// The Big QEMU Lock protects everything but `shared`, `walks_ended` and
-/// `waiting_events`, which translation on behalf of other devices uses without it.
-/// These are locked for the length of a copy or a look-up only: never across an ioctl,
-/// an access to guest memory, a notifier, or an interrupt.
+/// The Big QEMU Lock protects everything but `state` and `events`, which translation on behalf
+/// of other devices uses without it.
+///
+/// The components know nothing of each other but what they are given; this file connects them.
 #[repr(C)]
 #[derive(qom::Object, hwcore::Device)]
 pub struct Smmuv3 {
     parent_obj: ParentField<ArmSmmu>,
     iomem: MemoryRegion,
-    interrupts: [InterruptSource; 4],
+    irqs: IrqLines,
 
     /// Stages of translation: "1" (or not given), "2", "nested"
     #[property(rename = "stage")]
-    pub stage: StringProperty,
+    stage: StringProperty,
     /// Identifier of the node in the IORT
     #[property(rename = "identifier", default = 0)]
     identifier: u8,
     /// Nested translation for assigned devices
     #[property(rename = "accel", default = false)]
-    pub accel: bool,
+    accel: bool,
     /// Guest physical address of the MSI doorbell, set by the machine
     #[property(rename = "msi-gpa", default = 0)]
     msi_gpa: u64,
     /// Range invalidation
     #[property(rename = "ril", default = 0)]
-    pub ril: OnOffAuto,
+    ril: OnOffAuto,
     /// Address Translation Services
     #[property(rename = "ats", default = 0)]
-    pub ats: OnOffAuto,
+    ats: OnOffAuto,
     /// Output address size
     #[property(rename = "oas", default = 0)]
-    pub oas: OasMode,
+    oas: OasMode,
     /// Number of `SubstreamID` bits
     #[property(rename = "ssidsize", default = 0)]
-    pub ssidsize: SsidSizeMode,
+    ssidsize: SsidSizeMode,
     /// CMDQ virtualization
     #[property(rename = "cmdqv", default = 0)]
-    pub cmdqv: OnOffAuto,
+    cmdqv: OnOffAuto,
 
-    shared: Mutex<Shared>,
-    /// Walks that invalidations wait for have ended
-    pub walks_ended: Condvar,
-    /// Events of transactions that faulted without the BQL
-    pub waiting_events: Waiting,
-    /// Events are being recorded
-    pub recording: BqlCell<bool>,
-    /// Emulated functions whose translations somebody shadows
-    pub notified: BqlRefCell<Notified>,
+    /// Registers and caches
+    state: GuestState,
+    /// Events on their way to the Event queue
+    events: PendingEvents,
+    /// The Command queue's consumer
+    cmdq: CommandQueue,
+    /// Emulated functions that have an IOMMU notifier
+    notified: NotifiedFunctions,
+    /// Assigned devices
+    assigned: Accel,
+    /// Functions that have asked for their address space
+    requests: AddressSpaceRequests,
+    /// The checked values of the properties, once the device is realized
+    choices: BqlCell<Option<Choices>>,
     /// Registers in the layout of the migration stream, while one is written or read
-    pub saved: BqlRefCell<SavedRegisters>,
-    /// The Command queue's consumer; taken out while it runs
-    pub cmdq: BqlRefCell<Option<Cmdq>>,
-    /// Assigned devices; none before the device is realized
-    pub accel_state: BqlRefCell<Option<Accel>>,
-    /// Goes on consuming commands when a doorbell's slice is used up
-    pub consume_later: BottomHalf,
-    /// Records events that wait for the BQL
-    pub record_later: BottomHalf,
-    /// Has commands consumed that were deferred
-    pub deferred: Timer,
-    /// Tries again to attach streams that the host has refused for now
-    pub retry: Timer,
+    saved: BqlRefCell<SavedRegisters>,
+    migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// Finishes what is under way when the machine stops, and goes on when it starts
     run_state: VmStateHandler,
     /// Checks that `auto` properties were resolved when the machine is complete
     machine_done: Notifier,
     /// Attaches streams anew whose `StreamID` has changed
     bus_numbers: Notifier,
-    /// When it was last logged that an ILLEGAL command is consumed
-    pub tolerated: BqlRefCell<RateLimit>,
-    migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
-    /// A function behind this SMMU has asked for its address space
-    asked: BqlCell<bool>,
 }
 
 qom_isa!(Smmuv3: ArmSmmu, SysBusDevice, DeviceState, Object);
@@ -215,7 +196,7 @@ impl ObjectImpl for Smmuv3 {
 }
 
 impl DeviceImpl for Smmuv3 {
-    const VMSTATE: Option<VMStateDescription<Self>> = Some(VMSTATE_SMMUV3);
+    const VMSTATE: Option<VMStateDescription<Self>> = Some(VMSTATE);
     const REALIZE: Option<fn(&Self) -> Result<()>> = Some(Self::realize);
 }
 
@@ -231,34 +212,21 @@ impl Smmuv3 {
     /// Called by QOM, with memory that C has zeroed and whose parent fields are
     /// initialized.
     unsafe fn init(mut this: ParentInit<Self>) {
-        let features = Features::arm_smmuv3();
-        uninit_field_mut!(*this, interrupts).write(Default::default());
-        uninit_field_mut!(*this, shared).write(Mutex::new(Shared {
-            features,
-            registers: Registers::reset(&features),
-            store: Store::default(),
-            statistics: Statistics::default(),
-            separations: 0,
-        }));
-        uninit_field_mut!(*this, walks_ended).write(Condvar::new());
-        uninit_field_mut!(*this, waiting_events).write(Waiting::new());
-        uninit_field_mut!(*this, recording).write(Default::default());
+        uninit_field_mut!(*this, irqs).write(Default::default());
+        uninit_field_mut!(*this, state).write(GuestState::new(Features::arm_smmuv3()));
+        uninit_field_mut!(*this, events).write(Default::default());
+        // SAFETY: `init_callbacks` initializes the timer
+        uninit_field_mut!(*this, cmdq).write(CommandQueue::new(unsafe { Timer::new() }));
         uninit_field_mut!(*this, notified).write(Default::default());
-        uninit_field_mut!(*this, saved).write(Default::default());
-        uninit_field_mut!(*this, cmdq).write(Default::default());
-        uninit_field_mut!(*this, accel_state).write(Default::default());
-        uninit_field_mut!(*this, consume_later).write(Default::default());
-        uninit_field_mut!(*this, record_later).write(Default::default());
-        // SAFETY: `init_callbacks` initializes both timers
-        uninit_field_mut!(*this, deferred).write(unsafe { Timer::new() });
         // SAFETY: see above
-        uninit_field_mut!(*this, retry).write(unsafe { Timer::new() });
+        uninit_field_mut!(*this, assigned).write(Accel::new(unsafe { Timer::new() }));
+        uninit_field_mut!(*this, requests).write(Default::default());
+        uninit_field_mut!(*this, choices).write(Default::default());
+        uninit_field_mut!(*this, saved).write(Default::default());
+        uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, run_state).write(Default::default());
         uninit_field_mut!(*this, machine_done).write(Default::default());
         uninit_field_mut!(*this, bus_numbers).write(Default::default());
-        uninit_field_mut!(*this, tolerated).write(Default::default());
-        uninit_field_mut!(*this, migration_blocker).write(Default::default());
-        uninit_field_mut!(*this, asked).write(Default::default());
         // SAFETY: all other fields are initialized, or valid as the zeroes that they are; QOM
         // does not move objects
         Self::init_callbacks(unsafe { Pin::new_unchecked(this.assume_init_mut()) });
@@ -270,13 +238,13 @@ impl Smmuv3 {
             self.as_mut(),
             c"arm-smmuv3-cmdq",
             &Self::consume,
-            |device| &mut device.consume_later,
+            |device| &mut device.cmdq.continue_later,
         );
         BottomHalf::init(
             self.as_mut(),
             c"arm-smmuv3-events",
-            &Self::record_waiting,
-            |device| &mut device.record_later,
+            &Self::flush_events,
+            |device| &mut device.events.record_later,
         );
         Timer::init_full(
             self.as_mut(),
@@ -284,8 +252,8 @@ impl Smmuv3 {
             CLOCK_VIRTUAL,
             Timer::NS,
             0,
-            Self::consume_soon,
-            |device| &mut device.deferred,
+            Self::consume_later,
+            |device| &mut device.cmdq.deferred,
         );
         Timer::init_full(
             self.as_mut(),
@@ -293,8 +261,8 @@ impl Smmuv3 {
             CLOCK_REALTIME,
             Timer::NS,
             0,
-            Self::retry_streams,
-            |device| &mut device.retry,
+            Self::retry_due,
+            |device| &mut device.assigned.retry,
         );
         VmStateHandler::init(self.as_mut(), &Self::run_state_changed, |device| {
             &mut device.run_state
@@ -308,11 +276,20 @@ impl Smmuv3 {
     }
 
     fn realize(&self) -> Result<()> {
-        let choices = Choices::of(self)?;
-        self.shared().features = choices.features();
+        let choices = Choices::new(&Values {
+            stage: self.stage.get(),
+            accel: self.accel,
+            ril: self.ril.value(),
+            ats: self.ats.value(),
+            oas: self.oas,
+            ssidsize: self.ssidsize,
+            cmdqv: self.cmdqv.value(),
+        })?;
+        self.state.lock().features = choices.features();
+        self.choices.set(Some(choices));
 
         let blocker = if self.accel {
-            self.set_iommu_ops(&pci::ACCEL_OPS);
+            self.set_iommu_ops(&ACCEL_OPS);
             Some(MigrationBlocker::new(&Error::msg(
                 "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
             ))?)
@@ -324,7 +301,7 @@ impl Smmuv3 {
         // What is on the bus already was never asked whether it can be there, and
         // an assigned device would stay on the guest's memory, translated by nothing.
         ensure!(
-            !self.accel || !pci::has_endpoint(self),
+            !self.accel || !pci::has_endpoint(&self.requests),
             "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
              -nodefaults if it is the machine's own network device)"
         );
@@ -337,10 +314,10 @@ impl Smmuv3 {
         } else {
             Leniency::El2Tlbi
         };
-        *self.cmdq.borrow_mut() = Some(Cmdq::new(FlushPolicy::default()).with_leniency(leniency));
+        self.cmdq.enable(leniency);
         self.run_state.register(RUN_STATE_PRIORITY);
         if self.accel {
-            *self.accel_state.borrow_mut() = Some(Accel::new(choices));
+            self.assigned.enable(choices);
             if choices.wants_host() {
                 add_machine_init_done_notifier(&self.machine_done);
             }
@@ -348,7 +325,7 @@ impl Smmuv3 {
         add_bus_number_notifier(&self.bus_numbers);
         init_io(self, &self.iomem, &REGISTERS_OPS, c"arm-smmuv3", MMIO_SIZE);
         self.init_mmio(&self.iomem);
-        for interrupt in &self.interrupts {
+        for interrupt in self.irqs.sources() {
             self.init_irq(interrupt);
         }
         Ok(())
@@ -356,11 +333,7 @@ impl Smmuv3 {
 
     /// `auto` needs a host to take its values from, before the guest runs.
     fn machine_done(&self) {
-        let resolved = self
-            .accel_state
-            .borrow()
-            .as_ref()
-            .is_some_and(Accel::is_resolved);
+        let resolved = self.assigned.is_resolved();
         let check = || {
             ensure!(
                 resolved,
@@ -377,74 +350,310 @@ impl Smmuv3 {
         trace::trace_smmu_reset_exit();
         self.get_class().parent_methods.reset_exit(self, reset_type);
         {
-            let mut shared = self.shared();
-            shared.registers = Registers::reset(&shared.features);
+            let mut locked = self.state.lock();
+            locked.registers = Registers::reset(&locked.features);
         }
-        self.waiting_events.clear();
-        self.forget_translations();
-        if let Some(cmdq) = self.cmdq.borrow_mut().as_mut() {
-            cmdq.reset();
-        }
-        self.evaluate_events();
-        self.reset_streams();
+        self.events.clear();
+        invalidate_all(&self.state, &self.notified);
+        self.cmdq.reset();
+        self.sync_veventq();
+        self.assigned.reset(&self.state);
     }
 
-    /// The number of a PCI bus has changed. Devices that have another `StreamID` by
-    /// that are translated by its Stream table entry from now on: assigned ones are
-    /// attached to that, and device IOTLBs (vhost) keep nothing of the old one.
+    /// The number of a PCI bus has changed. Devices that have another `StreamID` by that are
+    /// translated by its Stream table entry from now on: assigned ones are attached to that,
+    /// and device IOTLBs (vhost) keep nothing of the old one.
     fn bus_number_changed(&self) {
         if self.is_in_reset() {
-            // the end of a system reset evaluates every stream
+            // the end of a system reset attaches every stream
             return;
         }
-        self.unmap_notified();
-        self.attach_streams(|_| false);
+        self.notified.unmap_all();
+        self.assigned.reattach_renumbered(&self.state);
+    }
+}
+
+/// Registers, commands and events.
+impl Smmuv3 {
+    fn read(&self, offset: u64, size: u32) -> u64 {
+        mmio::read(&self.state, offset, size)
     }
 
-    /// Locks registers and ID registers. Keep it short: see [`Smmuv3`].
-    pub fn shared(&self) -> MutexGuard<'_, Shared> {
-        // nothing panics while it is locked, and if it did, every value is valid
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The ID registers and all others as they are now.
-    pub fn snapshot(&self) -> (Features, Registers) {
-        let shared = self.shared();
-        (shared.features, shared.registers.clone())
-    }
-
-    /// Has the events that wait recorded from the main loop.
-    pub fn record_soon(&self) {
-        self.record_later.schedule();
-    }
-
-    /// The ID registers as the guest sees them.
-    pub fn features(&self) -> Features {
-        self.shared().features
-    }
-
-    /// Where assigned devices' MSIs go, in the guest's physical address space.
-    pub const fn msi_gpa(&self) -> u64 {
-        self.msi_gpa
-    }
-
-    /// A function behind this SMMU asks for its address space.
-    pub fn note_asked(&self) {
-        self.asked.set(true);
-    }
-
-    /// Has one asked since the last time?
-    pub fn take_asked(&self) -> bool {
-        self.asked.replace(false)
-    }
-
-    /// Pulses an interrupt line: interrupts of the SMMU are edges (section 3.18).
-    pub fn pulse(&self, interrupt: Interrupt) {
-        trace::trace_smmuv3_trigger_irq(interrupt as i32);
-        if let Some(line) = self.interrupts.get(interrupt as usize) {
-            line.pulse();
+    fn write(&self, offset: u64, value: u64, size: u32) {
+        let effects = mmio::write(&self.state, &self.events, &self.irqs, offset, value, size);
+        if effects.streams {
+            invalidate_all(&self.state, &self.notified);
+            // the guest decides anew about every stream, and the host begins anew: an
+            // attachment to stage 1 leaves nothing in an ATC
+            self.assigned.clear_quarantines();
+            self.assigned.reattach_all(&self.state);
+        }
+        if effects.eventq {
+            self.state.separate_accesses();
+            self.sync_veventq();
+        }
+        if effects.cmdq {
+            self.consume();
         }
     }
+
+    /// The machine starts or has stopped. What could not be consumed before it stopped, or came
+    /// with a saved state, is consumed now.
+    fn run_state_changed(&self, running: bool) {
+        if running {
+            self.consume_later();
+        } else {
+            self.quiesce();
+        }
+    }
+
+    /// The machine has stopped: records the pending events and consumes the commands that can
+    /// be. A saved state has no place for what was begun, and the C device that may load it
+    /// goes on at the next doorbell only.
+    fn quiesce(&self) {
+        self.flush_events();
+        // a machine with assigned devices is not saved, and their host may be slow
+        if self.accel {
+            return;
+        }
+        let end = Instant::now() + TIME_AT_STOP;
+        while self.consume_slice() != Progress::Idle {
+            if Instant::now() >= end {
+                self.consume_later();
+                return;
+            }
+        }
+    }
+
+    /// Consumes commands: one slice, the rest later.
+    fn consume(&self) {
+        self.cmdq.arm(self.consume_slice());
+    }
+
+    fn consume_later(&self) {
+        self.cmdq.consume_later();
+    }
+
+    fn consume_slice(&self) -> Progress {
+        let Some(run) = self.cmdq.begin() else {
+            return Progress::Idle;
+        };
+        if self.accel {
+            self.assigned.retry_now();
+        }
+        // a CMD_SYNC is not seen to complete before the events of what it waits for
+        self.flush_events();
+        self.record_all(self.assigned.drain_veventq());
+        self.state.separate_accesses();
+        let (state, irqs, smmu) = (&self.state, &self.irqs, self.upcast());
+        if self.accel {
+            let mut backend = AccelBackend::new(&self.assigned, state, smmu);
+            run.consume(state, irqs, smmu, &mut backend)
+        } else {
+            let mut backend = SoftwareBackend::new(state, &self.notified, &self.events, irqs);
+            run.consume(state, irqs, smmu, &mut backend)
+        }
+    }
+
+    fn flush_events(&self) {
+        self.events.flush(&self.state, &self.irqs);
+    }
+
+    fn record_all(&self, events: Vec<PendingEvent>) {
+        for event in events {
+            self.events.record(event, &self.state, &self.irqs);
+        }
+    }
+
+    /// The host has events of assigned devices: forwards all of them.
+    fn forward_events(&self) {
+        self.record_all(self.assigned.drain_ready_veventq());
+    }
+
+    /// Follows CR0.EVENTQEN.
+    fn sync_veventq(&self) {
+        let is_enabled = self.state.lock().registers.eventq_enabled();
+        self.assigned.sync_veventq(is_enabled, |viommu| {
+            VeventQ::new(self, &Self::forward_events, viommu)
+        });
+    }
+
+    fn retry_due(&self) {
+        self.assigned.retry_due();
+    }
+}
+
+/// The PCI bus, with assigned devices.
+impl Smmuv3 {
+    fn permit(&self, function: PciFunction<'_>) -> Result<()> {
+        pci::permit(self.upcast(), function)
+    }
+
+    fn address_space<'a>(&'a self, function: PciFunction<'a>) -> &'a AddressSpace {
+        pci::address_space(self.upcast(), &self.requests, function)
+    }
+
+    fn viommu_flags(&self) -> ViommuFlags {
+        let features = self.state.features();
+        let choices = self.choices.get();
+        pci::viommu_flags(choices.is_some_and(|choices| choices.wants_pasid(&features)))
+    }
+
+    fn plug(&self, function: PciFunction<'_>, device: &HostIommuDevice) -> Result<()> {
+        let Some(device) = HostDevice::of(device) else {
+            // not backed by iommufd: `permit` has refused the others
+            return Ok(());
+        };
+        let policy = self
+            .assigned
+            .plug(&self.state, || self.name(), function, device)?;
+        if let Some(policy) = policy {
+            self.cmdq.set_policy(policy);
+            self.sync_veventq();
+        }
+        Ok(())
+    }
+
+    fn unplug(&self, function: PciFunction<'_>) {
+        self.assigned.unplug(function);
+    }
+
+    /// Returns where assigned devices' MSIs go, in the guest's physical address space.
+    fn msi_direct_gpa(&self, _function: PciFunction<'_>) -> u64 {
+        self.msi_gpa
+    }
+}
+
+/// Migration.
+impl Smmuv3 {
+    fn gbpa_needed(&self) -> bool {
+        self.saved.borrow().has_gbpa(&self.state.features())
+    }
+
+    fn pre_save(&self) -> std::result::Result<(), InvalidError> {
+        *self.saved.borrow_mut() = SavedRegisters::of(&self.state.snapshot());
+        Ok(())
+    }
+
+    fn pre_load(&self) -> std::result::Result<(), InvalidError> {
+        *self.saved.borrow_mut() = SavedRegisters::before_load(&self.state.features());
+        Ok(())
+    }
+
+    fn post_load(&self, _version_id: u8) -> std::result::Result<(), InvalidError> {
+        let saved = *self.saved.borrow();
+        let registers = saved.registers(&self.state.features()).map_err(|field| {
+            report(&Error::msg(format!(
+                "arm-smmuv3: the migration stream is damaged: {field} has a value that no device saves"
+            )));
+            InvalidError
+        })?;
+        self.state.lock().registers = registers;
+        invalidate_all(&self.state, &self.notified);
+        self.assigned.reattach_all(&self.state);
+        self.sync_veventq();
+        // What the source had not consumed yet is consumed when the machine starts: an
+        // interrupt controller that is loaded later has no pending bit for a CMD_SYNC, so
+        // its interrupt would be lost.
+        Ok(())
+    }
+}
+
+/// The memory region through which a function behind the SMMU sees memory.
+#[repr(C)]
+#[derive(qom::Object)]
+pub struct Smmuv3MemoryRegion {
+    parent_obj: ParentField<IommuMemoryRegion>,
+}
+
+qom_isa!(Smmuv3MemoryRegion: IommuMemoryRegion, MemoryRegion, Object);
+
+// SAFETY: the struct begins with its parent's instance; the class adds nothing
+unsafe impl ObjectType for Smmuv3MemoryRegion {
+    type Class = <IommuMemoryRegion as ObjectType>::Class;
+    const TYPE_NAME: &'static CStr = c"smmuv3-iommu-memory-region";
+}
+
+impl ObjectImpl for Smmuv3MemoryRegion {
+    type ParentType = IommuMemoryRegion;
+
+    const CLASS_INIT: fn(&mut Self::Class) = Self::Class::class_init::<Self>;
+}
+
+// SAFETY: only Smmuv3::realize names this type, and users cannot make objects of it
+unsafe impl SmmuRegion for Smmuv3MemoryRegion {
+    type Smmu = Smmuv3;
+}
+
+impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
+    /// Translates an access of a PCI function.
+    ///
+    /// `MemTxAttrs` do not come here, because the type has no `attrs_to_index`, and would
+    /// decide nothing: a transaction without PASID is Data and Unprivileged whatever the
+    /// function had in mind (§13.7), and the SMMU has no Secure streams.
+    #[inline]
+    fn translate<'a>(
+        &'a self,
+        iova: u64,
+        access: IommuAccess,
+        memory: DirectMemory<'a>,
+    ) -> IommuTlbEntry<'a> {
+        let (smmu, function) = (self.smmu(), self.function());
+        let region = function.region();
+        // Commands of an SMMU with assigned devices go to the host, and it notifies nothing:
+        // so a client that caches translations gets none.
+        let page = if smmu.accel && region.has_notifier() {
+            Page::ABORT
+        } else {
+            let translator = Translator {
+                state: &smmu.state,
+                events: &smmu.events,
+                irqs: &smmu.irqs,
+                has_caches: !smmu.accel,
+            };
+            let stream_id = function.pci().requester_id().into();
+            translator.translate(region.name(), stream_id, iova, access, DirectRam(memory))
+        };
+        page.to_entry(iova)
+    }
+
+    /// Accepts every notifier but those of new mappings, because the guest's tables are
+    /// walked on demand and not tracked.
+    ///
+    /// vhost and TCG register UNMAP notifiers when the guest starts their device, or turns on
+    /// its ATS though IDR0.ATS is 0, and end QEMU if that fails: it never does. An SMMU with
+    /// assigned devices has no such device behind it, or else [`Self::translate`] blocks it.
+    ///
+    /// MAP notifiers come from clients to which the refusal does no harm, and which are left
+    /// without any mapping. VFIO and vfio-user register theirs while the device is plugged,
+    /// which then fails: the region is all of the device's address space, for as long as that
+    /// exists, so no region can appear later, when their error would be fatal. vhost-vdpa
+    /// drops the error. To accept one would have the memory core replay 2^52 pages.
+    fn notify_flag_changed(&self, flags: NotifierFlags) -> Result<()> {
+        let function = self.function();
+        ensure!(
+            !flags.has_map(),
+            "device {} is assigned without nesting (accel=on, iommufd): it needs MAP notifiers, which \
+             arm-smmuv3 does not support",
+            address(function)
+        );
+        let name = function.region().name();
+        let notified = &self.smmu().notified;
+        if flags.is_empty() {
+            trace::trace_smmuv3_notify_flag_del(name);
+            notified.remove(function);
+        } else {
+            trace::trace_smmuv3_notify_flag_add(name);
+            notified.add(function);
+        }
+        Ok(())
+    }
+}
+
+/// Returns bus, device and function, as users write them.
+fn address(function: &SmmuFunction) -> String {
+    let [bus, devfn] = function.pci().requester_id().to_be_bytes();
+    format!("{bus:02x}:{:02x}.{:x}", devfn >> 3, devfn & 7)
 }
 
 /// Returns whether this SMMU shows ATS to the guest. Called when the IORT is built.
@@ -455,7 +664,7 @@ impl Smmuv3 {
 #[no_mangle]
 pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
     // SAFETY: promised by the caller
-    unsafe { &*smmu }.features().ats()
+    unsafe { &*smmu }.state.features().ats()
 }
 
 /// Returns which CMDQ virtualization the SMMU has: none (`SMMUV3_CMDQV_NONE`).

@@ -8,28 +8,30 @@
 //! QEMU; this crate connects it to QOM, guest memory, interrupts and the host's
 //! iommufd, through QEMU's Rust crates and [`qemu_ext`].
 //!
-//! * [`device`]: the QOM type, its life cycle
-//! * [`properties`]: what a user can set, and what that makes of the ID registers
-//! * [`mmio`]: register accesses and the command queue's doorbell
-//! * [`pci`]: the SMMU as the PCI bus sees it
-//! * [`translate`]: translation in software, for devices that QEMU emulates
-//! * [`events`]: the way to the guest's Event queue
-//! * [`lines`], [`memory`], [`machine`]: what the device reaches the machine through
-//! * [`vmstate`]: the migration stream
+//! * [`device`]: the QOM type; it connects all others, and nothing else knows it
+//! * [`cmdq`], [`eventq`], [`mmio`]: the queues, and register accesses
+//! * [`iommu`]: DMA translation for emulated devices
 //! * [`accel`]: assigned devices, nested translation
+//! * [`pci`]: which devices may be behind an SMMU with assigned devices
+//! * [`state`]: registers and caches, which the above are given
+//! * [`properties`], [`vmstate`]: what a user can set, and the migration stream
+//! * [`irq`], [`memory`], [`deadline`], [`trace`][mod@trace], [`statistics`]: what all of them use
 
 mod accel;
 mod bindings;
+mod cmdq;
+mod deadline;
 mod device;
-mod events;
-mod lines;
-mod machine;
+mod eventq;
+mod iommu;
+mod irq;
 mod memory;
 mod mmio;
 mod pci;
 mod properties;
-mod trace_names;
-mod translate;
+mod state;
+mod statistics;
+mod trace;
 mod vmstate;
 
 pub use device::Smmuv3;

@@ -6,29 +6,22 @@
 
 use std::sync::OnceLock;
 
+use bql::BqlCell;
+use hwcore::prelude::*;
 use qemu_ext::{
     arm_smmu::ArmSmmu,
     dma::AddressSpace,
-    iommufd::{HostDevice, HostIommuDevice},
     object::{for_each_object, ObjectExt},
-    pci::{PciDevice, PciFunction},
-    pci_iommu::{PciIommuOps, PciIommuOpsBuilder, ViommuFlags},
+    pci::{PciBus, PciDevice, PciFunction},
+    pci_iommu::ViommuFlags,
     qdev::DeviceExt,
 };
 use qom::prelude::*;
 use util::{Error, Result};
 
-use crate::device::Smmuv3;
-
-/// The operations by which the PCI core and VFIO use an SMMU with assigned devices.
-pub static ACCEL_OPS: PciIommuOps<Smmuv3> = PciIommuOpsBuilder::<Smmuv3>::new()
-    .supports_address_space(&permit)
-    .get_address_space(&address_space)
-    .get_viommu_flags(&viommu_flags)
-    .set_iommu_device(&set_iommu_device)
-    .unset_iommu_device(&Smmuv3::unplug)
-    .get_msi_direct_gpa(&msi_direct_gpa)
-    .build();
+/// Whether the PCI core has asked an SMMU for the address space of a function.
+#[derive(Debug, Default)]
+pub struct AddressSpaceRequests(BqlCell<bool>);
 
 /// Returns the device for which the PCI core asks in the name of `function` although it is
 /// elsewhere: an endpoint behind a conventional bridge, which puts its own requester ID into
@@ -38,7 +31,7 @@ pub static ACCEL_OPS: PciIommuOps<Smmuv3> = PciIommuOpsBuilder::<Smmuv3>::new()
 fn masked_endpoint(function: PciFunction<'_>) -> Option<Owned<PciDevice>> {
     let mut found = None;
     for_each_object(|object| {
-        let Some(bus) = object.dynamic_cast::<qemu_ext::pci::PciBus>() else {
+        let Some(bus) = object.dynamic_cast::<PciBus>() else {
             return;
         };
         bus.for_each_device(|device| {
@@ -93,7 +86,7 @@ impl Endpoint {
 
 /// Refuses what an SMMU with assigned devices cannot serve: a device for which the PCI core
 /// asks in the name of `function`.
-fn permit(smmu: &Smmuv3, function: PciFunction<'_>) -> Result<()> {
+pub fn permit(smmu: &DeviceState, function: PciFunction<'_>) -> Result<()> {
     let smmu = smmu.path_component().unwrap_or_default();
     let masked = masked_endpoint(function);
     let is_masked = masked.is_some();
@@ -134,9 +127,14 @@ fn permit(smmu: &Smmuv3, function: PciFunction<'_>) -> Result<()> {
     }
 }
 
-fn address_space<'a>(smmu: &'a Smmuv3, function: PciFunction<'a>) -> &'a AddressSpace {
-    let record = smmu.upcast::<ArmSmmu>().function(function);
-    smmu.note_asked();
+/// Returns the address space of a function behind `smmu`.
+pub fn address_space<'a>(
+    smmu: &'a ArmSmmu,
+    requests: &AddressSpaceRequests,
+    function: PciFunction<'a>,
+) -> &'a AddressSpace {
+    let record = smmu.function(function);
+    requests.0.set(true);
     let is_assigned = function
         .device()
         .is_some_and(|device| Endpoint::of(&device) == Endpoint::Assigned);
@@ -158,44 +156,29 @@ fn untranslated() -> &'static AddressSpace {
     })
 }
 
-fn viommu_flags(smmu: &Smmuv3) -> ViommuFlags {
-    if smmu.wants_pasid() {
+/// Returns what the SMMU wants of VFIO. `has_pasid` is whether the guest is shown PASIDs.
+pub fn viommu_flags(has_pasid: bool) -> ViommuFlags {
+    if has_pasid {
         ViommuFlags::WANT_NESTING_PARENT | ViommuFlags::PASID_SUPPORTED
     } else {
         ViommuFlags::WANT_NESTING_PARENT
     }
 }
 
-fn set_iommu_device(
-    smmu: &Smmuv3,
-    function: PciFunction<'_>,
-    device: &HostIommuDevice,
-) -> Result<()> {
-    match HostDevice::of(device) {
-        Some(device) => smmu.plug(function, device),
-        // not backed by iommufd: `permit` has refused the others
-        None => Ok(()),
-    }
-}
-
-fn msi_direct_gpa(smmu: &Smmuv3, _function: PciFunction<'_>) -> u64 {
-    smmu.msi_gpa()
-}
-
-/// Returns whether there is an endpoint behind `smmu` already.
+/// Returns whether there is an endpoint behind the SMMU of `requests` already.
 ///
 /// Every endpoint in the machine asks for its address space once more, the way the PCI core
 /// has it ask: behind a conventional bridge in another one's name.
-pub fn has_endpoint(smmu: &Smmuv3) -> bool {
+pub fn has_endpoint(requests: &AddressSpaceRequests) -> bool {
     let mut found = false;
     for_each_object(|object| {
         let Some(device) = object.dynamic_cast::<PciDevice>() else {
             return;
         };
         if !is_bridge(device) {
-            smmu.take_asked();
+            requests.0.set(false);
             device.iommu_address_space();
-            found |= smmu.take_asked();
+            found |= requests.0.get();
         }
     });
     found

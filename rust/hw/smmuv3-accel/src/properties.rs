@@ -4,13 +4,13 @@
 //! What a user can set on `-device arm-smmuv3`, and the ID registers that come
 //! of it.
 
-use std::ptr::addr_of;
+use std::{ffi::CStr, ptr::addr_of};
 
 use hwcore::{bindings::PropertyInfo, QDevProp};
 use smmuv3::features::Features;
 use util::{ensure, Error, Result};
 
-use crate::{accel::HostInfo, bindings, device::Smmuv3};
+use crate::bindings;
 
 #[cfg(MESON)]
 include!("descriptions.inc.rs");
@@ -56,7 +56,7 @@ unsafe impl QDevProp for SsidSizeMode {
 
 impl SsidSizeMode {
     /// Returns the number of `SubstreamID` bits asked for, 0 to 20.
-    pub const fn choice(self) -> Choice<u8> {
+    const fn choice(self) -> Choice<u8> {
         match self.0 {
             bindings::SSID_SIZE_MODE_AUTO => Choice::Auto,
             #[allow(clippy::cast_possible_truncation)]
@@ -106,49 +106,67 @@ pub struct Choices {
     pub ssidsize: Choice<u8>,
 }
 
+/// The values of the properties, as the user has set them.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    /// Stages of translation
+    pub stage: Option<&'a CStr>,
+    /// Nested translation for assigned devices
+    pub accel: bool,
+    /// Range invalidation
+    pub ril: Option<bool>,
+    /// Address Translation Services
+    pub ats: Option<bool>,
+    /// Output address size
+    pub oas: OasMode,
+    /// Number of `SubstreamID` bits
+    pub ssidsize: SsidSizeMode,
+    /// CMDQ virtualization
+    pub cmdqv: Option<bool>,
+}
+
 impl Choices {
-    /// Reads and checks the properties of `device`.
-    pub fn of(device: &Smmuv3) -> Result<Self> {
-        let Some(oas) = device.oas.choice() else {
+    /// Checks the values of the properties.
+    pub fn new(values: &Values<'_>) -> Result<Self> {
+        let Some(oas) = values.oas.choice() else {
             return Err(Error::msg(
                 "property 'oas' of arm-smmuv3 can be auto, 44 or 48: other sizes are not implemented",
             ));
         };
-        let stage = device
+        let stage = values
             .stage
-            .get()
             .map_or("1".into(), |stage| stage.to_string_lossy());
         let choices = Self {
-            // what is neither is stage 1 too, as it always was
+            // Compatibility: like the C device, any other string selects stage 1
             stage: match &*stage {
                 "2" => Stage::Two,
                 "nested" => Stage::Nested,
                 _ => Stage::One,
             },
-            ats: device.ats.value().into(),
-            ril: device.ril.value().into(),
+            ats: values.ats.into(),
+            ril: values.ril.into(),
             oas,
-            ssidsize: device.ssidsize.choice(),
+            ssidsize: values.ssidsize.choice(),
         };
-        if device.accel {
+        if values.accel {
             ensure!(
                 stage == "1",
                 "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{}')",
                 stage
             );
             ensure!(
-                device.cmdqv.value() != Some(true),
+                values.cmdqv != Some(true),
                 "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
             );
         } else {
-            choices.check_software(device)?;
+            choices.check_software(values)?;
         }
         Ok(choices)
     }
 
     /// Most properties describe the host of assigned devices: without those there
     /// is nothing to choose.
-    fn check_software(&self, device: &Smmuv3) -> Result<()> {
+    fn check_software(&self, values: &Values<'_>) -> Result<()> {
         ensure!(
             self.ril != Choice::Given(false),
             "property 'ril' of arm-smmuv3 can only be off with accel=on"
@@ -166,13 +184,21 @@ impl Choices {
             "property 'ssidsize' of arm-smmuv3 can only be greater than 0 with accel=on"
         );
         ensure!(
-            device.cmdqv.value() != Some(true),
+            values.cmdqv != Some(true),
             "property 'cmdqv' of arm-smmuv3 can only be on with accel=on"
         );
         Ok(())
     }
 
-    /// Is there anything to be taken from the host?
+    /// Returns whether the guest will be shown PASIDs. `features` are the ID registers by now.
+    pub fn wants_pasid(&self, features: &Features) -> bool {
+        match self.ssidsize {
+            Choice::Given(bits) => bits > 0,
+            Choice::Auto => features.ssidsize() > 0,
+        }
+    }
+
+    /// Returns whether a property is `auto`, so that the host decides.
     pub fn wants_host(&self) -> bool {
         self.ats == Choice::Auto
             || self.ril == Choice::Auto
@@ -180,7 +206,7 @@ impl Choices {
             || self.ssidsize == Choice::Auto
     }
 
-    /// The ID registers before a host is known: `auto` is what a guest without
+    /// Returns the ID registers before a host is known: `auto` is what a guest without
     /// assigned devices would see.
     pub fn features(&self) -> Features {
         let stage2 = self.stage != Stage::One;
@@ -203,15 +229,14 @@ impl Choices {
         features
     }
 
-    /// The ID registers once the host of the first device is known.
+    /// Returns the ID registers once the host of the first device is known.
     ///
     /// `auto` becomes what the host has. ASID16, HAD and BBML have no property: a
     /// guest is shown no more of them than the host can do, or its ASIDs above
     /// 255 and its live changes of block sizes would be undone by the host, and its
     /// CD.HAD0 and CD.HAD1 ignored.
     /// Not for a guest that runs already: what it has seen stays.
-    pub fn resolve(&self, mut features: Features, info: &HostInfo) -> Features {
-        let host = info.features();
+    pub fn resolve(&self, mut features: Features, host: &Features) -> Features {
         if self.ats == Choice::Auto {
             features = features.with_ats(host.ats());
         }
@@ -231,7 +256,7 @@ impl Choices {
     }
 }
 
-/// IDR5.OAS for a size that [`Choices::of`] lets through (section 6.3.6).
+/// Returns IDR5.OAS for a size that [`Choices::new`] lets through (§6.3.6).
 const fn oas_encoding(bits: u8) -> u8 {
     if bits == 48 {
         0b101

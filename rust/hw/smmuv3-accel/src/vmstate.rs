@@ -3,14 +3,10 @@
 
 //! The migration stream: field by field what QEMU's C device writes and reads.
 
-use std::mem::offset_of;
+use migration::{bindings::VMStateField, prelude::*};
+use smmuv3::{features::Features, queue::QueueRegisters, registers::Registers};
 
-use migration::{bindings::VMStateField, prelude::*, InvalidError, MigrationPriority};
-use qemu_ext::error::report;
-use smmuv3::{queue::QueueRegisters, registers::Registers};
-use util::Error;
-
-use crate::device::Smmuv3;
+use crate::state::Snapshot;
 
 /// `features` of the stream: the Stream table is a two-level one.
 const FEATURE_2LVL_STE: u32 = 1 << 0;
@@ -43,87 +39,89 @@ impl_vmstate_struct!(
 /// The registers, and what the C device derives from them, in stream order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SavedRegisters {
-    features: u32,
-    sid_size: u8,
-    sid_split: u8,
-    cr: [u32; 3],
-    cr0ack: u32,
-    statusr: u32,
-    irq_ctrl: u32,
-    gerror: u32,
-    gerrorn: u32,
-    gerror_irq_cfg0: u64,
-    gerror_irq_cfg1: u32,
-    gerror_irq_cfg2: u32,
-    strtab_base: u64,
-    strtab_base_cfg: u32,
-    eventq_irq_cfg0: u64,
-    eventq_irq_cfg1: u32,
-    eventq_irq_cfg2: u32,
-    cmdq: SavedQueue,
-    eventq: SavedQueue,
-    gbpa: u32,
+    pub features: u32,
+    pub sid_size: u8,
+    pub sid_split: u8,
+    pub cr: [u32; 3],
+    pub cr0ack: u32,
+    pub statusr: u32,
+    pub irq_ctrl: u32,
+    pub gerror: u32,
+    pub gerrorn: u32,
+    pub gerror_irq_cfg0: u64,
+    pub gerror_irq_cfg1: u32,
+    pub gerror_irq_cfg2: u32,
+    pub strtab_base: u64,
+    pub strtab_base_cfg: u32,
+    pub eventq_irq_cfg0: u64,
+    pub eventq_irq_cfg1: u32,
+    pub eventq_irq_cfg2: u32,
+    pub cmdq: SavedQueue,
+    pub eventq: SavedQueue,
+    pub gbpa: u32,
 }
 
-/// Moves a field of [`SavedRegisters`] to its place in the device.
-const fn in_device(mut field: VMStateField) -> VMStateField {
-    // BqlRefCell is repr(C) and begins with its value
-    field.offset += offset_of!(Smmuv3, saved);
+/// Moves a field of [`SavedRegisters`] to its place in a device, which has these registers at
+/// `offset`.
+pub const fn at(offset: usize, mut field: VMStateField) -> VMStateField {
+    field.offset += offset;
     field
 }
 
-macro_rules! saved_field {
-    ($name:ident) => {
-        in_device(vmstate_of!(SavedRegisters, $name))
+/// Declares the description that QEMU looks up for `$device`, whose field `$saved` is a
+/// `BqlRefCell<SavedRegisters>`. That is `repr(C)` and begins with its value.
+///
+/// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`.
+macro_rules! declare_vmstate {
+    ($device:ident, $saved:ident) => {
+        declare_vmstate! {
+            @ $device, ::std::mem::offset_of!($device, $saved);
+            features, sid_size, sid_split, cr, cr0ack, statusr, irq_ctrl, gerror, gerrorn,
+            gerror_irq_cfg0, gerror_irq_cfg1, gerror_irq_cfg2, strtab_base, strtab_base_cfg,
+            eventq_irq_cfg0, eventq_irq_cfg1, eventq_irq_cfg2, cmdq, eventq,
+        }
+    };
+    (@ $device:ident, $offset:expr; $($field:ident),+ $(,)?) => {
+        static VMSTATE_GBPA: ::migration::VMStateDescription<$device> =
+            ::migration::VMStateDescriptionBuilder::<$device>::new()
+                .name(c"smmuv3/gbpa")
+                .version_id(1)
+                .minimum_version_id(1)
+                .needed(&$device::gbpa_needed)
+                .fields(::migration::vmstate_fields! {
+                    $crate::vmstate::at(
+                        $offset,
+                        ::migration::vmstate_of!($crate::vmstate::SavedRegisters, gbpa),
+                    ),
+                })
+                .build();
+
+        /// The description that QEMU looks up for the device.
+        const VMSTATE: ::migration::VMStateDescription<$device> =
+            ::migration::VMStateDescriptionBuilder::<$device>::new()
+                .name(c"smmuv3")
+                .version_id(1)
+                .minimum_version_id(1)
+                .priority(::migration::MigrationPriority::MIG_PRI_IOMMU)
+                .pre_save(&$device::pre_save)
+                .pre_load(&$device::pre_load)
+                .post_load(&$device::post_load)
+                .fields(::migration::vmstate_fields! {
+                    $(
+                        $crate::vmstate::at(
+                            $offset,
+                            ::migration::vmstate_of!($crate::vmstate::SavedRegisters, $field),
+                        ),
+                    )+
+                })
+                .subsections(::migration::vmstate_subsections! { VMSTATE_GBPA })
+                .build();
     };
 }
 
-static VMSTATE_GBPA: VMStateDescription<Smmuv3> = VMStateDescriptionBuilder::<Smmuv3>::new()
-    .name(c"smmuv3/gbpa")
-    .version_id(1)
-    .minimum_version_id(1)
-    .needed(&Smmuv3::gbpa_needed)
-    .fields(vmstate_fields! {
-        saved_field!(gbpa),
-    })
-    .build();
+pub(crate) use declare_vmstate;
 
-/// The description that QEMU looks up for `arm-smmuv3`.
-pub const VMSTATE_SMMUV3: VMStateDescription<Smmuv3> = VMStateDescriptionBuilder::<Smmuv3>::new()
-    .name(c"smmuv3")
-    .version_id(1)
-    .minimum_version_id(1)
-    .priority(MigrationPriority::MIG_PRI_IOMMU)
-    .pre_save(&Smmuv3::pre_save)
-    .pre_load(&Smmuv3::pre_load)
-    .post_load(&Smmuv3::post_load)
-    .fields(vmstate_fields! {
-        saved_field!(features),
-        saved_field!(sid_size),
-        saved_field!(sid_split),
-        saved_field!(cr),
-        saved_field!(cr0ack),
-        saved_field!(statusr),
-        saved_field!(irq_ctrl),
-        saved_field!(gerror),
-        saved_field!(gerrorn),
-        saved_field!(gerror_irq_cfg0),
-        saved_field!(gerror_irq_cfg1),
-        saved_field!(gerror_irq_cfg2),
-        saved_field!(strtab_base),
-        saved_field!(strtab_base_cfg),
-        saved_field!(eventq_irq_cfg0),
-        saved_field!(eventq_irq_cfg1),
-        saved_field!(eventq_irq_cfg2),
-        saved_field!(cmdq),
-        saved_field!(eventq),
-    })
-    .subsections(vmstate_subsections! {
-        VMSTATE_GBPA,
-    })
-    .build();
-
-/// `STRTAB_BASE_CFG.SPLIT` as it takes effect, if FMT says two levels (section 6.3.25).
+/// Returns `STRTAB_BASE_CFG.SPLIT` as it takes effect, if FMT is two levels (§6.3.25).
 const fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
     match ((strtab_base_cfg >> 16) & 3, (strtab_base_cfg >> 6) & 0x1f) {
         (1, 8) => Some(8),
@@ -155,35 +153,15 @@ impl SavedQueue {
 }
 
 impl SavedRegisters {
-    /// The first field with a value that neither this device nor the C one can
-    /// have saved. What they derive is looked at; every value of a register that
-    /// a guest writes is possible.
-    fn impossible(&self, max_cmdqs: u32, max_eventqs: u32) -> Option<&'static str> {
-        [
-            ("features", self.features & !FEATURE_2LVL_STE != 0),
-            ("sid_split", !matches!(self.sid_split, 0 | 6 | 8 | 10)),
-            ("cr0ack", self.cr0ack & !self.cr[0] != 0),
-            ("cmdq.log2size", u32::from(self.cmdq.log2size) > max_cmdqs),
-            (
-                "eventq.log2size",
-                u32::from(self.eventq.log2size) > max_eventqs,
-            ),
-        ]
-        .into_iter()
-        .find_map(|(field, impossible)| impossible.then_some(field))
-    }
-}
-
-impl Smmuv3 {
-    fn gbpa_needed(&self) -> bool {
-        let features = self.features();
-        self.saved.borrow().gbpa != Registers::reset(&features).gbpa
-    }
-
-    fn pre_save(&self) -> Result<(), InvalidError> {
-        let (features, registers) = self.snapshot();
+    /// Returns what the C device saves for these registers.
+    pub fn of(
+        Snapshot {
+            features,
+            registers,
+        }: &Snapshot,
+    ) -> Self {
         let split = two_level_split(registers.strtab_base_cfg);
-        *self.saved.borrow_mut() = SavedRegisters {
+        Self {
             features: if split.is_some() { FEATURE_2LVL_STE } else { 0 },
             sid_size: 0,
             sid_split: split.unwrap_or(0),
@@ -204,58 +182,70 @@ impl Smmuv3 {
             cmdq: SavedQueue::of(&registers.cmdq, features.max_cmdqs()),
             eventq: SavedQueue::of(&registers.eventq, features.max_eventqs()),
             gbpa: registers.gbpa,
-        };
-        Ok(())
-    }
-
-    /// A stream without the subsection means GBPA's reset value.
-    fn pre_load(&self) -> Result<(), InvalidError> {
-        let reset = Registers::reset(&self.features());
-        *self.saved.borrow_mut() = SavedRegisters {
-            gbpa: reset.gbpa,
-            ..SavedRegisters::default()
-        };
-        Ok(())
-    }
-
-    /// Takes over a stream's registers. What no device can have saved is refused;
-    /// Reserved bits, which the C device keeps and saves, are dropped.
-    fn post_load(&self, _version_id: u8) -> Result<(), InvalidError> {
-        let saved = *self.saved.borrow();
-        let mut registers = Registers {
-            cr: saved.cr,
-            cr0ack: saved.cr0ack,
-            statusr: saved.statusr,
-            gbpa: saved.gbpa,
-            irq_ctrl: saved.irq_ctrl,
-            gerror: saved.gerror,
-            gerrorn: saved.gerrorn,
-            gerror_irq_cfg0: saved.gerror_irq_cfg0,
-            gerror_irq_cfg1: saved.gerror_irq_cfg1,
-            gerror_irq_cfg2: saved.gerror_irq_cfg2,
-            strtab_base: saved.strtab_base,
-            strtab_base_cfg: saved.strtab_base_cfg,
-            eventq_irq_cfg0: saved.eventq_irq_cfg0,
-            eventq_irq_cfg1: saved.eventq_irq_cfg1,
-            eventq_irq_cfg2: saved.eventq_irq_cfg2,
-            cmdq: saved.cmdq.registers(),
-            eventq: saved.eventq.registers(),
-        };
-        let features = self.features();
-        if let Some(field) = saved.impossible(features.max_cmdqs(), features.max_eventqs()) {
-            report(&Error::msg(format!(
-                "arm-smmuv3: the migration stream is damaged: {field} has a value that no device saves"
-            )));
-            return Err(InvalidError);
         }
-        registers.clear_reserved(&features);
-        self.shared().registers = registers;
-        self.forget_translations();
-        self.evaluate_streams();
-        self.evaluate_events();
-        // What the source had not consumed yet is consumed when the machine starts: an
-        // interrupt controller that is loaded later has no pending bit for a CMD_SYNC, so
-        // its interrupt would be lost.
-        Ok(())
+    }
+
+    /// Returns what a stream without subsections means: GBPA's reset value.
+    pub fn before_load(features: &Features) -> Self {
+        Self {
+            gbpa: Registers::reset(features).gbpa,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether GBPA has another value than after a reset.
+    pub fn has_gbpa(&self, features: &Features) -> bool {
+        self.gbpa != Registers::reset(features).gbpa
+    }
+
+    /// Returns the registers of a stream. Reserved bits, which the C device keeps and saves,
+    /// are dropped.
+    ///
+    /// # Errors
+    ///
+    /// The first field with a value that no device can have saved.
+    pub fn registers(&self, features: &Features) -> Result<Registers, &'static str> {
+        if let Some(field) = self.impossible(features.max_cmdqs(), features.max_eventqs()) {
+            return Err(field);
+        }
+        let mut registers = Registers {
+            cr: self.cr,
+            cr0ack: self.cr0ack,
+            statusr: self.statusr,
+            gbpa: self.gbpa,
+            irq_ctrl: self.irq_ctrl,
+            gerror: self.gerror,
+            gerrorn: self.gerrorn,
+            gerror_irq_cfg0: self.gerror_irq_cfg0,
+            gerror_irq_cfg1: self.gerror_irq_cfg1,
+            gerror_irq_cfg2: self.gerror_irq_cfg2,
+            strtab_base: self.strtab_base,
+            strtab_base_cfg: self.strtab_base_cfg,
+            eventq_irq_cfg0: self.eventq_irq_cfg0,
+            eventq_irq_cfg1: self.eventq_irq_cfg1,
+            eventq_irq_cfg2: self.eventq_irq_cfg2,
+            cmdq: self.cmdq.registers(),
+            eventq: self.eventq.registers(),
+        };
+        registers.clear_reserved(features);
+        Ok(registers)
+    }
+
+    /// The first field with a value that neither this device nor the C one can
+    /// have saved. What they derive is looked at; every value of a register that
+    /// a guest writes is possible.
+    fn impossible(&self, max_cmdqs: u32, max_eventqs: u32) -> Option<&'static str> {
+        [
+            ("features", self.features & !FEATURE_2LVL_STE != 0),
+            ("sid_split", !matches!(self.sid_split, 0 | 6 | 8 | 10)),
+            ("cr0ack", self.cr0ack & !self.cr[0] != 0),
+            ("cmdq.log2size", u32::from(self.cmdq.log2size) > max_cmdqs),
+            (
+                "eventq.log2size",
+                u32::from(self.eventq.log2size) > max_eventqs,
+            ),
+        ]
+        .into_iter()
+        .find_map(|(field, impossible)| impossible.then_some(field))
     }
 }

@@ -3,50 +3,63 @@
 
 //! Assigned devices behind the SMMU: the host's SMMU walks the guest's stage 1.
 //!
-//! The promise kept here: at every moment, an assigned device is translated by
-//! what the guest's registers and Stream table say, and by nothing else. So
-//! whatever changes their meaning (CR0.SMMUEN, GBPA, configuration commands,
-//! reset, hot-plug) ends in [`Smmuv3::evaluate_streams`] or its like, and what
-//! the host refuses becomes abort.
+//! The promise kept here: at every moment, an assigned device is translated by what the guest's
+//! registers and Stream table say, and by nothing else. So whatever changes their meaning
+//! (CR0.SMMUEN, GBPA, configuration commands, reset, hot-plug) ends in
+//! [`Accel::reattach_all`] or its like, and what the host refuses becomes abort.
 
 use std::time::{Duration, Instant};
 
+use bql::BqlRefCell;
 use qemu_ext::{
+    error::report,
     iommufd::{HostDevice, HostObject},
     pci::{OwnedPciFunction, PciFunction},
-    qdev::DeviceExt,
     runstate::is_machine_ready,
     timer::TimerExt,
 };
 use qom::prelude::*;
 use smmuv3::{invalidation::FlushPolicy, ste::StreamConfig, stream_table};
-use util::{ensure, timer::CLOCK_REALTIME, Result};
+use util::{
+    ensure,
+    timer::{Timer, CLOCK_REALTIME},
+    Error, Result,
+};
 
 use crate::{
-    device::Smmuv3,
+    eventq::PendingEvent,
     memory::GuestRam,
-    properties::{Choice, Choices},
+    properties::Choices,
+    state::{GuestState, Snapshot},
 };
 
 mod backoff;
-mod compat;
-mod host;
+pub mod cmdq;
+mod host_caps;
 mod stage2;
 mod stream;
 mod veventq;
 mod viommu;
 
-pub use compat::HostInfo;
-pub use host::Host;
+use host_caps::HostInfo;
 use stream::Stream;
-use veventq::VeventQ;
+use veventq::Drained;
+pub use veventq::VeventQ;
 use viommu::Viommu;
 
 ::trace::include_trace!("hw_arm");
 
-/// The accelerated side of one SMMU.
-#[derive(Debug)]
+/// The assigned devices behind one SMMU.
 pub struct Accel {
+    /// None before the SMMU is realized, and none with accel=off
+    devices: BqlRefCell<Option<Devices>>,
+    /// Tries again to attach streams that the host has refused for now
+    pub retry: Timer,
+}
+
+/// The devices, and what they have in common.
+#[derive(Debug)]
+struct Devices {
     choices: Choices,
     /// `auto` was replaced by what the first host has
     resolved: bool,
@@ -62,9 +75,8 @@ pub struct Accel {
     viommu: Option<Viommu>,
 }
 
-impl Accel {
-    /// No devices yet.
-    pub const fn new(choices: Choices) -> Self {
+impl Devices {
+    const fn new(choices: Choices) -> Self {
         Self {
             choices,
             resolved: false,
@@ -76,15 +88,17 @@ impl Accel {
         }
     }
 
-    /// Are the `auto` properties resolved?
-    pub const fn is_resolved(&self) -> bool {
-        self.resolved
-    }
-
-    /// The streams, and the vIOMMU that they are nested in.
+    /// Returns the streams, and the vIOMMU that they are nested in.
     fn parts(&mut self) -> Option<(&mut [Stream], &mut Viommu)> {
         let viommu = self.viommu.as_mut()?;
         Some((&mut self.streams, viommu))
+    }
+
+    /// Closes the host's queue.
+    fn close_veventq(&mut self) {
+        if let Some(veventq) = self.veventq.take() {
+            self.busy_veventq = veventq.close();
+        }
     }
 
     fn position(&self, function: PciFunction<'_>) -> Option<usize> {
@@ -94,24 +108,53 @@ impl Accel {
     }
 }
 
-impl Smmuv3 {
-    /// Will the guest be shown PASIDs?
-    pub fn wants_pasid(&self) -> bool {
-        match self.ssidsize.choice() {
-            Choice::Given(bits) => bits > 0,
-            Choice::Auto => self.features().ssidsize() > 0,
+impl Accel {
+    /// Returns the component of an SMMU that is not realized. `retry` must call
+    /// [`Self::retry_due`].
+    pub fn new(retry: Timer) -> Self {
+        Self {
+            devices: BqlRefCell::new(None),
+            retry,
         }
     }
 
-    /// A device that VFIO has bound to iommufd is plugged in behind this SMMU.
-    pub fn plug(&self, function: PciFunction<'_>, device: Owned<HostDevice>) -> Result<()> {
+    /// Makes assigned devices possible.
+    pub fn enable(&self, choices: Choices) {
+        *self.devices.borrow_mut() = Some(Devices::new(choices));
+    }
+
+    /// Returns whether the `auto` properties are resolved.
+    pub fn is_resolved(&self) -> bool {
+        let devices = self.devices.borrow();
+        devices.as_ref().is_some_and(|devices| devices.resolved)
+    }
+
+    /// Calls `function` with the streams and their vIOMMU, if there are any.
+    fn with_parts<R>(&self, function: impl FnOnce(&mut [Stream], &mut Viommu) -> R) -> Option<R> {
+        let mut devices = self.devices.borrow_mut();
+        let (streams, viommu) = devices.as_mut().and_then(Devices::parts)?;
+        Some(function(streams, viommu))
+    }
+
+    /// Attaches a device that VFIO has bound to iommufd and that is plugged in behind the SMMU
+    /// `owner`.
+    ///
+    /// Returns how to submit batches to its host if it is the first device; then a vEVENTQ can
+    /// be opened.
+    pub fn plug(
+        &self,
+        state: &GuestState,
+        owner: impl FnOnce() -> String,
+        function: PciFunction<'_>,
+        device: Owned<HostDevice>,
+    ) -> Result<Option<FlushPolicy>> {
         let (choices, resolved) = {
-            let accel_cell = self.accel_state.borrow();
-            let Some(accel) = accel_cell.as_ref() else {
-                return Ok(());
+            let devices = self.devices.borrow();
+            let Some(devices) = devices.as_ref() else {
+                return Ok(None);
             };
-            if let Some(position) = accel.position(function) {
-                let known = accel
+            if let Some(position) = devices.position(function) {
+                let known = devices
                     .streams
                     .get(position)
                     .is_some_and(|stream| stream.device().id() == device.id());
@@ -120,29 +163,29 @@ impl Smmuv3 {
                     "another device is already at {:#x} behind this arm-smmuv3",
                     function.devfn()
                 );
-                return Ok(());
+                return Ok(None);
             }
-            (accel.choices, accel.resolved)
+            (devices.choices, devices.resolved)
         };
 
         let info = HostInfo::of(&device)?;
-        let mut features = self.features();
+        let mut features = state.features();
         if !resolved && !is_machine_ready() {
-            features = choices.resolve(features, &info);
+            features = choices.resolve(features, &info.features());
         }
-        compat::check(&features, &info)?;
+        host_caps::check(&features, &info)?;
 
-        let (_, registers) = self.snapshot();
-        // its StreamID may still be another device's in the host
-        self.attach_streams(|_| false);
+        let registers = state.snapshot().registers;
+        // The host may still have this StreamID bound to another device's vDEVICE.
+        self.attach_streams(state, |_| false);
         let stream_id = function.requester_id().into();
         let config = stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
 
-        let mut accel_cell = self.accel_state.borrow_mut();
-        let Some(accel) = accel_cell.as_mut() else {
-            return Ok(());
+        let mut devices = self.devices.borrow_mut();
+        let Some(devices) = devices.as_mut() else {
+            return Ok(None);
         };
-        let mut fresh = match &accel.viommu {
+        let mut fresh = match &devices.viommu {
             Some(viommu) => {
                 ensure!(
                     viommu.shares_iommufd(&device),
@@ -150,7 +193,7 @@ impl Smmuv3 {
                 );
                 None
             }
-            None => Some(Viommu::new(&device, &info, &self.name())?),
+            None => Some(Viommu::new(&device, &info, &owner())?),
         };
         let policy = fresh.as_ref().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
@@ -160,168 +203,161 @@ impl Smmuv3 {
         });
 
         let mut stream = Stream::new(function.to_owned(), device);
-        if let Some(viommu) = fresh.as_mut().or(accel.viommu.as_mut()) {
+        if let Some(viommu) = fresh.as_mut().or(devices.viommu.as_mut()) {
             if registers.smmu_enabled() {
                 // without it the device works, but its faults are not reported
-                let _ = stream.identify(viommu);
+                let _ = stream.bind_vdevice(viommu);
             }
             // on failure the device is blocked, and a fresh vIOMMU goes with this frame
-            stream.adopt(viommu, stream_id, &config)?;
+            stream.attach_initial(viommu, stream_id, &config)?;
         }
 
         trace::trace_smmuv3_accel_set_iommu_device(
             i32::from(function.devfn()),
             stream.device().id(),
         );
-        accel.streams.push(stream);
+        devices.streams.push(stream);
         if let Some(viommu) = fresh {
-            accel.viommu = Some(viommu);
+            devices.viommu = Some(viommu);
         }
-        if !accel.resolved {
-            accel.resolved = true;
-            self.shared().features = features;
+        if !devices.resolved {
+            devices.resolved = true;
+            state.lock().features = features;
         }
-        drop(accel_cell);
-        if let Some(policy) = policy {
-            if let Some(cmdq) = self.cmdq.borrow_mut().as_mut() {
-                cmdq.set_policy(policy);
-            }
-            self.evaluate_events();
-        }
-        Ok(())
+        Ok(policy)
     }
 
-    /// The device at `function` goes.
+    /// Detaches the device at `function`, which goes.
     pub fn unplug(&self, function: PciFunction<'_>) {
-        let mut accel_cell = self.accel_state.borrow_mut();
-        let Some(accel) = accel_cell.as_mut() else {
+        let mut devices = self.devices.borrow_mut();
+        let Some(devices) = devices.as_mut() else {
             return;
         };
-        let Some(position) = accel.position(function) else {
+        let Some(position) = devices.position(function) else {
             return;
         };
-        let mut stream = accel.streams.swap_remove(position);
+        let mut stream = devices.streams.swap_remove(position);
         stream.block();
         trace::trace_smmuv3_accel_unset_iommu_device(
             i32::from(function.devfn()),
             stream.device().id(),
         );
         drop(stream);
-        if accel.streams.is_empty() {
-            accel.close_veventq();
-            accel.busy_veventq = None;
-            accel.viommu = None;
+        if devices.streams.is_empty() {
+            devices.close_veventq();
+            devices.busy_veventq = None;
+            devices.viommu = None;
         }
     }
 
     /// Attaches every device to what registers and Stream table say now.
-    pub fn evaluate_streams(&self) {
-        self.attach_streams(|_| true);
+    pub fn reattach_all(&self, state: &GuestState) {
+        self.attach_streams(state, |_| true);
     }
 
-    /// Attaches the streams that `select` picks by their `StreamID`, and those
-    /// whose `StreamID` is another than before, to what registers and Stream table
-    /// say now. Returns whether stage 1 translates one of those picked.
-    pub fn attach_streams(&self, select: impl Fn(u32) -> bool) -> bool {
-        let (guest_features, registers) = self.snapshot();
-        let wanted: Vec<(OwnedPciFunction, u32)> = {
-            let mut accel_cell = self.accel_state.borrow_mut();
-            let Some((streams, _)) = accel_cell.as_mut().and_then(Accel::parts) else {
-                return false;
-            };
-            // of all first: two devices may have swapped their numbers
+    /// Attaches the devices whose `StreamID` is another than before to what registers and Stream
+    /// table say now.
+    pub fn reattach_renumbered(&self, state: &GuestState) {
+        self.attach_streams(state, |_| false);
+    }
+
+    /// Attaches the streams that `select` picks by their `StreamID`, and those whose `StreamID` is
+    /// another than before, to what registers and Stream table say now. Returns whether stage 1
+    /// translates one of those picked.
+    fn attach_streams(&self, state: &GuestState, select: impl Fn(u32) -> bool) -> bool {
+        let Snapshot {
+            features,
+            registers,
+        } = state.snapshot();
+        let wanted = self.with_parts(|streams, _| {
+            // Drop stale vDEVICEs of all streams before binding new ones: two devices may have
+            // swapped StreamIDs.
             streams
                 .iter_mut()
                 .filter_map(|stream| {
-                    let renamed = stream.forget_old_stream_id() || stream.waits_for_stream_id();
+                    let renumbered = stream.drop_stale_vdevice() || stream.waits_for_stream_id();
                     let stream_id = stream.stream_id();
-                    (renamed || select(stream_id))
+                    (renumbered || select(stream_id))
                         .then(|| (stream.function().to_owned(), stream_id))
                 })
-                .collect()
-        };
-        // Nothing is borrowed here: the tables lie where the guest says, and what
-        // is read there may be a device.
+                .collect::<Vec<(OwnedPciFunction, u32)>>()
+        });
+        // Nothing is borrowed here: the tables lie where the guest says, and what is read there
+        // may be a device.
         let configs: Vec<(OwnedPciFunction, u32, StreamConfig)> = wanted
             .into_iter()
+            .flatten()
             .map(|(function, stream_id)| {
                 let config =
-                    stream_table::evaluate(&registers, &guest_features, &mut GuestRam, stream_id);
+                    stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
                 (function, stream_id, config)
             })
             .collect();
 
-        let mut accel_cell = self.accel_state.borrow_mut();
-        let Some((streams, viommu)) = accel_cell.as_mut().and_then(Accel::parts) else {
-            return false;
-        };
-        let mut translates = false;
-        for (function, stream_id, config) in configs {
-            let function = function.borrow();
-            // While a guest exchanges the numbers of two buses, two devices have one
-            // StreamID, and the host gives it to one of them. The other waits.
-            let is_taken = streams
-                .iter()
-                .any(|other| other.function() != function && other.has_vdevice(stream_id));
-            let Some(stream) = streams
-                .iter_mut()
-                .find(|stream| stream.function() == function)
-            else {
-                continue;
-            };
-            let is_selected = select(stream_id);
-            if is_taken && !is_selected {
-                stream.wait_for_stream_id(viommu);
-                continue;
+        let translates = self.with_parts(|streams, viommu| {
+            let mut translates = false;
+            for (function, stream_id, config) in configs {
+                let function = function.borrow();
+                // While a guest exchanges the numbers of two buses, two devices have one
+                // StreamID, and the host gives it to one of them. The other waits.
+                let is_taken = streams
+                    .iter()
+                    .any(|other| other.function() != function && other.has_vdevice(stream_id));
+                let Some(stream) = streams
+                    .iter_mut()
+                    .find(|stream| stream.function() == function)
+                else {
+                    continue;
+                };
+                let is_selected = select(stream_id);
+                if is_taken && !is_selected {
+                    stream.wait_for_stream_id(viommu);
+                    continue;
+                }
+                let wants_vdevice = registers.smmu_enabled();
+                translates |=
+                    stream.apply(viommu, stream_id, &config, wants_vdevice) && is_selected;
+                stream.set_waiting(is_taken);
             }
-            let wants_vdevice = registers.smmu_enabled();
-            translates |= stream.apply(viommu, stream_id, &config, wants_vdevice) && is_selected;
-            stream.set_waiting(is_taken);
+            translates
+        });
+        if translates.is_some() {
+            self.schedule_retry();
         }
-        drop(accel_cell);
-        self.schedule_retry();
-        translates
+        translates.unwrap_or(false)
     }
 
-    /// Tries again to attach the streams that the host has refused for now: from a
-    /// timer.
-    pub fn retry_streams(&self) {
-        self.retry_streams_if(|stream, now| {
+    /// Tries again to attach the streams that the host has refused for now: from a timer.
+    pub fn retry_due(&self) {
+        self.retry_if(|stream, now| {
             let delay = stream.backoff().and_then(|backoff| backoff.delay(now));
             delay == Some(Duration::ZERO)
         });
-        // QEMU's clock may run ahead of the one that is looked at here
+        // QEMU's clock may run ahead of the one that `delay` looks at
         self.schedule_retry();
     }
 
-    /// The same because the guest has commands for the SMMU: it may know that a
-    /// device has been reset, and wait for it.
-    pub fn retry_streams_now(&self) {
-        self.retry_streams_if(|stream, now| {
-            stream.backoff().is_some_and(|backoff| backoff.permits(now))
-        });
+    /// Tries again because the guest has commands for the SMMU: it may know that a device has
+    /// been reset, and wait for it.
+    pub fn retry_now(&self) {
+        self.retry_if(|stream, now| stream.backoff().is_some_and(|backoff| backoff.permits(now)));
     }
 
-    fn retry_streams_if(&self, select: impl Fn(&Stream, Instant) -> bool) {
-        if let Some((streams, viommu)) = self
-            .accel_state
-            .borrow_mut()
-            .as_mut()
-            .and_then(Accel::parts)
-        {
+    fn retry_if(&self, select: impl Fn(&Stream, Instant) -> bool) {
+        self.with_parts(|streams, viommu| {
             for stream in streams {
                 if stream.backoff().is_some() && select(stream, Instant::now()) {
                     stream.retry(viommu);
                 }
             }
-        }
+        });
     }
 
     /// Sets the timer for the next attempt to attach a stream, if there is to be one.
-    pub fn schedule_retry(&self) {
+    fn schedule_retry(&self) {
         let now = Instant::now();
-        let delay = self.accel_state.borrow().as_ref().and_then(|accel| {
-            let backoffs = accel.streams.iter().filter_map(Stream::backoff);
+        let delay = self.devices.borrow().as_ref().and_then(|devices| {
+            let backoffs = devices.streams.iter().filter_map(Stream::backoff);
             backoffs.filter_map(|backoff| backoff.delay(now)).min()
         });
         if let Some(delay) = delay {
@@ -330,25 +366,102 @@ impl Smmuv3 {
         }
     }
 
-    /// Ends the quarantine of the streams that `select` picks by their `StreamID`,
-    /// because the guest configures them.
-    pub fn release_streams(&self, select: impl Fn(u32) -> bool) {
-        if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
-            for stream in &mut accel.streams {
+    /// Clears the quarantine of all streams, because the guest enables or disables the SMMU, or
+    /// the system is reset.
+    pub fn clear_quarantines(&self) {
+        self.clear_quarantine_if(|_| true);
+    }
+
+    /// Clears the quarantine of the streams that `select` picks by their `StreamID`, because the
+    /// guest configures them.
+    fn clear_quarantine_if(&self, select: impl Fn(u32) -> bool) {
+        if let Some(devices) = self.devices.borrow_mut().as_mut() {
+            for stream in &mut devices.streams {
                 if select(stream.stream_id()) {
-                    stream.release();
+                    stream.clear_quarantine();
                 }
             }
         }
     }
 
-    /// System reset: registers have their reset values again.
-    pub fn reset_streams(&self) {
-        self.release_streams(|_| true);
-        self.evaluate_streams();
-        if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
-            for stream in &mut accel.streams {
-                stream.forget_stream_id();
+    /// Follows a system reset: registers have their reset values again.
+    pub fn reset(&self, state: &GuestState) {
+        self.clear_quarantines();
+        self.reattach_all(state);
+        if let Some(devices) = self.devices.borrow_mut().as_mut() {
+            for stream in &mut devices.streams {
+                stream.drop_stream_id();
+            }
+        }
+    }
+}
+
+/// The vEVENTQ.
+impl Accel {
+    /// Returns the host's events, because the main loop has found the vEVENTQ readable.
+    pub fn drain_ready_veventq(&self) -> Vec<PendingEvent> {
+        self.drain_by(VeventQ::drain_ready)
+    }
+
+    /// Returns the events that the host has by now: before a `CMD_SYNC` completes, not when the
+    /// main loop comes to it (§4.7.3).
+    pub fn drain_veventq(&self) -> Vec<PendingEvent> {
+        self.drain_by(VeventQ::drain)
+    }
+
+    fn drain_by(&self, drain: impl FnOnce(&mut VeventQ) -> Drained) -> Vec<PendingEvent> {
+        let mut devices = self.devices.borrow_mut();
+        let Some(devices) = devices.as_mut() else {
+            return Vec::new();
+        };
+        let Some(veventq) = devices.veventq.as_mut() else {
+            return Vec::new();
+        };
+        match drain(veventq) {
+            Drained::Entries(entries) => entries,
+            Drained::Dead(entries, error) => {
+                report(&Error::msg(format!(
+                    "arm-smmuv3: the host reports no more fault events: {error}"
+                )));
+                // or the main loop would call without end
+                devices.close_veventq();
+                entries
+            }
+        }
+    }
+
+    /// Follows CR0.EVENTQEN, or a new vIOMMU: the host has a queue while the guest's is
+    /// enabled. Events that the host has when the guest's is disabled are lost. `open` opens
+    /// a queue of a vIOMMU.
+    pub fn sync_veventq(
+        &self,
+        is_enabled: bool,
+        open: impl FnOnce(&HostObject) -> Result<VeventQ>,
+    ) {
+        let mut devices = self.devices.borrow_mut();
+        let Some(devices) = devices.as_mut() else {
+            return;
+        };
+        if !is_enabled {
+            devices.close_veventq();
+            return;
+        }
+        if devices.veventq.is_some() {
+            return;
+        }
+        // a vIOMMU has one queue of a kind: if there still is an old one, try again
+        devices.busy_veventq = None;
+        let Some(viommu) = devices.viommu.as_ref() else {
+            return;
+        };
+        match open(&viommu.object) {
+            Ok(veventq) => devices.veventq = Some(veventq),
+            Err(_) if devices.veventq_reported => {}
+            Err(error) => {
+                devices.veventq_reported = true;
+                report(&Error::msg(format!(
+                    "arm-smmuv3: the guest will see no fault events: {error}"
+                )));
             }
         }
     }

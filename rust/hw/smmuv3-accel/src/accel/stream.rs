@@ -58,7 +58,7 @@ pub struct Stream {
     function: OwnedPciFunction,
     /// The `StreamID` whose STE decided on the attachment, since the last reset.
     /// The host may have refused the vDEVICE of it.
-    decided_as: Option<u32>,
+    attached_sid: Option<u32>,
     /// Another device has the `StreamID`
     is_waiting: bool,
     /// What the guest's registers and tables said when they were last evaluated
@@ -69,9 +69,9 @@ pub struct Stream {
     quarantine: Quarantine,
     /// The device is not attached to what is wanted, and will be
     backoff: Option<Backoff>,
-    attaching: Reports,
-    identifying: Reports,
-    blocking: Reports,
+    attaching: ErrorRateLimit,
+    binding: ErrorRateLimit,
+    blocking: ErrorRateLimit,
 }
 
 /// Why a device's transactions are aborted whatever the guest's tables say.
@@ -86,15 +86,15 @@ pub enum Quarantine {
     Held,
 }
 
-/// Reports of one kind of failure. A guest can cause as many failures as it
-/// likes: a row of them is reported once, and rows once a second at most.
+/// Rate limiter for host errors: consecutive failures are reported once, and at most one
+/// report a second.
 #[derive(Debug, Default)]
-struct Reports {
+struct ErrorRateLimit {
     failing: bool,
     last: Option<Instant>,
 }
 
-impl Reports {
+impl ErrorRateLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
     fn success(&mut self) {
@@ -114,23 +114,24 @@ impl Reports {
 }
 
 impl Stream {
-    /// Takes a device over from VFIO. It stays on what VFIO gave it until
-    /// [`apply`](Self::apply) is called, which the caller does at once.
+    /// Starts managing a VFIO device. It stays attached to VFIO's stage-2 HWPT until
+    /// [`attach_initial`](Self::attach_initial); callers must call that before the guest can
+    /// use the device.
     pub fn new(function: OwnedPciFunction, device: Owned<HostDevice>) -> Self {
         Self {
             attachment: Attachment::Stage2,
             vdevice: None,
             device,
             function,
-            decided_as: None,
+            attached_sid: None,
             is_waiting: false,
             wanted: StreamConfig::Abort,
             wants_vdevice: false,
             quarantine: Quarantine::None,
             backoff: None,
-            attaching: Reports::default(),
-            identifying: Reports::default(),
-            blocking: Reports::default(),
+            attaching: ErrorRateLimit::default(),
+            binding: ErrorRateLimit::default(),
+            blocking: ErrorRateLimit::default(),
         }
     }
 
@@ -149,7 +150,7 @@ impl Stream {
         self.function().requester_id().into()
     }
 
-    /// Does the host know the device by `stream_id`?
+    /// Returns whether the host knows the device by `stream_id`.
     pub fn has_vdevice(&self, stream_id: u32) -> bool {
         self.vdevice
             .as_ref()
@@ -169,35 +170,36 @@ impl Stream {
         }
     }
 
-    /// Ends a quarantine: the guest configures the stream, enables or disables the
+    /// Clears the quarantine, because the guest configures the stream, enables or disables the
     /// SMMU, or the system is reset.
-    pub fn release(&mut self) {
+    pub fn clear_quarantine(&mut self) {
         self.quarantine = Quarantine::None;
     }
 
-    /// Forgets a `StreamID` that is no longer the device's: the guest has
-    /// renumbered its buses, and another device may have it now. Returns whether
-    /// the device is attached by the STE of another `StreamID` than it has.
-    pub fn forget_old_stream_id(&mut self) -> bool {
+    /// Drops the vDEVICE if its `StreamID` is no longer the device's: the guest has
+    /// renumbered its buses, and another device may have it now. Returns whether the device
+    /// is attached by the STE of another `StreamID` than it has.
+    pub fn drop_stale_vdevice(&mut self) -> bool {
         let stream_id = self.stream_id();
         self.vdevice = self
             .vdevice
             .take()
             .filter(|vdevice| vdevice.stream_id == stream_id);
-        self.decided_as.is_some_and(|decided| decided != stream_id)
+        self.attached_sid
+            .is_some_and(|decided| decided != stream_id)
     }
 
-    /// Are the device's transactions aborted whatever the guest's tables say?
+    /// Returns whether the device's transactions are aborted whatever the guest's tables say.
     pub const fn is_quarantined(&self) -> bool {
         !matches!(self.quarantine, Quarantine::None)
     }
 
-    /// May the device be translated by stage 1?
+    /// Returns whether the device may be translated by stage 1.
     pub const fn may_use_stage1(&self) -> bool {
         matches!(self.attachment, Attachment::Stage1 { .. })
     }
 
-    /// Is the device on something that was not left, although it was to be blocked?
+    /// Returns whether the device is attached to an HWPT although it was to be blocked.
     const fn is_exposed(&self) -> bool {
         !matches!(self.attachment, Attachment::Abort | Attachment::Blocked)
     }
@@ -208,10 +210,10 @@ impl Stream {
         self.backoff.as_ref()
     }
 
-    /// Forgets the `StreamID`: bus numbers are about to be assigned anew.
-    pub fn forget_stream_id(&mut self) {
+    /// Drops the vDEVICE and the `StreamID`, because the guest is about to renumber its buses.
+    pub fn drop_stream_id(&mut self) {
         self.vdevice = None;
-        self.decided_as = None;
+        self.attached_sid = None;
     }
 
     /// Makes the host know the device's `StreamID` before it is attached to
@@ -220,15 +222,15 @@ impl Stream {
     /// # Errors
     ///
     /// A failure, which was reported.
-    pub fn identify(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
+    pub fn bind_vdevice(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
         let stream_id = self.stream_id();
         match self.ensure_vdevice(viommu) {
             Ok(()) => {
-                self.identifying.success();
+                self.binding.success();
                 Ok(())
             }
             Err(failure) => {
-                self.identifying.failure(|| {
+                self.binding.failure(|| {
                     format!("arm-smmuv3: StreamID {stream_id:#x}: {failure}; the host will not report its faults")
                 });
                 Err(failure)
@@ -248,7 +250,7 @@ impl Stream {
         config: &StreamConfig,
         wants_vdevice: bool,
     ) -> bool {
-        self.decided_as = Some(stream_id);
+        self.attached_sid = Some(stream_id);
         self.wanted = *config;
         self.wants_vdevice = wants_vdevice;
         self.backoff = None;
@@ -258,7 +260,7 @@ impl Stream {
     /// Takes the device to abort until its `StreamID` is no other device's: a vIOMMU
     /// has one vDEVICE for each.
     pub fn wait_for_stream_id(&mut self, viommu: &Viommu) {
-        self.decided_as = None;
+        self.attached_sid = None;
         self.is_waiting = true;
         self.wanted = StreamConfig::Abort;
         self.wants_vdevice = false;
@@ -274,7 +276,7 @@ impl Stream {
         self.is_waiting = is_waiting;
     }
 
-    /// Does the device wait for its `StreamID` to be no other's?
+    /// Returns whether the device waits for its `StreamID` to be no other's.
     pub const fn waits_for_stream_id(&self) -> bool {
         self.is_waiting
     }
@@ -291,8 +293,8 @@ impl Stream {
         let begun = Instant::now();
         let (mut is_transient, mut is_exposed) = (false, false);
         if self.wants_vdevice {
-            let identified = self.identify(viommu);
-            is_transient |= identified.is_err_and(|failure| failure.is_transient());
+            let bound = self.bind_vdevice(viommu);
+            is_transient |= bound.is_err_and(|failure| failure.is_transient());
         }
         let result = match self.wanted {
             _ if self.is_quarantined() => self.attach_abort(viommu).map(|()| false),
@@ -311,7 +313,7 @@ impl Stream {
             }
             Err(failure) => {
                 is_transient |= failure.is_transient();
-                self.complain(&failure);
+                self.report_attach_error(&failure);
                 self.abort(viommu);
                 // what could be neither aborted nor blocked is not left at that
                 is_exposed = self.is_exposed();
@@ -325,13 +327,13 @@ impl Stream {
 
     /// As [`apply`](Self::apply), for a device that is being plugged: a refusal
     /// is the caller's to report, and leaves the device blocked.
-    pub fn adopt(
+    pub fn attach_initial(
         &mut self,
         viommu: &mut Viommu,
         stream_id: u32,
         config: &StreamConfig,
     ) -> Result<()> {
-        self.decided_as = Some(stream_id);
+        self.attached_sid = Some(stream_id);
         self.wanted = *config;
         let result = match config {
             StreamConfig::Abort
@@ -347,8 +349,7 @@ impl Stream {
         Ok(result?)
     }
 
-    /// Gives the device back to VFIO, blocked: nothing that the guest says
-    /// applies to it any more, and the guest's memory is no longer its own.
+    /// Detaches the device from its HWPT so that the host blocks all its DMA.
     pub fn block(&mut self) {
         if let Err(failure) = self.device.detach() {
             // the object cannot be destroyed while the device uses it, but it is
@@ -363,7 +364,7 @@ impl Stream {
 
     fn abort(&mut self, viommu: &Viommu) {
         if let Err(failure) = self.attach_abort(viommu) {
-            self.complain(&failure);
+            self.report_attach_error(&failure);
             self.block();
         }
     }
@@ -440,7 +441,7 @@ impl Stream {
         Ok(())
     }
 
-    fn complain(&mut self, failure: &HostFailure) {
+    fn report_attach_error(&mut self, failure: &HostFailure) {
         let stream_id = self.stream_id();
         self.attaching.failure(|| {
             format!("arm-smmuv3: StreamID {stream_id:#x}: {failure}; its transactions are aborted")

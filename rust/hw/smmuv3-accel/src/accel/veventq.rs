@@ -4,16 +4,16 @@
 //! Fault events of assigned devices: from the host's vEVENTQ to the guest's
 //! Event queue.
 
+use common::callbacks::FnCall;
 use qemu_ext::{
-    error::report,
     event_file::EventFile,
     iommufd::{HostObject, ViommuType},
 };
+use qom::prelude::*;
 use smmuv3::event::Event;
 use util::{Error, Result};
 
-use super::Accel;
-use crate::{device::Smmuv3, events::Entry};
+use crate::eventq::PendingEvent;
 
 /// Events that the host keeps until they are read. A guest's queue may be
 /// larger; the memory is the host kernel's.
@@ -44,12 +44,16 @@ pub struct VeventQ {
 }
 
 impl VeventQ {
-    /// Opens a queue of [`DEPTH`] events, and has [`Smmuv3::read_events`] called
-    /// when there are any.
-    pub fn new(device: &Smmuv3, viommu: &HostObject) -> Result<Self> {
+    /// Opens a queue of [`DEPTH`] events, and has `F` called on `owner` when there are any. It
+    /// must call `Accel::drain_ready_veventq`.
+    pub fn new<T, F>(owner: &T, callback: &F, viommu: &HostObject) -> Result<Self>
+    where
+        T: IsA<Object>,
+        F: for<'a> FnCall<(&'a T,)>,
+    {
         let (object, file) = viommu.allocate_veventq(ViommuType::ArmSmmuv3, DEPTH)?;
         Ok(Self {
-            file: file.watch(device, &Smmuv3::read_events)?,
+            file: file.watch(owner, callback)?,
             object,
             expected: None,
             idle_wakeups: 0,
@@ -64,7 +68,7 @@ impl VeventQ {
     }
 
     /// Parses what one read returned; the rest after a short or unknown entry is dropped.
-    fn parse(&mut self, mut bytes: &[u8], mut sink: impl FnMut(Entry)) {
+    fn parse(&mut self, mut bytes: &[u8], mut sink: impl FnMut(PendingEvent)) {
         while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() {
             let [a, b, c, d, e, f, g, h] = *header;
             let flags = u32::from_ne_bytes([a, b, c, d]);
@@ -72,33 +76,34 @@ impl VeventQ {
             if flags & FLAG_LOST_EVENTS != 0 {
                 // the number after it is not known
                 self.expected = None;
-                sink(Entry::Lost);
+                sink(PendingEvent::Lost);
                 bytes = rest;
                 continue;
             }
             if self.expected.is_some_and(|expected| expected != sequence) {
-                sink(Entry::Lost);
+                sink(PendingEvent::Lost);
             }
             self.expected = Some(sequence.wrapping_add(1) & SEQUENCE_MASK);
             let Some((event, next)) = rest.split_first_chunk() else {
                 return;
             };
-            sink(Entry::Event(Event::from_bytes(event)));
+            sink(PendingEvent::Event(Event::from_bytes(event)));
             bytes = next;
         }
     }
 }
 
 /// What a wakeup found.
-enum Drained {
+pub enum Drained {
     /// Entries, in order; the queue is empty or the main loop will call again
-    Entries(Vec<Entry>),
+    Entries(Vec<PendingEvent>),
     /// The queue is of no more use
-    Dead(Vec<Entry>, Error),
+    Dead(Vec<PendingEvent>, Error),
 }
 
 impl VeventQ {
-    fn drain(&mut self) -> Drained {
+    /// Reads what is there.
+    pub fn drain(&mut self) -> Drained {
         let mut entries = Vec::new();
         let mut buffer = [0_u8; 4096];
         for _ in 0..MAX_READS {
@@ -124,7 +129,7 @@ impl VeventQ {
     /// Another drain can come first, as the one before a `CMD_SYNC` does: the wakeup
     /// then finds nothing through no fault of the kernel's, and is not counted. So
     /// what counts is that the file is still readable after nothing was read.
-    fn drain_ready(&mut self) -> Drained {
+    pub fn drain_ready(&mut self) -> Drained {
         let drained = self.drain();
         let Drained::Entries(entries) = drained else {
             return drained;
@@ -138,85 +143,5 @@ impl VeventQ {
             return Drained::Dead(entries, Error::msg("it is ready, but there is nothing"));
         }
         Drained::Entries(entries)
-    }
-}
-
-impl Smmuv3 {
-    /// The host has events: passes all of them on.
-    pub fn read_events(&self) {
-        self.pass_events(VeventQ::drain_ready);
-    }
-
-    /// Passes on what the host has by now: before a `CMD_SYNC` completes, not when
-    /// the main loop comes to it (section 4.7.3).
-    pub fn look_for_events(&self) {
-        self.pass_events(VeventQ::drain);
-    }
-
-    fn pass_events(&self, drain: impl FnOnce(&mut VeventQ) -> Drained) {
-        let drained = {
-            let mut accel_cell = self.accel_state.borrow_mut();
-            let Some(veventq) = accel_cell.as_mut().and_then(|accel| accel.veventq.as_mut()) else {
-                return;
-            };
-            drain(veventq)
-        };
-        let entries = match drained {
-            Drained::Entries(entries) => entries,
-            Drained::Dead(entries, error) => {
-                report(&Error::msg(format!(
-                    "arm-smmuv3: the host reports no more fault events: {error}"
-                )));
-                // or the main loop would call without end
-                if let Some(accel) = self.accel_state.borrow_mut().as_mut() {
-                    accel.close_veventq();
-                }
-                entries
-            }
-        };
-        for entry in entries {
-            self.record(entry);
-        }
-    }
-
-    /// CR0.EVENTQEN changed, or there is a vIOMMU now: the host has a queue while
-    /// the guest has one. What the host held when the guest's was disabled is gone.
-    pub fn evaluate_events(&self) {
-        let wanted = self.shared().registers.eventq_enabled();
-        let mut accel_cell = self.accel_state.borrow_mut();
-        let Some(accel) = accel_cell.as_mut() else {
-            return;
-        };
-        if !wanted {
-            accel.close_veventq();
-            return;
-        }
-        if accel.veventq.is_some() {
-            return;
-        }
-        // a vIOMMU has one queue of a kind: if there still is an old one, try again
-        accel.busy_veventq = None;
-        let Some(viommu) = accel.viommu.as_ref() else {
-            return;
-        };
-        match VeventQ::new(self, &viommu.object) {
-            Ok(veventq) => accel.veventq = Some(veventq),
-            Err(_) if accel.veventq_reported => {}
-            Err(error) => {
-                accel.veventq_reported = true;
-                report(&Error::msg(format!(
-                    "arm-smmuv3: the guest will see no fault events: {error}"
-                )));
-            }
-        }
-    }
-}
-
-impl Accel {
-    /// Closes the host's queue.
-    pub fn close_veventq(&mut self) {
-        if let Some(veventq) = self.veventq.take() {
-            self.busy_veventq = veventq.close();
-        }
     }
 }

@@ -14,7 +14,7 @@ use qom::prelude::*;
 use smmuv3::invalidation::{EioReport, HostError, MAX_BATCH};
 use util::{Error, Result};
 
-use super::{backoff::Backoff, compat::HostInfo, stage2::Stage2};
+use super::{backoff::Backoff, host_caps::HostInfo, stage2::Stage2};
 
 ::trace::include_trace!("hw_arm");
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The host's side of the Command queue: commands go to iommufd.
+//! The backend of the Command queue with assigned devices: commands go to iommufd.
 
+use hwcore::prelude::*;
 use qemu_ext::{error::report, qdev::DeviceExt};
 use smmuv3::{cmdq, invalidation::HostError};
 use util::Error;
@@ -12,28 +13,30 @@ use super::{
     viommu::Viommu,
     Accel,
 };
-use crate::{device::Smmuv3, machine::Deadline};
+use crate::{deadline::TimeSlice, state::GuestState};
 
-/// The host, for the length of one run of the consumer.
-pub struct Host<'a> {
-    device: &'a Smmuv3,
-    deadline: Deadline,
+/// The host, for one run of the consumer.
+pub struct AccelBackend<'a> {
+    accel: &'a Accel,
+    state: &'a GuestState,
+    /// For its name only
+    smmu: &'a DeviceState,
+    slice: TimeSlice,
 }
 
-impl<'a> Host<'a> {
-    /// The host side of `device`.
-    pub fn new(device: &'a Smmuv3) -> Self {
+impl<'a> AccelBackend<'a> {
+    /// Returns the host of the devices behind `smmu`.
+    pub fn new(accel: &'a Accel, state: &'a GuestState, smmu: &'a DeviceState) -> Self {
         Self {
-            device,
-            deadline: Deadline::of_a_slice(),
+            accel,
+            state,
+            smmu,
+            slice: TimeSlice::begin(),
         }
     }
 
-    /// Calls `function` with the streams, if there are any.
     fn with<R>(&self, function: impl FnOnce(&mut [Stream], &mut Viommu) -> R) -> Option<R> {
-        let mut accel_cell = self.device.accel_state.borrow_mut();
-        let (streams, viommu) = accel_cell.as_mut().and_then(Accel::parts)?;
-        Some(function(streams, viommu))
+        self.accel.with_parts(function)
     }
 
     /// Takes the streams that `select` picks to abort, for as long as `how` says.
@@ -43,11 +46,11 @@ impl<'a> Host<'a> {
                 stream.quarantine(viommu, how);
             }
         });
-        self.device.schedule_retry();
+        self.accel.schedule_retry();
     }
 }
 
-impl cmdq::Host for Host<'_> {
+impl cmdq::Host for AccelBackend<'_> {
     fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
         // no device, nothing that is used; what is plugged in later begins afresh
         self.with(|_, viommu| viommu.invalidate(commands))
@@ -77,8 +80,9 @@ impl cmdq::Host for Host<'_> {
     }
 
     fn install_ste(&mut self, sid: u32) -> bool {
-        self.device.release_streams(|stream_id| stream_id == sid);
-        self.device.attach_streams(|stream_id| stream_id == sid)
+        let is_it = |stream_id| stream_id == sid;
+        self.accel.clear_quarantine_if(is_it);
+        self.accel.attach_streams(self.state, is_it)
     }
 
     fn quarantine(&mut self, sid: u32) {
@@ -110,14 +114,14 @@ impl cmdq::Host for Host<'_> {
             report(&Error::msg(format!(
                 "{}: the host does not complete invalidations; all devices behind this SMMU are blocked \
                  until the guest configures them again and the host works",
-                self.device.name()
+                self.smmu.name()
             )));
         }
         is_off_stage1
     }
 
     fn is_out_of_time(&mut self) -> bool {
-        self.deadline.is_over()
+        self.slice.is_over()
     }
 
     fn gone(&mut self) -> bool {

@@ -4,111 +4,23 @@
 //! How a transaction uses the caches: it locks them for each look-up alone, so
 //! that its walks run beside others and beside the guest's commands.
 
-use smmuv3::translation::{Caches, Context, Entry, Outcome, StreamContext, Tag, Walk, WalkStep};
+use smmuv3::translation::{Caches, Context, Entry, StreamContext, Tag, Walk, WalkStep};
 
-use crate::device::{Shared, Smmuv3};
+use crate::{
+    state::{GuestState, Locked},
+    statistics::{identity, Statistics},
+};
 
 ::trace::include_trace!("hw_arm");
-
-/// How often something was found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Rate {
-    hits: u32,
-    misses: u32,
-}
-
-impl Rate {
-    fn note(&mut self, found: bool) {
-        let counter = if found {
-            &mut self.hits
-        } else {
-            &mut self.misses
-        };
-        *counter = counter.wrapping_add(1);
-    }
-
-    fn percentage(self) -> u32 {
-        let (hits, misses) = (u64::from(self.hits), u64::from(self.misses));
-        #[allow(clippy::cast_possible_truncation)]
-        let percentage = (100 * hits / (hits + misses).max(1)) as u32;
-        percentage
-    }
-}
-
-/// How often the caches knew, as the trace tells it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    configurations: Rate,
-    translations: Rate,
-}
-
-/// ASID and VMID as the trace shows them: -1 where there is none.
-fn identity(tag: Tag) -> (i32, i32) {
-    (tag.asid.map_or(-1, i32::from), i32::from(tag.vmid))
-}
 
 /// Encoding of a granule in range invalidations, as the trace shows it.
 const fn granule_encoding(granule_shift: u8) -> u8 {
     granule_shift.saturating_sub(10) / 2
 }
 
-impl Statistics {
-    /// Both caches knew `outcome`.
-    pub fn note_hit(&mut self, outcome: &Outcome) {
-        self.configurations.note(true);
-        if matches!(outcome, Outcome::Translated { .. }) {
-            self.translations.note(true);
-        }
-    }
-
-    /// They knew no more than this configuration.
-    pub fn note_miss(&mut self, known: Option<&StreamContext>) {
-        self.configurations.note(known.is_some());
-        if matches!(known, Some(StreamContext::Translate(_))) {
-            self.translations.note(false);
-        }
-    }
-
-    /// Does anybody want to be told of what is found?
-    pub fn is_traced() -> bool {
-        trace::trace_smmuv3_config_cache_hit_enabled()
-            || trace::trace_smmu_iotlb_lookup_hit_enabled()
-    }
-
-    /// Tells that both caches knew.
-    pub fn trace_hit(&self, stream_id: u32, iova: u64, context: Option<&StreamContext>) {
-        self.trace_configuration(stream_id, true);
-        if let Some(StreamContext::Translate(context)) = context {
-            self.trace_translation(context.tag(), iova, true);
-        }
-    }
-
-    fn trace_configuration(&self, stream_id: u32, hit: bool) {
-        let Rate { hits, misses } = self.configurations;
-        let percentage = self.configurations.percentage();
-        if hit {
-            trace::trace_smmuv3_config_cache_hit(stream_id, hits, misses, percentage);
-        } else {
-            trace::trace_smmuv3_config_cache_miss(stream_id, hits, misses, percentage);
-        }
-    }
-
-    fn trace_translation(&self, tag: Tag, address: u64, hit: bool) {
-        let (asid, vmid) = identity(tag);
-        let Rate { hits, misses } = self.translations;
-        let percentage = self.translations.percentage();
-        if hit {
-            trace::trace_smmu_iotlb_lookup_hit(asid, vmid, address, hits, misses, percentage);
-        } else {
-            trace::trace_smmu_iotlb_lookup_miss(asid, vmid, address, hits, misses, percentage);
-        }
-    }
-}
-
-/// The device's caches, on behalf of one transaction that they did not know all
-/// about.
-pub struct Locked<'a> {
-    device: &'a Smmuv3,
+/// The caches, on behalf of one transaction for which they have missed.
+pub struct WalkCaches<'a> {
+    state: &'a GuestState,
     walk: Walk,
     /// The configuration, if it was known
     known: Option<StreamContext>,
@@ -120,17 +32,17 @@ pub struct Locked<'a> {
     context: Option<Context>,
 }
 
-impl<'a> Locked<'a> {
-    /// The caches of `device` for the walk of a transaction for which
+impl<'a> WalkCaches<'a> {
+    /// Returns the caches of `state` for the walk of a transaction for which
     /// [`Store::hit`](smmuv3::translation::Store::hit) has found no more than `known`.
     pub const fn new(
-        device: &'a Smmuv3,
+        state: &'a GuestState,
         walk: Walk,
         known: Option<StreamContext>,
         statistics: Statistics,
     ) -> Self {
         Self {
-            device,
+            state,
             walk,
             known,
             missing: matches!(known, Some(StreamContext::Translate(_))),
@@ -139,17 +51,9 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// Ends the walk. `function` is told whether nothing has reached it, and what it
-    /// does comes before any invalidation that is still to come.
-    pub fn finish<R>(self, function: impl FnOnce(&Shared, bool) -> R) -> R {
-        let mut shared = self.device.shared();
-        let result = function(&shared, shared.store.is_current(&self.walk));
-        shared.store.end(&self.walk);
-        drop(shared);
-        if self.walk.is_undisturbed() {
-            self.device.walks_ended.notify_all();
-        }
-        result
+    /// Ends the walk: see [`GuestState::end_walk`].
+    pub fn finish<R>(self, function: impl FnOnce(&Locked, bool) -> R) -> R {
+        self.state.end_walk(&self.walk, function)
     }
 
     fn note_context(&mut self, context: &StreamContext) {
@@ -159,7 +63,7 @@ impl<'a> Locked<'a> {
     }
 }
 
-impl Caches for Locked<'_> {
+impl Caches for WalkCaches<'_> {
     fn context(&mut self, sid: u32) -> Option<StreamContext> {
         self.statistics
             .trace_configuration(sid, self.known.is_some());
@@ -183,17 +87,17 @@ impl Caches for Locked<'_> {
                 );
             }
         }
-        let mut shared = self.device.shared();
-        shared.store.keep_context_for(&self.walk, sid, context);
+        let mut locked = self.state.lock();
+        locked.store.keep_context_for(&self.walk, sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {
         let mut entry = None;
         if !std::mem::take(&mut self.missing) {
-            let mut shared = self.device.shared();
-            entry = shared.store.lookup_for(&mut self.walk, tag, address);
-            shared.statistics.translations.note(entry.is_some());
-            self.statistics = shared.statistics;
+            let mut locked = self.state.lock();
+            entry = locked.store.lookup_for(&mut self.walk, tag, address);
+            locked.statistics.note_lookup(entry.is_some());
+            self.statistics = locked.statistics;
         }
         self.statistics
             .trace_translation(tag, address, entry.is_some());
@@ -214,12 +118,12 @@ impl Caches for Locked<'_> {
             granule_encoding(granule_shift),
             level,
         );
-        let mut shared = self.device.shared();
-        shared.store.insert_for(&self.walk, tag, address, entry);
+        let mut locked = self.state.lock();
+        locked.store.insert_for(&self.walk, tag, address, entry);
     }
 
     fn note_split(&mut self, stage1_log2_bytes: u8) {
-        self.device.shared().store.note_split(stage1_log2_bytes);
+        self.state.lock().store.note_split(stage1_log2_bytes);
     }
 
     fn walked(&mut self, step: &WalkStep) {
@@ -228,7 +132,7 @@ impl Caches for Locked<'_> {
     }
 }
 
-/// Tells of a descriptor: where it was found, and what it is.
+/// Traces a descriptor.
 fn trace_step(step: &WalkStep) {
     let (stage, level) = (i32::from(step.stage), i32::from(step.level));
     let (input, address, descriptor) = (step.input, step.address, step.descriptor);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Does the host's SMMU have what the guest's SMMU promises?
+//! Checks the host SMMU's ID registers against what the guest is shown.
 //!
 //! Stage 1 of a nested translation is walked by the host's SMMU, and the
 //! guest's invalidation commands run on it, so every feature that the guest
@@ -25,7 +25,7 @@ impl HostInfo {
         device.hw_info().map(Self)
     }
 
-    /// The host's ID registers, to be read with the architecture's field names.
+    /// Returns the host's ID registers, to be read with the architecture's field names.
     pub const fn features(&self) -> Features {
         Features {
             idr: self.0.idr,
@@ -34,7 +34,7 @@ impl HostInfo {
         }
     }
 
-    /// Must TLBI and CFGI commands be repeated?
+    /// Returns whether TLBI and CFGI commands must be issued twice.
     pub const fn repeats_invalidations(&self) -> bool {
         self.0.flags & ERRATA_REPEAT_TLBI_CFGI != 0
     }

@@ -7,39 +7,37 @@
 //! one they are bridges and root ports, whose only transactions are their own
 //! MSIs (hot-plug, error reporting): so rare that nothing is remembered of them.
 
-use std::{
-    ffi::CStr,
-    sync::{MutexGuard, PoisonError},
-};
+use std::{ffi::CStr, sync::MutexGuard};
 
-use qemu_ext::{iommu::IommuAccess, log};
+use qemu_ext::{
+    dma::AddressSpace,
+    iommu::{IommuAccess, IommuTlbEntry},
+    log,
+};
 use smmuv3::{
     cmdq::GuestMemory,
-    features::Features,
-    registers::Registers,
     translation::{self, Entry, Outcome, Permissions, Uncached},
 };
 
 use crate::{
-    device::{Shared, Smmuv3},
-    events::end_access,
+    eventq::{end_access, PendingEvents},
+    irq::IrqLines,
     memory::{DirectRam, GuestRam},
+    state::{GuestState, Locked, Snapshot},
+    statistics::Statistics,
 };
 
-mod caches;
-mod host;
-mod notifiers;
-mod region;
+mod cache;
+mod cmdq;
+mod notify;
 
-use caches::Locked;
-pub use caches::Statistics;
-pub use host::LocalHost;
-pub use notifiers::Notified;
-pub use region::Smmuv3MemoryRegion;
+use cache::WalkCaches;
+pub use cmdq::SoftwareBackend;
+pub use notify::{invalidate_all, NotifiedFunctions};
 
 ::trace::include_trace!("hw_arm");
 
-/// Smallest unit that is bypassed or aborted at once, in bytes, less one.
+/// Address mask of bypassed and aborted accesses (4 KiB, less one).
 const PAGE_OFFSET: u64 = 0xfff;
 
 /// How often a transaction is walked for beside invalidations, each of which may reach
@@ -70,11 +68,24 @@ pub struct Page {
 }
 
 impl Page {
-    const ABORT: Self = Self {
+    /// Nothing is permitted.
+    pub const ABORT: Self = Self {
         output: 0,
         mask: 0,
         permission: IommuAccess::NONE,
     };
+
+    /// Returns the page of `iova` for the memory core.
+    #[inline]
+    pub fn to_entry<'a>(self, iova: u64) -> IommuTlbEntry<'a> {
+        IommuTlbEntry {
+            target: AddressSpace::memory(),
+            iova: iova & !self.mask,
+            translated_addr: self.output,
+            addr_mask: self.mask,
+            permission: self.permission,
+        }
+    }
 
     const fn untranslated(iova: u64) -> Self {
         Self {
@@ -97,13 +108,26 @@ impl Page {
     }
 }
 
-impl Smmuv3 {
-    /// Where the access of `stream_id` to `iova` goes. `access` is what is wanted;
-    /// [`IommuAccess::NONE`] only asks. `region` names the function in traces.
+/// Translates the accesses of functions that QEMU emulates.
+#[derive(Clone, Copy)]
+pub struct Translator<'a> {
+    /// Registers and caches
+    pub state: &'a GuestState,
+    /// Where faults are recorded
+    pub events: &'a PendingEvents,
+    /// The interrupts of that
+    pub irqs: &'a IrqLines,
+    /// Whether the caches are used
+    pub has_caches: bool,
+}
+
+impl Translator<'_> {
+    /// Translates the access of `stream_id` to `iova`. [`IommuAccess::NONE`] is a probe.
+    /// `region` names the function in traces.
     ///
-    /// May be called without the Big QEMU Lock. `ram` is what can be read then.
+    /// Does not need the BQL. `ram` is what can be read without it.
     pub fn translate(
-        &self,
+        self,
         region: &CStr,
         stream_id: u32,
         iova: u64,
@@ -116,7 +140,7 @@ impl Smmuv3 {
         };
         #[allow(clippy::cast_possible_truncation)]
         let sid = stream_id as u16;
-        match self.settle((stream_id, iova, wanted), ram) {
+        match self.translate_and_record((stream_id, iova, wanted), ram) {
             Outcome::Disabled => {
                 trace::trace_smmuv3_translate_disable(region, sid, iova, wanted.write);
                 Page::untranslated(iova)
@@ -151,12 +175,11 @@ impl Smmuv3 {
         }
     }
 
-    /// What becomes of a transaction, its event included.
+    /// Translates an access, and records its fault.
     ///
-    /// A walk that an invalidation has reached is done again: after the `CMD_SYNC`
-    /// that says that nothing of the old tables is in use, neither a transaction by
-    /// them nor an event about them may come (§4.7.3). However many invalidations
-    /// there are, the last attempt counts, because nothing overtakes it:
+    /// A walk that raced with an invalidation is retried: once the `CMD_SYNC` has completed,
+    /// neither a DMA nor a fault may be based on the stale tables (§4.7.3). However many
+    /// invalidations there are, the last attempt counts, because nothing overtakes it:
     ///
     /// * Invalidations are executed under the Big QEMU Lock only. A thread that has it
     ///   is overtaken by none but its own, if a table lies in a device whose register
@@ -171,16 +194,17 @@ impl Smmuv3 {
     ///   of each of QEMU's threads at most.
     ///
     /// [`Store::must_wait`]: smmuv3::translation::Store::must_wait
-    fn settle(&self, access: Access, ram: DirectRam<'_>) -> Outcome {
-        let mut shared = self.shared();
-        let hit = self.hit(&shared, access);
+    #[inline]
+    fn translate_and_record(self, access: Access, ram: DirectRam<'_>) -> Outcome {
+        let mut locked = self.state.lock();
+        let hit = self.hit(&locked, access);
         if let Some(outcome) = hit.filter(|outcome| !matches!(outcome, Outcome::Fault(_))) {
-            shared.statistics.note_hit(&outcome);
+            locked.statistics.note_hit(&outcome);
             let traced = Statistics::is_traced().then(|| {
-                let context = shared.store.configuration(access.0).copied();
-                (shared.statistics, context)
+                let context = locked.store.configuration(access.0).copied();
+                (locked.statistics, context)
             });
-            drop(shared);
+            drop(locked);
             if let Some((statistics, context)) = traced {
                 statistics.trace_hit(access.0, access.1, context.as_ref());
             }
@@ -188,33 +212,33 @@ impl Smmuv3 {
             return outcome;
         }
         let again = |mode| {
-            let now = self.shared();
+            let now = self.state.lock();
             // an attempt before this one may have been inserted by now
             let known = self.hit(&now, access);
             self.attempt(now, known, access, ram, mode)
         };
-        self.attempt(shared, hit, access, ram, Mode::Concurrent)
+        self.attempt(locked, hit, access, ram, Mode::Concurrent)
             .or_else(|| (2..ATTEMPTS).find_map(|_| again(Mode::Concurrent)))
             .or_else(|| again(Mode::Undisturbed))
             // see above: it is never overtaken
             .unwrap_or(Outcome::Abort)
     }
 
-    /// What becomes of a transaction, if the caches know.
+    /// Translates an access by the caches alone, or returns `None` if they miss.
     #[inline]
-    fn hit(&self, shared: &Shared, (stream_id, iova, wanted): Access) -> Option<Outcome> {
-        let is_cached = !self.accel && shared.registers.smmu_enabled();
+    fn hit(self, locked: &Locked, (stream_id, iova, wanted): Access) -> Option<Outcome> {
+        let is_cached = self.has_caches && locked.registers.smmu_enabled();
         is_cached
-            .then(|| shared.store.hit(stream_id, iova, wanted))
+            .then(|| locked.store.hit(stream_id, iova, wanted))
             .flatten()
     }
 
-    /// What becomes of a transaction by tables as they are now, unless an
-    /// invalidation reaches what is read. `hit` is what the caches know in `shared`.
+    /// Translates an access once against the current tables, unless an invalidation reaches
+    /// what is read. `hit` is what the caches have in `locked`.
     #[inline(never)]
     fn attempt(
-        &self,
-        mut shared: MutexGuard<'_, Shared>,
+        self,
+        mut locked: MutexGuard<'_, Locked>,
         hit: Option<Outcome>,
         access: Access,
         ram: DirectRam<'_>,
@@ -223,41 +247,43 @@ impl Smmuv3 {
         let (stream_id, iova, wanted) = access;
         let with_bql = bql::is_locked();
         let walk = if mode == Mode::Undisturbed && !with_bql {
-            shared.store.begin_undisturbed(stream_id, iova)
+            locked.store.begin_undisturbed(stream_id, iova)
         } else {
-            shared.store.begin(stream_id, iova)
+            locked.store.begin(stream_id, iova)
         };
-        let is_cached = !self.accel && shared.registers.smmu_enabled();
+        let is_cached = self.has_caches && locked.registers.smmu_enabled();
         let known = is_cached
-            .then(|| shared.store.configuration(stream_id).copied())
+            .then(|| locked.store.configuration(stream_id).copied())
             .flatten();
         match &hit {
-            Some(outcome) => shared.statistics.note_hit(outcome),
-            None if is_cached => shared.statistics.note_miss(known.as_ref()),
+            Some(outcome) => locked.statistics.note_hit(outcome),
+            None if is_cached => locked.statistics.note_miss(known.as_ref()),
             None => {}
         }
-        let mut locked = Locked::new(self, walk, known, shared.statistics);
+        let statistics = locked.statistics;
+        let mut caches = WalkCaches::new(self.state, walk, known, statistics);
         let outcome = if let Some(outcome) = hit {
-            let statistics = shared.statistics;
-            drop(shared);
+            drop(locked);
             if Statistics::is_traced() {
                 statistics.trace_hit(stream_id, iova, known.as_ref());
             }
             outcome
         } else {
-            let (features, registers) = (shared.features, shared.registers.clone());
-            drop(shared);
-            let tables = (&registers, &features);
+            let snapshot = Snapshot {
+                features: locked.features,
+                registers: locked.registers.clone(),
+            };
+            drop(locked);
             if with_bql && mode == Mode::Concurrent {
-                self.walk(tables, &mut GuestRam, &mut locked, access)
+                self.walk(&snapshot, &mut GuestRam, &mut caches, access)
             } else {
-                self.walk(tables, &mut { ram }, &mut locked, access)
+                self.walk(&snapshot, &mut { ram }, &mut caches, access)
             }
         };
         let is_read = !wanted.write;
-        let (is_current, is_queued) = locked.finish(|now, is_current| {
+        let (is_current, is_queued) = caches.finish(|now, is_current| {
             let event = match &outcome {
-                // a question is no transaction
+                // IOMMU_NONE is a probe, not a DMA: it must not record a fault
                 Outcome::Fault(fault)
                     if wanted != Permissions::NONE && fault.is_recorded(&now.registers) =>
                 {
@@ -266,7 +292,9 @@ impl Smmuv3 {
                 _ => None,
             };
             let is_queued = match event {
-                Some(event) if is_current => self.queue_event(now, event, iova, is_read),
+                Some(event) if is_current => {
+                    self.events.queue(self.state, now, event, iova, is_read)
+                }
                 Some(_) => false,
                 None => {
                     end_access();
@@ -276,35 +304,26 @@ impl Smmuv3 {
             (is_current, is_queued)
         });
         if is_queued {
-            self.record_in_time();
+            self.events.flush_or_schedule(self.state, self.irqs);
         }
         is_current.then_some(outcome)
     }
 
     fn walk<M: GuestMemory>(
-        &self,
-        (registers, features): (&Registers, &Features),
+        self,
+        Snapshot {
+            features,
+            registers,
+        }: &Snapshot,
         memory: &mut M,
-        locked: &mut Locked<'_>,
+        caches: &mut WalkCaches<'_>,
         (stream_id, iova, wanted): Access,
     ) -> Outcome {
-        if self.accel {
-            let caches = &mut Uncached;
+        if self.has_caches {
             translation::translate(registers, features, memory, caches, stream_id, iova, wanted)
         } else {
-            translation::translate(registers, features, memory, locked, stream_id, iova, wanted)
+            let none = &mut Uncached;
+            translation::translate(registers, features, memory, none, stream_id, iova, wanted)
         }
-    }
-
-    /// Locks the caches in order to invalidate, when no walk is in flight that must
-    /// not be overtaken.
-    ///
-    /// Called under the Big QEMU Lock, by threads that are not in such a walk: a walk
-    /// without that lock calls no device, and one with it is not waited for.
-    fn shared_when_undisturbed(&self) -> MutexGuard<'_, Shared> {
-        let shared = self.shared();
-        self.walks_ended
-            .wait_while(shared, |shared| shared.store.must_wait())
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

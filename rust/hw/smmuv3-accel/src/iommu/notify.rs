@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What is to be forgotten: in the device's own caches, and by those who keep
-//! translations of their own (vhost) and are told through IOMMU notifiers.
+//! Invalidation of the device's own caches and, through IOMMU notifiers, of device IOTLBs
+//! (vhost).
 //!
-//! The caches come first: who is told asks again at once, and must not be given
-//! what is to be forgotten.
+//! The device's caches go first: a notified device re-requests translations at once and must
+//! not hit a stale entry.
 
 use std::sync::Arc;
 
+use bql::BqlRefCell;
 use qemu_ext::arm_smmu::{OwnedSmmuFunction, SmmuFunction};
 use smmuv3::translation::{Invalidation, Range, StreamContext, Tlb};
 
-use crate::device::Smmuv3;
+use crate::state::GuestState;
 
 ::trace::include_trace!("hw_arm");
 
@@ -20,39 +21,56 @@ use crate::device::Smmuv3;
 const MAX_BLOCKS: usize = 8;
 
 /// The functions whose memory region has an IOMMU notifier.
-#[derive(Debug, Default)]
-pub struct Notified(Arc<Vec<OwnedSmmuFunction>>);
+#[derive(Default)]
+pub struct NotifiedFunctions(BqlRefCell<Arc<Vec<OwnedSmmuFunction>>>);
 
-impl Notified {
+impl NotifiedFunctions {
     /// Adds a function that has a notifier now.
-    pub fn add(&mut self, function: &SmmuFunction) {
-        if !self.0.iter().any(|other| other.is(function)) {
-            Arc::make_mut(&mut self.0).push(function.to_owned());
+    pub fn add(&self, function: &SmmuFunction) {
+        let mut functions = self.0.borrow_mut();
+        if !functions.iter().any(|other| other.is(function)) {
+            Arc::make_mut(&mut functions).push(function.to_owned());
         }
     }
 
-    /// Returns whether no region has an active notifier.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Removes a function that has no notifier any more.
+    pub fn remove(&self, function: &SmmuFunction) {
+        Arc::make_mut(&mut self.0.borrow_mut()).retain(|other| !other.is(function));
     }
 
-    /// Removes a function that has no notifier any more.
-    pub fn remove(&mut self, function: &SmmuFunction) {
-        Arc::make_mut(&mut self.0).retain(|other| !other.is(function));
+    /// Returns whether no function has a notifier.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Returns the functions as they are now: a notifier may change them while it is called.
+    fn all(&self) -> Arc<Vec<OwnedSmmuFunction>> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Unmaps everything in all device IOTLBs.
+    pub fn unmap_all(&self) {
+        for function in self.all().iter() {
+            unmap_all(function);
+        }
     }
 }
 
-/// The addresses whose translations somebody must forget who keeps some of a
-/// stream with this configuration.
-fn reach(what: &Invalidation, context: Option<&StreamContext>, tlb: &Tlb) -> Option<Range> {
+/// Returns the IOVA range to unmap for a device with this stream configuration, or `None` if
+/// it cannot hold an affected translation.
+fn affected_range(
+    what: &Invalidation,
+    context: Option<&StreamContext>,
+    tlb: &Tlb,
+) -> Option<Range> {
     match context {
         Some(StreamContext::Translate(context)) => {
             let range = what.reach(context.tag(), tlb.has_seen_globals())?;
             Some(tlb.widened(range.aligned(context.granule_shift(range.first))))
         }
-        // Nothing of theirs is translated, and when that began all was forgotten.
+        // Bypassed or aborting: the switch to this STE already unmapped everything.
         Some(StreamContext::Bypass { .. } | StreamContext::Abort) => None,
-        // Not known: of any configuration.
+        // A miss: it may be of any configuration.
         None => match what {
             Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. } => {
                 Some(tlb.widened(*range))
@@ -62,62 +80,47 @@ fn reach(what: &Invalidation, context: Option<&StreamContext>, tlb: &Tlb) -> Opt
     }
 }
 
-impl Smmuv3 {
-    /// Executes a `CMD_TLBI_*`.
-    pub fn invalidate_translations(&self, what: &Invalidation) {
-        trace_invalidation(what);
-        self.shared_when_undisturbed().store.invalidate(what);
-        for function in self.notified_functions().iter() {
-            let stream_id = stream_id(function);
-            let range = {
-                let store = &self.shared().store;
-                let context = store.configuration(stream_id);
-                reach(what, context, store.tlb())
-            };
-            match range {
-                None => {}
-                Some(Range::ALL) => unmap_all(function),
-                Some(range) => unmap(function, what, range),
-            }
+/// Executes a `CMD_TLBI_*`.
+pub fn invalidate_tlb(state: &GuestState, notified: &NotifiedFunctions, what: &Invalidation) {
+    trace_invalidation(what);
+    state.lock_to_invalidate().store.invalidate(what);
+    for function in notified.all().iter() {
+        let stream_id = stream_id(function);
+        let range = {
+            let store = &state.lock().store;
+            affected_range(what, store.configuration(stream_id), store.tlb())
+        };
+        match range {
+            None => {}
+            Some(Range::ALL) => unmap_all(function),
+            Some(range) => unmap(function, what, range),
         }
     }
+}
 
-    /// Executes a `CMD_CFGI_*` for the streams in `first..=last`.
-    pub fn forget_configurations(&self, first: u32, last: u32) {
-        if first == last {
-            trace::trace_smmu_config_cache_inv(first);
-        } else {
-            trace::trace_smmu_configs_inv_sid_range(first, last);
-        }
-        self.shared_when_undisturbed()
-            .store
-            .invalidate_configurations(first, last);
-        for function in self.notified_functions().iter() {
-            if (first..=last).contains(&stream_id(function)) {
-                unmap_all(function);
-            }
-        }
+/// Executes a `CMD_CFGI_*` for the streams in `first..=last`.
+pub fn invalidate_configs(state: &GuestState, notified: &NotifiedFunctions, first: u32, last: u32) {
+    if first == last {
+        trace::trace_smmu_config_cache_inv(first);
+    } else {
+        trace::trace_smmu_configs_inv_sid_range(first, last);
     }
-
-    /// Registers changed on which every translation depends.
-    pub fn forget_translations(&self) {
-        self.shared_when_undisturbed().store.clear();
-        self.separate_accesses();
-        self.unmap_notified();
-    }
-
-    /// Has everything unmapped in device IOTLBs (vhost).
-    pub fn unmap_notified(&self) {
-        for function in self.notified_functions().iter() {
+    state
+        .lock_to_invalidate()
+        .store
+        .invalidate_configurations(first, last);
+    for function in notified.all().iter() {
+        if (first..=last).contains(&stream_id(function)) {
             unmap_all(function);
         }
     }
+}
 
-    /// Returns the functions with notifiers as they are now: a notifier may change them while
-    /// it is called.
-    fn notified_functions(&self) -> Arc<Vec<OwnedSmmuFunction>> {
-        Arc::clone(&self.notified.borrow().0)
-    }
+/// Invalidates everything, because registers have changed on which every translation depends.
+pub fn invalidate_all(state: &GuestState, notified: &NotifiedFunctions) {
+    state.lock_to_invalidate().store.clear();
+    state.separate_accesses();
+    notified.unmap_all();
 }
 
 fn stream_id(function: &OwnedSmmuFunction) -> u32 {

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Runs the consumer of the Command queue: slice by slice, at once or later.
+
+use std::time::Duration;
+
+use bql::BqlRefCell;
+use hwcore::prelude::*;
+use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
+use smmuv3::{
+    cmdq::{self, Cmdq, Progress},
+    command::{Command, Leniency},
+    gerror::CommandError,
+    invalidation::FlushPolicy,
+    registers::Registers,
+};
+use util::timer::{Timer, CLOCK_VIRTUAL};
+
+use crate::{
+    irq::{Interrupt, IrqLines},
+    memory::GuestRam,
+    state::GuestState,
+    trace::{CmdqObserver, RateLimit},
+};
+
+/// Commands that one doorbell consumes before the vCPU goes on, unless its time is
+/// over earlier; the rest is consumed from the main loop, slice by slice.
+const SLICE: u32 = 4096;
+
+/// How long commands are consumed at once when the machine stops: enough for a full
+/// queue of 2^19 commands on a busy host. A slice is no measure, because it ends after
+/// two milliseconds however few commands the host has got to in them.
+pub const TIME_AT_STOP: Duration = Duration::from_secs(1);
+
+/// How long commands that no `CMD_SYNC` waits for may wait for others to fill a
+/// batch with, in nanoseconds: Linux rings the doorbell every 64 commands, which
+/// would be 63 and one more ioctl for a single command. Long enough that a busy
+/// guest does not wake the main loop for every doorbell.
+const DEFERRAL: u64 = 10_000_000;
+
+/// The Command queue's consumer.
+pub struct CommandQueue {
+    /// None before the SMMU is realized, and while the consumer runs
+    consumer: BqlRefCell<Option<Cmdq>>,
+    /// Goes on when a slice is used up
+    pub continue_later: BottomHalf,
+    /// Consumes commands that were deferred
+    pub deferred: Timer,
+    /// When it was last logged that an ILLEGAL command is consumed
+    tolerated: BqlRefCell<RateLimit>,
+}
+
+impl CommandQueue {
+    /// Returns the queue of an SMMU that is not realized. `deferred` must call
+    /// [`Self::consume_later`].
+    pub fn new(deferred: Timer) -> Self {
+        Self {
+            consumer: BqlRefCell::new(None),
+            continue_later: BottomHalf::new(),
+            deferred,
+            tolerated: BqlRefCell::default(),
+        }
+    }
+
+    /// Makes the queue ready to be consumed.
+    pub fn enable(&self, leniency: Leniency) {
+        let consumer = Cmdq::new(FlushPolicy::default()).with_leniency(leniency);
+        *self.consumer.borrow_mut() = Some(consumer);
+    }
+
+    /// Sets how batches are submitted.
+    pub fn set_policy(&self, policy: FlushPolicy) {
+        if let Some(consumer) = self.consumer.borrow_mut().as_mut() {
+            consumer.set_policy(policy);
+        }
+    }
+
+    /// Follows a reset of the registers.
+    pub fn reset(&self) {
+        if let Some(consumer) = self.consumer.borrow_mut().as_mut() {
+            consumer.reset();
+        }
+    }
+
+    /// Has commands consumed from the main loop.
+    pub fn consume_later(&self) {
+        self.continue_later.schedule();
+    }
+
+    /// Has the rest of a run consumed later.
+    pub fn arm(&self, progress: Progress) {
+        match progress {
+            Progress::Idle => {}
+            Progress::More => self.consume_later(),
+            Progress::Deferred => self.deferred.anticipate_in_ns(&CLOCK_VIRTUAL, DEFERRAL),
+        }
+    }
+
+    /// Takes the consumer, for one run. Nothing that the run does can come back here, because
+    /// of QEMU's guards against re-entrant I/O; if it did, it would find no consumer.
+    pub fn begin(&self) -> Option<Run<'_>> {
+        let consumer = self.consumer.borrow_mut().take()?;
+        Some(Run {
+            queue: self,
+            consumer,
+        })
+    }
+}
+
+/// One run of the consumer.
+pub struct Run<'a> {
+    queue: &'a CommandQueue,
+    consumer: Cmdq,
+}
+
+impl Run<'_> {
+    /// Consumes one slice of commands. `smmu` is named in log lines.
+    pub fn consume<H: cmdq::Host>(
+        mut self,
+        state: &GuestState,
+        irqs: &IrqLines,
+        smmu: &DeviceState,
+        backend: &mut H,
+    ) -> Progress {
+        // the moment at which the main loop goes on cannot be replayed
+        let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
+        let mut tolerated = self.queue.tolerated.borrow_mut();
+        let progress = state.consume(|registers, features| {
+            let observer = CmdqObserver::new(smmu, *features, &mut tolerated);
+            self.consumer.consume(
+                registers,
+                features,
+                &mut GuestRam,
+                backend,
+                &mut CmdqSignals { irqs, observer },
+                budget,
+            )
+        });
+        drop(tolerated);
+        *self.queue.consumer.borrow_mut() = Some(self.consumer);
+        progress
+    }
+}
+
+/// The interrupts and trace events of a run.
+struct CmdqSignals<'a> {
+    irqs: &'a IrqLines,
+    observer: CmdqObserver<'a>,
+}
+
+impl cmdq::Signals for CmdqSignals<'_> {
+    fn cmd_sync(&mut self) {
+        self.irqs.pulse(Interrupt::CmdSync);
+    }
+
+    fn gerror(&mut self) {
+        self.irqs.pulse(Interrupt::Gerror);
+    }
+
+    fn activated(&mut self, toggled: u32, gerror: u32) {
+        CmdqObserver::gerror_toggled(toggled, gerror);
+    }
+
+    fn consume_begin(&mut self, registers: &Registers) {
+        self.observer.consume_begin(registers);
+    }
+
+    fn opcode(&mut self, words: [u64; 2], command: Option<&Command>) {
+        self.observer.command(words, command);
+    }
+
+    fn tolerated(&mut self, opcode: u8) {
+        self.observer.command_tolerated(opcode);
+    }
+
+    fn error(&mut self, opcode: u8, code: CommandError) {
+        CmdqObserver::command_failed(opcode, code);
+    }
+
+    fn consume_end(&mut self, registers: &Registers) {
+        self.observer.consume_end(registers);
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Events on their way to the guest's Event queue.
+//!
+//! Transactions fault on the thread of whatever device. Writing a record and raising an
+//! interrupt takes the Big QEMU Lock (BQL); without it, events are pending, in order, until a
+//! bottom half records them.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    ptr,
+    sync::{Mutex, PoisonError},
+};
+
+use bql::BqlCell;
+use qemu_ext::bh::BottomHalf;
+use smmuv3::{
+    event::Event,
+    eventq::{self, Recorded},
+    fragment::Fragment,
+};
+
+use crate::{
+    irq::{Interrupt, IrqLines},
+    memory::GuestRam,
+    state::{GuestState, Locked},
+    trace::event_name,
+};
+
+::trace::include_trace!("hw_arm");
+
+/// Capacity of the queue of pending events. When it is full, further events are dropped and
+/// OVFLG is toggled, as for a full Event queue (§7.4).
+const CAPACITY: usize = 1024;
+
+/// What goes into the Event queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingEvent {
+    /// A record
+    Event(Event),
+    /// Some were lost
+    Lost,
+}
+
+/// Events that the Event queue does not have yet.
+#[derive(Debug, Default)]
+pub struct PendingEvents {
+    queue: Mutex<VecDeque<PendingEvent>>,
+    /// Events are being recorded
+    is_recording: BqlCell<bool>,
+    /// Records events that were raised without the BQL
+    pub record_later: BottomHalf,
+}
+
+/// The last access that this thread made, if it faulted and was recorded.
+///
+/// QEMU's core translates an access as a whole first. What is aborted it treats as an
+/// access to a device that does not answer, which it splits into pieces of 4 bytes at
+/// most (`flatview_read_continue_step()`, `flatview_write_continue_step()`, and
+/// `memory_access_size()` of `unassigned_mem_ops`), each of which is translated again.
+/// All ways of DMA come to these: `dma_memory_rw()`, the copies of the bounce buffers
+/// of `address_space_map()`, and the caches of virtio's rings; they differ in threads
+/// only, and an access is made by one.
+///
+/// The core ignores the page of an `IOMMU_NONE` entry, so it cannot be told that all
+/// of it aborts.
+#[derive(Clone, Copy)]
+struct LastFault {
+    /// The SMMU that recorded it, which is only compared
+    smmu: *const GuestState,
+    /// Its [`Locked::separations`] at that time
+    separations: u64,
+    fragment: Fragment,
+}
+
+thread_local! {
+    static LAST_FAULT: Cell<Option<LastFault>> = const { Cell::new(None) };
+}
+
+/// Notes that this thread makes an access that leaves no record: what faults next is
+/// no piece of what has faulted before.
+#[inline]
+pub fn end_access() {
+    LAST_FAULT.set(None);
+}
+
+impl PendingEvents {
+    fn with_queue<R>(&self, function: impl FnOnce(&mut VecDeque<PendingEvent>) -> R) -> R {
+        // nothing panics while it is locked, and if it did, every value is valid
+        function(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, event: PendingEvent) {
+        self.with_queue(|queue| match queue.len() {
+            CAPACITY.. => {}
+            length if length + 1 == CAPACITY => queue.push_back(PendingEvent::Lost),
+            _ => queue.push_back(event),
+        });
+    }
+
+    /// Drops all events.
+    pub fn clear(&self) {
+        self.with_queue(VecDeque::clear);
+    }
+
+    /// Queues the event of an access, or of a piece of one. Returns whether there is something
+    /// to record by [`Self::flush_or_schedule`]. Does not need the BQL.
+    ///
+    /// `locked` is that of `state`: no command is executed between what the caller has checked
+    /// in it and the event.
+    pub fn queue(
+        &self,
+        state: &GuestState,
+        locked: &Locked,
+        event: Event,
+        address: u64,
+        is_read: bool,
+    ) -> bool {
+        if !locked.registers.eventq_enabled() {
+            end_access();
+            return false;
+        }
+        let smmu = ptr::from_ref(state);
+        let separations = locked.separations;
+        let first = Fragment::first(event, address, is_read);
+        let before = LAST_FAULT
+            .get()
+            .filter(|last| ptr::eq(last.smmu, smmu) && last.separations == separations);
+        let behind = before.and_then(|last| first.behind(&last.fragment));
+        LAST_FAULT.set(Some(LastFault {
+            smmu,
+            separations,
+            fragment: behind.unwrap_or(first),
+        }));
+        if behind.is_none() {
+            self.push(PendingEvent::Event(event));
+        }
+        behind.is_none()
+    }
+
+    /// Records the pending events: at once with the BQL, or else from the main loop.
+    pub fn flush_or_schedule(&self, state: &GuestState, irqs: &IrqLines) {
+        if bql::is_locked() {
+            self.flush(state, irqs);
+        } else {
+            self.record_later.schedule();
+        }
+    }
+
+    /// Records the pending events. The address of a record may lead to a register of this
+    /// device; events that are pending then are left to the outermost caller.
+    pub fn flush(&self, state: &GuestState, irqs: &IrqLines) {
+        if self.is_recording.replace(true) {
+            return;
+        }
+        let mut is_empty = false;
+        // others may come meanwhile, without end
+        for _ in 0..CAPACITY {
+            let Some(event) = self.with_queue(VecDeque::pop_front) else {
+                is_empty = true;
+                break;
+            };
+            write(event, state, irqs);
+        }
+        self.is_recording.set(false);
+        if !is_empty {
+            self.record_later.schedule();
+        }
+    }
+
+    /// Records an event behind the pending ones.
+    pub fn record(&self, event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
+        self.push(event);
+        self.flush(state, irqs);
+    }
+}
+
+/// Writes an event into the guest's queue.
+fn write(event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
+    let (recorded, change) = state.record(|registers, features| match event {
+        PendingEvent::Event(event) => {
+            trace::trace_smmuv3_propagate_event(event_name(event.number()), event.sid());
+            eventq::record(registers, features, &mut GuestRam, &event)
+        }
+        PendingEvent::Lost => eventq::overflow(registers),
+    });
+    match recorded {
+        Recorded::Written { interrupt: true } => irqs.pulse(Interrupt::EventQ),
+        Recorded::Aborted { interrupt } => {
+            if change.toggled != 0 {
+                trace::trace_smmuv3_write_gerror(change.toggled, change.gerror);
+            }
+            if interrupt {
+                irqs.pulse(Interrupt::Gerror);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The backend of the Command queue without a host SMMU: the device's own caches, and device
+//! IOTLBs.
+
+use smmuv3::{
+    cmdq,
+    command::opcode::{CFGI_CD, CFGI_CD_ALL},
+    invalidation::{HostError, MAX_BATCH},
+    translation::Invalidation,
+};
+
+use super::notify::{invalidate_configs, invalidate_tlb, NotifiedFunctions};
+use crate::{deadline::TimeSlice, eventq::PendingEvents, irq::IrqLines, state::GuestState};
+
+/// The device's own caches as the target of commands. They never fail.
+///
+/// Once something is invalidated, no fault of a stale translation is still to come
+/// ([`Translator`](super::Translator) sees to it), and the pending events are recorded: so they
+/// are there before the `CMD_SYNC` that follows completes (§4.7.3).
+pub struct SoftwareBackend<'a> {
+    state: &'a GuestState,
+    notified: &'a NotifiedFunctions,
+    events: &'a PendingEvents,
+    irqs: &'a IrqLines,
+    slice: TimeSlice,
+    batch_limit: usize,
+}
+
+impl<'a> SoftwareBackend<'a> {
+    /// Returns the backend for one run of the consumer.
+    pub fn new(
+        state: &'a GuestState,
+        notified: &'a NotifiedFunctions,
+        events: &'a PendingEvents,
+        irqs: &'a IrqLines,
+    ) -> Self {
+        Self {
+            state,
+            notified,
+            events,
+            irqs,
+            slice: TimeSlice::begin(),
+            // Each notification can be a message that vhost's process takes its time to
+            // answer, while the Big QEMU Lock is held.
+            batch_limit: if notified.is_empty() { MAX_BATCH } else { 1 },
+        }
+    }
+}
+
+impl cmdq::Host for SoftwareBackend<'_> {
+    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
+        for words in commands {
+            let sid = (words[0] >> 32) as u32;
+            match Invalidation::of(*words) {
+                Some(what) => invalidate_tlb(self.state, self.notified, &what),
+                None if matches!(words[0] as u8, CFGI_CD | CFGI_CD_ALL) => {
+                    invalidate_configs(self.state, self.notified, sid, sid);
+                }
+                None => {}
+            }
+        }
+        self.events.flush(self.state, self.irqs);
+        Ok(())
+    }
+
+    fn forget_configurations(&mut self, first: u32, last: u32) {
+        invalidate_configs(self.state, self.notified, first, last);
+        self.events.flush(self.state, self.irqs);
+    }
+
+    fn next_stream(&mut self, _first: u32, _last: u32) -> Option<u32> {
+        // there is nothing to attach
+        None
+    }
+
+    fn has_vdevice(&mut self, _sid: u32) -> bool {
+        // the configuration of any stream may be cached
+        true
+    }
+
+    fn install_ste(&mut self, _sid: u32) -> bool {
+        false
+    }
+
+    fn quarantine(&mut self, _sid: u32) {}
+
+    fn fail_closed(&mut self) {}
+
+    fn batch_limit(&self) -> usize {
+        self.batch_limit
+    }
+
+    fn is_out_of_time(&mut self) -> bool {
+        self.slice.is_over()
+    }
+
+    fn gone(&mut self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What the guest can see of an SMMU, and what translation depends on.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use smmuv3::{
+    features::Features,
+    registers::Registers,
+    translation::{Store, Walk},
+};
+
+use crate::statistics::Statistics;
+
+/// The part of an SMMU that translation uses without the Big QEMU Lock.
+///
+/// It is locked for the length of a copy or a look-up only: never across an ioctl, an
+/// access to guest memory, a notifier, or an interrupt. Whatever needs these works on a
+/// copy of the registers, which [`Self::consume`] and [`Self::record`] merge back.
+pub struct GuestState {
+    locked: Mutex<Locked>,
+    /// Walks that invalidations wait for have ended
+    walks_ended: Condvar,
+}
+
+/// [`GuestState`], while it is locked.
+pub struct Locked {
+    /// The ID registers
+    pub features: Features,
+    /// All other registers
+    pub registers: Registers,
+    /// Configurations and translations of emulated devices
+    pub store: Store,
+    /// Hits and misses of both
+    pub statistics: Statistics,
+    /// Grows with whatever separates accesses: commands, and changes of registers
+    pub separations: u64,
+}
+
+/// A copy of all registers.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The ID registers
+    pub features: Features,
+    /// All other registers
+    pub registers: Registers,
+}
+
+/// Global errors that a change of the registers has toggled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GerrorChange {
+    /// The errors
+    pub toggled: u32,
+    /// GERROR after that
+    pub gerror: u32,
+}
+
+impl GuestState {
+    /// Returns the state after a reset.
+    pub fn new(features: Features) -> Self {
+        Self {
+            locked: Mutex::new(Locked {
+                features,
+                registers: Registers::reset(&features),
+                store: Store::default(),
+                statistics: Statistics::default(),
+                separations: 0,
+            }),
+            walks_ended: Condvar::new(),
+        }
+    }
+
+    /// Locks the state. Keep it short: see [`GuestState`].
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, Locked> {
+        // nothing panics while it is locked, and if it did, every value is valid
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks the state in order to invalidate, when no walk is in flight that must not be
+    /// overtaken.
+    ///
+    /// Called under the Big QEMU Lock, by threads that are not in such a walk: a walk without
+    /// that lock calls no device, and one with it is not waited for.
+    pub fn lock_to_invalidate(&self) -> MutexGuard<'_, Locked> {
+        self.walks_ended
+            .wait_while(self.lock(), |locked| locked.store.must_wait())
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a walk. Calls `function` with whether no invalidation has reached the walk; what
+    /// the function does comes before any invalidation that is still to come.
+    pub fn end_walk<R>(&self, walk: &Walk, function: impl FnOnce(&Locked, bool) -> R) -> R {
+        let mut locked = self.lock();
+        let result = function(&locked, locked.store.is_current(walk));
+        locked.store.end(walk);
+        drop(locked);
+        if walk.is_undisturbed() {
+            self.walks_ended.notify_all();
+        }
+        result
+    }
+
+    /// Returns the ID registers.
+    pub fn features(&self) -> Features {
+        self.lock().features
+    }
+
+    /// Returns a copy of all registers.
+    pub fn snapshot(&self) -> Snapshot {
+        let locked = self.lock();
+        Snapshot {
+            features: locked.features,
+            registers: locked.registers.clone(),
+        }
+    }
+
+    /// Notes that the guest has done something that separates accesses: no access after it is
+    /// a piece of one before it.
+    pub fn separate_accesses(&self) {
+        let mut locked = self.lock();
+        locked.separations = locked.separations.wrapping_add(1);
+    }
+
+    /// Runs the consumer of the Command queue on a copy of the registers.
+    pub fn consume<R>(&self, consumer: impl FnOnce(&mut Registers, &Features) -> R) -> R {
+        let (result, _) = self.run_on_copy(consumer, |locked, copy| {
+            locked.registers.cmdq.cons = copy.cmdq.cons;
+            locked.separations = locked.separations.wrapping_add(1);
+        });
+        result
+    }
+
+    /// Runs the producer of the Event queue on a copy of the registers.
+    pub fn record<R>(
+        &self,
+        producer: impl FnOnce(&mut Registers, &Features) -> R,
+    ) -> (R, GerrorChange) {
+        self.run_on_copy(producer, |locked, copy| {
+            locked.registers.eventq.prod = copy.eventq.prod;
+        })
+    }
+
+    /// Runs `function` on a copy of the registers, and has `merge` take what the function owns
+    /// of it. Global errors that it toggles are toggled here, because others may have toggled
+    /// other ones meanwhile.
+    fn run_on_copy<R>(
+        &self,
+        function: impl FnOnce(&mut Registers, &Features) -> R,
+        merge: impl FnOnce(&mut Locked, &Registers),
+    ) -> (R, GerrorChange) {
+        let Snapshot {
+            features,
+            mut registers,
+        } = self.snapshot();
+        let before = registers.gerror;
+        let result = function(&mut registers, &features);
+        let toggled = registers.gerror ^ before;
+        {
+            let mut locked = self.lock();
+            merge(&mut locked, &registers);
+            locked.registers.gerror ^= toggled;
+        }
+        let change = GerrorChange {
+            toggled,
+            gerror: registers.gerror,
+        };
+        (result, change)
+    }
+}

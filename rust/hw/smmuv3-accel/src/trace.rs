@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What trace events and log lines show of commands and events. Tools parse it.
+
+use std::{
+    ffi::CStr,
+    time::{Duration, Instant},
+};
+
+use hwcore::prelude::*;
+use qemu_ext::{log, object::ObjectExt};
+use smmuv3::{
+    command::{opcode::*, Command},
+    features::Features,
+    gerror::CommandError,
+    registers::Registers,
+};
+
+::trace::include_trace!("hw_arm");
+
+/// Returns the name of an opcode in `smmuv3_cmdq_opcode` and `smmuv3_cmdq_consume_error`.
+pub const fn command_name(opcode: u8) -> &'static CStr {
+    match opcode {
+        PREFETCH_CONFIG => c"SMMU_CMD_PREFETCH_CONFIG",
+        PREFETCH_ADDR => c"SMMU_CMD_PREFETCH_ADDR",
+        CFGI_STE => c"SMMU_CMD_CFGI_STE",
+        CFGI_STE_RANGE => c"SMMU_CMD_CFGI_STE_RANGE",
+        CFGI_CD => c"SMMU_CMD_CFGI_CD",
+        CFGI_CD_ALL => c"SMMU_CMD_CFGI_CD_ALL",
+        TLBI_NH_ALL => c"SMMU_CMD_TLBI_NH_ALL",
+        TLBI_NH_ASID => c"SMMU_CMD_TLBI_NH_ASID",
+        TLBI_NH_VA => c"SMMU_CMD_TLBI_NH_VA",
+        TLBI_NH_VAA => c"SMMU_CMD_TLBI_NH_VAA",
+        0x18 => c"SMMU_CMD_TLBI_EL3_ALL",
+        0x1a => c"SMMU_CMD_TLBI_EL3_VA",
+        TLBI_EL2_ALL => c"SMMU_CMD_TLBI_EL2_ALL",
+        TLBI_EL2_ASID => c"SMMU_CMD_TLBI_EL2_ASID",
+        TLBI_EL2_VA => c"SMMU_CMD_TLBI_EL2_VA",
+        TLBI_EL2_VAA => c"SMMU_CMD_TLBI_EL2_VAA",
+        TLBI_S12_VMALL => c"SMMU_CMD_TLBI_S12_VMALL",
+        TLBI_S2_IPA => c"SMMU_CMD_TLBI_S2_IPA",
+        TLBI_NSNH_ALL => c"SMMU_CMD_TLBI_NSNH_ALL",
+        ATC_INV => c"SMMU_CMD_ATC_INV",
+        PRI_RESP => c"SMMU_CMD_PRI_RESP",
+        RESUME => c"SMMU_CMD_RESUME",
+        STALL_TERM => c"SMMU_CMD_STALL_TERM",
+        SYNC => c"SMMU_CMD_SYNC",
+        0 | 0x47.. => c"INVALID",
+        _ => c"UNKNOWN",
+    }
+}
+
+/// Returns the name of an event number in `smmuv3_propagate_event`.
+pub const fn event_name(number: u8) -> &'static CStr {
+    match number {
+        0x01 => c"SMMU_EVT_F_UUT",
+        0x02 => c"SMMU_EVT_C_BAD_STREAMID",
+        0x03 => c"SMMU_EVT_F_STE_FETCH",
+        0x04 => c"SMMU_EVT_C_BAD_STE",
+        0x05 => c"SMMU_EVT_F_BAD_ATS_TREQ",
+        0x06 => c"SMMU_EVT_F_STREAM_DISABLED",
+        0x07 => c"SMMU_EVT_F_TRANS_FORBIDDEN",
+        0x08 => c"SMMU_EVT_C_BAD_SUBSTREAMID",
+        0x09 => c"SMMU_EVT_F_CD_FETCH",
+        0x0a => c"SMMU_EVT_C_BAD_CD",
+        0x0b => c"SMMU_EVT_F_WALK_EABT",
+        0x10 => c"SMMU_EVT_F_TRANSLATION",
+        0x11 => c"SMMU_EVT_F_ADDR_SIZE",
+        0x12 => c"SMMU_EVT_F_ACCESS",
+        0x13 => c"SMMU_EVT_F_PERMISSION",
+        0x20 => c"SMMU_EVT_F_TLB_CONFLICT",
+        0x21 => c"SMMU_EVT_F_CFG_CONFLICT",
+        0x24 => c"SMMU_EVT_E_PAGE_REQ",
+        0x25.. => c"INVALID",
+        _ => c"UNKNOWN",
+    }
+}
+
+/// Traces a command with its parameters. VMIDs count if there is a stage 2.
+fn trace_command(words: [u64; 2], command: Option<&Command>, stage2: bool) {
+    let sid = (words[0] >> 32) as u32;
+    let vmid = if stage2 { i32::from(sid as u16) } else { -1 };
+    let asid = (words[0] >> 48) as i32;
+    match command {
+        Some(Command::CfgiSte { .. }) => trace::trace_smmuv3_cmdq_cfgi_ste(sid as i32),
+        Some(Command::CfgiSteRange { first, last }) => {
+            trace::trace_smmuv3_cmdq_cfgi_ste_range(*first as i32, *last as i32);
+        }
+        Some(Command::Forward { .. }) => match words[0] as u8 {
+            CFGI_CD | CFGI_CD_ALL => trace::trace_smmuv3_cmdq_cfgi_cd(sid),
+            TLBI_NH_ALL => trace::trace_smmuv3_cmdq_tlbi_nh(vmid),
+            TLBI_NH_ASID => trace::trace_smmuv3_cmdq_tlbi_nh_asid(asid),
+            TLBI_NSNH_ALL => trace::trace_smmuv3_cmdq_tlbi_nsnh(),
+            TLBI_S12_VMALL => trace::trace_smmuv3_cmdq_tlbi_s12_vmid(vmid),
+            TLBI_NH_VA => range(words, vmid, asid, 1),
+            TLBI_NH_VAA => range(words, vmid, -1, 1),
+            TLBI_S2_IPA => range(words, vmid, -1, 2),
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+/// Traces an invalidation by address (§4.4.1.1).
+fn range(words: [u64; 2], vmid: i32, asid: i32, stage: i32) {
+    let field = |word: u64, low: u32, width: u32| (word >> low) & ((1 << width) - 1);
+    let (num, scale) = (field(words[0], 12, 5), field(words[0], 20, 5));
+    let (ttl, granule) = (field(words[1], 8, 2), field(words[1], 10, 2));
+    let pages = if granule == 0 { 1 } else { (num + 1) << scale };
+    trace::trace_smmuv3_range_inval(
+        vmid,
+        asid,
+        words[1] & !0xfff,
+        granule as u8,
+        pages,
+        ttl as u8,
+        words[1] & 1 != 0,
+        stage,
+    );
+}
+
+/// Limits lines in a log that a guest can cause: one a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimit(Option<Instant>);
+
+impl RateLimit {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Returns whether a line may be written now, and counts it if so.
+    fn permits(&mut self) -> bool {
+        let permitted = self.0.is_none_or(|last| last.elapsed() >= Self::INTERVAL);
+        if permitted {
+            self.0 = Some(Instant::now());
+        }
+        permitted
+    }
+}
+
+/// Traces one run of the Command queue's consumer.
+pub struct CmdqObserver<'a> {
+    device: &'a DeviceState,
+    features: Features,
+    tolerated: &'a mut RateLimit,
+}
+
+/// Returns index and wrap flag of a pointer of the Command queue.
+fn split(registers: &Registers, features: &Features, pointer: u32) -> (u32, u8) {
+    let ring = registers.cmdq_ring(features);
+    let index = ring.index(pointer);
+    (index, u8::from(pointer & ring.pointer_mask() != index))
+}
+
+impl<'a> CmdqObserver<'a> {
+    /// Returns the observer for the SMMU `device`. `tolerated` limits the lines about ILLEGAL
+    /// commands that are consumed.
+    pub fn new(device: &'a DeviceState, features: Features, tolerated: &'a mut RateLimit) -> Self {
+        Self {
+            device,
+            features,
+            tolerated,
+        }
+    }
+
+    /// Traces global errors that were toggled.
+    pub fn gerror_toggled(toggled: u32, gerror: u32) {
+        trace::trace_smmuv3_write_gerror(toggled, gerror);
+    }
+
+    /// Traces the beginning of a run.
+    pub fn consume_begin(&self, registers: &Registers) {
+        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq.prod);
+        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq.cons);
+        trace::trace_smmuv3_cmdq_consume(prod, cons, prod_wrap, cons_wrap);
+    }
+
+    /// Traces a command, which is `None` if it is ILLEGAL.
+    pub fn command(&self, words: [u64; 2], command: Option<&Command>) {
+        trace::trace_smmuv3_cmdq_opcode(command_name(words[0] as u8));
+        trace_command(words, command, self.features.s2p());
+    }
+
+    /// Logs that an ILLEGAL command is consumed.
+    pub fn command_tolerated(&mut self, opcode: u8) {
+        if self.tolerated.permits() {
+            log::guest_error(format_args!(
+                "{}: {} is ILLEGAL because IDR0.Hyp is 0; everything is invalidated",
+                self.device.path_component().unwrap_or_default(),
+                command_name(opcode).to_string_lossy()
+            ));
+        }
+    }
+
+    /// Traces that a command was not consumed.
+    pub fn command_failed(opcode: u8, code: CommandError) {
+        trace::trace_smmuv3_cmdq_consume_error(command_name(opcode), code.code() as u8);
+    }
+
+    /// Traces the end of a run.
+    pub fn consume_end(&self, registers: &Registers) {
+        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq.prod);
+        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq.cons);
+        trace::trace_smmuv3_cmdq_consume_out(prod, cons, prod_wrap, cons_wrap);
+    }
+}
