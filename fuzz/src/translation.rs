@@ -706,7 +706,7 @@ impl Smmu<'_> {
         assert_eq!(walked, expected, "a walk of {address:#x}");
         if let Outcome::Fault(fault) = walked {
             let event = fault.record(SID, address, wanted.read);
-            assert_eq!((event.sid(), event.event_type()), (SID, Some(fault.event)));
+            assert_eq!((event.sid(), event.number()), (SID, fault.event as u8));
             assert!(fault.is_recorded(registers) || !fault.recorded || event.number() == 2);
         }
         let hit = world.store.hit(SID, address, wanted);

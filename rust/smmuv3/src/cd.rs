@@ -4,20 +4,20 @@
 //! Context descriptors (5.3, 5.4), for walks in software.
 
 use crate::{
-    bits::{bit64, field64, mask64},
+    address::{align_down, entry, exceeds, truncate, words},
     cmdq::GuestMemory,
     features::{address_bits, Features},
+    spec::{
+        cd::{CdTable, CdWord0, L1Cd, Tg1},
+        ste::{S1Dss, S1Fmt, SteWord0, SteWord1, Tg0},
+    },
 };
 
 /// Size of a Context descriptor in bytes, and its log2.
 const CD_BYTES: usize = 64;
 const CD_LOG2_BYTES: u32 = 6;
-/// `S1ContextPtr`, bits 55:6 of STE word 0.
-const CONTEXT_POINTER: u64 = mask64(6, 50);
-/// `L1CD.L2Ptr`, bits 55:12 (5.3).
-const L2_POINTER: u64 = mask64(12, 44);
-/// `TTB0` and `TTB1`, bits 51:4 (5.4).
-const TRANSLATION_TABLE: u64 = mask64(4, 48);
+/// log2 of the size of a Level 1 Context descriptor in bytes (5.3).
+const L1CD_LOG2_BYTES: u32 = 3;
 
 /// Why there is no Context descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +38,30 @@ pub enum CdFault {
     },
 }
 
-/// A Context descriptor that is ILLEGAL (`C_BAD_CD`, 7.3.11; 5.4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadCd;
+/// Why a Context descriptor is ILLEGAL (`C_BAD_CD`, 7.3.11; 5.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BadCd {
+    /// `V` is 0.
+    Invalid,
+    /// `AA64` asks for VMSAv8-32 tables, which are not implemented.
+    Format,
+    /// `ENDI` asks for big-endian tables, which are not implemented.
+    Endianness,
+    /// `HA` or `HD` asks for updates that are not implemented.
+    Updates,
+    /// `S` asks for stalls, which are not implemented.
+    Stall,
+    /// `A` is 0 although terminated transactions always abort.
+    Terminate,
+    /// `ASID` has more bits than are implemented.
+    Asid,
+    /// `TG0` or `TG1` is Reserved, or a granule that is not implemented.
+    Granule,
+    /// `T0SZ` or `T1SZ` is out of range.
+    Size,
+    /// `TTB0` or `TTB1` is above the effective `IPS`.
+    Table,
+}
 
 /// Where one of the two stage 1 tables lies (`TTB0`, `TTB1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +85,8 @@ pub struct Translation {
     pub affd: bool,
     /// Effective `IPS`: output address size in bits, no more than the SMMU's.
     pub oas_bits: u8,
-    /// `TBI0` in bit 0, `TBI1` in bit 1: the top byte is ignored.
-    pub tbi: u8,
+    /// `TBI0` and `TBI1`: the top byte is ignored.
+    pub tbi: [bool; 2],
     /// `ASID`.
     pub asid: u16,
     /// `R`: faults are recorded.
@@ -85,85 +106,95 @@ impl Cd {
     ///
     /// [`BadCd`] if it is not valid or ILLEGAL with these features.
     pub fn translation(&self, features: &Features) -> Result<Translation, BadCd> {
-        let word0 = self.0[0];
-        let valid = bit64(word0, 31);
-        let aarch64 = bit64(word0, 41);
+        let [word0, word1, word2, ..] = self.0;
+        let (cd, lower, upper) = (CdWord0::of(word0), CdTable::of(word1), CdTable::of(word2));
         // ENDI is IGNORED where no walk is made: EPD0 and EPD1.
-        let big_endian = bit64(word0, 15) && !(bit64(word0, 14) && bit64(word0, 30));
-        // Hardware update of flags is not implemented by a walk in software.
-        let updates = field64(word0, 42, 2) != 0;
-        let stalls = bit64(word0, 44) && features.stall_model() == 0b01;
-        let silent = !bit64(word0, 46) && features.term_model();
-        let wide_asid = field64(word0, 56, 8) != 0 && !features.asid16();
-        if !valid || !aarch64 || big_endian || updates || stalls || silent || wide_asid {
-            return Err(BadCd);
+        let big_endian = cd.endi() && !(cd.epd0() && cd.epd1());
+        let illegal = [
+            (!cd.v(), BadCd::Invalid),
+            (!cd.aa64(), BadCd::Format),
+            (big_endian, BadCd::Endianness),
+            // A walk in software updates nothing.
+            (cd.hd() || cd.ha(), BadCd::Updates),
+            (cd.s() && features.stall_model() == 0b01, BadCd::Stall),
+            (!cd.a() && features.term_model(), BadCd::Terminate),
+            (cd.asid() > 0xff && !features.asid16(), BadCd::Asid),
+        ];
+        if let Some((_, reason)) = illegal.into_iter().find(|(is_illegal, _)| *is_illegal) {
+            return Err(reason);
         }
-        let oas_bits = address_bits(field64(word0, 32, 3) as u8).min(features.oas_bits()) as u8;
+        let oas_bits = address_bits(cd.ips().value()).min(features.oas_bits()) as u8;
+        let table = |word: CdTable, disabled, tsz, granule_shift: Option<u8>| {
+            let table = TranslationTable {
+                disabled,
+                base: word.table(),
+                tsz,
+                granule_shift: granule_shift.unwrap_or(12),
+                had: word.had() && features.had(),
+            };
+            // What is disabled is not checked (5.4.2).
+            if disabled {
+                return Ok(table);
+            }
+            check_table(&table, granule_shift, oas_bits, features).map(|()| table)
+        };
         Ok(Translation {
-            affd: bit64(word0, 35),
+            affd: cd.affd(),
             oas_bits,
-            tbi: field64(word0, 38, 2) as u8,
-            asid: field64(word0, 48, 16) as u16,
-            record_faults: bit64(word0, 45),
+            tbi: [cd.tbi0(), cd.tbi1()],
+            asid: cd.asid(),
+            record_faults: cd.r(),
             tables: [
-                self.table(0, granule0(field64(word0, 6, 2)), oas_bits, features)?,
-                self.table(1, granule1(field64(word0, 22, 2)), oas_bits, features)?,
+                table(lower, cd.epd0(), cd.t0sz().value(), granule0(cd.tg0()))?,
+                table(upper, cd.epd1(), cd.t1sz().value(), granule1(cd.tg1()))?,
             ],
         })
     }
+}
 
-    /// Table 0 or 1. What is disabled is not checked (5.4.2).
-    fn table(
-        &self,
-        half: u32,
-        granule_shift: Option<u8>,
-        oas_bits: u8,
-        features: &Features,
-    ) -> Result<TranslationTable, BadCd> {
-        let low = half * 16;
-        let [word0, word1, word2, ..] = self.0;
-        let word = if half == 0 { word1 } else { word2 };
-        let table = TranslationTable {
-            disabled: bit64(word0, low + 14),
-            base: word & TRANSLATION_TABLE,
-            tsz: field64(word0, low, 6) as u8,
-            granule_shift: granule_shift.unwrap_or(12),
-            had: bit64(word, 1) && features.had(),
-        };
-        let implemented = match granule_shift {
-            Some(12) => features.gran4k(),
-            Some(14) => features.gran16k(),
-            Some(16) => features.gran64k(),
-            _ => false,
-        };
-        // More than 48 bits go with the 64KB granule only (5.4, TTB0).
-        let limit = if table.granule_shift == 16 { 52 } else { 48 };
-        let fits = table.base & !mask64(0, u32::from(oas_bits).min(limit)) == 0;
-        if table.disabled || (implemented && fits && (16..=39).contains(&table.tsz)) {
-            Ok(table)
-        } else {
-            Err(BadCd)
-        }
+/// Whether walks can be made from `table`.
+fn check_table(
+    table: &TranslationTable,
+    granule_shift: Option<u8>,
+    oas_bits: u8,
+    features: &Features,
+) -> Result<(), BadCd> {
+    let implemented = match granule_shift {
+        Some(12) => features.gran4k(),
+        Some(14) => features.gran16k(),
+        Some(16) => features.gran64k(),
+        _ => false,
+    };
+    // More than 48 bits go with the 64KB granule only (5.4, TTB0).
+    let limit = if table.granule_shift == 16 { 52 } else { 48 };
+    if !implemented {
+        Err(BadCd::Granule)
+    } else if exceeds(table.base, u32::from(oas_bits).min(limit)) {
+        Err(BadCd::Table)
+    } else if !(16..=39).contains(&table.tsz) {
+        Err(BadCd::Size)
+    } else {
+        Ok(())
     }
 }
 
 /// `TG0` (5.4).
-const fn granule0(encoding: u64) -> Option<u8> {
-    match encoding {
-        0b00 => Some(12),
-        0b01 => Some(16),
-        0b10 => Some(14),
-        _ => None,
+const fn granule0(tg0: Tg0) -> Option<u8> {
+    match tg0 {
+        Tg0::Gran4K => Some(12),
+        Tg0::Gran64K => Some(16),
+        Tg0::Gran16K => Some(14),
+        Tg0::Reserved => None,
     }
 }
 
 /// `TG1` (5.4): encoded otherwise than `TG0`.
-const fn granule1(encoding: u64) -> Option<u8> {
-    match encoding {
-        0b10 => Some(12),
-        0b11 => Some(16),
-        0b01 => Some(14),
-        _ => None,
+const fn granule1(tg1: Tg1) -> Option<u8> {
+    match tg1 {
+        Tg1::Gran4K => Some(12),
+        Tg1::Gran64K => Some(16),
+        Tg1::Gran16K => Some(14),
+        Tg1::Reserved => None,
     }
 }
 
@@ -180,69 +211,49 @@ pub fn fetch<M: GuestMemory>(
     memory: &mut M,
     ssid: u32,
 ) -> Result<Cd, CdFault> {
-    let [word0, word1] = *ste;
-    let table = word0 & CONTEXT_POINTER & mask64(0, features.oas_bits());
+    let (word0, word1) = (SteWord0::of(ste[0]), SteWord1::of(ste[1]));
+    let table = truncate(word0.context_table(), features.oas_bits());
     // Without SubstreamIDs S1ContextPtr is the address of the one descriptor.
     let cd_max = match features.ssidsize() {
         0 => 0,
-        _ => field64(word0, 59, 5) as u32,
+        _ => word0.s1cdmax().value(),
     };
     if u64::from(ssid) >> cd_max != 0 {
         return Err(CdFault::BadSubstreamId);
     }
     if ssid == 0 && cd_max != 0 {
-        match field64(word1, 0, 2) {
-            0b10 => {}
-            0b01 => return Err(CdFault::Bypassed),
-            _ => return Err(CdFault::StreamDisabled),
+        match word1.s1dss() {
+            S1Dss::Substream0 => {}
+            S1Dss::Bypass => return Err(CdFault::Bypassed),
+            S1Dss::Terminate => return Err(CdFault::StreamDisabled),
         }
     }
-    let leaf_log2 = match field64(word0, 4, 2) {
+    let leaf_log2 = match word0.s1fmt() {
         _ if cd_max == 0 => None,
-        0b01 => Some(6),
-        0b10 => Some(10),
-        _ => None,
+        S1Fmt::TwoLevel4K => Some(6),
+        S1Fmt::TwoLevel64K => Some(10),
+        S1Fmt::Linear => None,
     };
     let address = match leaf_log2 {
-        None => descriptor(table, ssid),
+        None => entry(table, ssid.into(), CD_LOG2_BYTES),
         Some(split) => {
-            let at = table.wrapping_add(u64::from(ssid >> split) << 3);
+            let at = entry(table, u64::from(ssid >> split), L1CD_LOG2_BYTES);
             let l1cd = memory
                 .read_u64(at)
                 .map_err(|_| CdFault::FetchAbort { address: at })?;
-            if !bit64(l1cd, 0) {
-                return Err(CdFault::BadSubstreamId);
-            }
-            let leaf = l1cd & L2_POINTER;
+            let l1cd = L1Cd::of(l1cd);
             // SMMUv3.1 and later do not truncate this address (3.4.3).
-            if leaf & !mask64(0, features.oas_bits()) != 0 {
+            if !l1cd.v() || exceeds(l1cd.table(), features.oas_bits()) {
                 return Err(CdFault::BadSubstreamId);
             }
             // A second level of 64KB is aligned to that (5.2, S1Fmt).
-            let leaf = leaf & !mask64(0, split + CD_LOG2_BYTES);
-            descriptor(leaf, ssid & ((1 << split) - 1))
+            let leaf = align_down(l1cd.table(), split + CD_LOG2_BYTES);
+            entry(leaf, truncate(ssid.into(), split), CD_LOG2_BYTES)
         }
     };
-    let bytes: [u8; CD_BYTES] = read(memory, address)?;
-    let mut words = [0; 8];
-    for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = eight
-            .iter()
-            .rev()
-            .fold(0, |high, byte| (high << 8) | u64::from(*byte));
-    }
-    Ok(Cd(words))
-}
-
-/// Address of descriptor `index` of an array.
-const fn descriptor(base: u64, index: u32) -> u64 {
-    base.wrapping_add((index as u64) << CD_LOG2_BYTES)
-}
-
-fn read<M: GuestMemory, const N: usize>(memory: &mut M, address: u64) -> Result<[u8; N], CdFault> {
-    let mut bytes = [0; N];
+    let mut bytes = [0; CD_BYTES];
     match memory.read(address, &mut bytes) {
-        Ok(()) => Ok(bytes),
+        Ok(()) => Ok(Cd(words(&bytes))),
         Err(_) => Err(CdFault::FetchAbort { address }),
     }
 }

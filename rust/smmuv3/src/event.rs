@@ -4,8 +4,12 @@
 //! Event records (7.3): 32 bytes that tell why a transaction was terminated
 //! or stalled.
 
+use bilge::prelude::*;
+
+pub use crate::spec::event::Class;
 use crate::{
-    bits::{field64, mask64},
+    address::words,
+    spec::event::{EventWord0, EventWord1},
     StreamId,
 };
 
@@ -56,85 +60,32 @@ pub enum EventType {
     VmsFetch = 0x25,
 }
 
-/// Every event number that the specification gives a meaning.
-const TYPES: [EventType; 19] = [
-    EventType::UnsupportedTransaction,
-    EventType::BadStreamId,
-    EventType::SteFetch,
-    EventType::BadSte,
-    EventType::BadAtsRequest,
-    EventType::StreamDisabled,
-    EventType::TranslatedForbidden,
-    EventType::BadSubstreamId,
-    EventType::CdFetch,
-    EventType::BadCd,
-    EventType::WalkAbort,
-    EventType::Translation,
-    EventType::AddressSize,
-    EventType::Access,
-    EventType::Permission,
-    EventType::TlbConflict,
-    EventType::ConfigConflict,
-    EventType::PageRequest,
-    EventType::VmsFetch,
-];
-
-impl EventType {
-    /// The event with this number, if the specification names one.
-    pub fn from_number(number: u8) -> Option<Self> {
-        TYPES.into_iter().find(|event| *event as u8 == number)
-    }
-}
-
 /// An event record: four words in CPU order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event(pub [u64; 4]);
 
-/// `SSV`, bit 11 of word 0.
-const SSV: u64 = mask64(11, 1);
-/// `Stall`, bit 31 of word 1.
-const STALL: u64 = mask64(31, 1);
-/// `RnW`, bit 35 of word 1 (99 of the record).
-const READ: u64 = mask64(35, 1);
-/// `S2`, bit 39 of word 1.
-const STAGE2: u64 = mask64(39, 1);
-/// `TTRnW`, bit 44 of word 1.
-const TABLE_READ: u64 = mask64(44, 1);
-
-/// `CLASS`: what the SMMU was doing when a translation faulted (7.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Class {
-    /// Fetching a Context descriptor.
-    Cd = 0b00,
-    /// Fetching a descriptor of a stage 1 translation table.
-    Tt = 0b01,
-    /// Translating the address of the transaction.
-    In = 0b10,
-}
-
 impl Event {
     /// A record of this type about a stream; everything else is 0.
-    pub const fn new(event: EventType, sid: StreamId) -> Self {
-        Self([event as u64 | ((sid as u64) << 32), 0, 0, 0])
+    pub fn new(event: EventType, sid: StreamId) -> Self {
+        let mut word0 = EventWord0::of(0);
+        word0.set_number(event as u8);
+        word0.set_sid(sid);
+        Self([word0.raw(), 0, 0, 0])
     }
 
     /// The same with a `SubstreamID`, of which the low 20 bits count.
     #[must_use]
-    pub const fn with_ssid(mut self, ssid: u32) -> Self {
-        self.0[0] &= !(mask64(12, 20) | SSV);
-        self.0[0] |= SSV | (((ssid as u64) << 12) & mask64(12, 20));
-        self
+    pub fn with_ssid(self, ssid: u32) -> Self {
+        self.with_word0(|word0| {
+            word0.set_ssv(true);
+            word0.set_ssid(u20::extract_u32(ssid, 0));
+        })
     }
 
     /// The same about a read, or else about a write.
     #[must_use]
-    pub const fn with_read(mut self, read: bool) -> Self {
-        self.0[1] &= !READ;
-        if read {
-            self.0[1] |= READ;
-        }
-        self
+    pub fn with_read(self, read: bool) -> Self {
+        self.with_word1(|word1| word1.set_rnw(read))
     }
 
     /// The same with an input address.
@@ -153,84 +104,51 @@ impl Event {
 
     /// The same about a fault of stage 2, or else of stage 1.
     #[must_use]
-    pub const fn with_stage2(mut self, stage2: bool) -> Self {
-        self.0[1] &= !STAGE2;
-        if stage2 {
-            self.0[1] |= STAGE2;
-        }
-        self
+    pub fn with_stage2(self, stage2: bool) -> Self {
+        self.with_word1(|word1| word1.set_s2(stage2))
     }
 
     /// The same about an operation of this class.
     #[must_use]
-    pub const fn with_class(mut self, class: Class) -> Self {
-        self.0[1] = (self.0[1] & !mask64(40, 2)) | ((class as u64) << 40);
-        self
+    pub fn with_class(self, class: Class) -> Self {
+        self.with_word1(|word1| word1.set_class(class))
     }
 
     /// The same where reading a stage 1 descriptor was not permitted (`TTRnW`).
     #[must_use]
-    pub const fn with_table_read(mut self) -> Self {
-        self.0[1] |= TABLE_READ;
-        self
-    }
-
-    /// Event number, known or not.
-    pub const fn number(&self) -> u8 {
-        self.0[0] as u8
-    }
-
-    /// Event type, if the specification names it.
-    pub fn event_type(&self) -> Option<EventType> {
-        EventType::from_number(self.number())
-    }
-
-    /// `StreamID`.
-    pub const fn sid(&self) -> StreamId {
-        (self.0[0] >> 32) as StreamId
-    }
-
-    /// `SubstreamID`, if there was one.
-    pub fn ssid(&self) -> Option<u32> {
-        (self.0[0] & SSV != 0).then(|| field64(self.0[0], 12, 20) as u32)
-    }
-
-    /// Whether the transaction is stalled, to be resumed by `STAG` (4.7.1).
-    pub fn stalled(&self) -> Option<u16> {
-        (self.0[1] & STALL != 0).then_some(self.0[1] as u16)
-    }
-
-    /// `RnW`: a read, or else a write.
-    pub const fn is_read(&self) -> bool {
-        self.0[1] & READ != 0
-    }
-
-    /// `S2`: the fault is one of stage 2.
-    pub const fn is_stage2(&self) -> bool {
-        self.0[1] & STAGE2 != 0
-    }
-
-    /// `CLASS` as encoded.
-    pub const fn class(&self) -> u8 {
-        field64(self.0[1], 40, 2) as u8
-    }
-
-    /// `InputAddr`.
-    pub const fn input_address(&self) -> u64 {
-        self.0[2]
-    }
-
-    /// `FetchAddr` or `IPA`, whichever the type has.
-    pub const fn second_address(&self) -> u64 {
-        self.0[3]
+    pub fn with_table_read(self) -> Self {
+        self.with_word1(|word1| word1.set_ttrnw(true))
     }
 
     /// The same about another stream: a host's record on its way to a guest
     /// that knows the device by its own `StreamID`.
     #[must_use]
-    pub const fn with_sid(mut self, sid: StreamId) -> Self {
-        self.0[0] = (self.0[0] & mask64(0, 32)) | ((sid as u64) << 32);
+    pub fn with_sid(self, sid: StreamId) -> Self {
+        self.with_word0(|word0| word0.set_sid(sid))
+    }
+
+    fn with_word0(mut self, set: impl FnOnce(&mut EventWord0)) -> Self {
+        let mut word0 = EventWord0::of(self.0[0]);
+        set(&mut word0);
+        self.0[0] = word0.raw();
         self
+    }
+
+    fn with_word1(mut self, set: impl FnOnce(&mut EventWord1)) -> Self {
+        let mut word1 = EventWord1::of(self.0[1]);
+        set(&mut word1);
+        self.0[1] = word1.raw();
+        self
+    }
+
+    /// Event number, known or not.
+    pub fn number(&self) -> u8 {
+        EventWord0::of(self.0[0]).number()
+    }
+
+    /// `StreamID`.
+    pub fn sid(&self) -> StreamId {
+        EventWord0::of(self.0[0]).sid()
     }
 
     /// The record as it lies in memory, little-endian.
@@ -244,14 +162,7 @@ impl Event {
 
     /// A record as it lies in memory, little-endian.
     pub fn from_bytes(bytes: &[u8; EVENT_BYTES]) -> Self {
-        let mut words = [0; 4];
-        for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = eight
-                .iter()
-                .rev()
-                .fold(0, |high, byte| (high << 8) | u64::from(*byte));
-        }
-        Self(words)
+        Self(words(bytes))
     }
 }
 
@@ -277,31 +188,18 @@ mod tests {
         let event = Event::new(EventType::SteFetch, 8)
             .with_second_address(0x8000_0040)
             .with_sid(9);
-        assert_eq!(event.event_type(), Some(EventType::SteFetch));
-        assert_eq!(
-            (event.sid(), event.ssid(), event.stalled()),
-            (9, None, None)
-        );
-        assert_eq!(event.second_address(), 0x8000_0040);
-        assert!(!event.is_read() && !event.is_stage2());
+        assert_eq!((event.number(), event.sid()), (0x03, 9));
+        assert_eq!(event.0, [0x9_0000_0003, 0, 0, 0x8000_0040]);
         let walk = event
             .with_stage2(true)
             .with_class(Class::In)
             .with_table_read();
         assert_eq!(walk.0[1], (1 << 39) | (0b10 << 40) | (1 << 44));
         let cd = walk.with_class(Class::Cd).with_stage2(false);
-        assert_eq!((walk.class(), cd.class(), cd.is_stage2()), (2, 0, false));
-        assert_eq!(event.with_ssid(0).ssid(), Some(0));
-        assert_eq!(event.with_ssid(u32::MAX).ssid(), Some(0xf_ffff));
-        let stalled = Event([0x10, 0x8000_1234 | (1 << 39), 0, 0]);
-        assert_eq!(stalled.stalled(), Some(0x1234));
-        assert!(stalled.is_stage2());
-    }
-
-    #[test]
-    fn every_number_is_either_named_or_not() {
-        let named = (0..=u8::MAX).filter_map(EventType::from_number);
-        assert!(named.eq(TYPES));
-        assert_eq!(Event([0xe0, 0, 0, 0]).event_type(), None);
+        assert_eq!(cd.0[1], 1 << 44);
+        let ssid = |ssid| EventWord0::of(event.with_ssid(ssid).0[0]);
+        assert!(ssid(0).ssv() && ssid(0).ssid().value() == 0);
+        assert_eq!(ssid(u32::MAX).ssid().value(), 0xf_ffff);
+        assert_eq!(event.with_ssid(u32::MAX).with_ssid(0), event.with_ssid(0));
     }
 }

@@ -3,7 +3,11 @@
 
 //! The identification registers (6.3.1-6.3.8) as one guest sees them.
 
-use crate::bits::{bit32, field32, with_field32};
+use crate::spec::{
+    get, mask,
+    register::{Idr0, Idr1, Idr3, Idr5},
+    set,
+};
 
 /// `SMMU_IDR0` to `SMMU_IDR5`, `SMMU_IIDR` and `SMMU_AIDR`.
 ///
@@ -37,19 +41,19 @@ pub(crate) const fn address_bits(encoding: u8) -> u32 {
 
 /// One-bit fields: getter, and setter by value.
 macro_rules! flags {
-    ($($(#[$doc:meta])* $get:ident $with:ident = idr[$n:literal] bit $bit:literal;)*) => {
+    ($($(#[$doc:meta])* $get:ident $with:ident = idr[$n:literal] $layout:ident;)*) => {
         impl Features {
             $(
                 $(#[$doc])*
                 #[inline]
                 pub const fn $get(&self) -> bool {
-                    bit32(self.idr[$n], $bit)
+                    self.idr[$n] & mask!($layout: $get) != 0
                 }
 
                 #[doc = concat!("The same with [`", stringify!($get), "`](Self::", stringify!($get), ") as given.")]
                 #[must_use]
                 pub const fn $with(mut self, value: bool) -> Self {
-                    self.idr[$n] = with_field32(self.idr[$n], $bit, 1, value as u32);
+                    self.idr[$n] = set(self.idr[$n], mask!($layout: $get), value as u32);
                     self
                 }
             )*
@@ -59,19 +63,19 @@ macro_rules! flags {
 
 /// Wider fields: getter of the encoding, and setter by encoding.
 macro_rules! fields {
-    ($($(#[$doc:meta])* $get:ident $with:ident = idr[$n:literal] bit $low:literal width $width:literal;)*) => {
+    ($($(#[$doc:meta])* $get:ident $with:ident = idr[$n:literal] $layout:ident;)*) => {
         impl Features {
             $(
                 $(#[$doc])*
                 #[inline]
                 pub const fn $get(&self) -> u8 {
-                    field32(self.idr[$n], $low, $width) as u8
+                    get(self.idr[$n], mask!($layout: $get)) as u8
                 }
 
                 #[doc = concat!("The same with [`", stringify!($get), "`](Self::", stringify!($get), ") as given; bits that the field lacks are dropped.")]
                 #[must_use]
                 pub const fn $with(mut self, value: u8) -> Self {
-                    self.idr[$n] = with_field32(self.idr[$n], $low, $width, value as u32);
+                    self.idr[$n] = set(self.idr[$n], mask!($layout: $get), value as u32);
                     self
                 }
             )*
@@ -81,88 +85,88 @@ macro_rules! fields {
 
 flags! {
     /// Stage 2 translation.
-    s2p with_s2p = idr[0] bit 0;
+    s2p with_s2p = idr[0] Idr0;
     /// Stage 1 translation.
-    s1p with_s1p = idr[0] bit 1;
+    s1p with_s1p = idr[0] Idr0;
     /// Broadcast TLB maintenance.
-    btm with_btm = idr[0] bit 5;
+    btm with_btm = idr[0] Idr0;
     /// Dormant hint.
-    dormhint with_dormhint = idr[0] bit 8;
+    dormhint with_dormhint = idr[0] Idr0;
     /// EL2 stage 1 contexts.
-    hyp with_hyp = idr[0] bit 9;
+    hyp with_hyp = idr[0] Idr0;
     /// PCI Address Translation Services.
-    ats with_ats = idr[0] bit 10;
+    ats with_ats = idr[0] Idr0;
     /// 16-bit ASIDs; else 8 bits.
-    asid16 with_asid16 = idr[0] bit 12;
+    asid16 with_asid16 = idr[0] Idr0;
     /// Message Signalled Interrupts of the SMMU itself.
-    msi with_msi = idr[0] bit 13;
+    msi with_msi = idr[0] Idr0;
     /// `WFE` wake-up events.
-    sev with_sev = idr[0] bit 14;
+    sev with_sev = idr[0] Idr0;
     /// PCI Page Request Interface.
-    pri with_pri = idr[0] bit 16;
+    pri with_pri = idr[0] Idr0;
     /// VMID wildcards.
-    vmw with_vmw = idr[0] bit 17;
+    vmw with_vmw = idr[0] Idr0;
     /// 16-bit VMIDs; else 8 bits.
-    vmid16 with_vmid16 = idr[0] bit 18;
+    vmid16 with_vmid16 = idr[0] Idr0;
     /// Two-level Context descriptor tables.
-    cd2l with_cd2l = idr[0] bit 19;
+    cd2l with_cd2l = idr[0] Idr0;
     /// Recording of configuration errors of ATS Translation Requests.
-    atsrecerr with_atsrecerr = idr[0] bit 23;
+    atsrecerr with_atsrecerr = idr[0] Idr0;
     /// Terminated transactions always abort: `CD.A == 0` is not available.
-    term_model with_term_model = idr[0] bit 26;
+    term_model with_term_model = idr[0] Idr0;
     /// The queue base addresses are fixed.
-    queues_preset with_queues_preset = idr[1] bit 29;
+    queues_preset with_queues_preset = idr[1] Idr1;
     /// The table base addresses are fixed.
-    tables_preset with_tables_preset = idr[1] bit 30;
+    tables_preset with_tables_preset = idr[1] Idr1;
     /// Enhanced Command queues.
-    ecmdq with_ecmdq = idr[1] bit 31;
+    ecmdq with_ecmdq = idr[1] Idr1;
     /// Hierarchical attribute disable: `CD.HAD0` and `CD.HAD1`.
-    had with_had = idr[3] bit 2;
+    had with_had = idr[3] Idr3;
     /// Execute-never control of stage 2 by privilege.
-    xnx with_xnx = idr[3] bit 4;
+    xnx with_xnx = idr[3] Idr3;
     /// Memory Partitioning and Monitoring.
-    mpam with_mpam = idr[3] bit 7;
+    mpam with_mpam = idr[3] Idr3;
     /// Small translation tables.
-    stt with_stt = idr[3] bit 9;
+    stt with_stt = idr[3] Idr3;
     /// Range-based invalidation and level hints (4.4.1.1).
-    ril with_ril = idr[3] bit 10;
+    ril with_ril = idr[3] Idr3;
     /// Device Permission Table.
-    dpt with_dpt = idr[3] bit 15;
+    dpt with_dpt = idr[3] Idr3;
     /// 4KB translation granule.
-    gran4k with_gran4k = idr[5] bit 4;
+    gran4k with_gran4k = idr[5] Idr5;
     /// 16KB translation granule.
-    gran16k with_gran16k = idr[5] bit 5;
+    gran16k with_gran16k = idr[5] Idr5;
     /// 64KB translation granule.
-    gran64k with_gran64k = idr[5] bit 6;
+    gran64k with_gran64k = idr[5] Idr5;
     /// 52-bit addresses with the 4KB and 16KB granules.
-    ds with_ds = idr[5] bit 7;
+    ds with_ds = idr[5] Idr5;
 }
 
 fields! {
     /// Translation table formats: bit 1 is `AArch64`, bit 0 is `AArch32`.
-    ttf with_ttf = idr[0] bit 2 width 2;
+    ttf with_ttf = idr[0] Idr0;
     /// Hardware update of Access flag and dirty state.
-    httu with_httu = idr[0] bit 6 width 2;
+    httu with_httu = idr[0] Idr0;
     /// Endianness of translation table walks.
-    ttendian with_ttendian = idr[0] bit 21 width 2;
+    ttendian with_ttendian = idr[0] Idr0;
     /// 0b00 stall and terminate, 0b01 terminate only, 0b10 stall only.
-    stall_model with_stall_model = idr[0] bit 24 width 2;
+    stall_model with_stall_model = idr[0] Idr0;
     /// 0b01 if two-level Stream tables are supported.
-    st_level with_st_level = idr[0] bit 27 width 2;
+    st_level with_st_level = idr[0] Idr0;
     /// Width of a `StreamID` in bits, as the register encodes it.
-    sidsize with_sidsize = idr[1] bit 0 width 6;
+    sidsize with_sidsize = idr[1] Idr1;
     /// Width of a `SubstreamID` in bits; 0: no `SubstreamIDs`.
-    ssidsize with_ssidsize = idr[1] bit 6 width 5;
+    ssidsize with_ssidsize = idr[1] Idr1;
     /// log2 of the largest Event queue, in entries.
-    eventqs with_eventqs = idr[1] bit 16 width 5;
+    eventqs with_eventqs = idr[1] Idr1;
     /// log2 of the largest Command queue, in entries.
-    cmdqs with_cmdqs = idr[1] bit 21 width 5;
+    cmdqs with_cmdqs = idr[1] Idr1;
     /// Break-before-make level.
-    bbml with_bbml = idr[3] bit 11 width 2;
+    bbml with_bbml = idr[3] Idr3;
     /// Output address size as encoded; [`oas_bits`](Self::oas_bits) is the size.
-    oas with_oas = idr[5] bit 0 width 3;
+    oas with_oas = idr[5] Idr5;
     /// Virtual address extension: 1 is 52 bits.
-    vax with_vax = idr[5] bit 10 width 2;
+    vax with_vax = idr[5] Idr5;
 }
 
 impl Features {
@@ -193,7 +197,7 @@ impl Features {
             .with_gran4k(true)
             .with_gran16k(true)
             .with_gran64k(true);
-        base.idr[0] |= IDR0_COHACC;
+        base.idr[0] |= mask!(Idr0: cohacc);
         base
     }
 
@@ -241,9 +245,6 @@ impl Features {
         min(self.eventqs() as u32, 19)
     }
 }
-
-/// `IDR0.COHACC`: the SMMU's accesses are I/O-coherent.
-const IDR0_COHACC: u32 = 1 << 4;
 
 const fn min(a: u32, b: u32) -> u32 {
     if a < b {

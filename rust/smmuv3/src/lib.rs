@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod bits;
 pub mod cd;
 pub mod cmdq;
@@ -29,6 +30,7 @@ pub mod gerror;
 pub mod invalidation;
 pub mod queue;
 pub mod registers;
+pub mod spec;
 pub mod ste;
 pub mod stream_table;
 pub mod translation;

@@ -3,16 +3,16 @@
 
 //! Queues in memory: their registers and index arithmetic (3.5.1).
 
-use crate::bits::mask64;
+use crate::{
+    address::{align_down, truncate},
+    spec::{
+        mask,
+        register::{CmdqProd, QueueBase},
+    },
+};
 
 /// `PROD.WR` and `CONS.RD` with their wrap flag: at most 20 bits (6.3.27).
-pub const POINTER_MASK: u32 = 0x000f_ffff;
-
-/// `ADDR` of a queue base register, bits 55:5 (6.3.26).
-const BASE_ADDR_MASK: u64 = mask64(5, 51);
-
-/// `LOG2SIZE` of a queue base register (6.3.26).
-const BASE_LOG2SIZE_MASK: u64 = mask64(0, 5);
+pub const POINTER_MASK: u32 = CmdqProd::DEFINED;
 
 /// The registers of one queue, as they read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl QueueRegisters {
     /// size of an entry in bytes.
     #[inline]
     pub const fn ring(&self, max_log2size: u32, oas_bits: u32, log2_entry: u32) -> Ring {
-        let written = (self.base & BASE_LOG2SIZE_MASK) as u32;
+        let written = (self.base & mask!(QueueBase: log2size)) as u32;
         let log2size = if written < max_log2size {
             written
         } else {
@@ -47,9 +47,9 @@ impl QueueRegisters {
         } else {
             5
         };
-        let address = self.base & BASE_ADDR_MASK & mask64(0, oas_bits) & !mask64(0, alignment);
+        let address = truncate(self.base & mask!(QueueBase: addr), oas_bits);
         Ring {
-            address,
+            address: align_down(address, alignment),
             log2size,
             log2_entry,
         }

@@ -3,9 +3,15 @@
 
 //! Stream table entries (5.2).
 
+use bilge::prelude::*;
+
 use crate::{
-    bits::{bit64, field64, mask64},
+    address::{exceeds, words},
     features::{address_bits, Features},
+    spec::{
+        mask,
+        ste::{Eats, S1Fmt, SteConfig, SteWord0, SteWord1, SteWord2, SteWord3, Tg0},
+    },
 };
 
 /// Size of a Stream table entry in bytes.
@@ -108,58 +114,50 @@ pub enum StreamConfig {
     Bad(BadSte),
 }
 
-/// `V`, `Config` of word 0.
-const V_CONFIG: u64 = mask64(0, 4);
-/// `S1ContextPtr`, bits 55:6 of word 0.
-const CONTEXT_POINTER: u64 = mask64(6, 50);
-/// `S1CIR`, `S1COR`, `S1CSH`: bits 7:2 of word 1.
-const CONTEXT_ATTRIBUTES: u64 = mask64(2, 6);
-/// `S1STALLD`, bit 27 of word 1.
-const STALL_DISABLE: u64 = mask64(27, 1);
-
-/// `S2TTB`, bits 51:4 of word 3.
-const TRANSLATION_TABLE: u64 = mask64(4, 48);
-
-/// `EATS` for full ATS.
-const EATS_FULL: u64 = 0b01;
-/// `EATS` for split-stage ATS.
-const EATS_SPLIT: u64 = 0b10;
-
 impl Ste {
     /// An entry as it lies in memory, little-endian.
     pub fn from_bytes(bytes: &[u8; STE_BYTES]) -> Self {
-        let mut words = [0; 8];
-        for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = eight
-                .iter()
-                .rev()
-                .fold(0, |high, byte| (high << 8) | u64::from(*byte));
-        }
-        Self(words)
+        Self(words(bytes))
+    }
+
+    const fn word0(&self) -> SteWord0 {
+        SteWord0::of(self.0[0])
+    }
+
+    const fn word1(&self) -> SteWord1 {
+        SteWord1::of(self.0[1])
+    }
+
+    const fn word2(&self) -> SteWord2 {
+        SteWord2::of(self.0[2])
+    }
+
+    const fn word3(&self) -> SteWord3 {
+        SteWord3::of(self.0[3])
     }
 
     /// What this entry says.
     pub fn config(&self, features: &Features) -> StreamConfig {
-        let [word0, ..] = self.0;
-        if !bit64(word0, 0) {
+        let word0 = self.word0();
+        if !word0.v() {
             return StreamConfig::Bad(BadSte::Invalid);
         }
-        let config = match field64(word0, 1, 3) {
-            0b000..=0b011 => Ok(StreamConfig::Abort),
-            0b100 => Ok(StreamConfig::Bypass),
-            0b101 => self
+        let config = match word0.config() {
+            SteConfig::Abort => Ok(StreamConfig::Abort),
+            SteConfig::Bypass => Ok(StreamConfig::Bypass),
+            SteConfig::Stage1 => self
                 .stage1(features)
                 .map(|ste| StreamConfig::Stage1 { ste }),
-            0b110 => self.stage2(features).map(StreamConfig::Stage2),
-            _ => self.nested(features),
+            SteConfig::Stage2 => self.stage2(features).map(StreamConfig::Stage2),
+            SteConfig::Nested => self.nested(features),
         };
         config.unwrap_or_else(StreamConfig::Bad)
     }
 
     /// `S2VMID`: whose the translations of this stream are. 0 without stage 2.
-    pub const fn vmid(&self, features: &Features) -> u16 {
+    pub fn vmid(&self, features: &Features) -> u16 {
         if features.s2p() {
-            self.0[2] as u16
+            self.word2().s2vmid()
         } else {
             0
         }
@@ -174,7 +172,7 @@ impl Ste {
 
     /// A VMID that is too wide makes the entry ILLEGAL where it is used.
     fn check_vmid(&self, features: &Features) -> Result<(), BadSte> {
-        if features.vmid16() || self.vmid(features) >> 8 == 0 {
+        if features.vmid16() || self.vmid(features) <= 0xff {
             Ok(())
         } else {
             Err(BadSte::Vmid)
@@ -183,48 +181,48 @@ impl Ste {
 
     /// Stage 2, or why it is ILLEGAL (5.2.2).
     fn stage2(&self, features: &Features) -> Result<Stage2, BadSte> {
-        let [_, _, word2, word3, ..] = self.0;
+        let (word2, word3) = (self.word2(), self.word3());
         if !features.s2p() {
             return Err(BadSte::Stage2);
         }
         self.check_vmid(features)?;
-        if bit64(word2, 57) && features.stall_model() == 0b01 {
+        if word2.s2s() && features.stall_model() == 0b01 {
             return Err(BadSte::Stage2Stall);
         }
-        if !bit64(word2, 51) {
+        if !word2.s2aa64() {
             return Err(BadSte::Stage2Format);
         }
-        // S2HD and S2HA: a walk in software updates nothing.
-        if field64(word2, 55, 2) != 0 {
+        // A walk in software updates nothing.
+        if word2.s2hd() || word2.s2ha() {
             return Err(BadSte::Stage2Updates);
         }
-        if bit64(word2, 52) {
+        if word2.s2endi() {
             return Err(BadSte::Stage2Endianness);
         }
-        let granule_shift = match field64(word2, 46, 2) {
-            0b00 if features.gran4k() => 12,
-            0b01 if features.gran64k() => 16,
-            0b10 if features.gran16k() => 14,
+        let granule_shift = match word2.s2tg() {
+            Tg0::Gran4K if features.gran4k() => 12,
+            Tg0::Gran64K if features.gran64k() => 16,
+            Tg0::Gran16K if features.gran16k() => 14,
             _ => return Err(BadSte::Stage2Granule),
         };
         let wide = granule_shift == 16;
         let limit = if wide { 52 } else { 48 };
-        let oas_bits = address_bits(field64(word2, 48, 3) as u8)
+        let oas_bits = address_bits(word2.s2ps().value())
             .min(features.oas_bits())
             .min(limit);
-        let base = word3 & TRANSLATION_TABLE;
-        if base & !mask64(0, oas_bits) != 0 {
+        let base = word3.table();
+        if exceeds(base, oas_bits) {
             return Err(BadSte::Stage2Table);
         }
         let stage2 = Stage2 {
             base,
-            tsz: field64(word2, 32, 6) as u8,
-            start_level: start_level(granule_shift, field64(word2, 38, 2) as u8, features)?,
+            tsz: word2.s2t0sz().value(),
+            start_level: start_level(granule_shift, word2.s2sl0().value(), features)?,
             granule_shift,
             oas_bits: oas_bits as u8,
-            affd: bit64(word2, 53),
-            protected_walks: bit64(word2, 54),
-            record_faults: bit64(word2, 58),
+            affd: word2.s2affd(),
+            protected_walks: word2.s2ptw(),
+            record_faults: word2.s2r(),
         };
         // Without AArch32 IAS is OAS (3.4).
         let smallest = 64 - features.oas_bits().min(limit) as u8;
@@ -237,64 +235,61 @@ impl Ste {
 
     /// The fields of stage 1, or why they are ILLEGAL (5.2.2).
     fn stage1(&self, features: &Features) -> Result<[u64; 2], BadSte> {
-        let [word0, word1, ..] = self.0;
+        const PASSED_ON_0: u64 = mask!(SteWord0: v | config | s1contextptr);
+        const PASSED_ON_1: u64 = mask!(SteWord1: s1cir | s1cor | s1csh | s1stalld);
+        let (word0, word1) = (self.word0(), self.word1());
         if !features.s1p() {
             return Err(BadSte::Stage1);
         }
-        if features.hyp() && field64(word1, 30, 2) != 0 {
+        if features.hyp() && word1.strw() != u2::new(0) {
             return Err(BadSte::StreamWorld);
         }
-        if word1 & STALL_DISABLE != 0 && features.stall_model() != 0b00 {
+        if word1.s1stalld() && features.stall_model() != 0b00 {
             return Err(BadSte::StallDisable);
         }
         // SMMUv3.1 and later do not truncate this address (3.4.3).
-        let context_pointer = word0 & CONTEXT_POINTER;
-        if context_pointer & !mask64(0, features.oas_bits()) != 0 {
+        if exceeds(word0.context_table(), features.oas_bits()) {
             return Err(BadSte::ContextPointer);
         }
         self.check_vmid(features)?;
-        let eats = self.eats(features)?;
-        let [table0, table1] = self.substreams(features)?;
-        Ok([
-            (word0 & V_CONFIG) | context_pointer | table0,
-            (word1 & (CONTEXT_ATTRIBUTES | STALL_DISABLE)) | (eats << 28) | table1,
-        ])
+        let mut kept0 = SteWord0::of(word0.raw() & PASSED_ON_0);
+        let mut kept1 = SteWord1::of(word1.raw() & PASSED_ON_1);
+        kept1.set_eats(self.eats(features)?);
+        // `S1CDMax`, `S1Fmt` and `S1DSS` are IGNORED without substreams.
+        if let Some((cd_max, format)) = self.substreams(features)? {
+            kept0.set_s1cdmax(cd_max);
+            kept0.set_s1fmt(format);
+            kept1.set_s1dss(word1.s1dss());
+        }
+        Ok([kept0.raw(), kept1.raw()])
     }
 
     /// The effective value of `EATS`: split-stage ATS is not implemented.
-    const fn eats(&self, features: &Features) -> Result<u64, BadSte> {
-        if !features.ats() {
-            return Ok(0);
-        }
-        match field64(self.0[1], 28, 2) {
-            EATS_SPLIT => Err(BadSte::Eats),
-            EATS_FULL => Ok(EATS_FULL),
-            // 0b11 takes a Device Permission Table and behaves as 0b00 here.
-            _ => Ok(0),
+    fn eats(&self, features: &Features) -> Result<Eats, BadSte> {
+        match self.word1().eats() {
+            _ if !features.ats() => Ok(Eats::Disabled),
+            Eats::SplitStage => Err(BadSte::Eats),
+            Eats::Full => Ok(Eats::Full),
+            // Without a Device Permission Table there are no checks by it.
+            Eats::Disabled | Eats::DptChecked => Ok(Eats::Disabled),
         }
     }
 
-    /// `S1CDMax`, `S1Fmt` and `S1DSS`: all of them IGNORED without substreams.
-    const fn substreams(&self, features: &Features) -> Result<[u64; 2], BadSte> {
-        let [word0, word1, ..] = self.0;
-        let cd_max = field64(word0, 59, 5);
-        if features.ssidsize() == 0 || cd_max == 0 {
-            return Ok([0, 0]);
+    /// `S1CDMax` and `S1Fmt`, where there are substreams.
+    fn substreams(&self, features: &Features) -> Result<Option<(u5, S1Fmt)>, BadSte> {
+        let word0 = self.word0();
+        let cd_max = word0.s1cdmax();
+        if features.ssidsize() == 0 || cd_max == u5::new(0) {
+            return Ok(None);
         }
-        if cd_max > features.ssidsize() as u64 {
+        if cd_max.value() > features.ssidsize() {
             return Err(BadSte::CdMax);
         }
-        let format = match field64(word0, 4, 2) {
-            format @ (0b01 | 0b10) if features.cd2l() => format,
-            0b01 | 0b10 => return Err(BadSte::Format),
-            // 0b11 behaves as 0b00.
-            _ => 0,
-        };
-        let default_substream = match field64(word1, 0, 2) {
-            0b11 => 0,
-            value => value,
-        };
-        Ok([(cd_max << 59) | (format << 4), default_substream])
+        let format = word0.s1fmt();
+        if format != S1Fmt::Linear && !features.cd2l() {
+            return Err(BadSte::Format);
+        }
+        Ok(Some((cd_max, format)))
     }
 }
 
@@ -329,6 +324,7 @@ mod tests {
 
     const VALID_S1: u64 = 1 | (0b101 << 1);
     const BASE: Features = Features::arm_smmuv3();
+    const STALL_DISABLE: u64 = 1 << 27;
 
     fn config(word0: u64, word1: u64, features: &Features) -> StreamConfig {
         Ste([word0, word1, 0, 0, 0, 0, 0, 0]).config(features)
@@ -355,7 +351,7 @@ mod tests {
     fn only_fields_of_a_nested_stage_1_are_passed_on() {
         let features = BASE.with_ssidsize(20).with_cd2l(true).with_ats(true);
         let ones = config(
-            VALID_S1 | mask64(4, 40) & !(0b11 << 4) | (20 << 59) | (0b10 << 4),
+            VALID_S1 | 0x0fff_ffff_ffc0 | (20 << 59) | (0b10 << 4),
             !(0b11 << 28) & !STALL_DISABLE & !0b11 | (0b01 << 28) | 0b10,
             &features,
         );
@@ -363,8 +359,8 @@ mod tests {
             ones,
             StreamConfig::Stage1 {
                 ste: [
-                    VALID_S1 | mask64(6, 38) | (20 << 59) | (0b10 << 4),
-                    mask64(2, 6) | (0b01 << 28) | 0b10,
+                    VALID_S1 | 0x0fff_ffff_ffc0 | (20 << 59) | (0b10 << 4),
+                    0xfc | (0b01 << 28) | 0b10,
                 ]
             }
         );
@@ -417,7 +413,7 @@ mod tests {
             bad(BadSte::ContextPointer)
         );
 
-        let split = EATS_SPLIT << 28;
+        let split = 0b10 << 28;
         assert_eq!(
             config(VALID_S1, split, &BASE.with_ats(true)),
             bad(BadSte::Eats)

@@ -4,10 +4,14 @@
 //! The Stream table (3.3.1, 5.1, 6.3.24, 6.3.25).
 
 use crate::{
-    bits::{field32, field64, mask64},
+    address::{align_down, entry, truncate},
     cmdq::GuestMemory,
     features::Features,
     registers::Registers,
+    spec::{
+        register::{StrtabBase, StrtabBaseCfg, StrtabFormat},
+        ste::L1Std,
+    },
     ste::{Ste, StreamConfig, STE_BYTES},
     StreamId,
 };
@@ -18,8 +22,6 @@ const STE_LOG2_BYTES: u32 = 6;
 const L1STD_LOG2_BYTES: u32 = 3;
 /// The largest `L1STD.Span` that is not Reserved (5.1).
 const MAX_SPAN: u32 = 11;
-/// Address bits of `STRTAB_BASE` and of `L1STD.L2Ptr`: (55:6).
-const TABLE_ADDRESS: u64 = mask64(6, 50);
 
 /// Why there is no Stream table entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +48,16 @@ struct Table {
 
 impl Table {
     fn new(registers: &Registers, features: &Features) -> Self {
-        let config = registers.strtab_base_cfg;
-        let two_level = features.st_level() != 0 && field32(config, 16, 2) == 0b01;
-        let split = match field32(config, 6, 5) {
-            split @ (6 | 8 | 10) => split,
+        let config = StrtabBaseCfg::of(registers.strtab_base_cfg);
+        let two_level = features.st_level() != 0 && config.fmt() == StrtabFormat::TwoLevel;
+        let split = match config.split().value() {
+            split @ (6 | 8 | 10) => split.into(),
             // Reserved values behave as 6.
             _ => 6,
         };
         Self {
-            base: registers.strtab_base & TABLE_ADDRESS,
-            log2size: field32(config, 0, 6),
+            base: StrtabBase::of(registers.strtab_base).table(),
+            log2size: config.log2size().value().into(),
             split: two_level.then_some(split),
             oas_bits: features.oas_bits(),
         }
@@ -64,7 +66,7 @@ impl Table {
     /// `address` truncated to the output address size (3.4.3) and aligned to
     /// `2^log2` bytes.
     fn aligned(&self, address: u64, log2: u32) -> u64 {
-        address & mask64(0, self.oas_bits) & !mask64(0, log2.min(64))
+        align_down(truncate(address, self.oas_bits), log2)
     }
 
     /// Address of entry `sid` of a linear table.
@@ -76,29 +78,25 @@ impl Table {
     /// Address of the descriptor that covers `sid` in a two-level table.
     fn descriptor(&self, sid: StreamId, split: u32) -> u64 {
         let log2_bytes = self.log2size.saturating_sub(split) + L1STD_LOG2_BYTES;
-        // No table is aligned to less than 64 bytes: TABLE_ADDRESS sees to it.
+        // No table is aligned to less than 64 bytes: ADDR begins with bit 6.
         let base = self.aligned(self.base, log2_bytes);
         entry(base, u64::from(sid >> split), L1STD_LOG2_BYTES)
     }
 
     /// Address of entry `sid` below the descriptor `l1std` (5.1).
     fn second_level(&self, sid: StreamId, split: u32, l1std: u64) -> Result<u64, SteFault> {
-        let span = field64(l1std, 0, 5) as u32;
+        let l1std = L1Std::of(l1std);
+        let span = u32::from(l1std.span().value());
         if span == 0 || span > MAX_SPAN || span > split + 1 {
             return Err(SteFault::BadStreamId);
         }
-        let index = u64::from(sid) & mask64(0, split);
+        let index = truncate(sid.into(), split);
         if index >> (span - 1) != 0 {
             return Err(SteFault::BadStreamId);
         }
-        let base = self.aligned(l1std & TABLE_ADDRESS, STE_LOG2_BYTES + (span - 1));
+        let base = self.aligned(l1std.table(), STE_LOG2_BYTES + (span - 1));
         Ok(entry(base, index, STE_LOG2_BYTES))
     }
-}
-
-/// Address of entry `index` of an array.
-const fn entry(base: u64, index: u64, log2_bytes: u32) -> u64 {
-    base.wrapping_add(index << log2_bytes)
 }
 
 /// Finds the Stream table entry of `sid`, whatever `SMMUEN` says.

@@ -30,7 +30,9 @@ pub use tlb::Tlb;
 pub use walks::Walk;
 
 use self::walk::Walker;
-use crate::{bits::mask64, cmdq::GuestMemory, features::Features, registers::Registers, StreamId};
+use crate::{
+    address::exceeds, cmdq::GuestMemory, features::Features, registers::Registers, StreamId,
+};
 
 /// One descriptor that a walk has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +112,7 @@ pub fn translate<M: GuestMemory, C: Caches>(
 ) -> Outcome {
     if !registers.smmu_enabled() {
         // An address beyond the output size is aborted, and no event tells (3.4).
-        let too_large = address & !mask64(0, features.oas_bits()) != 0;
+        let too_large = exceeds(address, features.oas_bits());
         return if registers.gbpa_abort() || too_large {
             Outcome::Abort
         } else {

@@ -39,7 +39,7 @@ fn a_descriptor_as_drivers_write_it() {
     let expected = Translation {
         affd: false,
         oas_bits: 44,
-        tbi: 0,
+        tbi: [false; 2],
         asid: 7,
         record_faults: true,
         tables: [
@@ -64,28 +64,31 @@ fn a_descriptor_as_drivers_write_it() {
 
 #[test]
 fn descriptors_are_illegal_where_the_specification_says_so() {
-    let illegal = |word0: u64| translation(word0, &BASE) == Err(BadCd);
-    assert!(illegal(WORD0 & !V));
-    assert!(illegal(WORD0 & !AA64));
-    assert!(illegal(WORD0 & !A));
-    assert!(illegal(WORD0 | (1 << 15)), "big-endian");
-    assert!(
-        illegal(WORD0 | (1 << 42)) && illegal(WORD0 | (1 << 43)),
-        "HA, HD"
-    );
-    assert!(illegal(WORD0 | (1 << 44)), "stall");
-    assert!(illegal(WORD0 & !EPD1 | (0b11 << 6)), "TG0");
-    assert!(illegal(WORD0 & !EPD1 & !(0b11 << 22)), "TG1");
+    let why = |word0: u64| translation(word0, &BASE).err();
+    assert_eq!(why(WORD0 & !V), Some(BadCd::Invalid));
+    assert_eq!(why(WORD0 & !AA64), Some(BadCd::Format));
+    assert_eq!(why(WORD0 & !A), Some(BadCd::Terminate));
+    assert_eq!(why(WORD0 | (1 << 15)), Some(BadCd::Endianness));
+    assert_eq!(why(WORD0 | (1 << 42)), Some(BadCd::Updates), "HD");
+    assert_eq!(why(WORD0 | (1 << 43)), Some(BadCd::Updates), "HA");
+    assert_eq!(why(WORD0 | (1 << 44)), Some(BadCd::Stall));
+    let tg0 = WORD0 & !EPD1 | (0b11 << 6);
+    assert_eq!(why(tg0), Some(BadCd::Granule), "TG0");
+    let tg1 = WORD0 & !EPD1 & !(0b11 << 22);
+    assert_eq!(why(tg1), Some(BadCd::Granule), "TG1");
     for tsz in 0..64 {
         let word0 = (WORD0 & !0x3f) | tsz;
-        assert_eq!(illegal(word0), !(16..=39).contains(&tsz), "{tsz}");
+        let is_legal = (16..=39).contains(&tsz);
+        assert_eq!(why(word0), (!is_legal).then_some(BadCd::Size), "{tsz}");
         // What is disabled is not looked at.
-        assert!(!illegal(word0 | EPD0));
+        assert_eq!(why(word0 | EPD0), None);
     }
     let wide = WORD0 | (1 << 56);
-    assert!(!illegal(wide));
-    assert_eq!(translation(wide, &BASE.with_asid16(false)), Err(BadCd));
-    assert_eq!(translation(WORD0, &BASE.with_gran4k(false)), Err(BadCd));
+    assert_eq!(why(wide), None);
+    let narrow = BASE.with_asid16(false);
+    assert_eq!(translation(wide, &narrow), Err(BadCd::Asid));
+    let no_4k = BASE.with_gran4k(false);
+    assert_eq!(translation(WORD0, &no_4k), Err(BadCd::Granule));
     let silent = translation(WORD0 & !A, &BASE.with_term_model(false));
     assert_eq!(silent, translation(WORD0, &BASE));
 }
@@ -95,7 +98,7 @@ fn tables_lie_within_the_effective_output_size() {
     let small = (WORD0 & !(7 << 32)) | (1 << 32);
     let cd = |base| Cd([small, base, 0, 0, 0, 0, 0, 0]).translation(&BASE);
     assert_eq!(cd(0xf_ffff_f000).map(|found| found.oas_bits), Ok(36));
-    assert_eq!(cd(0x10_0000_0000), Err(BadCd));
+    assert_eq!(cd(0x10_0000_0000), Err(BadCd::Table));
     // More than 48 bits go with the 64KB granule only.
     let wide = BASE.with_oas(6);
     let above = |granule: u64| {

@@ -152,7 +152,7 @@ proptest! {
         bytes[..32].copy_from_slice(&entry);
         let _ = Ste::from_bytes(&bytes).config(&features);
         let event = Event::from_bytes(&record);
-        let _ = (event.event_type(), event.ssid(), event.stalled());
+        let _ = (event.number(), event.sid());
         prop_assert_eq!(event.to_bytes(), record);
     }
 

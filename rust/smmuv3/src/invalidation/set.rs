@@ -3,6 +3,8 @@
 
 //! Which commands of a batch are meant.
 
+use crate::address::low_bits;
+
 /// Commands of one batch, by index: bit n is command n.
 ///
 /// Indexes are below 64.
@@ -12,7 +14,7 @@ pub(super) struct Set(pub(super) u64);
 impl Set {
     /// The first `count` commands.
     pub(super) const fn first_n(count: usize) -> Self {
-        Self(crate::bits::mask64(0, count as u32))
+        Self(low_bits(count as u32))
     }
 
     pub(super) const fn is_empty(self) -> bool {
@@ -40,12 +42,12 @@ impl Set {
 
     /// The commands older than `index`.
     pub(super) const fn before(self, index: u32) -> Self {
-        self.and(Self(crate::bits::mask64(0, index)))
+        self.and(Self(low_bits(index)))
     }
 
     /// The commands newer than `index`.
     pub(super) const fn after(self, index: u32) -> Self {
-        self.without(Self(crate::bits::mask64(0, index + 1)))
+        self.without(Self(low_bits(index + 1)))
     }
 
     /// Index of the command with `n` older ones in the set.

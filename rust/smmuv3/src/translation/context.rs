@@ -10,7 +10,7 @@ use super::{
     Caches, Outcome, Permissions, Tag,
 };
 use crate::{
-    bits::mask64,
+    address::exceeds,
     cd::{self, CdFault, Translation},
     cmdq::{BusAbort, GuestMemory},
     event::{Class, EventType},
@@ -69,7 +69,7 @@ impl StreamContext {
         match self {
             Self::Translate(context) => Ok(context),
             Self::Abort => Err(Outcome::Abort),
-            Self::Bypass { ias_bits } if address & !mask64(0, *ias_bits as u32) == 0 => {
+            Self::Bypass { ias_bits } if !exceeds(address, *ias_bits as u32) => {
                 Err(Outcome::Bypass)
             }
             Self::Bypass { .. } => Err(Outcome::Fault(Fault::bypassed_address_size())),

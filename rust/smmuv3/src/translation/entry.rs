@@ -3,7 +3,7 @@
 
 //! What a walk finds, and whose it is.
 
-use crate::bits::mask64;
+use crate::address::low_bits;
 
 /// Whose translations: what entries of a TLB are told apart by (3.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,11 +94,7 @@ impl Entry {
 /// The bits of an address that are its offset in a page of 2^`log2_bytes`.
 #[inline]
 pub(super) const fn within(log2_bytes: u8) -> u64 {
-    if log2_bytes >= 64 {
-        u64::MAX
-    } else {
-        mask64(0, log2_bytes as u32)
-    }
+    low_bits(log2_bytes as u32)
 }
 
 #[cfg(test)]

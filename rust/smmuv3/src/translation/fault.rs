@@ -4,9 +4,9 @@
 //! Why a transaction is terminated, and the event that says so (7.3).
 
 use crate::{
-    bits::mask64,
     event::{Class, Event, EventType},
     registers::Registers,
+    spec::event::{IpaWord, WalkFetchAddr},
     StreamId,
 };
 
@@ -24,11 +24,6 @@ pub struct Fault {
     /// The configuration wants it recorded (`CD.R`, `STE.S2R`; 5.5).
     pub recorded: bool,
 }
-
-/// `FetchAddr` of `F_WALK_EABT`, bits 55:3.
-const DESCRIPTOR_ADDRESS: u64 = mask64(3, 53);
-/// `IPA`, bits 55:12.
-const IPA: u64 = mask64(12, 44);
 
 impl Fault {
     /// What is wrong with the configuration: no translation was begun.
@@ -70,11 +65,11 @@ impl Fault {
     pub fn record(&self, sid: StreamId, input: u64, read: bool) -> Event {
         let event = Event::new(self.event, sid);
         let address = match self.event {
-            EventType::WalkAbort => self.address & DESCRIPTOR_ADDRESS,
+            EventType::WalkAbort => self.address & WalkFetchAddr::DEFINED,
             EventType::Translation
             | EventType::AddressSize
             | EventType::Access
-            | EventType::Permission => self.address & IPA,
+            | EventType::Permission => self.address & IpaWord::DEFINED,
             _ => return event.with_second_address(self.address),
         };
         let event = event
@@ -101,8 +96,7 @@ mod tests {
         assert_eq!(bad, Event::new(EventType::BadCd, 7));
 
         let fetch = Fault::fetch(EventType::SteFetch, 0x8000_0040).record(7, 0x1000, true);
-        assert_eq!(fetch.second_address(), 0x8000_0040);
-        assert_eq!((fetch.input_address(), fetch.is_read()), (0, false));
+        assert_eq!(fetch.0, [0x7_0000_0003, 0, 0, 0x8000_0040]);
 
         let walk = Fault {
             event: EventType::Permission,
@@ -112,8 +106,8 @@ mod tests {
             recorded: true,
         };
         let record = walk.record(7, 0xffff_0000_0000_1234, false);
-        assert_eq!(record.input_address(), 0xffff_0000_0000_1234);
-        assert_eq!(record.second_address(), 0x0012_3456_789a_b000);
+        assert_eq!(record.0[2], 0xffff_0000_0000_1234);
+        assert_eq!(record.0[3], 0x0012_3456_789a_b000);
         assert_eq!(record.0[1], (1 << 39) | (0b01 << 40) | (1 << 44));
 
         let abort = Fault {
@@ -122,7 +116,7 @@ mod tests {
             ..walk
         };
         let aborted = abort.record(7, 0, true);
-        assert_eq!(aborted.second_address(), 0x0012_3456_789a_bcd8);
+        assert_eq!(aborted.0[3], 0x0012_3456_789a_bcd8);
         assert_eq!(aborted.0[1], (1 << 35) | (0b01 << 40));
     }
 }

@@ -9,10 +9,14 @@ use super::{
     Caches, Entry, Permissions, Tag, WalkStep,
 };
 use crate::{
-    bits::{bit64, field64, mask64},
+    address::{align_down, exceeds, truncate},
     cd::{Translation, TranslationTable},
     cmdq::GuestMemory,
     event::{Class, EventType},
+    spec::{
+        mask,
+        vmsa::{Address64K, Descriptor, InputAddress, Stage1Leaf, Stage1Table, Stage2Leaf},
+    },
     ste::Stage2,
 };
 
@@ -44,7 +48,7 @@ struct Tables {
 }
 
 /// What a descriptor says.
-enum Descriptor {
+enum Decoded {
     Invalid,
     /// The table of the next level is at `address`.
     Table {
@@ -100,35 +104,35 @@ impl Tables {
         } else {
             stride
         };
-        let index = field64(input, u32::from(shift), u32::from(index_bits));
+        let index = truncate(input >> shift, index_bits.into());
         // With 52-bit output a table is aligned to 64 bytes at least (5.4, TTB0).
         let smallest = if self.output_bits > 48 { 6 } else { 0 };
         let aligned = (index_bits + DESCRIPTOR_LOG2_BYTES).max(smallest);
-        let table = table & !mask64(0, u32::from(aligned));
+        let table = align_down(table, aligned.into());
         // at most 13 bits, and 4 more where tables lie side by side
         (table | (index << DESCRIPTOR_LOG2_BYTES), index as u32)
     }
 
     /// Whether an output address is in range.
     fn fits(&self, address: u64) -> bool {
-        address & !mask64(0, u32::from(self.output_bits)) == 0
+        !exceeds(address, self.output_bits.into())
     }
 
     /// Reads `descriptor`, found at `level`.
-    fn decode(&self, descriptor: u64, level: u8) -> Descriptor {
-        let is_table_or_page = bit64(descriptor, 1);
-        match (bit64(descriptor, 0), is_table_or_page, level) {
-            (false, ..) | (true, false, LAST_LEVEL) => Descriptor::Invalid,
-            (true, true, LAST_LEVEL) => Descriptor::Leaf {
+    fn decode(&self, descriptor: u64, level: u8) -> Decoded {
+        let descriptor = Descriptor::of(descriptor);
+        match (descriptor.valid(), descriptor.table_or_page(), level) {
+            (false, ..) | (true, false, LAST_LEVEL) => Decoded::Invalid,
+            (true, true, LAST_LEVEL) => Decoded::Leaf {
                 address: self.address(descriptor, self.granule_shift),
             },
-            (true, true, _) => Descriptor::Table {
+            (true, true, _) => Decoded::Table {
                 address: self.address(descriptor, self.granule_shift),
             },
-            (true, false, _) if self.has_blocks(level) => Descriptor::Leaf {
+            (true, false, _) if self.has_blocks(level) => Decoded::Leaf {
                 address: self.address(descriptor, self.shift(level)),
             },
-            (true, false, _) => Descriptor::Invalid,
+            (true, false, _) => Decoded::Invalid,
         }
     }
 
@@ -143,13 +147,13 @@ impl Tables {
     }
 
     /// The address in `descriptor`, aligned to `2^low` bytes.
-    fn address(&self, descriptor: u64, low: u8) -> u64 {
-        let address = descriptor & mask64(0, 48) & !mask64(0, u32::from(low));
-        if self.wide {
-            address | (field64(descriptor, 12, 4) << 48)
+    fn address(&self, descriptor: Descriptor, low: u8) -> u64 {
+        let address = if self.wide {
+            Address64K::of(descriptor.raw()).output()
         } else {
-            address
-        }
+            descriptor.output()
+        };
+        align_down(address, low.into())
     }
 }
 
@@ -194,17 +198,17 @@ enum Step {
 
 /// The upper half of input addresses has bit 55 set.
 pub(super) const fn upper_half(address: u64) -> bool {
-    bit64(address, 55)
+    address & mask!(InputAddress: upper) != 0
 }
 
 /// `address` with its top byte replaced by copies of bit 55, if it is ignored
 /// (`CD.TBIx`, 3.4.1).
-pub(super) fn effective_address(stage1: &Translation, address: u64) -> u64 {
-    let upper = upper_half(address);
-    match (field64(u64::from(stage1.tbi), u32::from(upper), 1), upper) {
-        (0, _) => address,
-        (_, false) => address & mask64(0, 56),
-        (_, true) => address | mask64(56, 8),
+pub(super) const fn effective_address(stage1: &Translation, address: u64) -> u64 {
+    let [lower_ignored, upper_ignored] = stage1.tbi;
+    match upper_half(address) {
+        false if lower_ignored => address & !mask!(InputAddress: top_byte),
+        true if upper_ignored => address | mask!(InputAddress: top_byte),
+        _ => address,
     }
 }
 
@@ -220,7 +224,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             Stages::Stage1(stage1) => self.stage1(context, stage1, None, input, wanted),
             Stages::Stage2(stage2) => {
                 // Stage 1 is bypassed: its output address is the input (3.4).
-                if input & !mask64(0, u32::from(context.ias_bits)) != 0 {
+                if exceeds(input, context.ias_bits.into()) {
                     return Err(Fault::bypassed_address_size());
                 }
                 self.remember_ipa(context.vmid, stage2, input, wanted, Class::In)
@@ -264,7 +268,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         let upper = upper_half(input);
         let stage1_table = &stage1.tables[usize::from(upper)];
         let sign = if upper { u64::MAX } else { 0 };
-        let outside = (input ^ sign) & !mask64(0, u32::from(64 - stage1_table.tsz)) != 0;
+        let outside = exceeds(input ^ sign, u32::from(64 - stage1_table.tsz));
         if stage1_table.disabled || outside {
             return Err(fault(Cause::Fault(EventType::Translation)));
         }
@@ -286,7 +290,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             {
                 Step::Down { table, descriptor } => {
                     if !stage1_table.had {
-                        inherited = inherited.and(table_permissions(descriptor));
+                        inherited = inherited.and(table_permissions(Stage1Table::of(descriptor)));
                     }
                     at = table;
                     level += 1;
@@ -294,10 +298,11 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 Step::Done(leaf) => break leaf,
             }
         };
-        if !stage1.affd && !access_flag(leaf.descriptor) {
+        let page = Stage1Leaf::of(leaf.descriptor);
+        if !stage1.affd && !page.af() {
             return Err(fault(Cause::Fault(EventType::Access)));
         }
-        let permissions = inherited.and(leaf_permissions(leaf.descriptor));
+        let permissions = inherited.and(leaf_permissions(page));
         if !permissions.allow(wanted) {
             return Err(fault(Cause::Fault(EventType::Permission)));
         }
@@ -307,8 +312,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             stage1: permissions,
             stage2: Permissions::ALL,
             device: false,
-            // nG
-            global: !bit64(leaf.descriptor, 11),
+            global: !page.ng(),
         })
     }
 
@@ -368,7 +372,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         class: Class,
     ) -> Result<Entry, Cause> {
         let tables = Tables::stage2(stage2, self.oas_bits);
-        if ipa & !mask64(0, u32::from(tables.input_bits)) != 0 {
+        if exceeds(ipa, tables.input_bits.into()) {
             return Err(Cause::Fault(EventType::Translation));
         }
         let mut at = tables.base;
@@ -383,19 +387,19 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 Step::Done(leaf) => break leaf,
             }
         };
-        if !stage2.affd && !access_flag(leaf.descriptor) {
+        let page = Stage2Leaf::of(leaf.descriptor);
+        if !stage2.affd && !page.af() {
             return Err(Cause::Fault(EventType::Access));
         }
         let entry = Entry {
             output: leaf.output,
             log2_bytes: leaf.shift,
             stage1: Permissions::ALL,
-            // S2AP
             stage2: Permissions {
-                read: bit64(leaf.descriptor, 6),
-                write: bit64(leaf.descriptor, 7),
+                read: page.s2ap_read(),
+                write: page.s2ap_write(),
             },
-            device: is_device(leaf.descriptor),
+            device: is_device(page),
             global: false,
         };
         if permitted(stage2, &entry, wanted, class) {
@@ -429,9 +433,9 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
             descriptor,
         });
         let (output, step) = match tables.decode(descriptor, level) {
-            Descriptor::Invalid => return Err(Cause::Fault(EventType::Translation)),
-            Descriptor::Table { address: table } => (table, Step::Down { table, descriptor }),
-            Descriptor::Leaf { address: output } => {
+            Decoded::Invalid => return Err(Cause::Fault(EventType::Translation)),
+            Decoded::Table { address: table } => (table, Step::Down { table, descriptor }),
+            Decoded::Leaf { address: output } => {
                 let shift = tables.shift(level);
                 let leaf = Leaf {
                     descriptor,
@@ -449,16 +453,11 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
     }
 }
 
-/// `AF`.
-const fn access_flag(descriptor: u64) -> bool {
-    bit64(descriptor, 10)
-}
-
 /// Whether `MemAttr` of a stage 2 page or block is a type of Device memory (Arm
 /// ARM D8.6). `STE.S2FWB`, which would change the encoding, is RES0 because
 /// `IDR3.FWB` is 0 (§5.2).
-const fn is_device(descriptor: u64) -> bool {
-    field64(descriptor, 4, 2) == 0b00
+fn is_device(page: Stage2Leaf) -> bool {
+    page.memattr_outer().value() == 0b00
 }
 
 /// Whether stage 2 permits an access through `entry`, found by a walk or in the
@@ -483,14 +482,14 @@ const fn permitted(stage2: &Stage2, entry: &Entry, wanted: Permissions, class: C
 /// cannot change that, because `IDR1.ATTR_PERMS_OVR` is 0 (§5.2). So the
 /// execute-never bits, `CD.WXN`, `CD.UWXN` and `CD.PAN` decide nothing, and one
 /// entry of the TLB serves every access.
-const fn leaf_permissions(descriptor: u64) -> Permissions {
-    unprivileged(bit64(descriptor, 6), !bit64(descriptor, 7))
+fn leaf_permissions(page: Stage1Leaf) -> Permissions {
+    unprivileged(page.ap_unprivileged(), !page.ap_read_only())
 }
 
 /// What `APTable` of a stage 1 table leaves to an unprivileged access of
 /// everything below it (Arm ARM D8.4).
-const fn table_permissions(descriptor: u64) -> Permissions {
-    unprivileged(!bit64(descriptor, 61), !bit64(descriptor, 62))
+fn table_permissions(table: Stage1Table) -> Permissions {
+    unprivileged(!table.aptable_privileged(), !table.aptable_read_only())
 }
 
 const fn unprivileged(accessible: bool, writable: bool) -> Permissions {
@@ -505,7 +504,7 @@ const fn unprivileged(accessible: bool, writable: bool) -> Permissions {
 fn combine(outer: &Entry, inner: &Entry, ipa: u64) -> Entry {
     let log2_bytes = outer.log2_bytes.min(inner.log2_bytes);
     Entry {
-        output: inner.translate(ipa) & !mask64(0, u32::from(log2_bytes)),
+        output: align_down(inner.translate(ipa), log2_bytes.into()),
         log2_bytes,
         stage1: outer.stage1,
         stage2: inner.stage2,

@@ -5,7 +5,7 @@
 
 use super::set::SETS_LOG2;
 use crate::{
-    bits::{field64, mask64},
+    address::low_bits,
     translation::{
         entry::{within, Tag},
         range::Range,
@@ -25,14 +25,14 @@ pub(super) enum Kind {
 }
 
 /// Bits of `Key::page` below the address: the kind over log2 of the size.
-pub(super) const ATTRIBUTES: u64 = mask64(0, 12);
+pub(super) const ATTRIBUTES: u64 = low_bits(12);
 const KIND_SHIFT: u32 = 6;
 
 /// Bits of `Key::owner`: the epoch over VMID over ASID.
 const EPOCH_SHIFT: u32 = 32;
 const VMID_SHIFT: u32 = 16;
 /// Those that do not tell global entries apart.
-const ASID: u64 = mask64(0, 16);
+const ASID: u64 = low_bits(16);
 
 /// What an entry is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Key {
 
     #[inline]
     pub(super) const fn kind(self) -> Kind {
-        match field64(self.page, KIND_SHIFT, 2) {
+        match (self.page >> KIND_SHIFT) & low_bits(2) {
             0 => Kind::Ipa,
             1 => Kind::Private,
             _ => Kind::Global,
@@ -78,7 +78,7 @@ impl Key {
 
     #[inline]
     pub(super) const fn log2_bytes(self) -> u8 {
-        field64(self.page, 0, KIND_SHIFT) as u8
+        (self.page & low_bits(KIND_SHIFT)) as u8
     }
 
     #[inline]
@@ -126,6 +126,6 @@ impl Key {
         let owner = (self.owner & self.scope()) as u32;
         let whose = owner as u64 | ((self.page & ATTRIBUTES) << 32);
         let mixed = whose.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS_LOG2);
-        ((folded ^ mixed) & mask64(0, SETS_LOG2)) as usize
+        ((folded ^ mixed) & low_bits(SETS_LOG2)) as usize
     }
 }
