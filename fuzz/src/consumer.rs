@@ -6,7 +6,7 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
-    command::{decode, Command, CompletionSignal, Kind},
+    command::{decode, Command, CompletionSignal, Invalidation},
     queue::Ring,
     Features, FlushPolicy, Progress, Registers,
 };
@@ -430,16 +430,15 @@ impl After<'_> {
             assert!(slot.readable, "consumed without having been read");
             match slot.decoded {
                 Err(_) => panic!("consumed, but illegal: {:x?}", slot.words),
-                Ok(Command::Forward {
-                    words,
-                    target,
-                    kind,
-                }) => assert!(
-                    self.executed().any(|executed| *executed == words)
-                        || self.is_waived(words)
-                        || self.is_moot(target, kind),
-                    "lost: {words:x?}"
-                ),
+                Ok(Command::Invalidate(command)) => {
+                    let words = command.to_words();
+                    assert!(
+                        self.executed().any(|executed| *executed == words)
+                            || self.is_waived(words)
+                            || self.is_moot(&command),
+                        "lost: {words:x?}"
+                    );
+                }
                 Ok(Command::CfgiSte { sid, .. }) => self.installed(sid, sid),
                 Ok(Command::CfgiSteRange { first, last }) => self.installed(first, last),
                 Ok(_) => {}
@@ -457,12 +456,13 @@ impl After<'_> {
     }
 
     /// Whether there is nothing that a command could have invalidated.
-    fn is_moot(&self, target: Option<u32>, kind: Kind) -> bool {
-        let ignored = kind == Kind::Atc && !self.before.registers.smmu_enabled();
+    fn is_moot(&self, command: &Invalidation) -> bool {
+        let (target, is_atc) = (command.target(), command.is_atc_inv());
+        let ignored = is_atc && !self.before.registers.smmu_enabled();
         let there = |sid| self.before.streams.contains(&sid) && known(self.machine).contains(&sid);
         let absent = target.is_some_and(|sid| !there(sid));
         let silent =
-            target.is_some_and(|sid| kind == Kind::Atc && self.happened(Event::Quarantined(sid)));
+            target.is_some_and(|sid| is_atc && self.happened(Event::Quarantined(sid)));
         let gone = self.machine.host.is_gone && self.failures.contains(&ENOENT);
         ignored || absent || silent || gone
     }
@@ -481,7 +481,7 @@ impl After<'_> {
     fn executed_was_asked_for(&self) {
         for words in self.executed().chain(&self.machine.host.waived) {
             let asked = self.before.commands.iter().any(|slot| match slot.decoded {
-                Ok(Command::Forward { words: own, .. }) => own == *words,
+                Ok(Command::Invalidate(own)) => own.to_words() == *words,
                 Ok(Command::CfgiSte { sid, .. }) => *words == descriptors_of(sid),
                 Ok(Command::CfgiSteRange { first, last }) => {
                     let sid = (words[0] >> 32) as u32;
@@ -546,11 +546,12 @@ impl After<'_> {
         if exact {
             let executed: Vec<_> = self.executed().collect();
             for newer in &commands[self.consumed + 1..] {
-                let Ok(Command::Forward { words, .. }) = newer.decoded else {
+                let Ok(Command::Invalidate(command)) = newer.decoded else {
                     continue;
                 };
+                let words = command.to_words();
                 let older = commands[..=self.consumed].iter().any(|slot| {
-                    matches!(slot.decoded, Ok(Command::Forward { words: own, .. }) if own == words)
+                    slot.decoded == newer.decoded
                         || is_descriptors(&words)
                 });
                 assert!(older || !executed.contains(&&words), "newer: {words:x?}");

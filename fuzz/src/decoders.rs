@@ -6,11 +6,11 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
     cd,
-    command::{decode, Command, CompletionSignal, Kind},
+    command::{decode, Command, CompletionSignal, Invalidation},
     event::EVENT_BYTES,
     ste::{Stage2, STE_BYTES},
     stream_table,
-    translation::Invalidation,
+    translation::TlbiScope,
     BusAbort, Cd, Event, Features, GuestMemory, Registers, Ste, SteFault, StreamConfig,
 };
 
@@ -48,11 +48,8 @@ impl Words {
         };
         let is_sid = |sid| sid <= features.max_sid();
         match command {
-            Command::Forward {
-                words,
-                target,
-                kind,
-            } => {
+            Command::Invalidate(invalidation) => {
+                let words = invalidation.to_words();
                 let [fields0, fields1] = fields(words[0] as u8);
                 assert_eq!((words[0] & !fields0, words[1] & !fields1), (0, 0));
                 // Of EL2, no host takes anything: everything is dropped.
@@ -61,9 +58,12 @@ impl Words {
                     assert_eq!(words[0] as u8, word0 as u8);
                     assert_eq!((words[0] & !word0, words[1] & !word1), (0, 0));
                 }
-                assert_eq!(target.is_none(), kind == Kind::Tlbi);
-                assert!(target.is_none_or(|sid| is_sid(sid) && u64::from(sid) == words[0] >> 32));
-                assert_eq!(Invalidation::of(words).is_some(), kind == Kind::Tlbi);
+                assert_eq!(invalidation.opcode(), words[0] as u8);
+                match (invalidation, invalidation.target()) {
+                    (Invalidation::Tlbi(tlbi), None) => Self::scope(&TlbiScope::of(&tlbi)),
+                    (Invalidation::Tlbi(_), Some(_)) | (_, None) => panic!("{invalidation:?}"),
+                    (_, Some(sid)) => assert!(is_sid(sid) && u64::from(sid) == words[0] >> 32),
+                }
             }
             Command::CfgiSte { sid, .. } => assert!(is_sid(sid)),
             Command::CfgiSteRange { first, last } => assert!(first <= last && is_sid(last)),
@@ -79,9 +79,10 @@ impl Words {
             | Command::PrefetchAddr
             | Command::NoEffect => {}
         }
-        if let Some(Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. }) =
-            Invalidation::of([word0, word1])
-        {
+    }
+
+    fn scope(scope: &TlbiScope) {
+        if let TlbiScope::Address { range, .. } | TlbiScope::Ipa { range, .. } = scope {
             assert!(range.first <= range.last);
             assert!(range.blocks().count() <= 128);
         }

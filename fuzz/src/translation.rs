@@ -12,10 +12,11 @@ use std::{
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
+    command::Invalidation,
     bits::field64,
     command::decode,
     translation::{
-        translate, Caches, Entry, Invalidation, Outcome, Permissions, Range, Store, StreamContext,
+        translate, Caches, Entry, Outcome, Permissions, Range, Store, StreamContext, TlbiScope,
         Tag, Walk, WalkStep,
     },
     BusAbort, Command, GuestMemory, Registers, StreamId,
@@ -341,17 +342,16 @@ impl World<'_> {
     /// Returns what a command invalidates.
     fn invalidate_by(&mut self, words: [u64; 2]) -> Invalidated {
         match decode(words, &self.session.setup.features) {
-            Ok(Command::Forward { words, .. }) => match Invalidation::of(words) {
-                Some(what) => {
-                    self.store.invalidate(&what);
-                    Invalidated::Translations(what)
+            Ok(Command::Invalidate(command)) => match command {
+                Invalidation::Tlbi(tlbi) => {
+                    let scope = TlbiScope::of(&tlbi);
+                    self.store.invalidate(&scope);
+                    Invalidated::Translations(scope)
                 }
-                // CMD_CFGI_CD and CMD_CFGI_CD_ALL
-                None if words[0] as u8 != 0x40 => {
-                    let sid = (words[0] >> 32) as StreamId;
-                    self.invalidate_configurations(sid, sid)
+                Invalidation::Cfgi(cfgi) => {
+                    self.invalidate_configurations(cfgi.sid(), cfgi.sid())
                 }
-                None => Invalidated::Nothing,
+                Invalidation::AtcInv(_) => Invalidated::Nothing,
             },
             Ok(Command::CfgiSte { sid, .. }) => self.invalidate_configurations(sid, sid),
             Ok(Command::CfgiSteRange { first, last }) => {
@@ -382,12 +382,12 @@ impl World<'_> {
         match invalidated {
             Invalidated::Nothing | Invalidated::Everything => {}
             Invalidated::Configuration => self.fresh.configuration = true,
-            Invalidated::Translations(Invalidation::All) => {
+            Invalidated::Translations(TlbiScope::All) => {
                 (self.fresh.all, self.fresh.stage2) = (true, true);
             }
             Invalidated::Translations(what) => {
                 if let Some(tag) = tag.filter(|_| self.fresh.configuration) {
-                    if what == Invalidation::Vmid(tag.vmid) && nested {
+                    if what == TlbiScope::Vmid(tag.vmid) && nested {
                         self.fresh.stage2 = true;
                     }
                     self.refresh(&what, tag, globals);
@@ -398,15 +398,15 @@ impl World<'_> {
     }
 
     /// Notes which addresses can be relied on after an invalidation.
-    fn refresh(&mut self, what: &Invalidation, tag: Tag, globals: bool) {
+    fn refresh(&mut self, what: &TlbiScope, tag: Tag, globals: bool) {
         // Of an ASID, global ones are not meant; of another one, nothing else is.
-        let by_asid = matches!(what, Invalidation::Asid { .. });
+        let by_asid = matches!(what, TlbiScope::Asid { .. });
         let Some(range) = what.reach(tag, false).filter(|_| !(by_asid && globals)) else {
             return;
         };
         // One command is enough for all of a page or block that is remembered.
         // What a walk under way reads may be of another size.
-        let by_address = matches!(what, Invalidation::Address { .. }) && self.flight.is_none();
+        let by_address = matches!(what, TlbiScope::Address { .. }) && self.flight.is_none();
         for number in 0..=u8::MAX {
             let address = self.address(number);
             let leaf = self.fresh.leaves.get(&address).filter(|_| by_address);
@@ -461,7 +461,7 @@ enum Invalidated {
     Nothing,
     Everything,
     Configuration,
-    Translations(Invalidation),
+    Translations(TlbiScope),
 }
 
 /// What can be relied on to be as the tables are.
@@ -633,7 +633,7 @@ const fn is_global(step: &WalkStep) -> bool {
 
 /// Whether an invalidation names what descriptors that map so many addresses around
 /// `input` lead to; `leaf` tells the size of the last one, and whether it is global.
-fn names(what: &Invalidation, tag: Tag, input: u64, size: u8, leaf: Option<(u8, bool)>) -> bool {
+fn names(what: &TlbiScope, tag: Tag, input: u64, size: u8, leaf: Option<(u8, bool)>) -> bool {
     let within = |size: u8, range: Range| Range::page(input, size).overlaps(&range);
     match (what.reach(tag, false), leaf) {
         (Some(range), _) if !what.is_leaf_only() => within(size, range),

@@ -8,8 +8,8 @@
 
 use divan::{black_box, counter::ItemsCount, Bencher};
 use smmuv3::{
-    command::decode, BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, Host, HostError, Progress,
-    Registers, Signals, StreamId,
+    command::decode, BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, Host, HostError,
+    Invalidation, Progress, Registers, Signals, StreamId,
 };
 
 /// log2 of the numbers of commands in the queue.
@@ -61,7 +61,7 @@ impl GuestMemory for Queue {
 struct Nothing;
 
 impl Host for Nothing {
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         black_box(commands);
         Ok(())
     }

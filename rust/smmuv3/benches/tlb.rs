@@ -4,7 +4,7 @@
 //! What a full TLB costs per transaction and per command.
 
 use divan::{black_box, counter::ItemsCount, Bencher};
-use smmuv3::translation::{Entry, Invalidation, Permissions, Range, Tag, Tlb};
+use smmuv3::translation::{Entry, Permissions, Range, Tag, Tlb, TlbiScope};
 
 /// As many entries as a TLB has.
 const ENTRIES: u64 = 4096;
@@ -115,7 +115,7 @@ fn invalidations(bencher: Bencher<'_, '_>, make: fn() -> Tlb, pages: u64) {
         .bench_local_values(|mut tlb| {
             for number in 0..commands {
                 let first = address(number * pages);
-                tlb.invalidate(black_box(&Invalidation::Address {
+                tlb.invalidate(black_box(&TlbiScope::Address {
                     vmid: TAG.vmid,
                     asid: TAG.asid,
                     range: Range {
@@ -144,7 +144,7 @@ fn invalidate_one_page_among_four_sizes(bencher: Bencher<'_, '_>) {
 fn invalidate_another_asid(bencher: Bencher<'_, '_>) {
     let mut tlb = full();
     bencher.bench_local(|| {
-        tlb.invalidate(black_box(&Invalidation::Asid {
+        tlb.invalidate(black_box(&TlbiScope::Asid {
             vmid: TAG.vmid,
             asid: 6,
         }));
@@ -154,7 +154,7 @@ fn invalidate_another_asid(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn invalidate_all(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(full).bench_local_values(|mut tlb| {
-        tlb.invalidate(black_box(&Invalidation::All));
+        tlb.invalidate(black_box(&TlbiScope::All));
         tlb
     });
 }
@@ -172,7 +172,7 @@ fn mapping_used_and_unmapped(bencher: Bencher<'_, '_>) {
             for _ in 0..4 {
                 black_box(tlb.lookup(TAG, iova));
             }
-            tlb.invalidate(&Invalidation::Address {
+            tlb.invalidate(&TlbiScope::Address {
                 vmid: TAG.vmid,
                 asid: TAG.asid,
                 range: Range::page(iova, 12),

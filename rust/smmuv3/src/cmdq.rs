@@ -12,7 +12,7 @@ mod consumer;
 
 use self::consumer::Consumer;
 use crate::{
-    command::{Command, Leniency},
+    command::{Command, Invalidation, Leniency},
     features::Features,
     gerror::CommandError,
     invalidation::{Batch, FlushPolicy, HostError, MAX_BATCH},
@@ -67,13 +67,12 @@ pub trait GuestMemory {
 
 /// The host's side of the SMMU.
 pub trait Host {
-    /// Executes 1 to 63 commands, given as words in CPU order, and waits until
-    /// they are complete.
+    /// Executes 1 to 63 commands and waits until they are complete.
     ///
     /// # Errors
     ///
     /// Whatever the host said.
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError>;
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
 
     /// The lowest `StreamID` in `first..=last` that has a device, whether the
     /// host knows it by that already or not.
@@ -163,9 +162,9 @@ pub trait Signals {
         let _ = registers;
     }
 
-    /// A command was fetched; `None` if it is ILLEGAL.
-    fn opcode(&mut self, words: [u64; 2], command: Option<&Command>) {
-        let _ = (words, command);
+    /// A command with this opcode was fetched; `None` if it is ILLEGAL.
+    fn command(&mut self, opcode: u8, command: Option<&Command>) {
+        let _ = (opcode, command);
     }
 
     /// A command that is ILLEGAL is consumed all the same, by [`Leniency`].

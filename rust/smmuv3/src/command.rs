@@ -3,35 +3,32 @@
 
 //! Commands (chapter 4): what the words of a Command queue entry mean.
 //!
-//! Reserved fields are ignored throughout (4.1.5), and a command that is
-//! forwarded carries none of them: the host would refuse it.
+//! Reserved fields are ignored throughout (§4.1.5). A decoded command has no place for
+//! them, so a host, which would refuse it, never sees one.
 
+mod invalidation;
 mod leniency;
 pub mod opcode;
 mod tlbi;
 
-pub use self::leniency::Leniency;
 use self::opcode::*;
+pub use self::{
+    invalidation::{AtcInv, Cfgi, Invalidation, Tlbi},
+    leniency::Leniency,
+};
 use crate::{
-    bits::{bit64, field64, mask32, mask64},
+    address::{low_bits, truncate},
     features::Features,
+    spec::command::{
+        AtcInvWord1, CfgiRangeWord1, CfgiWord1, CompletionType, PriRespWord1, PriResponse,
+        StreamWord0, SyncWord0, SyncWord1,
+    },
     StreamId,
 };
 
 /// The command is ILLEGAL: `CERROR_ILL` (4.1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Illegal;
-
-/// What a forwarded command invalidates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// `CMD_TLBI_*` (4.4).
-    Tlbi,
-    /// `CMD_CFGI_CD`, `CMD_CFGI_CD_ALL` (4.3.3, 4.3.4).
-    Cfgi,
-    /// `CMD_ATC_INV` (4.5.1).
-    Atc,
-}
 
 /// How a `CMD_SYNC` tells that it completed (4.7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +60,6 @@ pub enum Command {
     CfgiSte {
         /// Whose Stream table entry changed.
         sid: StreamId,
-        /// Only the entry itself is to be read again, no upper level.
-        leaf: bool,
     },
     /// `CMD_CFGI_STE_RANGE` (4.3.2) and `CMD_CFGI_ALL` (4.3.6).
     CfgiSteRange {
@@ -73,16 +68,8 @@ pub enum Command {
         /// The highest `StreamID`.
         last: StreamId,
     },
-    /// An invalidation for the host's SMMU.
-    Forward {
-        /// The command with every bit cleared that is Reserved or the host's.
-        words: [u64; 2],
-        /// Of which stream, if it names one. Without a device there the
-        /// command has no effect.
-        target: Option<StreamId>,
-        /// What it invalidates.
-        kind: Kind,
-    },
+    /// An invalidation for the host's SMMU, or for the caches of this one.
+    Invalidate(Invalidation),
     /// Legal, but nothing here is affected by it.
     NoEffect,
     /// `CMD_SYNC` (4.7.3).
@@ -92,26 +79,11 @@ pub enum Command {
     },
 }
 
-/// `CMD_CFGI_STE_RANGE.Range` of `CMD_CFGI_ALL` (4.3.6).
+/// `CMD_CFGI_STE_RANGE.Range` of `CMD_CFGI_ALL` (§4.3.6).
 const RANGE_ALL: u32 = 31;
 
-/// The largest `CMD_ATC_INV.Size`: 2^64 bytes (4.5.1).
-const ATC_SIZE_ALL: u64 = 52;
-
-/// `SSV`, bit 11 of word 0.
-const SSV: u64 = mask64(11, 1);
-/// `SubstreamID`, bits 31:12 of word 0.
-const SSID: u64 = mask64(12, 20);
-/// `StreamID`, bits 63:32 of word 0.
-const SID: u64 = mask64(32, 32);
-/// `CMD_ATC_INV.Global`, bit 9 of word 0.
-const ATC_GLOBAL: u64 = mask64(9, 1);
-/// `CMD_ATC_INV.Size` (5:0) and `Address` (63:12) of word 1.
-const ATC_SPAN: u64 = mask64(0, 6) | mask64(12, 52);
-/// `CMD_SYNC.MSIAddress`, bits 55:2 of word 1.
-const MSI_ADDRESS: u64 = mask64(2, 54);
-/// `Leaf`, bit 0 of word 1.
-const LEAF: u64 = mask64(0, 1);
+/// The largest `CMD_ATC_INV.Size`: 2^64 bytes (§4.5.1).
+const ATC_SIZE_ALL: u8 = 52;
 
 /// Decodes a Command queue entry, given as two words in CPU order.
 ///
@@ -119,11 +91,11 @@ const LEAF: u64 = mask64(0, 1);
 ///
 /// [`Illegal`] for everything that is ILLEGAL on the Non-secure Command queue
 /// of an SMMU with these features. Where the specification leaves the choice,
-/// out-of-range parameters have no effect (4.1.7) and Reserved fields are
-/// ignored (4.1.5).
+/// out-of-range parameters have no effect (§4.1.7) and Reserved fields are
+/// ignored (§4.1.5).
 #[inline]
 pub fn decode(words: [u64; 2], features: &Features) -> Result<Command, Illegal> {
-    let opcode = words[0] as u8;
+    let opcode = opcode(words);
     match opcode {
         TLBI_NH_ALL..=TLBI_NSNH_ALL => tlbi::decode(opcode, words, features),
         SYNC => sync(words, features),
@@ -133,42 +105,51 @@ pub fn decode(words: [u64; 2], features: &Features) -> Result<Command, Illegal> 
     }
 }
 
-/// Opcodes 0x01 to 0x07 (4.2, 4.3): all of them have `SSec`.
-fn configuration(opcode: u8, words: [u64; 2], features: &Features) -> Result<Command, Illegal> {
-    let [word0, word1] = words;
-    if ssec(word0) {
+/// Returns the opcode of a Command queue entry, which is where it is in all of them.
+#[inline]
+pub const fn opcode([word0, _]: [u64; 2]) -> u8 {
+    word0 as u8
+}
+
+/// Opcodes 0x01 to 0x07 (§4.2, §4.3): all of them have `SSec`.
+fn configuration(
+    opcode: u8,
+    [word0, word1]: [u64; 2],
+    features: &Features,
+) -> Result<Command, Illegal> {
+    let word0 = StreamWord0::of(word0);
+    if is_secure(word0) {
         return Err(Illegal);
     }
-    let sid = stream_id(word0);
+    let (sid, ssid) = (word0.sid(), word0.ssid());
     match opcode {
         PREFETCH_CONFIG => Ok(Command::PrefetchConfig),
         PREFETCH_ADDR => Ok(Command::PrefetchAddr),
         CFGI_STE if sid > features.max_sid() => Ok(Command::NoEffect),
-        CFGI_STE => Ok(Command::CfgiSte {
-            sid,
-            leaf: word1 & LEAF != 0,
-        }),
-        CFGI_STE_RANGE => Ok(ste_range(sid, field64(word1, 0, 5) as u32, features)),
+        CFGI_STE => Ok(Command::CfgiSte { sid }),
+        CFGI_STE_RANGE => {
+            let range = CfgiRangeWord1::of(word1).range();
+            Ok(ste_range(sid, range.value().into(), features))
+        }
         CFGI_CD if features.s1p() => {
-            let ssid = field64(word0, 12, 20) as u32;
-            if !features.ssid_in_range(ssid) {
+            if !features.ssid_in_range(ssid.value()) {
                 return Ok(Command::NoEffect);
             }
-            let keep = [u64::from(opcode) | (word0 & (SID | SSID)), word1 & LEAF];
-            Ok(for_stream(keep, Kind::Cfgi, features))
+            let leaf = CfgiWord1::of(word1).leaf();
+            let cfgi = Cfgi::cd(sid, ssid, leaf);
+            Ok(for_stream(Invalidation::Cfgi(cfgi), sid, features))
         }
-        CFGI_CD_ALL if features.s1p() => Ok(for_stream(
-            [u64::from(opcode) | (word0 & SID), 0],
-            Kind::Cfgi,
-            features,
-        )),
+        CFGI_CD_ALL if features.s1p() => {
+            let cfgi = Cfgi::cd_all(sid);
+            Ok(for_stream(Invalidation::Cfgi(cfgi), sid, features))
+        }
         // There is no PARTID_MAP that could be cached.
         CFGI_VMS_PIDM if features.mpam() => Ok(Command::NoEffect),
         _ => Err(Illegal),
     }
 }
 
-/// `CMD_CFGI_STE_RANGE` and `CMD_CFGI_ALL` (4.3.2, 4.3.6): the 2^(Range+1)
+/// `CMD_CFGI_STE_RANGE` and `CMD_CFGI_ALL` (§4.3.2, §4.3.6): the 2^(Range+1)
 /// streams of the aligned block that `sid` lies in.
 const fn ste_range(sid: StreamId, range: u32, features: &Features) -> Command {
     let max = features.max_sid();
@@ -178,7 +159,7 @@ const fn ste_range(sid: StreamId, range: u32, features: &Features) -> Command {
             last: max,
         };
     }
-    let within = mask32(0, range + 1);
+    let within = low_bits(range + 1) as u32;
     let first = sid & !within;
     if first > max {
         return Command::NoEffect;
@@ -190,40 +171,48 @@ const fn ste_range(sid: StreamId, range: u32, features: &Features) -> Command {
     }
 }
 
-/// `CMD_ATC_INV` (4.5.1). That it is IGNORED while `SMMUEN` is 0 is for the
+/// `CMD_ATC_INV` (§4.5.1). That it is IGNORED while `SMMUEN` is 0 is for the
 /// consumer to see.
 fn atc_inv([word0, word1]: [u64; 2], features: &Features) -> Result<Command, Illegal> {
-    if !features.ats() || field64(word1, 0, 6) > ATC_SIZE_ALL {
+    let (given, word1) = (StreamWord0::of(word0), AtcInvWord1::scrubbed(word1));
+    if !features.ats() || word1.size().value() > ATC_SIZE_ALL {
         return Err(Illegal);
     }
-    let mut keep = u64::from(ATC_INV) | (word0 & SID);
+    let sid = given.sid();
+    let mut word0 = StreamWord0::of(0);
+    word0.set_opcode(ATC_INV);
+    word0.set_sid(sid);
     // Without SubstreamIDs the command behaves as though SSV were 0; SSID and
     // Global mean nothing then.
-    if word0 & SSV != 0 && features.ssidsize() != 0 {
-        if !features.ssid_in_range(field64(word0, 12, 20) as u32) {
+    if given.ssv() && features.ssidsize() != 0 {
+        if !features.ssid_in_range(given.ssid().value()) {
             return Ok(Command::NoEffect);
         }
-        keep |= word0 & (SSV | SSID | ATC_GLOBAL);
+        word0.set_ssv(true);
+        word0.set_ssid(given.ssid());
+        word0.set_global(given.global());
     }
-    Ok(for_stream([keep, word1 & ATC_SPAN], Kind::Atc, features))
+    let atc = AtcInv { word0, word1 };
+    Ok(for_stream(Invalidation::AtcInv(atc), sid, features))
 }
 
-/// `CMD_SYNC` (4.7.3). Its interrupt is an MSI if `IDR0.MSI` says so, and
+/// `CMD_SYNC` (§4.7.3). Its interrupt is an MSI if `IDR0.MSI` says so, and
 /// wired otherwise.
 fn sync([word0, word1]: [u64; 2], features: &Features) -> Result<Command, Illegal> {
+    let word0 = SyncWord0::of(word0);
     // The whole address field is compared with zero, before it is truncated.
-    let address = word1 & MSI_ADDRESS;
-    let signal = match field64(word0, 12, 2) {
-        0b00 => CompletionSignal::None,
-        0b01 if !features.msi() => CompletionSignal::Irq,
-        0b01 if address != 0 => CompletionSignal::Msi {
-            address: address & mask64(0, features.oas_bits()),
-            data: (word0 >> 32) as u32,
+    let address = SyncWord1::of(word1).msi();
+    let signal = match word0.cs() {
+        CompletionType::SigNone => CompletionSignal::None,
+        CompletionType::SigIrq if !features.msi() => CompletionSignal::Irq,
+        CompletionType::SigIrq if address != 0 => CompletionSignal::Msi {
+            address: truncate(address, features.oas_bits()),
+            data: word0.msidata(),
         },
-        0b01 => CompletionSignal::None,
-        0b10 if features.sev() => CompletionSignal::Sev,
-        0b10 => CompletionSignal::None,
-        _ => return Err(Illegal),
+        CompletionType::SigIrq => CompletionSignal::None,
+        CompletionType::SigSev if features.sev() => CompletionSignal::Sev,
+        CompletionType::SigSev => CompletionSignal::None,
+        CompletionType::Reserved => return Err(Illegal),
     };
     Ok(Command::Sync { signal })
 }
@@ -231,8 +220,8 @@ fn sync([word0, word1]: [u64; 2], features: &Features) -> Result<Command, Illega
 /// Commands of features that have nothing behind them here.
 fn other(opcode: u8, [word0, word1]: [u64; 2], features: &Features) -> Result<Command, Illegal> {
     let legal = match opcode {
-        PRI_RESP => features.pri() && field64(word1, 12, 2) != 0b11,
-        RESUME | STALL_TERM => features.stall_model() != 0b01 && !ssec(word0),
+        PRI_RESP => features.pri() && PriRespWord1::of(word1).resp() != PriResponse::Reserved,
+        RESUME | STALL_TERM => features.stall_model() != 0b01 && !is_secure(StreamWord0::of(word0)),
         DPTI_ALL | DPTI_PA => features.dpt(),
         _ => false,
     };
@@ -243,27 +232,17 @@ fn other(opcode: u8, [word0, word1]: [u64; 2], features: &Features) -> Result<Co
     }
 }
 
-/// An invalidation that names a stream; out of range it has no effect (4.1.7).
+/// An invalidation that names a stream; out of range it has no effect (§4.1.7).
 #[inline]
-const fn for_stream(words: [u64; 2], kind: Kind, features: &Features) -> Command {
-    let sid = stream_id(words[0]);
+const fn for_stream(invalidation: Invalidation, sid: StreamId, features: &Features) -> Command {
     if sid > features.max_sid() {
         return Command::NoEffect;
     }
-    Command::Forward {
-        words,
-        target: Some(sid),
-        kind,
-    }
+    Command::Invalidate(invalidation)
 }
 
-/// `SSec`: the Non-secure queue cannot speak of Secure streams (4.1.6).
+/// `SSec`: the Non-secure queue cannot speak of Secure streams (§4.1.6).
 #[inline]
-const fn ssec(word0: u64) -> bool {
-    bit64(word0, 10)
-}
-
-#[inline]
-const fn stream_id(word0: u64) -> StreamId {
-    (word0 >> 32) as StreamId
+fn is_secure(word0: StreamWord0) -> bool {
+    word0.ssec()
 }

@@ -37,7 +37,7 @@ pub mod translation;
 
 pub use cd::Cd;
 pub use cmdq::{BusAbort, Cmdq, GuestMemory, Host, Progress, Signals};
-pub use command::{Command, Illegal};
+pub use command::{Command, Illegal, Invalidation};
 pub use event::Event;
 pub use features::Features;
 pub use gerror::CommandError;

@@ -48,7 +48,9 @@ macro_rules! layout {
         #[bitsize($bits)]
         #[derive(Clone, Copy, PartialEq, Eq, FromBits, DebugBits)]
         pub struct $name {
-            $($(#[$field_meta])* pub $field: $ty,)+
+            // bilge hands attributes on to getter and setter, which are called from
+            // inlined functions in other crates.
+            $($(#[$field_meta])* #[inline] pub $field: $ty,)+
         }
 
         impl $name {
@@ -63,6 +65,12 @@ macro_rules! layout {
             #[inline]
             pub const fn of(raw: $raw) -> Self {
                 Self { value: raw }
+            }
+
+            /// The layout over a raw value, without its Reserved bits.
+            #[inline]
+            pub const fn scrubbed(raw: $raw) -> Self {
+                Self::of(raw & Self::DEFINED)
             }
 
             /// The raw value.

@@ -12,10 +12,10 @@ mod configurations;
 mod context;
 mod entry;
 mod fault;
-mod invalidation;
 mod range;
 mod store;
 mod tlb;
+mod tlbi;
 mod walk;
 mod walks;
 
@@ -23,10 +23,10 @@ pub use configurations::Configurations;
 pub use context::{Context, Stages, StreamContext};
 pub use entry::{Entry, Permissions, Tag};
 pub use fault::Fault;
-pub use invalidation::Invalidation;
 pub use range::Range;
 pub use store::{Store, Uncached};
 pub use tlb::Tlb;
+pub use tlbi::TlbiScope;
 pub use walks::Walk;
 
 use self::walk::Walker;

@@ -9,14 +9,13 @@ mod common;
 use common::vector_features;
 use proptest::prelude::*;
 use smmuv3::{
-    bits::mask64,
-    command::{decode, Command, CompletionSignal, Kind},
+    command::{decode, Command, CompletionSignal, Invalidation},
     Features, Illegal,
 };
 
 fn forwarded(words: [u64; 2], features: &Features) -> [u64; 2] {
     match decode(words, features) {
-        Ok(Command::Forward { words, .. }) => words,
+        Ok(Command::Invalidate(command)) => command.to_words(),
         other => panic!("{words:x?} is not forwarded: {other:?}"),
     }
 }
@@ -244,9 +243,9 @@ fn vmids_are_matched_with_stage_2_only() {
     let alone = vector_features();
     let narrow = features.with_vmid16(false);
     for opcode in [0x10, 0x11, 0x12, 0x13] {
-        let asid = |words: [u64; 2]| words[0] & !mask64(32, 16);
+        let asid = |words: [u64; 2]| words[0] & !(0xffff << 32);
         let words = [0xaaaa_bbcc_0000_0000 | opcode, 0];
-        let vmid = |smmu| forwarded(words, smmu)[0] & mask64(32, 16);
+        let vmid = |smmu| forwarded(words, smmu)[0] & (0xffff << 32);
         assert_eq!(vmid(&features), 0xbbcc_0000_0000, "{opcode:#x}");
         assert_eq!(vmid(&narrow), 0x00cc_0000_0000, "{opcode:#x}");
         assert_eq!(vmid(&alone), 0, "{opcode:#x}");
@@ -450,16 +449,17 @@ proptest! {
         // Half of the words with fewer bits, else hardly any field is zero.
         let word0 = (word0 & sparse & !0xff) | opcode;
         let word1 = word1 & sparse.rotate_left(17);
-        if let Ok(Command::Forward { words, target, kind }) = decode([word0, word1], &features) {
+        if let Ok(Command::Invalidate(command)) = decode([word0, word1], &features) {
+            let (words, target) = (command.to_words(), command.target());
             // With stage 2 the SMMU is in software, which takes more.
             if !features.s2p() {
                 prop_assert!(host_accepts(words, &features), "{:x?}", words);
             }
-            let names_stream = kind != Kind::Tlbi;
+            let names_stream = !matches!(command, Invalidation::Tlbi(_));
             prop_assert_eq!(target, names_stream.then_some((word0 >> 32) as u32));
             prop_assert!(target.is_none_or(|sid| sid <= features.max_sid()));
             // What is forwarded is not changed a second time.
-            prop_assert_eq!(forwarded(words, &features), words);
+            prop_assert_eq!(decode(words, &features), Ok(Command::Invalidate(command)));
         }
     }
 }

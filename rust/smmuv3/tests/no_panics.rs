@@ -10,6 +10,7 @@ use common::{vector_features, Answer, Machine};
 use proptest::prelude::*;
 use smmuv3::{
     command::decode,
+    command::Invalidation,
     event::EVENT_BYTES,
     gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     ste::STE_BYTES,
@@ -65,7 +66,7 @@ impl AnyHost {
 }
 
 impl Host for AnyHost {
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         assert!((1..=63).contains(&commands.len()));
         self.calls += 1;
         let (errno, entry_num, _) = self.take();

@@ -7,8 +7,8 @@
 #![allow(missing_docs)]
 
 use smmuv3::{
-    BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, Host, HostError, Progress, Registers,
-    Signals, StreamId,
+    BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, Host, HostError, Invalidation, Progress,
+    Registers, Signals, StreamId,
 };
 
 /// Guest physical address of the Command queue.
@@ -45,8 +45,9 @@ struct Recorder {
 }
 
 impl Host for Recorder {
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
-        self.calls.push(commands.to_vec());
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
+        let words = commands.iter().map(Invalidation::to_words);
+        self.calls.push(words.collect());
         Ok(())
     }
 

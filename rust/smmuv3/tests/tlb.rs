@@ -8,7 +8,8 @@ mod common;
 use common::vector_features;
 use smmuv3::{
     command::decode,
-    translation::{Entry, Invalidation, Permissions, Tag, Tlb},
+    command::Invalidation,
+    translation::{Entry, Permissions, Tag, Tlb, TlbiScope},
     Command, Features,
 };
 
@@ -82,8 +83,8 @@ fn features() -> Features {
 /// Executes a command as the Command queue does.
 fn execute(tlb: &mut Tlb, words: [u64; 2], features: &Features) {
     match decode(words, features) {
-        Ok(Command::Forward { words, .. }) => {
-            tlb.invalidate(&Invalidation::of(words).expect("it invalidates translations"));
+        Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) => {
+            tlb.invalidate(&TlbiScope::of(&tlbi));
         }
         other => panic!("{words:x?} is not forwarded: {other:?}"),
     }
@@ -166,7 +167,7 @@ fn the_newest_translation_of_a_page_is_found() {
         insert(&mut tlb, tag, 0x7000, &newest);
         assert_eq!(tlb.lookup(tag, 0x7000), Some(newest));
     }
-    tlb.invalidate(&Invalidation::Asid {
+    tlb.invalidate(&TlbiScope::Asid {
         vmid: VMID,
         asid: ASID,
     });

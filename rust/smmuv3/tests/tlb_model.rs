@@ -11,7 +11,8 @@ use common::tlb_model::{features, is_hit, Both, Known, Step, BASES, SIZES};
 use proptest::{prelude::*, sample::select};
 use smmuv3::{
     command::decode,
-    translation::{Entry, Invalidation, Permissions, Tag},
+    command::Invalidation,
+    translation::{Entry, Permissions, Tag, TlbiScope},
     Command,
 };
 
@@ -136,11 +137,11 @@ proptest! {
     /// TLB would forget it, and nothing else is.
     #[test]
     fn a_device_is_told_what_the_tlb_forgets(known in any_known(), words in any_command()) {
-        let Ok(Command::Forward { words, .. }) = decode(words, &features()) else {
+        let Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) = decode(words, &features()) else {
             return Ok(());
         };
-        let what = Invalidation::of(words).expect("all of them are TLBI");
-        let reach = what.reach(known.tag, known.entry.global);
+        let words = Invalidation::Tlbi(tlbi).to_words();
+        let reach = TlbiScope::of(&tlbi).reach(known.tag, known.entry.global);
         let told = reach.is_some_and(|range| {
             range.first <= known.last() && known.first <= range.last
         });

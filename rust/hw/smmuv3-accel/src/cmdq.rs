@@ -166,8 +166,8 @@ impl cmdq::Signals for CmdqSignals<'_> {
         self.observer.consume_begin(registers);
     }
 
-    fn opcode(&mut self, words: [u64; 2], command: Option<&Command>) {
-        self.observer.command(words, command);
+    fn command(&mut self, opcode: u8, command: Option<&Command>) {
+        self.observer.command(opcode, command);
     }
 
     fn tolerated(&mut self, opcode: u8) {

@@ -11,7 +11,7 @@ use std::{
 use hwcore::prelude::*;
 use qemu_ext::{log, object::ObjectExt};
 use smmuv3::{
-    command::{opcode::*, Command},
+    command::{opcode::*, Command, Invalidation, Tlbi},
     features::Features,
     gerror::CommandError,
     registers::Registers,
@@ -78,44 +78,49 @@ pub const fn event_name(number: u8) -> &'static CStr {
 }
 
 /// Traces a command with its parameters. VMIDs count if there is a stage 2.
-fn trace_command(words: [u64; 2], command: Option<&Command>, stage2: bool) {
-    let sid = (words[0] >> 32) as u32;
-    let vmid = if stage2 { i32::from(sid as u16) } else { -1 };
-    let asid = (words[0] >> 48) as i32;
+fn trace_command(opcode: u8, command: Option<&Command>, stage2: bool) {
     match command {
-        Some(Command::CfgiSte { .. }) => trace::trace_smmuv3_cmdq_cfgi_ste(sid as i32),
+        Some(Command::CfgiSte { sid }) => trace::trace_smmuv3_cmdq_cfgi_ste(*sid as i32),
         Some(Command::CfgiSteRange { first, last }) => {
             trace::trace_smmuv3_cmdq_cfgi_ste_range(*first as i32, *last as i32);
         }
-        Some(Command::Forward { .. }) => match words[0] as u8 {
-            CFGI_CD | CFGI_CD_ALL => trace::trace_smmuv3_cmdq_cfgi_cd(sid),
-            TLBI_NH_ALL => trace::trace_smmuv3_cmdq_tlbi_nh(vmid),
-            TLBI_NH_ASID => trace::trace_smmuv3_cmdq_tlbi_nh_asid(asid),
-            TLBI_NSNH_ALL => trace::trace_smmuv3_cmdq_tlbi_nsnh(),
-            TLBI_S12_VMALL => trace::trace_smmuv3_cmdq_tlbi_s12_vmid(vmid),
-            TLBI_NH_VA => range(words, vmid, asid, 1),
-            TLBI_NH_VAA => range(words, vmid, -1, 1),
-            TLBI_S2_IPA => range(words, vmid, -1, 2),
-            _ => {}
-        },
+        Some(Command::Invalidate(Invalidation::Cfgi(cfgi))) => {
+            trace::trace_smmuv3_cmdq_cfgi_cd(cfgi.sid());
+        }
+        // the one in place of a command about EL2 is not what the guest issued
+        Some(Command::Invalidate(Invalidation::Tlbi(tlbi))) if tlbi.opcode() == opcode => {
+            trace_tlbi(tlbi, stage2);
+        }
+        _ => {}
+    }
+}
+
+fn trace_tlbi(tlbi: &Tlbi, stage2: bool) {
+    let vmid = if stage2 { i32::from(tlbi.vmid()) } else { -1 };
+    let asid = i32::from(tlbi.asid());
+    match tlbi.opcode() {
+        TLBI_NH_ALL => trace::trace_smmuv3_cmdq_tlbi_nh(vmid),
+        TLBI_NH_ASID => trace::trace_smmuv3_cmdq_tlbi_nh_asid(asid),
+        TLBI_NSNH_ALL => trace::trace_smmuv3_cmdq_tlbi_nsnh(),
+        TLBI_S12_VMALL => trace::trace_smmuv3_cmdq_tlbi_s12_vmid(vmid),
+        TLBI_NH_VA => trace_range(tlbi, vmid, asid, 1),
+        TLBI_NH_VAA => trace_range(tlbi, vmid, -1, 1),
+        TLBI_S2_IPA => trace_range(tlbi, vmid, -1, 2),
         _ => {}
     }
 }
 
 /// Traces an invalidation by address (§4.4.1.1).
-fn range(words: [u64; 2], vmid: i32, asid: i32, stage: i32) {
-    let field = |word: u64, low: u32, width: u32| (word >> low) & ((1 << width) - 1);
-    let (num, scale) = (field(words[0], 12, 5), field(words[0], 20, 5));
-    let (ttl, granule) = (field(words[1], 8, 2), field(words[1], 10, 2));
-    let pages = if granule == 0 { 1 } else { (num + 1) << scale };
+fn trace_range(tlbi: &Tlbi, vmid: i32, asid: i32, stage: i32) {
+    let pages = (u64::from(tlbi.num()) + 1) << tlbi.scale();
     trace::trace_smmuv3_range_inval(
         vmid,
         asid,
-        words[1] & !0xfff,
-        granule as u8,
+        tlbi.address(),
+        tlbi.tg(),
         pages,
-        ttl as u8,
-        words[1] & 1 != 0,
+        tlbi.ttl(),
+        tlbi.leaf(),
         stage,
     );
 }
@@ -175,9 +180,9 @@ impl<'a> CmdqObserver<'a> {
     }
 
     /// Traces a command, which is `None` if it is ILLEGAL.
-    pub fn command(&self, words: [u64; 2], command: Option<&Command>) {
-        trace::trace_smmuv3_cmdq_opcode(command_name(words[0] as u8));
-        trace_command(words, command, self.features.s2p());
+    pub fn command(&self, opcode: u8, command: Option<&Command>) {
+        trace::trace_smmuv3_cmdq_opcode(command_name(opcode));
+        trace_command(opcode, command, self.features.s2p());
     }
 
     /// Logs that an ILLEGAL command is consumed.

@@ -5,7 +5,10 @@
 
 use super::{GuestMemory, Host, Progress, Signals, Stall, COMMAND_BYTES};
 use crate::{
-    command::{decode, opcode, Command, CompletionSignal, Illegal, Kind, Leniency},
+    command::{
+        decode, opcode, opcode::is_invalidation, Cfgi, Command, CompletionSignal, Illegal,
+        Invalidation, Leniency,
+    },
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     invalidation::{Batch, Failure, FlushPolicy, MAX_BATCH},
@@ -146,8 +149,8 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// Decodes the command at the cursor and sees to it.
     #[inline]
     fn step(&mut self, fetched: [u64; 2]) -> Result<(), Failure> {
+        let opcode = opcode(fetched);
         let decoded = decode(fetched, self.features).or_else(|illegal| {
-            let opcode = fetched[0] as u8;
             let instead = self
                 .leniency
                 .instead(opcode, self.features)
@@ -155,16 +158,12 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             self.signals.tolerated(opcode);
             Ok(instead)
         });
-        self.signals.opcode(fetched, decoded.as_ref().ok());
+        self.signals.command(opcode, decoded.as_ref().ok());
         match decoded {
-            Ok(Command::Forward {
-                words,
-                target,
-                kind,
-            }) => self.forward(words, target, kind),
-            Ok(Command::Sync { signal }) => self.sync(fetched, signal),
-            Ok(Command::CfgiSte { sid, leaf: _ }) => self.install(fetched, sid, sid),
-            Ok(Command::CfgiSteRange { first, last }) => self.install(fetched, first, last),
+            Ok(Command::Invalidate(invalidation)) => self.forward(invalidation),
+            Ok(Command::Sync { signal }) => self.sync(opcode, signal),
+            Ok(Command::CfgiSte { sid }) => self.install(opcode, sid, sid),
+            Ok(Command::CfgiSteRange { first, last }) => self.install(opcode, first, last),
             Ok(Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect) => {
                 self.advance();
                 Ok(())
@@ -172,20 +171,15 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             Err(Illegal) => {
                 // What waits is older and still has to be done.
                 self.flush()?;
-                Err(self.failure(fetched[0] as u8, CommandError::Illegal))
+                Err(self.failure(opcode, CommandError::Illegal))
             }
         }
     }
 
     #[inline]
-    fn forward(
-        &mut self,
-        words: [u64; 2],
-        target: Option<StreamId>,
-        kind: Kind,
-    ) -> Result<(), Failure> {
-        if self.has_effect(target, kind) {
-            self.batch.push(self.cursor, words, kind);
+    fn forward(&mut self, invalidation: Invalidation) -> Result<(), Failure> {
+        if self.has_effect(&invalidation) {
+            self.batch.push(self.cursor, invalidation);
         }
         self.advance();
         let is_full = self.batch.is_full();
@@ -201,25 +195,27 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     fn may_wait(&self, rest: &[[u8; COMMAND_BYTES]]) -> bool {
         self.policy.defer_remainder
             && (1..MAX_BATCH).contains(&rest.len())
-            && rest.iter().all(|entry| opcode::is_invalidation(entry[0]))
+            && rest.iter().all(|entry| is_invalidation(entry[0]))
     }
 
     /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (6.3.9.6); a stream without
     /// a device holds nothing.
     #[inline]
-    fn has_effect(&mut self, target: Option<StreamId>, kind: Kind) -> bool {
-        if kind == Kind::Atc && !self.registers.smmu_enabled() {
+    fn has_effect(&mut self, invalidation: &Invalidation) -> bool {
+        if invalidation.is_atc_inv() && !self.registers.smmu_enabled() {
             return false;
         }
-        target.is_none_or(|sid| self.host.has_vdevice(sid))
+        invalidation
+            .target()
+            .is_none_or(|sid| self.host.has_vdevice(sid))
     }
 
     /// `CMD_SYNC` (4.7.3): its effects are seen before `CMDQ_CONS` passes it,
     /// and that before its signal (3.18).
-    fn sync(&mut self, words: [u64; 2], signal: CompletionSignal) -> Result<(), Failure> {
+    fn sync(&mut self, opcode: u8, signal: CompletionSignal) -> Result<(), Failure> {
         self.flush()?;
         if core::mem::take(self.atc_failed) {
-            return Err(self.failure(words[0] as u8, CommandError::AtcInvSync));
+            return Err(self.failure(opcode, CommandError::AtcInvSync));
         }
         self.advance();
         self.publish();
@@ -238,7 +234,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
 
     /// `CMD_CFGI_STE` and its kin (4.3.1, 4.3.2, 4.3.6) for the streams in
     /// `first..=last` that have a device.
-    fn install(&mut self, words: [u64; 2], first: StreamId, last: StreamId) -> Result<(), Failure> {
+    fn install(&mut self, opcode: u8, first: StreamId, last: StreamId) -> Result<(), Failure> {
         self.host.forget_configurations(first, last);
         // Those who shadow a stream are told, which takes its time.
         self.spent = true;
@@ -253,7 +249,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                 break;
             }
             if self.host.install_ste(sid) {
-                self.invalidate_cds(words, sid)?;
+                self.invalidate_cds(opcode, sid)?;
             }
             next = sid.checked_add(1).filter(|from| *from <= last);
         }
@@ -263,9 +259,9 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
 
     /// Attaching what is attached already reaches no cache, but the guest asked
     /// for the Context descriptors of this stream to be dropped too (4.3.1).
-    fn invalidate_cds(&mut self, words: [u64; 2], sid: StreamId) -> Result<(), Failure> {
-        let command = [u64::from(opcode::CFGI_CD_ALL) | (u64::from(sid) << 32), 0];
-        self.batch.push(self.cursor, command, Kind::Cfgi);
+    fn invalidate_cds(&mut self, opcode: u8, sid: StreamId) -> Result<(), Failure> {
+        self.batch
+            .push(self.cursor, Invalidation::Cfgi(Cfgi::cd_all(sid)));
         match self.submit() {
             Ok(()) => Ok(()),
             // The guest's command was not illegal. Without the invalidation
@@ -274,10 +270,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                 self.host.quarantine(sid);
                 Ok(())
             }
-            Err(failure) => Err(Failure {
-                opcode: words[0] as u8,
-                ..failure
-            }),
+            Err(failure) => Err(Failure { opcode, ..failure }),
         }
     }
 

@@ -31,7 +31,7 @@ impl Leniency {
     pub(crate) const fn instead(self, opcode: u8, features: &Features) -> Option<Command> {
         match (self, opcode) {
             (Self::El2Tlbi, TLBI_EL2_ALL..=TLBI_EL2_VAA) if !features.hyp() => {
-                Some(tlbi::everything())
+                Some(tlbi::nsnh_all())
             }
             _ => None,
         }

@@ -4,7 +4,12 @@
 //! Commands that wait to be submitted together.
 
 use super::{flush::Flush, set::Set, FlushPolicy, MAX_BATCH};
-use crate::{command::Kind, gerror::CommandError, queue::POINTER_MASK, Host, StreamId};
+use crate::{
+    command::{Invalidation, Tlbi},
+    gerror::CommandError,
+    queue::POINTER_MASK,
+    Host, StreamId,
+};
 
 /// The command at which a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +25,11 @@ pub struct Failure {
 /// Up to [`MAX_BATCH`] commands, each with its position in the Command queue.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    commands: [[u64; 2]; MAX_BATCH],
+    commands: [Invalidation; MAX_BATCH],
     positions: [u32; MAX_BATCH],
     len: usize,
     /// Which are `CMD_ATC_INV`.
     atc: u64,
-    /// Which name a stream, in bits 63:32 of their first word.
-    for_stream: u64,
 }
 
 impl Default for Batch {
@@ -39,11 +42,10 @@ impl Batch {
     /// A batch without commands.
     pub const fn new() -> Self {
         Self {
-            commands: [[0; 2]; MAX_BATCH],
+            commands: [Invalidation::Tlbi(Tlbi::NSNH_ALL); MAX_BATCH],
             positions: [0; MAX_BATCH],
             len: 0,
             atc: 0,
-            for_stream: 0,
         }
     }
 
@@ -70,21 +72,18 @@ impl Batch {
     pub fn clear(&mut self) {
         self.len = 0;
         self.atc = 0;
-        self.for_stream = 0;
     }
 
-    /// Adds a command, already scrubbed, that lies at `position` in the
-    /// Command queue. A full batch takes none: returns whether it was added.
+    /// Adds a command that lies at `position` in the Command queue. A full batch takes none: returns whether it was added.
     #[inline]
-    pub fn push(&mut self, position: u32, words: [u64; 2], kind: Kind) -> bool {
+    pub fn push(&mut self, position: u32, command: Invalidation) -> bool {
         let index = self.len;
         if index >= MAX_BATCH {
             return false;
         }
-        self.commands[index] = words;
+        self.commands[index] = command;
         self.positions[index] = position & POINTER_MASK;
-        self.atc |= u64::from(kind == Kind::Atc) << index;
-        self.for_stream |= u64::from(kind != Kind::Tlbi) << index;
+        self.atc |= u64::from(command.is_atc_inv()) << index;
         self.len = index + 1;
         true
     }
@@ -127,8 +126,7 @@ impl Batch {
 
     /// The stream that a command names.
     pub(super) fn target(&self, index: u32) -> Option<StreamId> {
-        let words = self.commands.get(index as usize)?;
-        ((self.for_stream >> index) & 1 != 0).then_some((words[0] >> 32) as StreamId)
+        self.commands.get(index as usize)?.target()
     }
 
     /// The commands of `set` that name the stream `target`.
@@ -144,11 +142,11 @@ impl Batch {
     fn opcode(&self, index: u32) -> u8 {
         self.commands
             .get(index as usize)
-            .map_or(0, |words| words[0] as u8)
+            .map_or(0, Invalidation::opcode)
     }
 
     /// Calls `submit` with the commands of `set`, in order.
-    pub(super) fn with<R>(&self, set: Set, submit: impl FnOnce(&[[u64; 2]]) -> R) -> R {
+    pub(super) fn with<R>(&self, set: Set, submit: impl FnOnce(&[Invalidation]) -> R) -> R {
         let first = set.first() as usize;
         let count = set.len() as usize;
         // Almost always there are no gaps and nothing needs to be copied.
@@ -157,14 +155,14 @@ impl Batch {
                 return submit(commands);
             }
         }
-        let mut commands = [[0; 2]; MAX_BATCH];
-        for (to, from) in commands.iter_mut().zip(set.iter()) {
-            *to = self
-                .commands
-                .get(from as usize)
-                .copied()
-                .unwrap_or_default();
+        let mut commands = self.commands;
+        let mut selected = 0;
+        for index in set.iter() {
+            if let Some(command) = self.commands.get(index as usize) {
+                commands[selected] = *command;
+                selected += 1;
+            }
         }
-        submit(&commands[..count.min(MAX_BATCH)])
+        submit(&commands[..selected])
     }
 }

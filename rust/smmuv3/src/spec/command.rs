@@ -179,6 +179,14 @@ layout! {
     }
 }
 
+impl TlbiWord1 {
+    /// `Address` as an address.
+    #[inline]
+    pub fn page(self) -> u64 {
+        u64::from(self.address()) << 12
+    }
+}
+
 impl SyncWord1 {
     /// `MSIAddress` as an address.
     #[inline]
@@ -221,6 +229,7 @@ mod tests {
             ("tg", 75 - 64, 74 - 64),
             ("address", 127 - 64, 76 - 64),
         ]);
+        assert_eq!(TlbiWord1::of(u64::MAX).page(), 0xffff_ffff_ffff_f000);
     }
 
     #[test]

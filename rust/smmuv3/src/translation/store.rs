@@ -8,7 +8,7 @@ use super::{
     configurations::Configurations,
     context::StreamContext,
     walks::{Walk, Walks},
-    Caches, Entry, Invalidation, Outcome, Permissions, Tag, Tlb,
+    Caches, Entry, Outcome, Permissions, Tag, Tlb, TlbiScope,
 };
 use crate::StreamId;
 
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// Invalidates translations.
-    pub fn invalidate(&mut self, what: &Invalidation) {
+    pub fn invalidate(&mut self, what: &TlbiScope) {
         self.tlb.invalidate(what);
         self.walks.invalidate(what);
     }
@@ -142,7 +142,7 @@ impl Store {
     /// Invalidates everything.
     pub fn clear(&mut self) {
         self.invalidate_configurations(0, StreamId::MAX);
-        self.invalidate(&Invalidation::All);
+        self.invalidate(&TlbiScope::All);
     }
 }
 

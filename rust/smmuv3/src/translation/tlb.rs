@@ -19,8 +19,8 @@ use self::{
 };
 use super::{
     entry::{Entry, Tag},
-    invalidation::Invalidation,
     range::Range,
+    tlbi::TlbiScope,
 };
 
 /// The smallest page, and more than the largest block that formats have.
@@ -137,18 +137,18 @@ impl Tlb {
     }
 
     /// Drops everything that `what` means.
-    pub fn invalidate(&mut self, what: &Invalidation) {
+    pub fn invalidate(&mut self, what: &TlbiScope) {
         match *what {
-            Invalidation::All => self.drop_all(),
-            Invalidation::Vmid(vmid) => self.drop_if(|key| key.vmid() == vmid),
-            Invalidation::VmidStage1(vmid) => {
+            TlbiScope::All => self.drop_all(),
+            TlbiScope::Vmid(vmid) => self.drop_if(|key| key.vmid() == vmid),
+            TlbiScope::VmidStage1(vmid) => {
                 self.drop_if(|key| key.vmid() == vmid && key.kind() != Kind::Ipa);
             }
-            Invalidation::Asid { vmid, asid } => self.drop_asid(vmid, asid),
-            Invalidation::Address {
+            TlbiScope::Asid { vmid, asid } => self.drop_asid(vmid, asid),
+            TlbiScope::Address {
                 vmid, asid, range, ..
             } => self.drop_virtual(vmid, asid, range),
-            Invalidation::Ipa { vmid, range, .. } => self.drop_ipa(vmid, range),
+            TlbiScope::Ipa { vmid, range, .. } => self.drop_ipa(vmid, range),
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
         tlb.insert(tag, 0x1000, &entry);
         tlb.epoch = u32::MAX;
         tlb.insert(tag, 0x2000, &entry);
-        tlb.invalidate(&Invalidation::All);
+        tlb.invalidate(&TlbiScope::All);
         tlb.insert(tag, 0x3000, &entry);
         let found = [0x1000, 0x2000, 0x3000].map(|address| tlb.lookup(tag, address).is_some());
         assert_eq!(found, [false, false, true]);

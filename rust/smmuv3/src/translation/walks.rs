@@ -17,7 +17,7 @@
 //! when the descriptors are: a page is reached by the invalidation of any address
 //! in it, and a table by that of any address that leads through it.
 
-use super::{range::Range, Entry, Invalidation, Tag, WalkStep};
+use super::{range::Range, Entry, Tag, TlbiScope, WalkStep};
 use crate::StreamId;
 
 /// No invalidation came near: larger than log2 of any block.
@@ -108,7 +108,7 @@ impl Input {
     }
 
     /// Notes an invalidation; returns whether it can mean anything under this tag.
-    fn note(&mut self, what: &Invalidation) -> bool {
+    fn note(&mut self, what: &TlbiScope) -> bool {
         let (nearest, range) = if let Some(range) = what.reach(self.tag, false) {
             if what.is_leaf_only() {
                 (&mut self.leaf, range)
@@ -280,7 +280,7 @@ impl Walks {
         !dependencies.configuration && !is_reached
     }
 
-    pub(super) fn invalidate(&mut self, what: &Invalidation) {
+    pub(super) fn invalidate(&mut self, what: &TlbiScope) {
         self.for_each(|walk| {
             for input in &mut walk.inputs {
                 walk.is_noted |= input.note(what);
@@ -353,7 +353,7 @@ mod tests {
             walk.note(&step(0x4000_0000, 21));
             walks.register(&mut walk, tag, 0x8000_0000);
             walk.note(&step(0x8000_0000, 12));
-            walks.invalidate(&Invalidation::Ipa {
+            walks.invalidate(&TlbiScope::Ipa {
                 vmid: 1,
                 range: Range::page(named, 12),
                 leaf: true,
@@ -373,7 +373,7 @@ mod tests {
         };
         walks.register(&mut two, tag, 0x1000);
         walks.invalidate_configurations(2, 2);
-        walks.invalidate(&Invalidation::All);
+        walks.invalidate(&TlbiScope::All);
         assert!(walks.is_current(&one) && !walks.is_current(&two));
         walks.end(&two);
         let again = walks.begin(2);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use smmuv3::{Host, HostError, StreamId};
+use smmuv3::{Host, HostError, Invalidation, StreamId};
 
 use super::log::{Event, Log};
 
@@ -98,7 +98,8 @@ impl TestHost {
 }
 
 impl Host for TestHost {
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
+        let commands: Vec<_> = commands.iter().map(Invalidation::to_words).collect();
         assert!(
             (1..=63).contains(&commands.len()),
             "1 to 63 commands a call"
@@ -107,12 +108,12 @@ impl Host for TestHost {
             self.waived.extend(commands);
             return Ok(());
         }
-        self.calls.push(commands.to_vec());
-        match self.answer(commands) {
+        self.calls.push(commands.clone());
+        match self.answer(&commands) {
             Answer::Done => {
                 self.failures = 0;
                 for command in commands {
-                    self.log.push(Event::Executed(*command));
+                    self.log.push(Event::Executed(command));
                 }
                 Ok(())
             }

@@ -21,7 +21,23 @@ pub use host::{Answer, TestHost};
 pub use machine::{Counters, Machine};
 pub use memory::Memory;
 
-use smmuv3::Features;
+use smmuv3::{
+    command::{decode, Invalidation},
+    translation::TlbiScope,
+    Command, Features,
+};
+
+/// The scope of a `CMD_TLBI_*`, given as words, on an SMMU with both stages.
+///
+/// # Panics
+///
+/// If it is none, or ILLEGAL.
+pub fn tlbi_scope(words: [u64; 2]) -> TlbiScope {
+    match decode(words, &smmu::BOTH) {
+        Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) => TlbiScope::of(&tlbi),
+        other => panic!("{words:x?} is no TLBI: {other:?}"),
+    }
+}
 
 /// What the test vectors assume unless they say otherwise: an SMMUv3.2 with
 /// stage 1, ATS and `SubstreamIDs`, without MSIs.

@@ -5,7 +5,7 @@
 //! and only then goes on.
 
 use smmuv3::{
-    command::{decode, Command, CompletionSignal, Kind},
+    command::{decode, Cfgi, Command, CompletionSignal, Invalidation},
     gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     CommandError, Features, FlushPolicy, GuestMemory, Host, HostError, Registers, Signals,
 };
@@ -72,15 +72,11 @@ impl OneByOne {
             Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect => {}
             Command::CfgiSte { sid, .. } => self.install(host, sid, sid)?,
             Command::CfgiSteRange { first, last } => self.install(host, first, last)?,
-            Command::Forward {
-                words,
-                target,
-                kind,
-            } => {
-                let ignored = kind == Kind::Atc && !registers.smmu_enabled();
-                let absent = target.is_some_and(|sid| !host.has_vdevice(sid));
+            Command::Invalidate(command) => {
+                let ignored = command.is_atc_inv() && !registers.smmu_enabled();
+                let absent = command.target().is_some_and(|sid| !host.has_vdevice(sid));
                 if !ignored && !absent {
-                    self.execute(host, words, kind)?;
+                    self.execute(host, &command)?;
                 }
             }
             Command::Sync { signal } => {
@@ -106,8 +102,7 @@ impl OneByOne {
                 break;
             };
             if host.install_ste(sid) {
-                let command = [0x06 | (u64::from(sid) << 32), 0];
-                match self.execute(host, command, Kind::Cfgi) {
+                match self.execute(host, &Invalidation::Cfgi(Cfgi::cd_all(sid))) {
                     Err(CommandError::Illegal) => host.quarantine(sid),
                     other => other?,
                 }
@@ -120,12 +115,11 @@ impl OneByOne {
     fn execute<H: Host>(
         &mut self,
         host: &mut H,
-        words: [u64; 2],
-        kind: Kind,
+        command: &Invalidation,
     ) -> Result<(), CommandError> {
-        let twice = self.policy.repeat_tlbi_cfgi && kind != Kind::Atc;
+        let twice = self.policy.repeat_tlbi_cfgi && !command.is_atc_inv();
         for _ in 0..if twice { 2 } else { 1 } {
-            self.submit(host, words, kind)?;
+            self.submit(host, command)?;
         }
         Ok(())
     }
@@ -133,25 +127,26 @@ impl OneByOne {
     fn submit<H: Host>(
         &mut self,
         host: &mut H,
-        words: [u64; 2],
-        kind: Kind,
+        command: &Invalidation,
     ) -> Result<(), CommandError> {
-        let sid = (words[0] >> 32) as u32;
         let (mut interrupts, mut shortages, mut timeouts, mut defects) = (0, 0, 0, 0);
         loop {
-            let Err(HostError { errno, .. }) = host.invalidate(&[words]) else {
+            let Err(HostError { errno, .. }) = host.invalidate(&[*command]) else {
                 return Ok(());
             };
             match errno {
-                EIO if kind != Kind::Tlbi && !host.has_vdevice(sid) => return Ok(()),
+                EIO if command.target().is_some_and(|sid| !host.has_vdevice(sid)) => return Ok(()),
                 EIO => return Err(CommandError::Illegal),
                 ENOENT if host.gone() => return Ok(()),
                 EINTR | EAGAIN if interrupts < 16 => interrupts += 1,
                 ENOMEM if shortages < self.policy.memory_retries => shortages += 1,
                 ETIMEDOUT if timeouts < self.policy.timeout_retries => timeouts += 1,
-                ETIMEDOUT if kind == Kind::Atc => {
+                ETIMEDOUT if command.is_atc_inv() => {
                     self.atc_failed = true;
-                    host.quarantine(sid);
+                    command
+                        .target()
+                        .into_iter()
+                        .for_each(|sid| host.quarantine(sid));
                     return Ok(());
                 }
                 EINTR | EAGAIN | ENOMEM | ETIMEDOUT => return Err(CommandError::Abort),

@@ -6,8 +6,8 @@
 
 use smmuv3::{
     command::decode,
-    translation::{Entry, Invalidation, Tag, Tlb},
-    Command, Features,
+    translation::{Entry, Tag, Tlb, TlbiScope},
+    Command, Features, Invalidation,
 };
 
 use super::vector_features;
@@ -143,10 +143,9 @@ impl Both {
                 self.model.insert(known);
             }
             Step::Execute(words) => match decode(words, &features()) {
-                Ok(Command::Forward { words, .. }) => {
-                    let what = Invalidation::of(words).expect("all of them are TLBI");
-                    self.tlb.invalidate(&what);
-                    self.model.execute(words);
+                Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) => {
+                    self.tlb.invalidate(&TlbiScope::of(&tlbi));
+                    self.model.execute(Invalidation::Tlbi(tlbi).to_words());
                 }
                 _ => {
                     // The reserved combination of range and hint.

@@ -10,8 +10,7 @@ use std::cell::RefCell;
 use smmuv3::{
     event::EventType,
     translation::{
-        translate, Caches, Entry, Invalidation, Outcome, Permissions, StreamContext, Tag, Walk,
-        WalkStep,
+        translate, Caches, Entry, Outcome, Permissions, StreamContext, Tag, Walk, WalkStep,
     },
     BusAbort, GuestMemory, StreamId,
 };
@@ -22,6 +21,7 @@ use crate::common::{
         VMID, WRITE,
     },
     tables::{Tables, AF, GLOBAL, READ_ONLY, S2_DEVICE, S2_READ, STAGE1, STAGE2},
+    tlbi_scope,
 };
 
 const PAGE: u64 = 0x7654_3000;
@@ -485,7 +485,7 @@ fn race(before: &Smmu, change: Action<'_>, command: Action<'_>) {
 
 fn tlbi(smmu: &mut Smmu, opcode: u64, asid: u16, address: u64) {
     let word0 = opcode | (u64::from(VMID) << 32) | (u64::from(asid) << 48);
-    let what = Invalidation::of([word0, address]).expect("a TLBI");
+    let what = tlbi_scope([word0, address]);
     smmu.store.invalidate(&what);
 }
 
@@ -733,7 +733,7 @@ fn undisturbed_by(before: &Smmu, command: Action<'_>) {
 
 fn tlbi_of(smmu: &mut Smmu, opcode: u64, (vmid, asid): (u16, u16), address: u64) {
     let word0 = opcode | (u64::from(vmid) << 32) | (u64::from(asid) << 48);
-    let what = Invalidation::of([word0, address]).expect("a TLBI");
+    let what = tlbi_scope([word0, address]);
     smmu.store.invalidate(&what);
 }
 

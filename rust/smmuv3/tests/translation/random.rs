@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::select};
 use smmuv3::{
     translation::{
-        translate, Caches, Entry, Invalidation, Outcome, Permissions, Range, Store, StreamContext,
-        Tag, WalkStep,
+        translate, Caches, Entry, Outcome, Permissions, Range, Store, StreamContext, Tag,
+        TlbiScope, WalkStep,
     },
     BusAbort, Features, GuestMemory, Registers, StreamId,
 };
@@ -382,7 +382,7 @@ proptest! {
         if step.stage == 2 {
             // It may have led to the Context descriptor.
             store.invalidate_configurations(SID, SID);
-            store.invalidate(&Invalidation::Vmid(vmid));
+            store.invalidate(&TlbiScope::Vmid(vmid));
         } else {
             // Any address of a page or block, all of those below a table.
             let all = Range::page(step.input, step.log2_bytes);
@@ -390,7 +390,7 @@ proptest! {
             let is_table = step.level < 3 && step.descriptor & 0b11 == 0b11;
             let range = if is_table { all } else { one };
             let leaf = !is_table;
-            store.invalidate(&Invalidation::Address { vmid, asid, range, leaf });
+            store.invalidate(&TlbiScope::Address { vmid, asid, range, leaf });
         }
         for (address, wanted) in case.accesses {
             let walked =

@@ -14,7 +14,7 @@ use std::{
 
 use smmuv3::{
     translation::{
-        translate, Caches, Entry, Invalidation, Outcome, Store, StreamContext, Tag, Walk, WalkStep,
+        translate, Caches, Entry, Outcome, Store, StreamContext, Tag, TlbiScope, Walk, WalkStep,
     },
     BusAbort, Features, GuestMemory, Registers, StreamId,
 };
@@ -22,7 +22,7 @@ use smmuv3::{
 use crate::common::{
     smmu::{Nested, Smmu, ASID, READ, SID, TABLES1, TABLES2, VMID},
     tables::{Tables, STAGE1, STAGE2},
-    Memory,
+    tlbi_scope, Memory,
 };
 
 const PAGE: u64 = 0x7654_3000;
@@ -178,7 +178,7 @@ impl Machine {
     }
 
     /// Remaps the page, invalidates, and completes a `CMD_SYNC`.
-    fn remap(&self, version: u64, slot: u64, attributes: u64, commands: &[Invalidation]) {
+    fn remap(&self, version: u64, slot: u64, attributes: u64, commands: &[TlbiScope]) {
         let descriptor = (OUTPUT + (version << 12)) | attributes | 0b11;
         let mut memory = self.memory.write().expect("no panics");
         memory.store_words(slot, &[descriptor]);
@@ -192,7 +192,7 @@ impl Machine {
 
 /// Runs threads against a guest. Returns how many translations took the attempt that
 /// invalidations wait for.
-fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[Invalidation]) -> u32 {
+fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[TlbiScope]) -> u32 {
     let machine = Machine {
         registers: smmu.registers,
         features: smmu.features,
@@ -238,7 +238,7 @@ fn storm_of_stage1_invalidations_starves_no_thread() {
     tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, STAGE1);
     let slot = tables.place(&mut smmu.memory, PAGE, 3);
     let word0 = 0x12 | (u64::from(VMID) << 32) | (u64::from(ASID) << 48);
-    let command = Invalidation::of([word0, PAGE | 1]).expect("a TLBI");
+    let command = tlbi_scope([word0, PAGE | 1]);
     let last = race(smmu, slot, STAGE1, &[command]);
     assert_ne!(last, 0, "attempts that were waited for");
 }
@@ -251,7 +251,7 @@ fn storm_of_stage2_invalidations_starves_no_thread() {
     nested.map2(IPA, 3, OUTPUT, STAGE2);
     let slot = nested.place2(IPA, 3);
     let vmid = u64::from(VMID) << 32;
-    let of = |opcode: u64, address| Invalidation::of([opcode | vmid, address]).expect("a TLBI");
+    let of = |opcode: u64, address| tlbi_scope([opcode | vmid, address]);
     let commands = [of(0x2a, IPA | 1), of(0x10, 0)];
     let last = race(nested.smmu, slot, STAGE2, &commands);
     assert_ne!(last, 0, "attempts that were waited for");

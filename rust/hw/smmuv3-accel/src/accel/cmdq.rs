@@ -5,7 +5,7 @@
 
 use hwcore::prelude::*;
 use qemu_ext::{error::report, qdev::DeviceExt};
-use smmuv3::{cmdq, invalidation::HostError};
+use smmuv3::{cmdq, command::Invalidation, invalidation::HostError};
 use util::Error;
 
 use super::{
@@ -51,7 +51,7 @@ impl<'a> AccelBackend<'a> {
 }
 
 impl cmdq::Host for AccelBackend<'_> {
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         // no device, nothing that is used; what is plugged in later begins afresh
         self.with(|_, viommu| viommu.invalidate(commands))
             .unwrap_or(Ok(()))

@@ -11,7 +11,10 @@ use qemu_ext::iommufd::{
     ViommuType,
 };
 use qom::prelude::*;
-use smmuv3::invalidation::{EioReport, HostError, MAX_BATCH};
+use smmuv3::{
+    command::{Invalidation, Tlbi},
+    invalidation::{EioReport, HostError, MAX_BATCH},
+};
 use util::{Error, Result};
 
 use super::{backoff::Backoff, host_caps::HostInfo, stage2::Stage2};
@@ -25,7 +28,7 @@ const STE_CONFIG_BYPASS: u64 = 0b100 << 1;
 const STE1_S1STALLD: u64 = 1 << 27;
 
 /// `CMD_TLBI_NSNH_ALL` (§4.4.1).
-const TLBI_NSNH_ALL: [u64; 2] = [0x30, 0];
+const TLBI_NSNH_ALL: [u64; 2] = Invalidation::Tlbi(Tlbi::NSNH_ALL).to_words();
 
 /// Two commands of which the host must refuse the second: `TLBI_NSNH_ALL`, which
 /// does no harm, and the reserved opcode 0.
@@ -42,8 +45,12 @@ pub const fn hwpt_data(ste: [u64; 2]) -> ArmSmmuv3Hwpt {
     }
 }
 
-/// Has the host's SMMU execute `commands`, and returns when they are complete.
-fn invalidate(viommu: &HostObject, commands: &[[u64; 2]]) -> std::result::Result<(), HostError> {
+/// Has the host's SMMU execute commands, given as words in CPU order, and returns when they
+/// are complete.
+fn invalidate(
+    viommu: &HostObject,
+    commands: impl ExactSizeIterator<Item = [u64; 2]>,
+) -> std::result::Result<(), HostError> {
     let mut entries = [ArmSmmuv3Invalidation::default(); MAX_BATCH];
     let Some(batch) = entries.get_mut(..commands.len()) else {
         return Err(HostError {
@@ -145,7 +152,7 @@ impl Viommu {
     /// giving it one. Kernels that validate a batch as a whole point at its
     /// start, others at the offender.
     pub fn probe_eio_report(&self) -> EioReport {
-        match invalidate(&self.object, &PROBE) {
+        match invalidate(&self.object, PROBE.into_iter()) {
             Err(HostError {
                 errno: libc::EIO,
                 entry_num: 1,
@@ -155,13 +162,13 @@ impl Viommu {
     }
 
     /// Has the host execute invalidations, unless it was given up on.
-    pub fn invalidate(&mut self, commands: &[[u64; 2]]) -> std::result::Result<(), HostError> {
+    pub fn invalidate(&mut self, commands: &[Invalidation]) -> std::result::Result<(), HostError> {
         if self.is_lost {
             // no stream is on stage 1, so nothing uses what they would invalidate
             return Ok(());
         }
         let begun = Instant::now();
-        let result = invalidate(&self.object, commands);
+        let result = invalidate(&self.object, commands.iter().map(Invalidation::to_words));
         if result.is_ok() {
             self.failing = Duration::ZERO;
         } else {
@@ -211,7 +218,7 @@ impl Viommu {
         }
         let passes = if self.repeats { 2 } else { 1 };
         for _ in 0..passes {
-            let result = invalidate(&self.object, &[TLBI_NSNH_ALL]);
+            let result = invalidate(&self.object, [TLBI_NSNH_ALL].into_iter());
             let errno = result.as_ref().map_or_else(|error| error.errno, |()| 0);
             trace::trace_smmuv3_accel_invalidate_batch(1, errno, u32::from(errno == 0));
             if result.is_err() {

@@ -6,9 +6,9 @@
 
 use smmuv3::{
     cmdq,
-    command::opcode::{CFGI_CD, CFGI_CD_ALL},
+    command::Invalidation,
     invalidation::{HostError, MAX_BATCH},
-    translation::Invalidation,
+    translation::TlbiScope,
 };
 
 use super::notify::{invalidate_configs, invalidate_tlb, NotifiedFunctions};
@@ -50,15 +50,17 @@ impl<'a> SoftwareBackend<'a> {
 }
 
 impl cmdq::Host for SoftwareBackend<'_> {
-    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Result<(), HostError> {
-        for words in commands {
-            let sid = (words[0] >> 32) as u32;
-            match Invalidation::of(*words) {
-                Some(what) => invalidate_tlb(self.state, self.notified, &what),
-                None if matches!(words[0] as u8, CFGI_CD | CFGI_CD_ALL) => {
-                    invalidate_configs(self.state, self.notified, sid, sid);
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
+        for command in commands {
+            match command {
+                Invalidation::Tlbi(tlbi) => {
+                    invalidate_tlb(self.state, self.notified, &TlbiScope::of(tlbi));
                 }
-                None => {}
+                Invalidation::Cfgi(cfgi) => {
+                    invalidate_configs(self.state, self.notified, cfgi.sid(), cfgi.sid());
+                }
+                // no emulated function has an ATC
+                Invalidation::AtcInv(_) => {}
             }
         }
         self.events.flush(self.state, self.irqs);

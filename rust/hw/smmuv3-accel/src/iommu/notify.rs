@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bql::BqlRefCell;
 use qemu_ext::arm_smmu::{OwnedSmmuFunction, SmmuFunction};
-use smmuv3::translation::{Invalidation, Range, StreamContext, Tlb};
+use smmuv3::translation::{Range, StreamContext, Tlb, TlbiScope};
 
 use crate::state::GuestState;
 
@@ -58,11 +58,7 @@ impl NotifiedFunctions {
 
 /// Returns the IOVA range to unmap for a device with this stream configuration, or `None` if
 /// it cannot hold an affected translation.
-fn affected_range(
-    what: &Invalidation,
-    context: Option<&StreamContext>,
-    tlb: &Tlb,
-) -> Option<Range> {
+fn affected_range(what: &TlbiScope, context: Option<&StreamContext>, tlb: &Tlb) -> Option<Range> {
     match context {
         Some(StreamContext::Translate(context)) => {
             let range = what.reach(context.tag(), tlb.has_seen_globals())?;
@@ -72,7 +68,7 @@ fn affected_range(
         Some(StreamContext::Bypass { .. } | StreamContext::Abort) => None,
         // A miss: it may be of any configuration.
         None => match what {
-            Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. } => {
+            TlbiScope::Address { range, .. } | TlbiScope::Ipa { range, .. } => {
                 Some(tlb.widened(*range))
             }
             _ => Some(Range::ALL),
@@ -81,7 +77,7 @@ fn affected_range(
 }
 
 /// Executes a `CMD_TLBI_*`.
-pub fn invalidate_tlb(state: &GuestState, notified: &NotifiedFunctions, what: &Invalidation) {
+pub fn invalidate_tlb(state: &GuestState, notified: &NotifiedFunctions, what: &TlbiScope) {
     trace_invalidation(what);
     state.lock_to_invalidate().store.invalidate(what);
     for function in notified.all().iter() {
@@ -132,10 +128,10 @@ fn unmap_all(function: &OwnedSmmuFunction) {
     notify_unmap(function, Range::ALL);
 }
 
-fn unmap(function: &OwnedSmmuFunction, what: &Invalidation, range: Range) {
+fn unmap(function: &OwnedSmmuFunction, what: &TlbiScope, range: Range) {
     let (vmid, asid, stage) = match *what {
-        Invalidation::Address { vmid, asid, .. } => (vmid, asid.map_or(-1, i32::from), 1),
-        Invalidation::Ipa { vmid, .. } => (vmid, -1, 2),
+        TlbiScope::Address { vmid, asid, .. } => (vmid, asid.map_or(-1, i32::from), 1),
+        TlbiScope::Ipa { vmid, .. } => (vmid, -1, 2),
         _ => (0, -1, 0),
     };
     let pages = ((range.last - range.first) >> 12) + 1;
@@ -163,17 +159,17 @@ fn notify_unmap(function: &OwnedSmmuFunction, range: Range) {
     function.region().notify_unmap(|| whole.blocks());
 }
 
-fn trace_invalidation(what: &Invalidation) {
+fn trace_invalidation(what: &TlbiScope) {
     match *what {
-        Invalidation::All => trace::trace_smmu_iotlb_inv_all(),
-        Invalidation::Vmid(vmid) => trace::trace_smmu_iotlb_inv_vmid(i32::from(vmid)),
-        Invalidation::VmidStage1(vmid) => trace::trace_smmu_iotlb_inv_vmid_s1(i32::from(vmid)),
-        Invalidation::Asid { vmid, asid } => {
+        TlbiScope::All => trace::trace_smmu_iotlb_inv_all(),
+        TlbiScope::Vmid(vmid) => trace::trace_smmu_iotlb_inv_vmid(i32::from(vmid)),
+        TlbiScope::VmidStage1(vmid) => trace::trace_smmu_iotlb_inv_vmid_s1(i32::from(vmid)),
+        TlbiScope::Asid { vmid, asid } => {
             trace::trace_smmu_iotlb_inv_asid_vmid(i32::from(asid), i32::from(vmid));
         }
-        Invalidation::Address { asid, range, .. } => {
+        TlbiScope::Address { asid, range, .. } => {
             trace::trace_smmu_iotlb_inv_iova(asid.map_or(-1, i32::from), range.first);
         }
-        Invalidation::Ipa { range, .. } => trace::trace_smmu_iotlb_inv_iova(-1, range.first),
+        TlbiScope::Ipa { range, .. } => trace::trace_smmu_iotlb_inv_iova(-1, range.first),
     }
 }

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a `CMD_TLBI_*` asks to be forgotten (4.4).
+//! The scope of a `CMD_TLBI_*` (§4.4).
 
 use super::{
     entry::{within, Tag},
     range::Range,
+    walk::upper_half,
 };
 use crate::{
-    bits::{bit64, field64, mask64},
-    command::opcode::*,
+    address::{low_bits, truncate},
+    command::{opcode::*, Tlbi},
 };
 
-/// Which translations are to be forgotten.
+/// Which translations a `CMD_TLBI_*` invalidates.
 ///
 /// No more than complete translations are cached, so `Leaf` says nothing about what
 /// the TLB has: it narrows what must be read again by walks in flight. Level hints
 /// are not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Invalidation {
+pub enum TlbiScope {
     /// Everything (`CMD_TLBI_NSNH_ALL`).
     All,
     /// Everything of a VMID, at both stages (`CMD_TLBI_S12_VMALL`).
@@ -59,44 +60,38 @@ pub enum Invalidation {
 }
 
 /// `SCALE` is no larger than this in effect (4.4.1.1).
-const MAX_SCALE: u64 = 39;
+const MAX_SCALE: u8 = 39;
 /// Bits of an address that are compared. TBI may apply to commands (4.4.2).
 const ADDRESS_BITS: u32 = 56;
-/// Bit of word 1: `Leaf`.
-const LEAF: u32 = 0;
 
-impl Invalidation {
-    /// What the words of a [`Command::Forward`](crate::Command::Forward) ask
-    /// for, if it is about translations.
-    ///
-    /// The decoding has left no bits in them that this SMMU ignores.
-    pub const fn of([word0, word1]: [u64; 2]) -> Option<Self> {
-        let vmid = (word0 >> 32) as u16;
-        let asid = (word0 >> 48) as u16;
-        Some(match word0 as u8 {
-            TLBI_NSNH_ALL => Self::All,
+impl TlbiScope {
+    /// Returns the scope of a command.
+    pub fn of(tlbi: &Tlbi) -> Self {
+        let (vmid, asid, leaf) = (tlbi.vmid(), tlbi.asid(), tlbi.leaf());
+        match tlbi.opcode() {
             TLBI_S12_VMALL => Self::Vmid(vmid),
             TLBI_NH_ALL => Self::VmidStage1(vmid),
             TLBI_NH_ASID => Self::Asid { vmid, asid },
             TLBI_NH_VA => Self::Address {
                 vmid,
                 asid: Some(asid),
-                range: virtual_range(word0, word1),
-                leaf: bit64(word1, LEAF),
+                range: virtual_range(tlbi),
+                leaf,
             },
             TLBI_NH_VAA => Self::Address {
                 vmid,
                 asid: None,
-                range: virtual_range(word0, word1),
-                leaf: bit64(word1, LEAF),
+                range: virtual_range(tlbi),
+                leaf,
             },
             TLBI_S2_IPA => Self::Ipa {
                 vmid,
-                range: range(word0, word1, ADDRESS_BITS),
-                leaf: bit64(word1, LEAF),
+                range: range(tlbi, ADDRESS_BITS),
+                leaf,
             },
-            _ => return None,
-        })
+            // TLBI_NSNH_ALL: there is no other
+            _ => Self::All,
+        }
     }
 
     /// The addresses that who has remembered translations of `tag` must
@@ -131,12 +126,12 @@ impl Invalidation {
 /// The range of a virtual address. It belongs to the table that its first
 /// address does: what would overflow from `TTB0`'s region into `TTB1`'s, or
 /// from there to the bottom, need not be affected (4.4.1.1).
-const fn virtual_range(word0: u64, word1: u64) -> Range {
-    let half = range(word0, word1, ADDRESS_BITS - 1);
-    if !bit64(word1, ADDRESS_BITS - 1) {
+fn virtual_range(tlbi: &Tlbi) -> Range {
+    let half = range(tlbi, ADDRESS_BITS - 1);
+    if !upper_half(tlbi.address()) {
         return half;
     }
-    let upper = !mask64(0, ADDRESS_BITS - 1);
+    let upper = !low_bits(ADDRESS_BITS - 1);
     Range {
         first: half.first | upper,
         last: half.last | upper,
@@ -148,36 +143,46 @@ const fn virtual_range(word0: u64, word1: u64) -> Range {
 ///
 /// An address that is not aligned to its granule is UNPREDICTABLE: all that
 /// can be meant is included.
-const fn range(word0: u64, word1: u64, bits: u32) -> Range {
-    let top = mask64(0, bits);
-    let first = word1 & mask64(12, 52) & top;
-    let granule = field64(word1, 10, 2);
-    if granule == 0 {
+fn range(tlbi: &Tlbi, bits: u32) -> Range {
+    let top = low_bits(bits);
+    let first = truncate(tlbi.address(), bits);
+    let Some(log2_granule) = tlbi.granule_shift() else {
         return Range::page(first, 12);
-    }
-    let log2_granule = 10 + 2 * granule as u8;
-    let scale = field64(word0, 20, 6);
-    let scale = if scale < MAX_SCALE { scale } else { MAX_SCALE };
+    };
+    let scale = tlbi.scale().min(MAX_SCALE);
     // At most 2^(5 + 39 + 16).
-    let bytes = ((field64(word0, 12, 5) + 1) << scale) << log2_granule;
+    let bytes = ((u64::from(tlbi.num()) + 1) << scale) << log2_granule;
     let last = first.saturating_add(bytes - 1) | within(log2_granule);
     Range {
         first: first & !within(log2_granule),
-        last: if last < top { last } else { top },
+        last: last.min(top),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        command::{decode, Invalidation},
+        Command, Features,
+    };
+
+    /// The scope of the words of a command, on an SMMU that has everything.
+    fn scope(words: [u64; 2]) -> Option<TlbiScope> {
+        let features = Features::arm_smmuv3().with_s2p(true).with_ds(true);
+        match decode(words, &features) {
+            Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) => Some(TlbiScope::of(&tlbi)),
+            _ => None,
+        }
+    }
 
     const VMID: u16 = 0xbbcc;
     const ASID: u16 = 0xaaaa;
     const OWNER: u64 = 0xaaaa_bbcc_0000_0000;
 
     fn range_of(words: [u64; 2]) -> Range {
-        match Invalidation::of(words) {
-            Some(Invalidation::Address { range, .. } | Invalidation::Ipa { range, .. }) => range,
+        match scope(words) {
+            Some(TlbiScope::Address { range, .. } | TlbiScope::Ipa { range, .. }) => range,
             other => panic!("no range: {other:?}"),
         }
     }
@@ -188,9 +193,9 @@ mod tests {
 
     #[test]
     fn every_command_names_its_scope() {
-        let of = |opcode: u64| Invalidation::of([OWNER | opcode, 0x1000]);
+        let of = |opcode: u64| scope([OWNER | opcode, 0x1000]);
         let (vmid, asid, range) = (VMID, ASID, Range::page(0x1000, 12));
-        let by_address = |whose| Invalidation::Address {
+        let by_address = |whose| TlbiScope::Address {
             vmid,
             asid: whose,
             range,
@@ -198,17 +203,17 @@ mod tests {
         };
         for opcode in 0..=0xff {
             let scope = match opcode {
-                0x10 => Some(Invalidation::VmidStage1(vmid)),
-                0x11 => Some(Invalidation::Asid { vmid, asid }),
+                0x10 => Some(TlbiScope::VmidStage1(vmid)),
+                0x11 => Some(TlbiScope::Asid { vmid, asid }),
                 0x12 => Some(by_address(Some(asid))),
                 0x13 => Some(by_address(None)),
-                0x28 => Some(Invalidation::Vmid(vmid)),
-                0x2a => Some(Invalidation::Ipa {
+                0x28 => Some(TlbiScope::Vmid(vmid)),
+                0x2a => Some(TlbiScope::Ipa {
                     vmid,
                     range,
                     leaf: false,
                 }),
-                0x30 => Some(Invalidation::All),
+                0x30 => Some(TlbiScope::All),
                 _ => None,
             };
             assert_eq!(of(opcode), scope, "{opcode:#x}");
@@ -218,7 +223,7 @@ mod tests {
     #[test]
     fn leaf_bit_spares_tables() {
         for opcode in 0..=0xff {
-            let of = |leaf: u64| Invalidation::of([OWNER | opcode, 0x1000 | leaf]);
+            let of = |leaf: u64| scope([OWNER | opcode, 0x1000 | leaf]);
             let is_leaf_only = |leaf| of(leaf).is_some_and(|what| what.is_leaf_only());
             assert!(!is_leaf_only(0), "{opcode:#x}");
             let by_address = matches!(opcode, 0x12 | 0x13 | 0x2a);
@@ -231,7 +236,8 @@ mod tests {
         let at = |num: u64, scale: u64, granule: u64| {
             range_of([
                 0x12 | (num << 12) | (scale << 20),
-                0x1_0000 | (granule << 10),
+                // with a level hint, without which a single granule is ILLEGAL
+                0x1_0300 | (granule << 10),
             ])
         };
         assert_eq!(at(0, 0, 0), range(0x1_0000, 0x1_0fff));
@@ -279,7 +285,7 @@ mod tests {
         };
         let page = Some(Range::page(0x1000, 12));
         let all = Some(Range::ALL);
-        let words = |opcode: u64| Invalidation::of([OWNER | opcode, 0x1000]);
+        let words = |opcode: u64| scope([OWNER | opcode, 0x1000]);
         let reach = |opcode, tag| words(opcode).and_then(|what| what.reach(tag, false));
         for (opcode, of_combined, of_stage2) in [
             (0x10, all, None),
@@ -306,7 +312,7 @@ mod tests {
             asid: Some(1),
         };
         let reach = |opcode: u64, globals| {
-            Invalidation::of([OWNER | opcode, 0x1000]).and_then(|what| what.reach(other, globals))
+            scope([OWNER | opcode, 0x1000]).and_then(|what| what.reach(other, globals))
         };
         let page = Some(Range::page(0x1000, 12));
         assert_eq!([reach(0x12, false), reach(0x12, true)], [None, page]);
