@@ -180,7 +180,7 @@ impl Words {
         let config = stream_table::evaluate(&registers, &self.features, &mut again, self.sid);
         assert_eq!(config, StreamConfig::Bypass, "SMMUEN is 0");
         assert_eq!(again.reads, 0);
-        registers.cr[0] = 1;
+        registers.cr0 = 1;
         let config = stream_table::evaluate(&registers, &self.features, &mut again, self.sid);
         assert_eq!(again.reads, reads);
         match found {

@@ -12,12 +12,11 @@ use std::{
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
-    command::Invalidation,
-    bits::field64,
     command::decode,
+    command::Invalidation,
     translation::{
-        translate, Caches, Entry, Outcome, Permissions, Range, Store, StreamContext, TlbiScope,
-        Tag, Walk, WalkStep,
+        translate, Caches, Entry, Outcome, Permissions, Range, Store, StreamContext, Tag,
+        TlbiScope, Walk, WalkStep,
     },
     BusAbort, Command, GuestMemory, Registers, StreamId,
 };
@@ -190,7 +189,7 @@ impl Session {
         let mut registers = Registers::reset(&self.setup.features);
         registers.strtab_base = self.setup.strtab_base;
         registers.strtab_base_cfg = self.setup.strtab_base_cfg;
-        registers.cr[0] = 1;
+        registers.cr0 = 1;
         let mut smmu = Smmu {
             session: self,
             registers,
@@ -1130,6 +1129,11 @@ fn shape(u: &mut Unstructured<'_>) -> Result<u64> {
     let smallest = granule + tables * (granule - 3) + 1;
     let input = (smallest + extra % (granule + 1)).clamp(25, 44);
     Ok((tg << 46) | (sl0 << 38) | ((64 - input) << 32))
+}
+
+/// `width` bits of `value` from bit `low` upwards.
+fn field64(value: u64, low: u32, width: u32) -> u64 {
+    (value >> low) & ((1 << width) - 1)
 }
 
 fn cd(u: &mut Unstructured<'_>) -> Result<[u64; 8]> {

@@ -117,7 +117,7 @@ fn consuming(bencher: Bencher<'_, '_>, log2size: u32) {
         .counter(ItemsCount::new(1_u64 << log2size))
         .bench_local(|| {
             // Full: the same index with the other wrap flag.
-            registers.cmdq.prod = registers.cmdq.cons ^ (1 << log2size);
+            registers.cmdq_prod = registers.cmdq_cons ^ (1 << log2size);
             loop {
                 let progress = cmdq.consume(
                     &mut registers,
@@ -131,7 +131,7 @@ fn consuming(bencher: Bencher<'_, '_>, log2size: u32) {
                     break;
                 }
             }
-            assert_eq!(registers.cmdq.cons, registers.cmdq.prod);
+            assert_eq!(registers.cmdq_cons, registers.cmdq_prod);
         });
 }
 

@@ -306,7 +306,7 @@ impl Cmdq {
         let ring = registers.cmdq_ring(features);
         let mut consumer = Consumer {
             ring,
-            cursor: registers.cmdq.cons & ring.pointer_mask(),
+            cursor: registers.cmdq_cons & ring.pointer_mask(),
             features,
             memory,
             host,

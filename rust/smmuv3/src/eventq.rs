@@ -4,12 +4,16 @@
 //! The Event queue: recording events for the guest (3.5, 7.2, 7.4).
 
 use crate::{
-    cmdq::GuestMemory, event::Event, features::Features, gerror::EVENTQ_ABT_ERR,
+    cmdq::GuestMemory,
+    event::Event,
+    features::Features,
+    gerror::EVENTQ_ABT_ERR,
     registers::Registers,
+    spec::{mask, register::EventqIndex},
 };
 
 /// `OVFLG` of `EVENTQ_PROD` and `OVACKFLG` of `EVENTQ_CONS` (6.3.95, 6.3.96).
-const OVERFLOW: u32 = 1 << 31;
+const OVERFLOW: u32 = mask!(EventqIndex: overflow);
 
 /// What became of an event, and what is to be signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub fn record<M: GuestMemory>(
         return Recorded::Disabled;
     }
     let ring = registers.eventq_ring(features);
-    let (prod, cons) = (registers.eventq.prod, registers.eventq.cons);
+    let (prod, cons) = (registers.eventq_prod, registers.eventq_cons);
     // Indexes that contradict each other leave no slot that is surely free.
     let Some(used) = ring.used(prod, cons) else {
         return overflow(registers);
@@ -60,7 +64,7 @@ pub fn record<M: GuestMemory>(
             interrupt: new != 0 && registers.gerror_irq_enabled(),
         };
     }
-    registers.eventq.prod = (prod & OVERFLOW) | ring.advance(prod, 1);
+    registers.eventq_prod = (prod & OVERFLOW) | ring.advance(prod, 1);
     Recorded::Written {
         interrupt: used == 0 && registers.eventq_irq_enabled(),
     }
@@ -77,8 +81,8 @@ pub fn overflow(registers: &mut Registers) -> Recorded {
     if !takes_events(registers) {
         return Recorded::Disabled;
     }
-    if (registers.eventq.prod ^ registers.eventq.cons) & OVERFLOW == 0 {
-        registers.eventq.prod ^= OVERFLOW;
+    if (registers.eventq_prod ^ registers.eventq_cons) & OVERFLOW == 0 {
+        registers.eventq_prod ^= OVERFLOW;
     }
     Recorded::Overflowed
 }
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
     use crate::{
         event::EventType,
-        registers::{CR0_EVENTQEN, IRQ_CTRL_EVENTQ, IRQ_CTRL_GERROR},
+        spec::register::{Cr0, IrqCtrl},
         BusAbort,
     };
 
@@ -117,9 +121,9 @@ mod tests {
     fn machine(log2size: u64) -> (Registers, Features, Memory) {
         let features = Features::arm_smmuv3();
         let mut registers = Registers::reset(&features);
-        registers.eventq.base = BASE | log2size;
-        registers.cr[0] = CR0_EVENTQEN;
-        registers.irq_ctrl = IRQ_CTRL_EVENTQ | IRQ_CTRL_GERROR;
+        registers.eventq_base = BASE | log2size;
+        registers.cr0 = mask!(Cr0: eventqen);
+        registers.irq_ctrl = mask!(IrqCtrl: eventq_irqen | gerror_irqen);
         let memory = Memory {
             written: Vec::new(),
             limit: u64::MAX,
@@ -143,8 +147,8 @@ mod tests {
         let addresses: Vec<u64> = memory.written.iter().map(|(address, _)| *address).collect();
         assert_eq!(addresses, [BASE, BASE + 32, BASE + 64]);
         assert_eq!(memory.written[1].1, event(2).to_bytes());
-        assert_eq!(registers.eventq.prod, 3);
-        registers.eventq.cons = 3;
+        assert_eq!(registers.eventq_prod, 3);
+        registers.eventq_cons = 3;
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(4)),
             Recorded::Written { interrupt: true }
@@ -162,23 +166,23 @@ mod tests {
                 record(&mut registers, &features, &mut memory, &event(2)),
                 Recorded::Overflowed
             );
-            assert_eq!(registers.eventq.prod, OVERFLOW | 2);
+            assert_eq!(registers.eventq_prod, OVERFLOW | 2);
         }
         assert_eq!(memory.written.len(), 2);
         assert_eq!(registers.gerror, 0, "an overflow is no abort (7.2.2)");
         // acknowledged, and one record read
-        registers.eventq.cons = OVERFLOW | 1;
+        registers.eventq_cons = OVERFLOW | 1;
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(3)),
             Recorded::Written { interrupt: false }
         );
-        assert_eq!(registers.eventq.prod, OVERFLOW | 3);
+        assert_eq!(registers.eventq_prod, OVERFLOW | 3);
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(4)),
             Recorded::Overflowed
         );
         assert_eq!(
-            registers.eventq.prod, 3,
+            registers.eventq_prod, 3,
             "the second overflow toggles it back"
         );
     }
@@ -201,7 +205,7 @@ mod tests {
         assert_eq!(overflow(&mut registers), Recorded::Disabled);
         assert_eq!(registers, before);
         assert_eq!(
-            (registers.eventq.prod, registers.gerror),
+            (registers.eventq_prod, registers.gerror),
             (0, EVENTQ_ABT_ERR)
         );
         registers.gerrorn = EVENTQ_ABT_ERR;
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn a_disabled_queue_records_nothing_and_reports_nothing() {
         let (mut registers, features, mut memory) = machine(0);
-        registers.cr[0] = 0;
+        registers.cr0 = 0;
         let before = registers.clone();
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(1)),

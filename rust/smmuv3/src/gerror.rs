@@ -3,28 +3,31 @@
 
 //! Global errors (7.5, 6.3.19, 6.3.20) and the Command queue's error codes (7.1).
 
-use crate::features::Features;
+use crate::{
+    features::Features,
+    spec::{mask, register::Gerror},
+};
 
 /// `GERROR.CMDQ_ERR`: a command cannot be processed, `CMDQ_CONS.ERR` says why.
-pub const CMDQ_ERR: u32 = 1 << 0;
+pub const CMDQ_ERR: u32 = mask!(Gerror: cmdq_err);
 /// `GERROR.EVENTQ_ABT_ERR`: an access to the Event queue aborted.
-pub const EVENTQ_ABT_ERR: u32 = 1 << 2;
+pub const EVENTQ_ABT_ERR: u32 = mask!(Gerror: eventq_abt_err);
 /// `GERROR.PRIQ_ABT_ERR`: an access to the PRI queue aborted.
-pub const PRIQ_ABT_ERR: u32 = 1 << 3;
+pub const PRIQ_ABT_ERR: u32 = mask!(Gerror: priq_abt_err);
 /// `GERROR.MSI_CMDQ_ABT_ERR`: the MSI of a `CMD_SYNC` aborted.
-pub const MSI_CMDQ_ABT_ERR: u32 = 1 << 4;
+pub const MSI_CMDQ_ABT_ERR: u32 = mask!(Gerror: msi_cmdq_abt_err);
 /// `GERROR.MSI_EVENTQ_ABT_ERR`: an MSI of the Event queue aborted.
-pub const MSI_EVENTQ_ABT_ERR: u32 = 1 << 5;
+pub const MSI_EVENTQ_ABT_ERR: u32 = mask!(Gerror: msi_eventq_abt_err);
 /// `GERROR.MSI_PRIQ_ABT_ERR`: an MSI of the PRI queue aborted.
-pub const MSI_PRIQ_ABT_ERR: u32 = 1 << 6;
+pub const MSI_PRIQ_ABT_ERR: u32 = mask!(Gerror: msi_priq_abt_err);
 /// `GERROR.MSI_GERROR_ABT_ERR`: a GERROR MSI aborted.
-pub const MSI_GERROR_ABT_ERR: u32 = 1 << 7;
+pub const MSI_GERROR_ABT_ERR: u32 = mask!(Gerror: msi_gerror_abt_err);
 /// `GERROR.SFM_ERR`: Service failure mode was entered.
-pub const SFM_ERR: u32 = 1 << 8;
+pub const SFM_ERR: u32 = mask!(Gerror: sfm_err);
 /// `GERROR.CMDQP_ERR`: an error on a Command queue control page.
-pub const CMDQP_ERR: u32 = 1 << 9;
+pub const CMDQP_ERR: u32 = mask!(Gerror: cmdqp_err);
 /// `GERROR.DPT_ERR`: a Device Permission Table lookup fault.
-pub const DPT_ERR: u32 = 1 << 10;
+pub const DPT_ERR: u32 = mask!(Gerror: dpt_err);
 
 /// The bits of `GERROR` and `GERRORN` that exist with these features; the
 /// others are RES0 in both.
@@ -63,6 +66,9 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// The one with the largest code.
+    pub(crate) const LARGEST: Self = Self::AtcInvSync;
+
     /// The value of `CMDQ_CONS.ERR`.
     #[inline]
     pub const fn code(self) -> u32 {

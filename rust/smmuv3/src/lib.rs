@@ -18,7 +18,6 @@
 #![forbid(unsafe_code)]
 
 mod address;
-pub mod bits;
 pub mod cd;
 pub mod cmdq;
 pub mod command;
@@ -42,8 +41,7 @@ pub use event::Event;
 pub use features::Features;
 pub use gerror::CommandError;
 pub use invalidation::{EioReport, FlushPolicy, HostError};
-pub use queue::QueueRegisters;
-pub use registers::{Effects, InvalidState, Registers};
+pub use registers::{Effects, Registers};
 pub use ste::{BadSte, Ste, StreamConfig};
 pub use stream_table::SteFault;
 

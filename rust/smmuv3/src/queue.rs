@@ -5,56 +5,11 @@
 
 use crate::{
     address::{align_down, truncate},
-    spec::{
-        mask,
-        register::{CmdqProd, QueueBase},
-    },
+    spec::register::{CmdqProd, QueueBase},
 };
 
 /// `PROD.WR` and `CONS.RD` with their wrap flag: at most 20 bits (6.3.27).
 pub const POINTER_MASK: u32 = CmdqProd::DEFINED;
-
-/// The registers of one queue, as they read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueRegisters {
-    /// `*_BASE`: allocation hint (62), `ADDR` (55:5), `LOG2SIZE` (4:0).
-    pub base: u64,
-    /// `*_PROD`: where the producer writes next.
-    pub prod: u32,
-    /// `*_CONS`: what the consumer reads next.
-    pub cons: u32,
-}
-
-impl QueueRegisters {
-    /// The ring that the base register describes.
-    ///
-    /// `max_log2size` is what the identification registers allow,
-    /// `oas_bits` the output address size and `log2_entry` the log2 of the
-    /// size of an entry in bytes.
-    #[inline]
-    pub const fn ring(&self, max_log2size: u32, oas_bits: u32, log2_entry: u32) -> Ring {
-        let written = (self.base & mask!(QueueBase: log2size)) as u32;
-        let log2size = if written < max_log2size {
-            written
-        } else {
-            max_log2size
-        };
-        // A queue is aligned to its size but never to less than 32 bytes: the
-        // bits below are ignored, not faulted (6.3.26). An address too large
-        // for the SMMU is truncated (3.4.3).
-        let alignment = if log2size + log2_entry > 5 {
-            log2size + log2_entry
-        } else {
-            5
-        };
-        let address = truncate(self.base & mask!(QueueBase: addr), oas_bits);
-        Ring {
-            address: align_down(address, alignment),
-            log2size,
-            log2_entry,
-        }
-    }
-}
 
 /// Geometry of a queue of `2^log2size` entries, `log2size` at most 19.
 ///
@@ -68,6 +23,26 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// The ring that a base register describes.
+    ///
+    /// `max_log2size` is what the identification registers allow,
+    /// `oas_bits` the output address size and `log2_entry` the log2 of the
+    /// size of an entry in bytes.
+    #[inline]
+    pub fn new(base: QueueBase, max_log2size: u32, oas_bits: u32, log2_entry: u32) -> Self {
+        let log2size = u32::from(base.log2size().value()).min(max_log2size);
+        // A queue is aligned to its size but never to less than 32 bytes: the
+        // bits below are ignored, not faulted (§6.3.26). An address too large
+        // for the SMMU is truncated (§3.4.3).
+        let alignment = (log2size + log2_entry).max(5);
+        let address = truncate(base.queue(), oas_bits);
+        Self {
+            address: align_down(address, alignment),
+            log2size,
+            log2_entry,
+        }
+    }
+
     /// log2 of the number of entries.
     #[inline]
     pub const fn log2size(&self) -> u32 {
@@ -141,11 +116,7 @@ mod tests {
     use super::*;
 
     fn ring(base: u64) -> Ring {
-        let queue = QueueRegisters {
-            base,
-            ..QueueRegisters::default()
-        };
-        queue.ring(19, 44, 4)
+        Ring::new(QueueBase::of(base), 19, 44, 4)
     }
 
     /// What the pointers of a queue of `2^log2size` entries mean, by numbers that
@@ -208,11 +179,8 @@ mod tests {
 
     #[test]
     fn the_size_is_capped() {
-        let queue = QueueRegisters {
-            base: 0x4000_001f,
-            ..QueueRegisters::default()
-        };
-        assert_eq!(queue.ring(8, 44, 4).log2size(), 8);
-        assert_eq!(queue.ring(19, 44, 4).pointer_mask(), POINTER_MASK);
+        let base = QueueBase::of(0x4000_001f);
+        assert_eq!(Ring::new(base, 8, 44, 4).log2size(), 8);
+        assert_eq!(Ring::new(base, 19, 44, 4).pointer_mask(), POINTER_MASK);
     }
 }

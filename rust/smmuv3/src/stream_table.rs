@@ -49,16 +49,11 @@ struct Table {
 impl Table {
     fn new(registers: &Registers, features: &Features) -> Self {
         let config = StrtabBaseCfg::of(registers.strtab_base_cfg);
-        let two_level = features.st_level() != 0 && config.fmt() == StrtabFormat::TwoLevel;
-        let split = match config.split().value() {
-            split @ (6 | 8 | 10) => split.into(),
-            // Reserved values behave as 6.
-            _ => 6,
-        };
+        let split = two_level_split(registers.strtab_base_cfg);
         Self {
             base: StrtabBase::of(registers.strtab_base).table(),
             log2size: config.log2size().value().into(),
-            split: two_level.then_some(split),
+            split: split.filter(|_| features.st_level() != 0).map(u32::from),
             oas_bits: features.oas_bits(),
         }
     }
@@ -96,6 +91,18 @@ impl Table {
         }
         let base = self.aligned(l1std.table(), STE_LOG2_BYTES + (span - 1));
         Ok(entry(base, index, STE_LOG2_BYTES))
+    }
+}
+
+/// Returns `STRTAB_BASE_CFG.SPLIT` as it takes effect, if `FMT` says two levels
+/// (§6.3.25).
+pub fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
+    let config = StrtabBaseCfg::of(strtab_base_cfg);
+    match (config.fmt(), config.split().value()) {
+        (StrtabFormat::Linear, _) => None,
+        (StrtabFormat::TwoLevel, split @ (6 | 8 | 10)) => Some(split),
+        // Reserved values behave as 6.
+        (StrtabFormat::TwoLevel, _) => Some(6),
     }
 }
 

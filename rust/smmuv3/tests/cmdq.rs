@@ -127,7 +127,7 @@ fn a_visit_ends_with_the_budget_and_leaves_nothing_waiting() {
     machine.write(CR0, STOPPED);
     machine.submit(&[va(1), va(2), va(3), SYNC]);
     machine.budget = 2;
-    machine.registers.cr[0] = 0x9;
+    machine.registers.cr0 = 0x9;
     assert_eq!(machine.consume_once(), Progress::More);
     assert_eq!(machine.rd(), 2);
     assert_eq!(executed(&machine), [va(1), va(2)]);
@@ -146,7 +146,7 @@ fn a_visit_ends_after_a_call_that_took_long() {
     let mut commands: Vec<_> = (1..=100).map(va).collect();
     commands.extend([SYNC, [0x3 | (8 << 32), 1], va(101), SYNC]);
     machine.submit(&commands);
-    machine.registers.cr[0] = 0x9;
+    machine.registers.cr0 = 0x9;
     // a full batch, what the first CMD_SYNC waits for, the entry, the second
     for consumed in [63, 101, 102] {
         assert_eq!(machine.consume_once(), Progress::More);
@@ -168,7 +168,7 @@ fn a_visit_ends_after_a_configuration_command_that_took_long() {
     machine.write(CR0, STOPPED);
     // nobody has these streams, but somebody may shadow them
     machine.submit(&[[0x3 | (8 << 32), 1], [0x4, 31], [0x3 | (9 << 32), 1]]);
-    machine.registers.cr[0] = 0x9;
+    machine.registers.cr0 = 0x9;
     for consumed in 1..=3 {
         assert_eq!(machine.consume_once(), Progress::More);
         assert_eq!(machine.rd(), consumed);
@@ -181,7 +181,7 @@ fn a_budget_of_nothing_consumes_nothing() {
     let mut machine = machine(4, 0);
     machine.write(CR0, STOPPED);
     machine.submit(&[SYNC]);
-    machine.registers.cr[0] = 0x9;
+    machine.registers.cr0 = 0x9;
     machine.budget = 0;
     assert_eq!(machine.consume_once(), Progress::More);
     assert_eq!((machine.rd(), machine.memory.reads), (0, 0));
@@ -237,7 +237,7 @@ fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
     machine.write(CR0, STOPPED);
     machine.submit(&[va(1), va(2), va(3), va(4)]);
     machine.budget = 2;
-    machine.registers.cr[0] = 0x9;
+    machine.registers.cr0 = 0x9;
     assert_eq!(machine.consume_once(), Progress::More);
     machine.write(CR0, STOPPED);
     machine.store_commands(2, &[va(5), SYNC]);

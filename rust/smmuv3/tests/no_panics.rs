@@ -14,8 +14,8 @@ use smmuv3::{
     event::EVENT_BYTES,
     gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     ste::STE_BYTES,
-    BusAbort, EioReport, Event, Features, FlushPolicy, GuestMemory, Host, HostError,
-    QueueRegisters, Registers, Ste, StreamId,
+    BusAbort, EioReport, Event, Features, FlushPolicy, GuestMemory, Host, HostError, Registers,
+    Ste, StreamId,
 };
 
 /// Memory that answers with whatever comes.
@@ -188,8 +188,8 @@ proptest! {
             registers.write(&features, offset & !3, value, size);
         }
         let (base, prod, cons) = queue;
-        registers.cmdq = QueueRegisters { base, prod, cons };
-        registers.cr[0] |= 0x9;
+        (registers.cmdq_base, registers.cmdq_prod, registers.cmdq_cons) = (base, prod, cons);
+        registers.cr0 |= 0x9;
         registers.gerrorn = registers.gerror;
         let before = registers.gerror;
         let mut memory = AnyMemory { bytes, next: 0, aborts };

@@ -54,7 +54,7 @@ fn the_reason_comes_before_the_error_and_that_before_the_interrupt() {
     let mut machine = Machine::new(vector_features(), FlushPolicy::default());
     machine.write(CR0, STOPPED);
     machine.submit(&[va(1), RESERVED]);
-    machine.registers.cr[0] = 0x9;
+    machine.registers.cr0 = 0x9;
     let mut witness = Witness::default();
     machine.cmdq.consume(
         &mut machine.registers,

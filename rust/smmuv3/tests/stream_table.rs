@@ -244,7 +244,7 @@ proptest! {
         let mut registers = Registers::reset(&features);
         registers.strtab_base = base;
         registers.strtab_base_cfg = config;
-        registers.cr[0] = 1;
+        registers.cr0 = 1;
         let mut memory = Everywhere(l1std);
         let _ = fetch(&registers, &features, &mut memory, sid);
         let _ = evaluate(&registers, &features, &mut memory, sid);

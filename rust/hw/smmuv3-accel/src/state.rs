@@ -126,7 +126,7 @@ impl GuestState {
     /// Runs the consumer of the Command queue on a copy of the registers.
     pub fn consume<R>(&self, consumer: impl FnOnce(&mut Registers, &Features) -> R) -> R {
         let (result, _) = self.run_on_copy(consumer, |locked, copy| {
-            locked.registers.cmdq.cons = copy.cmdq.cons;
+            locked.registers.cmdq_cons = copy.cmdq_cons;
             locked.separations = locked.separations.wrapping_add(1);
         });
         result
@@ -138,7 +138,7 @@ impl GuestState {
         producer: impl FnOnce(&mut Registers, &Features) -> R,
     ) -> (R, GerrorChange) {
         self.run_on_copy(producer, |locked, copy| {
-            locked.registers.eventq.prod = copy.eventq.prod;
+            locked.registers.eventq_prod = copy.eventq_prod;
         })
     }
 

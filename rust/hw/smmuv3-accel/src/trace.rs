@@ -174,8 +174,8 @@ impl<'a> CmdqObserver<'a> {
 
     /// Traces the beginning of a run.
     pub fn consume_begin(&self, registers: &Registers) {
-        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq.prod);
-        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq.cons);
+        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq_prod);
+        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq_cons);
         trace::trace_smmuv3_cmdq_consume(prod, cons, prod_wrap, cons_wrap);
     }
 
@@ -203,8 +203,8 @@ impl<'a> CmdqObserver<'a> {
 
     /// Traces the end of a run.
     pub fn consume_end(&self, registers: &Registers) {
-        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq.prod);
-        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq.cons);
+        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq_prod);
+        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq_cons);
         trace::trace_smmuv3_cmdq_consume_out(prod, cons, prod_wrap, cons_wrap);
     }
 }

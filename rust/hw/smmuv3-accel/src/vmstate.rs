@@ -4,7 +4,9 @@
 //! The migration stream: field by field what QEMU's C device writes and reads.
 
 use migration::{bindings::VMStateField, prelude::*};
-use smmuv3::{features::Features, queue::QueueRegisters, registers::Registers};
+use smmuv3::{
+    features::Features, queue::Ring, registers::Registers, stream_table::two_level_split,
+};
 
 use crate::state::Snapshot;
 
@@ -36,30 +38,74 @@ impl_vmstate_struct!(
         .build()
 );
 
-/// The registers, and what the C device derives from them, in stream order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SavedRegisters {
-    pub features: u32,
-    pub sid_size: u8,
-    pub sid_split: u8,
-    pub cr: [u32; 3],
-    pub cr0ack: u32,
-    pub statusr: u32,
-    pub irq_ctrl: u32,
-    pub gerror: u32,
-    pub gerrorn: u32,
-    pub gerror_irq_cfg0: u64,
-    pub gerror_irq_cfg1: u32,
-    pub gerror_irq_cfg2: u32,
-    pub strtab_base: u64,
-    pub strtab_base_cfg: u32,
-    pub eventq_irq_cfg0: u64,
-    pub eventq_irq_cfg1: u32,
-    pub eventq_irq_cfg2: u32,
-    pub cmdq: SavedQueue,
-    pub eventq: SavedQueue,
-    pub gbpa: u32,
+/// Hands the fields of the stream, in its order, to the macro `$then`: what the C device
+/// derives from registers, registers as they are, and queues; then those of the subsection.
+///
+/// A register that is migrated is an entry of this list and of no other.
+macro_rules! with_stream_fields {
+    ($then:ident! { $($arguments:tt)* }) => {
+        $then! {
+            $($arguments)*
+            derived {
+                features: u32,
+                sid_size: u8,
+                sid_split: u8,
+                cr: [u32; 3],
+                cr0ack: u32,
+            }
+            registers {
+                statusr: u32,
+                irq_ctrl: u32,
+                gerror: u32,
+                gerrorn: u32,
+                gerror_irq_cfg0: u64,
+                gerror_irq_cfg1: u32,
+                gerror_irq_cfg2: u32,
+                strtab_base: u64,
+                strtab_base_cfg: u32,
+                eventq_irq_cfg0: u64,
+                eventq_irq_cfg1: u32,
+                eventq_irq_cfg2: u32,
+            }
+            queues { cmdq, eventq, }
+            gbpa { gbpa: u32, }
+        }
+    };
 }
+
+macro_rules! declare_saved_registers {
+    (
+        derived { $($derived:ident: $derived_ty:ty,)+ }
+        registers { $($register:ident: $register_ty:ty,)+ }
+        queues { $($queue:ident,)+ }
+        gbpa { $($gbpa:ident: $gbpa_ty:ty,)+ }
+    ) => {
+        /// The registers, and what the C device derives from them.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct SavedRegisters {
+            $(pub $derived: $derived_ty,)+
+            $(pub $register: $register_ty,)+
+            $(pub $queue: SavedQueue,)+
+            $(pub $gbpa: $gbpa_ty,)+
+        }
+
+        impl SavedRegisters {
+            /// Copies the registers that are saved as they are.
+            fn copy_from(&mut self, registers: &Registers) {
+                $(self.$register = registers.$register;)+
+                $(self.$gbpa = registers.$gbpa;)+
+            }
+
+            /// Copies them back.
+            fn copy_to(&self, registers: &mut Registers) {
+                $(registers.$register = self.$register;)+
+                $(registers.$gbpa = self.$gbpa;)+
+            }
+        }
+    };
+}
+
+with_stream_fields!(declare_saved_registers! {});
 
 /// Moves a field of [`SavedRegisters`] to its place in a device, which has these registers at
 /// `offset`.
@@ -74,14 +120,17 @@ pub const fn at(offset: usize, mut field: VMStateField) -> VMStateField {
 /// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`.
 macro_rules! declare_vmstate {
     ($device:ident, $saved:ident) => {
-        declare_vmstate! {
-            @ $device, ::std::mem::offset_of!($device, $saved);
-            features, sid_size, sid_split, cr, cr0ack, statusr, irq_ctrl, gerror, gerrorn,
-            gerror_irq_cfg0, gerror_irq_cfg1, gerror_irq_cfg2, strtab_base, strtab_base_cfg,
-            eventq_irq_cfg0, eventq_irq_cfg1, eventq_irq_cfg2, cmdq, eventq,
+        $crate::vmstate::with_stream_fields! {
+            declare_vmstate! { @ $device, ::std::mem::offset_of!($device, $saved); }
         }
     };
-    (@ $device:ident, $offset:expr; $($field:ident),+ $(,)?) => {
+    (
+        @ $device:ident, $offset:expr;
+        derived { $($derived:ident: $derived_ty:ty,)+ }
+        registers { $($register:ident: $register_ty:ty,)+ }
+        queues { $($queue:ident,)+ }
+        gbpa { $($gbpa:ident: $gbpa_ty:ty,)+ }
+    ) => {
         static VMSTATE_GBPA: ::migration::VMStateDescription<$device> =
             ::migration::VMStateDescriptionBuilder::<$device>::new()
                 .name(c"smmuv3/gbpa")
@@ -89,10 +138,7 @@ macro_rules! declare_vmstate {
                 .minimum_version_id(1)
                 .needed(&$device::gbpa_needed)
                 .fields(::migration::vmstate_fields! {
-                    $crate::vmstate::at(
-                        $offset,
-                        ::migration::vmstate_of!($crate::vmstate::SavedRegisters, gbpa),
-                    ),
+                    $($crate::vmstate::saved_field!($offset, $gbpa),)+
                 })
                 .build();
 
@@ -107,47 +153,36 @@ macro_rules! declare_vmstate {
                 .pre_load(&$device::pre_load)
                 .post_load(&$device::post_load)
                 .fields(::migration::vmstate_fields! {
-                    $(
-                        $crate::vmstate::at(
-                            $offset,
-                            ::migration::vmstate_of!($crate::vmstate::SavedRegisters, $field),
-                        ),
-                    )+
+                    $($crate::vmstate::saved_field!($offset, $derived),)+
+                    $($crate::vmstate::saved_field!($offset, $register),)+
+                    $($crate::vmstate::saved_field!($offset, $queue),)+
                 })
                 .subsections(::migration::vmstate_subsections! { VMSTATE_GBPA })
                 .build();
     };
 }
 
-pub(crate) use declare_vmstate;
-
-/// Returns `STRTAB_BASE_CFG.SPLIT` as it takes effect, if FMT is two levels (§6.3.25).
-const fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
-    match ((strtab_base_cfg >> 16) & 3, (strtab_base_cfg >> 6) & 0x1f) {
-        (1, 8) => Some(8),
-        (1, 10) => Some(10),
-        (1, _) => Some(6),
-        _ => None,
-    }
+/// Describes a field of [`SavedRegisters`], which are at `$offset` in the device.
+macro_rules! saved_field {
+    ($offset:expr, $field:ident) => {
+        $crate::vmstate::at(
+            $offset,
+            ::migration::vmstate_of!($crate::vmstate::SavedRegisters, $field),
+        )
+    };
 }
 
-impl SavedQueue {
-    fn of(queue: &QueueRegisters, max_log2size: u32) -> Self {
-        #[allow(clippy::cast_possible_truncation)]
-        let log2size = (queue.base & 0x1f).min(u64::from(max_log2size)) as u8;
-        Self {
-            base: queue.base,
-            prod: queue.prod,
-            cons: queue.cons,
-            log2size,
-        }
-    }
+pub(crate) use {declare_vmstate, saved_field, with_stream_fields};
 
-    const fn registers(&self) -> QueueRegisters {
-        QueueRegisters {
-            base: self.base,
-            prod: self.prod,
-            cons: self.cons,
+impl SavedQueue {
+    fn new(base: u64, prod: u32, cons: u32, ring: &Ring) -> Self {
+        #[allow(clippy::cast_possible_truncation)]
+        let log2size = ring.log2size() as u8;
+        Self {
+            base,
+            prod,
+            cons,
+            log2size,
         }
     }
 }
@@ -161,28 +196,27 @@ impl SavedRegisters {
         }: &Snapshot,
     ) -> Self {
         let split = two_level_split(registers.strtab_base_cfg);
-        Self {
+        let mut saved = Self {
             features: if split.is_some() { FEATURE_2LVL_STE } else { 0 },
-            sid_size: 0,
             sid_split: split.unwrap_or(0),
-            cr: registers.cr,
-            cr0ack: registers.cr0ack,
-            statusr: registers.statusr,
-            irq_ctrl: registers.irq_ctrl,
-            gerror: registers.gerror,
-            gerrorn: registers.gerrorn,
-            gerror_irq_cfg0: registers.gerror_irq_cfg0,
-            gerror_irq_cfg1: registers.gerror_irq_cfg1,
-            gerror_irq_cfg2: registers.gerror_irq_cfg2,
-            strtab_base: registers.strtab_base,
-            strtab_base_cfg: registers.strtab_base_cfg,
-            eventq_irq_cfg0: registers.eventq_irq_cfg0,
-            eventq_irq_cfg1: registers.eventq_irq_cfg1,
-            eventq_irq_cfg2: registers.eventq_irq_cfg2,
-            cmdq: SavedQueue::of(&registers.cmdq, features.max_cmdqs()),
-            eventq: SavedQueue::of(&registers.eventq, features.max_eventqs()),
-            gbpa: registers.gbpa,
-        }
+            cr: [registers.cr0, registers.cr1, registers.cr2],
+            cr0ack: registers.cr0,
+            cmdq: SavedQueue::new(
+                registers.cmdq_base,
+                registers.cmdq_prod,
+                registers.cmdq_cons,
+                &registers.cmdq_ring(features),
+            ),
+            eventq: SavedQueue::new(
+                registers.eventq_base,
+                registers.eventq_prod,
+                registers.eventq_cons,
+                &registers.eventq_ring(features),
+            ),
+            ..Self::default()
+        };
+        saved.copy_from(registers);
+        saved
     }
 
     /// Returns what a stream without subsections means: GBPA's reset value.
@@ -208,25 +242,15 @@ impl SavedRegisters {
         if let Some(field) = self.impossible(features.max_cmdqs(), features.max_eventqs()) {
             return Err(field);
         }
-        let mut registers = Registers {
-            cr: self.cr,
-            cr0ack: self.cr0ack,
-            statusr: self.statusr,
-            gbpa: self.gbpa,
-            irq_ctrl: self.irq_ctrl,
-            gerror: self.gerror,
-            gerrorn: self.gerrorn,
-            gerror_irq_cfg0: self.gerror_irq_cfg0,
-            gerror_irq_cfg1: self.gerror_irq_cfg1,
-            gerror_irq_cfg2: self.gerror_irq_cfg2,
-            strtab_base: self.strtab_base,
-            strtab_base_cfg: self.strtab_base_cfg,
-            eventq_irq_cfg0: self.eventq_irq_cfg0,
-            eventq_irq_cfg1: self.eventq_irq_cfg1,
-            eventq_irq_cfg2: self.eventq_irq_cfg2,
-            cmdq: self.cmdq.registers(),
-            eventq: self.eventq.registers(),
-        };
+        let mut registers = Registers::reset(features);
+        self.copy_to(&mut registers);
+        [registers.cr0, registers.cr1, registers.cr2] = self.cr;
+        registers.cmdq_base = self.cmdq.base;
+        registers.cmdq_prod = self.cmdq.prod;
+        registers.cmdq_cons = self.cmdq.cons;
+        registers.eventq_base = self.eventq.base;
+        registers.eventq_prod = self.eventq.prod;
+        registers.eventq_cons = self.eventq.cons;
         registers.clear_reserved(features);
         Ok(registers)
     }

@@ -3,6 +3,8 @@
 
 //! One visit to the Command queue.
 
+use bilge::prelude::*;
+
 use super::{GuestMemory, Host, Progress, Signals, Stall, COMMAND_BYTES};
 use crate::{
     command::{
@@ -13,7 +15,8 @@ use crate::{
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     invalidation::{Batch, Failure, FlushPolicy, MAX_BATCH},
     queue::Ring,
-    registers::{Registers, CMDQ_CONS_ERR_SHIFT},
+    registers::Registers,
+    spec::register::CmdqCons,
     StreamId,
 };
 
@@ -52,7 +55,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     pub(super) fn run(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
         let was_full = self
             .ring
-            .is_full(self.registers.cmdq.prod, self.registers.cmdq.cons);
+            .is_full(self.registers.cmdq_prod, self.registers.cmdq_cons);
         let result = self.consume(buffer, budget).and_then(|progress| {
             self.flush()?;
             Ok(progress)
@@ -78,7 +81,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         loop {
             let used = self
                 .ring
-                .used(self.registers.cmdq.prod, self.cursor)
+                .used(self.registers.cmdq_prod, self.cursor)
                 .unwrap_or(0);
             if used == 0 {
                 return Ok(Progress::Idle);
@@ -312,9 +315,9 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
 
     /// Shows everything before the cursor as consumed.
     fn publish(&mut self) {
-        let cons = &mut self.registers.cmdq.cons;
-        let err = *cons >> CMDQ_CONS_ERR_SHIFT << CMDQ_CONS_ERR_SHIFT;
-        *cons = err | (self.cursor & self.ring.pointer_mask());
+        let mut cons = CmdqCons::of(self.registers.cmdq_cons);
+        cons.set_rd(u20::extract_u32(self.cursor & self.ring.pointer_mask(), 0));
+        self.registers.cmdq_cons = cons.raw();
     }
 
     const fn failure(&self, opcode: u8, error: CommandError) -> Failure {
@@ -328,8 +331,13 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// Stops the queue at a command (7.1): first the reason and the command in
     /// one store, then the error, then the interrupt.
     fn raise(&mut self, failure: Failure) {
-        let position = failure.position & self.ring.pointer_mask();
-        self.registers.cmdq.cons = (failure.error.code() << CMDQ_CONS_ERR_SHIFT) | position;
+        let mut cons = CmdqCons::of(0);
+        cons.set_rd(u20::extract_u32(
+            failure.position & self.ring.pointer_mask(),
+            0,
+        ));
+        cons.set_err(u7::extract_u32(failure.error.code(), 0));
+        self.registers.cmdq_cons = cons.raw();
         self.signals.error(failure.opcode, failure.error);
         self.activate(CMDQ_ERR);
     }
@@ -347,7 +355,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
 
     /// With `IDR0.SEV`, a producer that waits for space is woken (4.1.2).
     fn tell_non_full(&mut self, was_full: bool) {
-        let (prod, cons) = (self.registers.cmdq.prod, self.registers.cmdq.cons);
+        let (prod, cons) = (self.registers.cmdq_prod, self.registers.cmdq_cons);
         if self.features.sev() && was_full && !self.ring.is_full(prod, cons) {
             self.signals.sev();
         }

@@ -437,6 +437,14 @@ layout! {
     }
 }
 
+impl QueueBase {
+    /// `ADDR` as an address.
+    #[inline]
+    pub fn queue(self) -> u64 {
+        u64::from(self.addr()) << 5
+    }
+}
+
 impl StrtabBase {
     /// `ADDR` as an address.
     #[inline]
@@ -600,5 +608,6 @@ mod tests {
         CmdqCons::check(&[("rd", 19, 0), ("err", 30, 24)]);
         EventqIndex::check(&[("pointer", 19, 0), ("overflow", 31, 31)]);
         assert_eq!(StrtabBase::of(u64::MAX).table(), 0x00ff_ffff_ffff_ffc0);
+        assert_eq!(QueueBase::of(u64::MAX).queue(), 0x00ff_ffff_ffff_ffe0);
     }
 }

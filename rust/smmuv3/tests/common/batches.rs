@@ -144,7 +144,7 @@ pub fn drive(
             machine.acknowledge();
             observe(machine);
         }
-        assert_eq!(machine.rd(), ring.advance(machine.registers.cmdq.prod, 0));
+        assert_eq!(machine.rd(), ring.advance(machine.registers.cmdq_prod, 0));
     }
 }
 

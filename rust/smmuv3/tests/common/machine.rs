@@ -186,7 +186,7 @@ impl Machine {
     /// Appends commands at `CMDQ_PROD` and rings the doorbell.
     pub fn submit(&mut self, commands: &[[u64; 2]]) {
         let ring = self.registers.cmdq_ring(&self.features);
-        let prod = self.registers.cmdq.prod;
+        let prod = self.registers.cmdq_prod;
         self.store_commands(prod, commands);
         let prod = ring.advance(prod, commands.len() as u32);
         self.write(CMDQ_PROD, prod.into());

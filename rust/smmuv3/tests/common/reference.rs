@@ -35,17 +35,17 @@ impl OneByOne {
     ) {
         let ring = registers.cmdq_ring(features);
         while registers.cmdq_ready(features) {
-            let rd = registers.cmdq.cons & ring.pointer_mask();
+            let rd = registers.cmdq_cons & ring.pointer_mask();
             let done = self.one(registers, features, memory, host, ring.entry_address(rd));
             match done {
                 Ok(signal) => {
                     // The code of an error that is over may stay (6.3.28).
-                    let err = registers.cmdq.cons >> 24 << 24;
-                    registers.cmdq.cons = err | ring.advance(rd, 1);
+                    let err = registers.cmdq_cons >> 24 << 24;
+                    registers.cmdq_cons = err | ring.advance(rd, 1);
                     self.complete(signal, registers, memory, signals);
                 }
                 Err(error) => {
-                    registers.cmdq.cons = rd | (error.code() << 24);
+                    registers.cmdq_cons = rd | (error.code() << 24);
                     if registers.activate_errors(CMDQ_ERR) != 0 && registers.gerror_irq_enabled() {
                         signals.gerror();
                     }

@@ -130,7 +130,7 @@ fn a_stream_outside_the_table_is_recorded_if_that_is_wanted() {
     assert!(fault.is_recorded(registers));
     // Out of reset it is not, and with RECINVSID = 0 neither.
     assert!(!fault.is_recorded(&smmuv3::Registers::reset(&features)));
-    registers.cr[2] = !(1 << 1);
+    registers.cr2 = !(1 << 1);
     assert!(!fault.is_recorded(registers));
     // Others are.
     memory.store_words(STE, &[0]);

@@ -264,7 +264,7 @@ impl Case {
         let mut registers = Registers::reset(&self.setup.features);
         registers.strtab_base = self.setup.strtab_base;
         registers.strtab_base_cfg = self.setup.strtab_base_cfg;
-        registers.cr[0] = 1;
+        registers.cr0 = 1;
         registers
     }
 }
@@ -421,7 +421,7 @@ proptest! {
         let mut registers = Registers::reset(&features);
         registers.strtab_base = strtab.0;
         registers.strtab_base_cfg = strtab.1;
-        registers.cr[0] = 1;
+        registers.cr0 = 1;
         let sid = if likely { sid % 16 } else { sid };
         if likely {
             registers.strtab_base_cfg = 5;
