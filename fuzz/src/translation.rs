@@ -347,9 +347,7 @@ impl World<'_> {
                     self.store.invalidate(&scope);
                     Invalidated::Translations(scope)
                 }
-                Invalidation::Cfgi(cfgi) => {
-                    self.invalidate_configurations(cfgi.sid(), cfgi.sid())
-                }
+                Invalidation::Cfgi(cfgi) => self.invalidate_configurations(cfgi.sid(), cfgi.sid()),
                 Invalidation::AtcInv(_) => Invalidated::Nothing,
             },
             Ok(Command::CfgiSte { sid, .. }) => self.invalidate_configurations(sid, sid),

@@ -8,8 +8,8 @@
 
 use divan::{black_box, counter::ItemsCount, Bencher};
 use smmuv3::{
-    command::decode, BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, Host, HostError,
-    Invalidation, Progress, Registers, Signals, StreamId,
+    command::decode, Backend, BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, HostError,
+    Interrupts, Invalidation, Platform, Progress, Registers, StreamConfig, StreamId,
 };
 
 /// log2 of the numbers of commands in the queue.
@@ -60,7 +60,7 @@ impl GuestMemory for Queue {
 /// Has the device 8 and executes everything at once.
 struct Nothing;
 
-impl Host for Nothing {
+impl Backend for Nothing {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         black_box(commands);
         Ok(())
@@ -70,7 +70,7 @@ impl Host for Nothing {
         (first <= 8 && 8 <= last).then_some(8)
     }
 
-    fn install_ste(&mut self, _: StreamId) -> bool {
+    fn set_stream(&mut self, _: StreamId, _: &StreamConfig) -> bool {
         false
     }
 
@@ -78,12 +78,12 @@ impl Host for Nothing {
 
     fn fail_closed(&mut self) {}
 
-    fn gone(&mut self) -> bool {
+    fn is_gone(&mut self) -> bool {
         false
     }
 }
 
-impl Signals for Nothing {
+impl Interrupts for Nothing {
     fn cmd_sync(&mut self) {}
 
     fn gerror(&mut self) {}
@@ -122,9 +122,12 @@ fn consuming(bencher: Bencher<'_, '_>, log2size: u32) {
                 let progress = cmdq.consume(
                     &mut registers,
                     &features,
-                    &mut memory,
-                    &mut Nothing,
-                    &mut Nothing,
+                    Platform {
+                        memory: &mut memory,
+                        backend: &mut Nothing,
+                        interrupts: &mut Nothing,
+                        observer: &mut (),
+                    },
                     BUDGET,
                 );
                 if progress == Progress::Idle {

@@ -5,8 +5,8 @@
 
 use crate::{
     address::{align_down, entry, exceeds, truncate, words},
-    cmdq::GuestMemory,
     features::{address_bits, Features},
+    memory::GuestMemory,
     spec::{
         cd::{CdTable, CdWord0, L1Cd, Tg1},
         ste::{S1Dss, S1Fmt, SteWord0, SteWord1, Tg0},

@@ -4,10 +4,10 @@
 //! The Event queue: recording events for the guest (3.5, 7.2, 7.4).
 
 use crate::{
-    cmdq::GuestMemory,
     event::Event,
     features::Features,
     gerror::EVENTQ_ABT_ERR,
+    memory::GuestMemory,
     registers::Registers,
     spec::{mask, register::EventqIndex},
 };

@@ -7,7 +7,7 @@
 //! nothing else: the register file, the Command queue, the decoding of
 //! commands and of the tables in memory, and the rules by which invalidations
 //! are handed to a host SMMU in batches. Memory, host and interrupts are
-//! reached through narrow traits ([`GuestMemory`], [`Host`], [`Signals`]), so
+//! reached through narrow traits ([`GuestMemory`], [`Backend`], [`Interrupts`]), so
 //! that the same code runs in an emulator, in a test and in a fuzzer.
 //!
 //! Section numbers in the documentation are those of IHI 0070.
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+pub mod batch;
 pub mod cd;
 pub mod cmdq;
 pub mod command;
@@ -26,7 +27,7 @@ pub mod eventq;
 pub mod features;
 pub mod fragment;
 pub mod gerror;
-pub mod invalidation;
+pub mod memory;
 pub mod queue;
 pub mod registers;
 pub mod spec;
@@ -34,13 +35,14 @@ pub mod ste;
 pub mod stream_table;
 pub mod translation;
 
+pub use batch::{EioReport, FlushPolicy, HostError};
 pub use cd::Cd;
-pub use cmdq::{BusAbort, Cmdq, GuestMemory, Host, Progress, Signals};
+pub use cmdq::{Backend, Cmdq, Interrupts, Observer, Platform, Progress};
 pub use command::{Command, Illegal, Invalidation};
 pub use event::Event;
 pub use features::Features;
 pub use gerror::CommandError;
-pub use invalidation::{EioReport, FlushPolicy, HostError};
+pub use memory::{BusAbort, GuestMemory};
 pub use registers::{Effects, Registers};
 pub use ste::{BadSte, Ste, StreamConfig};
 pub use stream_table::SteFault;

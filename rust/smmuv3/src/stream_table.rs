@@ -5,8 +5,8 @@
 
 use crate::{
     address::{align_down, entry, truncate},
-    cmdq::GuestMemory,
     features::Features,
+    memory::GuestMemory,
     registers::Registers,
     spec::{
         register::{StrtabBase, StrtabBaseCfg, StrtabFormat},

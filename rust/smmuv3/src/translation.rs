@@ -31,7 +31,7 @@ pub use walks::Walk;
 
 use self::walk::Walker;
 use crate::{
-    address::exceeds, cmdq::GuestMemory, features::Features, registers::Registers, StreamId,
+    address::exceeds, features::Features, memory::GuestMemory, registers::Registers, StreamId,
 };
 
 /// One descriptor that a walk has read.

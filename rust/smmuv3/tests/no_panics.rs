@@ -14,8 +14,8 @@ use smmuv3::{
     event::EVENT_BYTES,
     gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     ste::STE_BYTES,
-    BusAbort, EioReport, Event, Features, FlushPolicy, GuestMemory, Host, HostError, Registers,
-    Ste, StreamId,
+    Backend, BusAbort, EioReport, Event, Features, FlushPolicy, GuestMemory, HostError, Platform,
+    Registers, Ste, StreamConfig, StreamId,
 };
 
 /// Memory that answers with whatever comes.
@@ -65,7 +65,7 @@ impl AnyHost {
     }
 }
 
-impl Host for AnyHost {
+impl Backend for AnyHost {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         assert!((1..=63).contains(&commands.len()));
         self.calls += 1;
@@ -84,7 +84,7 @@ impl Host for AnyHost {
         self.take().0 < 0
     }
 
-    fn install_ste(&mut self, _: StreamId) -> bool {
+    fn set_stream(&mut self, _: StreamId, _: &StreamConfig) -> bool {
         self.take().1 % 2 == 0
     }
 
@@ -100,7 +100,7 @@ impl Host for AnyHost {
         self.take().1 % 2 == 0
     }
 
-    fn gone(&mut self) -> bool {
+    fn is_gone(&mut self) -> bool {
         self.take().1 % 3 == 0
     }
 }
@@ -196,7 +196,13 @@ proptest! {
         let mut host = AnyHost { answers, next: 0, calls: 0 };
         let mut cmdq = smmuv3::Cmdq::new(policy);
         let mut signals = common::Counters::default();
-        cmdq.consume(&mut registers, &features, &mut memory, &mut host, &mut signals, budget);
+        let platform = Platform {
+            memory: &mut memory,
+            backend: &mut host,
+            interrupts: &mut signals,
+            observer: &mut (),
+        };
+        cmdq.consume(&mut registers, &features, platform, budget);
         // Per command at most the retries of each kind, for both passes.
         prop_assert!(host.calls <= 200 * (budget as usize + 1));
         // No other error is the Command queue's; Service failure mode (12.3) least of all.

@@ -12,7 +12,7 @@ use common::{
     machine::{CR0, STOPPED},
     vector_features, Machine,
 };
-use smmuv3::{gerror::CommandError, FlushPolicy, Signals};
+use smmuv3::{gerror::CommandError, FlushPolicy, Interrupts, Observer, Platform};
 
 const SYNC_IRQ: [u64; 2] = [0x1046, 0];
 const RESERVED: [u64; 2] = [0, 0];
@@ -33,13 +33,15 @@ enum Seen {
 #[derive(Clone, Default)]
 struct Witness(Rc<RefCell<Vec<Seen>>>);
 
-impl Signals for Witness {
+impl Interrupts for Witness {
     fn cmd_sync(&mut self) {}
 
     fn gerror(&mut self) {
         self.0.borrow_mut().push(Seen::Interrupt);
     }
+}
 
+impl Observer for Witness {
     fn error(&mut self, _: u8, code: CommandError) {
         self.0.borrow_mut().push(Seen::Reason(code));
     }
@@ -59,9 +61,12 @@ fn the_reason_comes_before_the_error_and_that_before_the_interrupt() {
     machine.cmdq.consume(
         &mut machine.registers,
         &machine.features,
-        &mut machine.memory,
-        &mut machine.host,
-        &mut witness,
+        Platform {
+            memory: &mut machine.memory,
+            backend: &mut machine.host,
+            interrupts: &mut witness.clone(),
+            observer: &mut witness,
+        },
         machine.budget,
     );
     assert_eq!(

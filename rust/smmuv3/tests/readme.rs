@@ -7,8 +7,8 @@
 #![allow(missing_docs)]
 
 use smmuv3::{
-    BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, Host, HostError, Invalidation, Progress,
-    Registers, Signals, StreamId,
+    Backend, BusAbort, Cmdq, Features, FlushPolicy, GuestMemory, HostError, Interrupts,
+    Invalidation, Platform, Progress, Registers, StreamConfig, StreamId,
 };
 
 /// Guest physical address of the Command queue.
@@ -44,7 +44,7 @@ struct Recorder {
     calls: Vec<Vec<[u64; 2]>>,
 }
 
-impl Host for Recorder {
+impl Backend for Recorder {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         let words = commands.iter().map(Invalidation::to_words);
         self.calls.push(words.collect());
@@ -55,7 +55,7 @@ impl Host for Recorder {
         None
     }
 
-    fn install_ste(&mut self, _sid: StreamId) -> bool {
+    fn set_stream(&mut self, _sid: StreamId, _config: &StreamConfig) -> bool {
         false
     }
 
@@ -63,19 +63,19 @@ impl Host for Recorder {
 
     fn fail_closed(&mut self) {}
 
-    fn gone(&mut self) -> bool {
+    fn is_gone(&mut self) -> bool {
         false
     }
 }
 
 /// Counts interrupts.
 #[derive(Default)]
-struct Interrupts {
+struct Counters {
     cmd_sync: u32,
     gerror: u32,
 }
 
-impl Signals for Interrupts {
+impl Interrupts for Counters {
     fn cmd_sync(&mut self) {
         self.cmd_sync += 1;
     }
@@ -106,13 +106,16 @@ fn drive_a_queue() {
 
     // The device: one run of the Command queue, bounded to 4096 commands.
     let mut host = Recorder::default();
-    let mut interrupts = Interrupts::default();
+    let mut interrupts = Counters::default();
     let progress = Cmdq::new(FlushPolicy::default()).consume(
         &mut registers,
         &features,
-        &mut memory,
-        &mut host,
-        &mut interrupts,
+        Platform {
+            memory: &mut memory,
+            backend: &mut host,
+            interrupts: &mut interrupts,
+            observer: &mut (),
+        },
         4096,
     );
 

@@ -9,11 +9,9 @@ use bql::BqlRefCell;
 use hwcore::prelude::*;
 use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
-    cmdq::{self, Cmdq, Progress},
-    command::{Command, Leniency},
-    gerror::CommandError,
-    invalidation::FlushPolicy,
-    registers::Registers,
+    batch::FlushPolicy,
+    cmdq::{Backend, Cmdq, Interrupts, Platform, Progress},
+    command::Leniency,
 };
 use util::timer::{Timer, CLOCK_VIRTUAL};
 
@@ -116,26 +114,24 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Consumes one slice of commands. `smmu` is named in log lines.
-    pub fn consume<H: cmdq::Host>(
+    pub fn consume<B: Backend>(
         mut self,
         state: &GuestState,
         irqs: &IrqLines,
         smmu: &DeviceState,
-        backend: &mut H,
+        backend: &mut B,
     ) -> Progress {
         // the moment at which the main loop goes on cannot be replayed
         let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
         let mut tolerated = self.queue.tolerated.borrow_mut();
         let progress = state.consume(|registers, features| {
-            let observer = CmdqObserver::new(smmu, *features, &mut tolerated);
-            self.consumer.consume(
-                registers,
-                features,
-                &mut GuestRam,
+            let platform = Platform {
+                memory: &mut GuestRam,
                 backend,
-                &mut CmdqSignals { irqs, observer },
-                budget,
-            )
+                interrupts: &mut CmdqIrqs(irqs),
+                observer: &mut CmdqObserver::new(smmu, *features, &mut tolerated),
+            };
+            self.consumer.consume(registers, features, platform, budget)
         });
         drop(tolerated);
         *self.queue.consumer.borrow_mut() = Some(self.consumer);
@@ -143,42 +139,15 @@ impl Run<'_> {
     }
 }
 
-/// The interrupts and trace events of a run.
-struct CmdqSignals<'a> {
-    irqs: &'a IrqLines,
-    observer: CmdqObserver<'a>,
-}
+/// The interrupts of a run.
+struct CmdqIrqs<'a>(&'a IrqLines);
 
-impl cmdq::Signals for CmdqSignals<'_> {
+impl Interrupts for CmdqIrqs<'_> {
     fn cmd_sync(&mut self) {
-        self.irqs.pulse(Interrupt::CmdSync);
+        self.0.pulse(Interrupt::CmdSync);
     }
 
     fn gerror(&mut self) {
-        self.irqs.pulse(Interrupt::Gerror);
-    }
-
-    fn activated(&mut self, toggled: u32, gerror: u32) {
-        CmdqObserver::gerror_toggled(toggled, gerror);
-    }
-
-    fn consume_begin(&mut self, registers: &Registers) {
-        self.observer.consume_begin(registers);
-    }
-
-    fn command(&mut self, opcode: u8, command: Option<&Command>) {
-        self.observer.command(opcode, command);
-    }
-
-    fn tolerated(&mut self, opcode: u8) {
-        self.observer.command_tolerated(opcode);
-    }
-
-    fn error(&mut self, opcode: u8, code: CommandError) {
-        CmdqObserver::command_failed(opcode, code);
-    }
-
-    fn consume_end(&mut self, registers: &Registers) {
-        self.observer.consume_end(registers);
+        self.0.pulse(Interrupt::Gerror);
     }
 }

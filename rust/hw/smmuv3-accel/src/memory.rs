@@ -4,7 +4,7 @@
 //! Guest memory, as the SMMU's own accesses see it.
 
 use qemu_ext::dma::{AddressSpace, DirectMemory, MemTxError};
-use smmuv3::cmdq::{BusAbort, GuestMemory};
+use smmuv3::memory::{BusAbort, GuestMemory};
 use system::MEMTXATTRS_UNSPECIFIED;
 
 /// Guest physical memory, devices included. Every access aborts without the Big QEMU

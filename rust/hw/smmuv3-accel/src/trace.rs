@@ -11,6 +11,7 @@ use std::{
 use hwcore::prelude::*;
 use qemu_ext::{log, object::ObjectExt};
 use smmuv3::{
+    cmdq::Observer,
     command::{opcode::*, Command, Invalidation, Tlbi},
     features::Features,
     gerror::CommandError,
@@ -166,27 +167,25 @@ impl<'a> CmdqObserver<'a> {
             tolerated,
         }
     }
+}
 
-    /// Traces global errors that were toggled.
-    pub fn gerror_toggled(toggled: u32, gerror: u32) {
+impl Observer for CmdqObserver<'_> {
+    fn activated(&mut self, toggled: u32, gerror: u32) {
         trace::trace_smmuv3_write_gerror(toggled, gerror);
     }
 
-    /// Traces the beginning of a run.
-    pub fn consume_begin(&self, registers: &Registers) {
+    fn consume_begin(&mut self, registers: &Registers) {
         let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq_prod);
         let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq_cons);
         trace::trace_smmuv3_cmdq_consume(prod, cons, prod_wrap, cons_wrap);
     }
 
-    /// Traces a command, which is `None` if it is ILLEGAL.
-    pub fn command(&self, opcode: u8, command: Option<&Command>) {
+    fn command(&mut self, opcode: u8, command: Option<&Command>) {
         trace::trace_smmuv3_cmdq_opcode(command_name(opcode));
         trace_command(opcode, command, self.features.s2p());
     }
 
-    /// Logs that an ILLEGAL command is consumed.
-    pub fn command_tolerated(&mut self, opcode: u8) {
+    fn tolerated(&mut self, opcode: u8) {
         if self.tolerated.permits() {
             log::guest_error(format_args!(
                 "{}: {} is ILLEGAL because IDR0.Hyp is 0; everything is invalidated",
@@ -196,13 +195,11 @@ impl<'a> CmdqObserver<'a> {
         }
     }
 
-    /// Traces that a command was not consumed.
-    pub fn command_failed(opcode: u8, code: CommandError) {
+    fn error(&mut self, opcode: u8, code: CommandError) {
         trace::trace_smmuv3_cmdq_consume_error(command_name(opcode), code.code() as u8);
     }
 
-    /// Traces the end of a run.
-    pub fn consume_end(&self, registers: &Registers) {
+    fn consume_end(&mut self, registers: &Registers) {
         let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq_prod);
         let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq_cons);
         trace::trace_smmuv3_cmdq_consume_out(prod, cons, prod_wrap, cons_wrap);

@@ -5,19 +5,20 @@
 
 use bilge::prelude::*;
 
-use super::{GuestMemory, Host, Progress, Signals, Stall, COMMAND_BYTES};
+use super::{Backend, Interrupts, Observer, Progress, Stall, COMMAND_BYTES};
 use crate::{
+    batch::{submit, Batch, Failure, FlushPolicy, MAX_BATCH},
     command::{
         decode, opcode, opcode::is_invalidation, Cfgi, Command, CompletionSignal, Illegal,
         Invalidation, Leniency,
     },
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
-    invalidation::{Batch, Failure, FlushPolicy, MAX_BATCH},
+    memory::GuestMemory,
     queue::Ring,
     registers::Registers,
     spec::register::CmdqCons,
-    StreamId,
+    stream_table, StreamId,
 };
 
 /// Most commands in one read of guest memory: 64KB stay in a near cache.
@@ -30,12 +31,13 @@ struct Fetched {
     aborted: bool,
 }
 
-pub(super) struct Consumer<'a, M, H, S> {
+pub(super) struct Consumer<'a, M, B, I, O> {
     pub(super) registers: &'a mut Registers,
     pub(super) features: &'a Features,
     pub(super) memory: &'a mut M,
-    pub(super) host: &'a mut H,
-    pub(super) signals: &'a mut S,
+    pub(super) backend: &'a mut B,
+    pub(super) interrupts: &'a mut I,
+    pub(super) observer: &'a mut O,
     pub(super) policy: &'a FlushPolicy,
     pub(super) leniency: Leniency,
     pub(super) atc_failed: &'a mut bool,
@@ -51,7 +53,7 @@ pub(super) struct Consumer<'a, M, H, S> {
     pub(super) spent: bool,
 }
 
-impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
+impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, I, O> {
     pub(super) fn run(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
         let was_full = self
             .ring
@@ -107,7 +109,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                 {
                     return Ok(Progress::Deferred);
                 }
-                if core::mem::take(&mut self.spent) && self.host.is_out_of_time() {
+                if core::mem::take(&mut self.spent) && self.backend.deadline_expired() {
                     return Ok(Progress::More);
                 }
             }
@@ -158,10 +160,10 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
                 .leniency
                 .instead(opcode, self.features)
                 .ok_or(illegal)?;
-            self.signals.tolerated(opcode);
+            self.observer.tolerated(opcode);
             Ok(instead)
         });
-        self.signals.command(opcode, decoded.as_ref().ok());
+        self.observer.command(opcode, decoded.as_ref().ok());
         match decoded {
             Ok(Command::Invalidate(invalidation)) => self.forward(invalidation),
             Ok(Command::Sync { signal }) => self.sync(opcode, signal),
@@ -186,7 +188,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         }
         self.advance();
         let is_full = self.batch.is_full();
-        if is_full || self.batch.len() >= self.host.batch_limit() {
+        if is_full || self.batch.len() >= self.backend.batch_limit() {
             self.flush()?;
             self.batch_completed = is_full;
         }
@@ -210,7 +212,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         }
         invalidation
             .target()
-            .is_none_or(|sid| self.host.has_vdevice(sid))
+            .is_none_or(|sid| self.backend.has_vdevice(sid))
     }
 
     /// `CMD_SYNC` (4.7.3): its effects are seen before `CMDQ_CONS` passes it,
@@ -224,8 +226,8 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         self.publish();
         match signal {
             CompletionSignal::None => {}
-            CompletionSignal::Irq => self.signals.cmd_sync(),
-            CompletionSignal::Sev => self.signals.sev(),
+            CompletionSignal::Irq => self.interrupts.cmd_sync(),
+            CompletionSignal::Sev => self.interrupts.sev(),
             CompletionSignal::Msi { address, data } => {
                 if self.memory.write_u32(address, data).is_err() {
                     self.activate(MSI_CMDQ_ABT_ERR);
@@ -238,20 +240,21 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     /// `CMD_CFGI_STE` and its kin (4.3.1, 4.3.2, 4.3.6) for the streams in
     /// `first..=last` that have a device.
     fn install(&mut self, opcode: u8, first: StreamId, last: StreamId) -> Result<(), Failure> {
-        self.host.forget_configurations(first, last);
-        // Those who shadow a stream are told, which takes its time.
+        self.backend.invalidate_configurations(first, last);
+        // Notifying vhost can block: check the deadline afterwards.
         self.spent = true;
         // Whether a device is there is asked after what is older was done.
-        if self.host.next_stream(first, last).is_some() {
+        if self.backend.next_stream(first, last).is_some() {
             self.flush()?;
         }
         let mut next = Some(first);
-        while let Some(sid) = next.and_then(|from| self.host.next_stream(from, last)) {
+        while let Some(sid) = next.and_then(|from| self.backend.next_stream(from, last)) {
             // A host that goes backwards must not keep us here.
             if sid > last || next > Some(sid) {
                 break;
             }
-            if self.host.install_ste(sid) {
+            let config = stream_table::evaluate(self.registers, self.features, self.memory, sid);
+            if self.backend.set_stream(sid, &config) {
                 self.invalidate_cds(opcode, sid)?;
             }
             next = sid.checked_add(1).filter(|from| *from <= last);
@@ -270,7 +273,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             // The guest's command was not illegal. Without the invalidation
             // the stream may use stale descriptors: it uses none.
             Err(failure) if failure.error == CommandError::Illegal => {
-                self.host.quarantine(sid);
+                self.backend.quarantine(sid);
                 Ok(())
             }
             Err(failure) => Err(Failure { opcode, ..failure }),
@@ -295,9 +298,10 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
             return Ok(());
         }
         if self.stall.errors >= self.policy.max_errors.max(1) {
-            self.host.give_up();
+            self.backend.give_up();
         }
-        let flushed = self.batch.flush(self.policy, self.host, self.atc_failed);
+        let flushed = submit(self.batch, self.policy, self.backend, self.atc_failed);
+        self.batch.clear();
         match &flushed {
             Ok(()) => self.stall.note_progress(),
             Err(failure) if failure.error == CommandError::Abort => {
@@ -338,7 +342,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
         ));
         cons.set_err(u7::extract_u32(failure.error.code(), 0));
         self.registers.cmdq_cons = cons.raw();
-        self.signals.error(failure.opcode, failure.error);
+        self.observer.error(failure.opcode, failure.error);
         self.activate(CMDQ_ERR);
     }
 
@@ -346,10 +350,10 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     fn activate(&mut self, error: u32) {
         let new = self.registers.activate_errors(error);
         if new != 0 {
-            self.signals.activated(new, self.registers.gerror);
+            self.observer.activated(new, self.registers.gerror);
         }
         if new != 0 && self.registers.gerror_irq_enabled() {
-            self.signals.gerror();
+            self.interrupts.gerror();
         }
     }
 
@@ -357,7 +361,7 @@ impl<M: GuestMemory, H: Host, S: Signals> Consumer<'_, M, H, S> {
     fn tell_non_full(&mut self, was_full: bool) {
         let (prod, cons) = (self.registers.cmdq_prod, self.registers.cmdq_cons);
         if self.features.sev() && was_full && !self.ring.is_full(prod, cons) {
-            self.signals.sev();
+            self.interrupts.sev();
         }
     }
 }

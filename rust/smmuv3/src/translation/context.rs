@@ -12,9 +12,9 @@ use super::{
 use crate::{
     address::exceeds,
     cd::{self, CdFault, Translation},
-    cmdq::{BusAbort, GuestMemory},
     event::{Class, EventType},
     features::Features,
+    memory::{BusAbort, GuestMemory},
     registers::Registers,
     ste::{Stage2, StreamConfig},
     stream_table::{self, SteFault},

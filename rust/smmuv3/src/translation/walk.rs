@@ -11,8 +11,8 @@ use super::{
 use crate::{
     address::{align_down, exceeds, truncate},
     cd::{Translation, TranslationTable},
-    cmdq::GuestMemory,
     event::{Class, EventType},
+    memory::GuestMemory,
     spec::{
         mask,
         vmsa::{Address64K, Descriptor, InputAddress, Stage1Leaf, Stage1Table, Stage2Leaf},

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use smmuv3::{Host, HostError, Invalidation, StreamId};
+use smmuv3::{Backend, HostError, Invalidation, StreamConfig, StreamId};
 
 use super::log::{Event, Log};
 
@@ -54,7 +54,7 @@ pub struct TestHost {
     pub vanishing: BTreeSet<StreamId>,
     /// Whether reinstalling an entry leaves Context descriptors behind.
     pub caches_cds: bool,
-    /// What [`Host::gone`] says.
+    /// What [`Backend::is_gone`] says.
     pub is_gone: bool,
     /// Whether each visit of the queue has lasted long enough after one call.
     pub is_slow: bool,
@@ -67,13 +67,13 @@ pub struct TestHost {
     /// Those of them whose devices were not asked.
     pub suspended: Vec<StreamId>,
     pub failed_closed: usize,
-    /// After how many calls that failed [`Host::is_exhausted`] says so.
+    /// After how many calls that failed [`Backend::is_exhausted`] says so.
     pub patience: Option<usize>,
     /// Calls that failed since one succeeded.
     pub failures: usize,
     /// A stream that can be taken off stage 1 by nothing.
     pub is_stuck: bool,
-    /// How often [`Host::give_up`] was called.
+    /// How often [`Backend::give_up`] was called.
     pub given_up: usize,
     /// Nothing is on stage 1: commands complete without a call.
     pub is_local: bool,
@@ -97,7 +97,7 @@ impl TestHost {
     }
 }
 
-impl Host for TestHost {
+impl Backend for TestHost {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         let commands: Vec<_> = commands.iter().map(Invalidation::to_words).collect();
         assert!(
@@ -136,7 +136,7 @@ impl Host for TestHost {
         self.streams.contains(&sid) && !self.unknown.contains(&sid)
     }
 
-    fn install_ste(&mut self, sid: StreamId) -> bool {
+    fn set_stream(&mut self, sid: StreamId, _: &StreamConfig) -> bool {
         // a stream that is configured anew has everything invalidated first
         self.is_local = false;
         self.installed.push(sid);
@@ -169,11 +169,11 @@ impl Host for TestHost {
         self.is_local
     }
 
-    fn is_out_of_time(&mut self) -> bool {
+    fn deadline_expired(&mut self) -> bool {
         self.is_slow
     }
 
-    fn gone(&mut self) -> bool {
+    fn is_gone(&mut self) -> bool {
         self.is_gone
     }
 }

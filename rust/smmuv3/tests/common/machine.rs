@@ -3,7 +3,9 @@
 
 //! An SMMU as a guest sees it.
 
-use smmuv3::{Cmdq, Effects, Features, FlushPolicy, Progress, Registers, Signals};
+use smmuv3::{
+    Cmdq, Effects, Features, FlushPolicy, Interrupts, Observer, Platform, Progress, Registers,
+};
 
 use super::{
     log::{Event, Log},
@@ -33,12 +35,10 @@ pub struct Counters {
     pub gerror: u32,
     pub cmd_sync: u32,
     pub sev: u32,
-    /// Opcodes that were ILLEGAL and are consumed all the same.
-    pub tolerated: Vec<u8>,
     pub log: Log,
 }
 
-impl Signals for Counters {
+impl Interrupts for Counters {
     fn cmd_sync(&mut self) {
         self.cmd_sync += 1;
         self.log.push(Event::CmdSync);
@@ -52,9 +52,15 @@ impl Signals for Counters {
     fn sev(&mut self) {
         self.sev += 1;
     }
+}
 
+/// Opcodes that were ILLEGAL and are consumed all the same.
+#[derive(Default)]
+pub struct Tolerated(pub Vec<u8>);
+
+impl Observer for Tolerated {
     fn tolerated(&mut self, opcode: u8) {
-        self.tolerated.push(opcode);
+        self.0.push(opcode);
     }
 }
 
@@ -67,6 +73,7 @@ pub struct Machine {
     pub memory: Memory,
     pub host: TestHost,
     pub signals: Counters,
+    pub observer: Tolerated,
     pub budget: u32,
     /// Whether what is deferred is seen to at once.
     pub comes_back: bool,
@@ -101,6 +108,7 @@ impl Machine {
                 log,
                 ..Counters::default()
             },
+            observer: Tolerated::default(),
             budget: 4096,
             comes_back: true,
         }
@@ -167,9 +175,12 @@ impl Machine {
         self.cmdq.consume(
             &mut self.registers,
             &self.features,
-            &mut self.memory,
-            &mut self.host,
-            &mut self.signals,
+            Platform {
+                memory: &mut self.memory,
+                backend: &mut self.host,
+                interrupts: &mut self.signals,
+                observer: &mut self.observer,
+            },
             self.budget,
         )
     }

@@ -7,7 +7,8 @@
 use smmuv3::{
     command::{decode, Cfgi, Command, CompletionSignal, Invalidation},
     gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
-    CommandError, Features, FlushPolicy, GuestMemory, Host, HostError, Registers, Signals,
+    stream_table, Backend, CommandError, Features, FlushPolicy, GuestMemory, HostError, Interrupts,
+    Registers,
 };
 
 use super::host::{EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT};
@@ -25,7 +26,7 @@ impl OneByOne {
         }
     }
 
-    pub fn consume<M: GuestMemory, H: Host, S: Signals>(
+    pub fn consume<M: GuestMemory, H: Backend, S: Interrupts>(
         &mut self,
         registers: &mut Registers,
         features: &Features,
@@ -54,7 +55,7 @@ impl OneByOne {
         }
     }
 
-    fn one<M: GuestMemory, H: Host>(
+    fn one<M: GuestMemory, H: Backend>(
         &mut self,
         registers: &Registers,
         features: &Features,
@@ -70,8 +71,12 @@ impl OneByOne {
         let fetched = [both as u64, (both >> 64) as u64];
         match decode(fetched, features).map_err(|_| CommandError::Illegal)? {
             Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect => {}
-            Command::CfgiSte { sid, .. } => self.install(host, sid, sid)?,
-            Command::CfgiSteRange { first, last } => self.install(host, first, last)?,
+            Command::CfgiSte { sid, .. } => {
+                self.install((registers, features, memory), host, sid, sid)?
+            }
+            Command::CfgiSteRange { first, last } => {
+                self.install((registers, features, memory), host, first, last)?
+            }
             Command::Invalidate(command) => {
                 let ignored = command.is_atc_inv() && !registers.smmu_enabled();
                 let absent = command.target().is_some_and(|sid| !host.has_vdevice(sid));
@@ -90,8 +95,9 @@ impl OneByOne {
         Ok(CompletionSignal::None)
     }
 
-    fn install<H: Host>(
+    fn install<M: GuestMemory, H: Backend>(
         &mut self,
+        (registers, features, memory): (&Registers, &Features, &mut M),
         host: &mut H,
         first: u32,
         last: u32,
@@ -101,7 +107,8 @@ impl OneByOne {
             let Some(sid) = host.next_stream(from, last) else {
                 break;
             };
-            if host.install_ste(sid) {
+            let config = stream_table::evaluate(registers, features, memory, sid);
+            if host.set_stream(sid, &config) {
                 match self.execute(host, &Invalidation::Cfgi(Cfgi::cd_all(sid))) {
                     Err(CommandError::Illegal) => host.quarantine(sid),
                     other => other?,
@@ -112,7 +119,7 @@ impl OneByOne {
         Ok(())
     }
 
-    fn execute<H: Host>(
+    fn execute<H: Backend>(
         &mut self,
         host: &mut H,
         command: &Invalidation,
@@ -124,7 +131,7 @@ impl OneByOne {
         Ok(())
     }
 
-    fn submit<H: Host>(
+    fn submit<H: Backend>(
         &mut self,
         host: &mut H,
         command: &Invalidation,
@@ -137,7 +144,7 @@ impl OneByOne {
             match errno {
                 EIO if command.target().is_some_and(|sid| !host.has_vdevice(sid)) => return Ok(()),
                 EIO => return Err(CommandError::Illegal),
-                ENOENT if host.gone() => return Ok(()),
+                ENOENT if host.is_gone() => return Ok(()),
                 EINTR | EAGAIN if interrupts < 16 => interrupts += 1,
                 ENOMEM if shortages < self.policy.memory_retries => shortages += 1,
                 ETIMEDOUT if timeouts < self.policy.timeout_retries => timeouts += 1,
@@ -159,7 +166,7 @@ impl OneByOne {
         }
     }
 
-    fn complete<M: GuestMemory, S: Signals>(
+    fn complete<M: GuestMemory, S: Interrupts>(
         &self,
         signal: CompletionSignal,
         registers: &mut Registers,

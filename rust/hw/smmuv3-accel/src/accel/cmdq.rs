@@ -5,7 +5,7 @@
 
 use hwcore::prelude::*;
 use qemu_ext::{error::report, qdev::DeviceExt};
-use smmuv3::{cmdq, command::Invalidation, invalidation::HostError};
+use smmuv3::{batch::HostError, cmdq::Backend, command::Invalidation, ste::StreamConfig};
 use util::Error;
 
 use super::{
@@ -50,7 +50,7 @@ impl<'a> AccelBackend<'a> {
     }
 }
 
-impl cmdq::Host for AccelBackend<'_> {
+impl Backend for AccelBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         // no device, nothing that is used; what is plugged in later begins afresh
         self.with(|_, viommu| viommu.invalidate(commands))
@@ -79,10 +79,9 @@ impl cmdq::Host for AccelBackend<'_> {
         .unwrap_or(false)
     }
 
-    fn install_ste(&mut self, sid: u32) -> bool {
-        let is_it = |stream_id| stream_id == sid;
-        self.accel.clear_quarantine_if(is_it);
-        self.accel.attach_streams(self.state, is_it)
+    fn set_stream(&mut self, sid: u32, config: &StreamConfig) -> bool {
+        self.accel.clear_quarantine_if(|stream_id| stream_id == sid);
+        self.accel.attach_stream(self.state, sid, config)
     }
 
     fn quarantine(&mut self, sid: u32) {
@@ -120,11 +119,11 @@ impl cmdq::Host for AccelBackend<'_> {
         is_off_stage1
     }
 
-    fn is_out_of_time(&mut self) -> bool {
+    fn deadline_expired(&mut self) -> bool {
         self.slice.is_over()
     }
 
-    fn gone(&mut self) -> bool {
+    fn is_gone(&mut self) -> bool {
         self.with(|_, _| ()).is_none()
     }
 }

@@ -19,7 +19,7 @@ use qemu_ext::{
     timer::TimerExt,
 };
 use qom::prelude::*;
-use smmuv3::{invalidation::FlushPolicy, ste::StreamConfig, stream_table};
+use smmuv3::{batch::FlushPolicy, ste::StreamConfig, stream_table};
 use util::{
     ensure,
     timer::{Timer, CLOCK_REALTIME},
@@ -177,7 +177,7 @@ impl Accel {
 
         let registers = state.snapshot().registers;
         // The host may still have this StreamID bound to another device's vDEVICE.
-        self.attach_streams(state, |_| false);
+        self.attach_streams(state, None, |_| false);
         let stream_id = function.requester_id().into();
         let config = stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
 
@@ -252,19 +252,31 @@ impl Accel {
 
     /// Attaches every device to what registers and Stream table say now.
     pub fn reattach_all(&self, state: &GuestState) {
-        self.attach_streams(state, |_| true);
+        self.attach_streams(state, None, |_| true);
     }
 
     /// Attaches the devices whose `StreamID` is another than before to what registers and Stream
     /// table say now.
     pub fn reattach_renumbered(&self, state: &GuestState) {
-        self.attach_streams(state, |_| false);
+        self.attach_streams(state, None, |_| false);
+    }
+
+    /// Attaches the stream `sid` as `config` says, and the devices whose `StreamID` is another than
+    /// before to what registers and Stream table say now. Returns whether stage 1 translates the
+    /// stream.
+    pub fn attach_stream(&self, state: &GuestState, sid: u32, config: &StreamConfig) -> bool {
+        self.attach_streams(state, Some(config), |stream_id| stream_id == sid)
     }
 
     /// Attaches the streams that `select` picks by their `StreamID`, and those whose `StreamID` is
-    /// another than before, to what registers and Stream table say now. Returns whether stage 1
-    /// translates one of those picked.
-    fn attach_streams(&self, state: &GuestState, select: impl Fn(u32) -> bool) -> bool {
+    /// another than before, to what registers and Stream table say now. What they say of those
+    /// picked is `known` if it is given. Returns whether stage 1 translates one of those picked.
+    fn attach_streams(
+        &self,
+        state: &GuestState,
+        known: Option<&StreamConfig>,
+        select: impl Fn(u32) -> bool,
+    ) -> bool {
         let Snapshot {
             features,
             registers,
@@ -288,8 +300,10 @@ impl Accel {
             .into_iter()
             .flatten()
             .map(|(function, stream_id)| {
-                let config =
-                    stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
+                let known = known.filter(|_| select(stream_id)).copied();
+                let config = known.unwrap_or_else(|| {
+                    stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id)
+                });
                 (function, stream_id, config)
             })
             .collect();

@@ -12,8 +12,8 @@ use qemu_ext::iommufd::{
 };
 use qom::prelude::*;
 use smmuv3::{
+    batch::{EioReport, HostError, MAX_BATCH},
     command::{Invalidation, Tlbi},
-    invalidation::{EioReport, HostError, MAX_BATCH},
 };
 use util::{Error, Result};
 

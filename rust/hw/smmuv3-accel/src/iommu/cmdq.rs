@@ -5,9 +5,10 @@
 //! IOTLBs.
 
 use smmuv3::{
-    cmdq,
+    batch::{HostError, MAX_BATCH},
+    cmdq::Backend,
     command::Invalidation,
-    invalidation::{HostError, MAX_BATCH},
+    ste::StreamConfig,
     translation::TlbiScope,
 };
 
@@ -49,7 +50,7 @@ impl<'a> SoftwareBackend<'a> {
     }
 }
 
-impl cmdq::Host for SoftwareBackend<'_> {
+impl Backend for SoftwareBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         for command in commands {
             match command {
@@ -67,7 +68,7 @@ impl cmdq::Host for SoftwareBackend<'_> {
         Ok(())
     }
 
-    fn forget_configurations(&mut self, first: u32, last: u32) {
+    fn invalidate_configurations(&mut self, first: u32, last: u32) {
         invalidate_configs(self.state, self.notified, first, last);
         self.events.flush(self.state, self.irqs);
     }
@@ -82,7 +83,7 @@ impl cmdq::Host for SoftwareBackend<'_> {
         true
     }
 
-    fn install_ste(&mut self, _sid: u32) -> bool {
+    fn set_stream(&mut self, _sid: u32, _config: &StreamConfig) -> bool {
         false
     }
 
@@ -94,11 +95,11 @@ impl cmdq::Host for SoftwareBackend<'_> {
         self.batch_limit
     }
 
-    fn is_out_of_time(&mut self) -> bool {
+    fn deadline_expired(&mut self) -> bool {
         self.slice.is_over()
     }
 
-    fn gone(&mut self) -> bool {
+    fn is_gone(&mut self) -> bool {
         false
     }
 }

@@ -15,7 +15,7 @@ use qemu_ext::{
     log,
 };
 use smmuv3::{
-    cmdq::GuestMemory,
+    memory::GuestMemory,
     translation::{self, Entry, Outcome, Permissions, Uncached},
 };
 

@@ -8,8 +8,10 @@
 //! After `CERROR_ABT` it submits the same command again, so that is for a host
 //! that could not do it now. `CERROR_ATC_INV_SYNC` belongs to the `CMD_SYNC`.
 
-use super::{batch::Batch, errno::*, set::Set, EioReport, FlushPolicy, HostError};
-use crate::{gerror::CommandError, Host};
+use super::{
+    commands::Batch, errno::*, mask::CommandMask, EioReport, Failure, FlushPolicy, HostError,
+};
+use crate::{gerror::CommandError, Backend};
 
 /// How often an interrupted call is repeated before the host is given up on:
 /// the consumer must not loop without bound.
@@ -22,13 +24,13 @@ const DEFECT_RETRIES: u32 = 1;
 const MAX_SILENT_STREAMS: usize = 2;
 
 /// The command at which a flush ends, by its index in the batch.
-pub(super) struct Stop {
-    pub(super) index: u32,
-    pub(super) error: CommandError,
+struct Stop {
+    index: u32,
+    error: CommandError,
 }
 
 /// What became of the commands of one call.
-enum Outcome {
+enum Answer {
     /// All are complete.
     Done,
     /// There is nothing left that they could invalidate, or nothing that is used.
@@ -43,34 +45,48 @@ enum Outcome {
     Failed,
 }
 
-pub(super) struct Flush<'a, H> {
+struct Flush<'a, B> {
     batch: &'a Batch,
     policy: &'a FlushPolicy,
-    host: &'a mut H,
+    backend: &'a mut B,
     atc_failed: &'a mut bool,
 }
 
-impl<'a, H: Host> Flush<'a, H> {
-    pub(super) fn new(
-        batch: &'a Batch,
-        policy: &'a FlushPolicy,
-        host: &'a mut H,
-        atc_failed: &'a mut bool,
-    ) -> Self {
-        Self {
-            batch,
-            policy,
-            host,
-            atc_failed,
-        }
-    }
+/// Has `backend` execute the commands of `batch`.
+///
+/// `atc_failed` is set if a `CMD_ATC_INV` did not complete; its stream is
+/// quarantined then, and the next `CMD_SYNC` has to report it (§3.9.1.4).
+///
+/// # Errors
+///
+/// The command at which consumption stops. What precedes it is complete, what
+/// follows it is to be submitted again.
+pub fn submit<B: Backend>(
+    batch: &Batch,
+    policy: &FlushPolicy,
+    backend: &mut B,
+    atc_failed: &mut bool,
+) -> Result<(), Failure> {
+    let mut flush = Flush {
+        batch,
+        policy,
+        backend,
+        atc_failed,
+    };
+    flush.execute(batch.all()).map_err(|stop| Failure {
+        position: batch.position(stop.index),
+        opcode: batch.opcode(stop.index),
+        error: stop.error,
+    })
+}
 
+impl<B: Backend> Flush<'_, B> {
     /// Completes the commands of `set`, or all that are older than the one
     /// given back.
     ///
     /// Each call of the host either completes its commands or shrinks the sets
     /// that are left, so there are at most a few per command.
-    pub(super) fn execute(&mut self, set: Set) -> Result<(), Stop> {
+    fn execute(&mut self, set: CommandMask) -> Result<(), Stop> {
         if !self.policy.repeat_tlbi_cfgi {
             return self.complete(set, 1);
         }
@@ -91,25 +107,25 @@ impl<'a, H: Host> Flush<'a, H> {
     }
 
     /// Has the whole of `set` executed `passes` times.
-    fn complete(&mut self, set: Set, passes: u32) -> Result<(), Stop> {
+    fn complete(&mut self, set: CommandMask, passes: u32) -> Result<(), Stop> {
         if set.is_empty() {
             return Ok(());
         }
         for _ in 0..passes {
             match self.submit(set, self.policy.timeout_retries) {
-                Outcome::Done => {}
-                Outcome::Gone => return Ok(()),
-                Outcome::Illegal { entry_num } => return self.one_illegal(set, entry_num),
-                Outcome::NoMemory if set.len() > 1 => return self.by_halves(set),
-                Outcome::TimedOut => return self.timed_out(set),
-                Outcome::NoMemory | Outcome::Failed => return Err(abort(set)),
+                Answer::Done => {}
+                Answer::Gone => return Ok(()),
+                Answer::Illegal { entry_num } => return self.one_illegal(set, entry_num),
+                Answer::NoMemory if set.len() > 1 => return self.by_halves(set),
+                Answer::TimedOut => return self.timed_out(set),
+                Answer::NoMemory | Answer::Failed => return Err(abort(set)),
             }
         }
         Ok(())
     }
 
     /// Calls the host until it gives an answer that counts.
-    fn submit(&mut self, set: Set, mut timeouts: u32) -> Outcome {
+    fn submit(&mut self, set: CommandMask, mut timeouts: u32) -> Answer {
         let mut interrupts = INTERRUPT_RETRIES;
         let mut defects = DEFECT_RETRIES;
         // Halves of a batch need less memory, so waiting is for single
@@ -120,26 +136,28 @@ impl<'a, H: Host> Flush<'a, H> {
             0
         };
         loop {
-            let host = &mut *self.host;
-            let answer = self.batch.with(set, |commands| host.invalidate(commands));
+            let backend = &mut *self.backend;
+            let answer = self
+                .batch
+                .with(set, |commands| backend.invalidate(commands));
             let Err(HostError { errno, entry_num }) = answer else {
-                return Outcome::Done;
+                return Answer::Done;
             };
-            let is_exhausted = self.host.is_exhausted();
+            let is_exhausted = self.backend.is_exhausted();
             if is_exhausted && self.is_lost(set, errno) {
-                return Outcome::Gone;
+                return Answer::Gone;
             }
             let (retries, outcome) = match errno {
-                EIO => return Outcome::Illegal { entry_num },
-                ENOENT if self.host.gone() => return Outcome::Gone,
-                EINTR | EAGAIN => (&mut interrupts, Outcome::Failed),
-                ENOMEM => (&mut shortages, Outcome::NoMemory),
-                ETIMEDOUT => (&mut timeouts, Outcome::TimedOut),
+                EIO => return Answer::Illegal { entry_num },
+                ENOENT if self.backend.is_gone() => return Answer::Gone,
+                EINTR | EAGAIN => (&mut interrupts, Answer::Failed),
+                ENOMEM => (&mut shortages, Answer::NoMemory),
+                ETIMEDOUT => (&mut timeouts, Answer::TimedOut),
                 _ if defects == 0 => {
-                    self.host.fail_closed();
-                    return Outcome::Failed;
+                    self.backend.fail_closed();
+                    return Answer::Failed;
                 }
-                _ => (&mut defects, Outcome::Failed),
+                _ => (&mut defects, Answer::Failed),
             };
             match retries.checked_sub(1) {
                 Some(left) if !is_exhausted => *retries = left,
@@ -153,13 +171,13 @@ impl<'a, H: Host> Flush<'a, H> {
     ///
     /// A timeout can be one device's, whose `CMD_ATC_INV`s are then found by
     /// submitting them apart: no other stream may pay for that device.
-    fn is_lost(&mut self, set: Set, errno: i32) -> bool {
+    fn is_lost(&mut self, set: CommandMask, errno: i32) -> bool {
         let may_be_one_device = errno == ETIMEDOUT && !set.and(self.batch.atc()).is_empty();
-        !may_be_one_device && self.host.give_up()
+        !may_be_one_device && self.backend.give_up()
     }
 
     /// A command is illegal to the host, and none of `set` was executed.
-    fn one_illegal(&mut self, set: Set, entry_num: u32) -> Result<(), Stop> {
+    fn one_illegal(&mut self, set: CommandMask, entry_num: u32) -> Result<(), Stop> {
         let named = match self.policy.eio {
             _ if set.len() == 1 => Some(set.first()),
             EioReport::Offender => set.nth(entry_num),
@@ -183,17 +201,17 @@ impl<'a, H: Host> Flush<'a, H> {
     fn has_vanished(&mut self, index: u32) -> bool {
         self.batch
             .target(index)
-            .is_some_and(|sid| !self.host.has_vdevice(sid))
+            .is_some_and(|sid| !self.backend.has_vdevice(sid))
     }
 
-    fn by_halves(&mut self, set: Set) -> Result<(), Stop> {
+    fn by_halves(&mut self, set: CommandMask) -> Result<(), Stop> {
         let (older, newer) = set.halves();
         self.execute(older)?;
         self.execute(newer)
     }
 
     /// The commands were submitted again and again and did not complete.
-    fn timed_out(&mut self, set: Set) -> Result<(), Stop> {
+    fn timed_out(&mut self, set: CommandMask) -> Result<(), Stop> {
         let atc = set.and(self.batch.atc());
         let rest = set.without(atc);
         if atc.is_empty() {
@@ -218,7 +236,7 @@ impl<'a, H: Host> Flush<'a, H> {
 
     /// A device did not answer to ATS invalidations (3.9.1.4). It is taken to
     /// abort, so that what its ATC still holds is of no use; the others are not.
-    fn atc_timed_out(&mut self, atc: Set) {
+    fn atc_timed_out(&mut self, atc: CommandMask) {
         let mut silent = 0;
         let mut rest = atc;
         while !rest.is_empty() {
@@ -226,15 +244,15 @@ impl<'a, H: Host> Flush<'a, H> {
             let stream = self.batch.same_target(rest, target);
             rest = rest.without(stream);
             let is_alone = stream == atc;
-            let is_asked = !is_alone && silent < MAX_SILENT_STREAMS && !self.host.is_exhausted();
-            if is_asked && matches!(self.submit(stream, 0), Outcome::Done | Outcome::Gone) {
+            let is_asked = !is_alone && silent < MAX_SILENT_STREAMS && !self.backend.is_exhausted();
+            if is_asked && matches!(self.submit(stream, 0), Answer::Done | Answer::Gone) {
                 continue;
             }
             silent += 1;
             *self.atc_failed = true;
             match target {
-                Some(sid) if is_alone || is_asked => self.host.quarantine(sid),
-                Some(sid) => self.host.suspend(sid),
+                Some(sid) if is_alone || is_asked => self.backend.quarantine(sid),
+                Some(sid) => self.backend.suspend(sid),
                 None => {}
             }
         }
@@ -242,7 +260,7 @@ impl<'a, H: Host> Flush<'a, H> {
 }
 
 /// Consumption stops at the oldest of `set`, to be tried again from there.
-const fn abort(set: Set) -> Stop {
+const fn abort(set: CommandMask) -> Stop {
     Stop {
         index: set.first(),
         error: CommandError::Abort,

@@ -9,12 +9,13 @@
 //! is assumed of the host: whatever is in doubt is submitted again, which is
 //! harmless because invalidating twice is (4.4).
 
-mod batch;
+mod bisect;
+mod commands;
 mod errno;
-mod flush;
-mod set;
+mod mask;
 
-pub use batch::{Batch, Failure};
+pub use self::{bisect::submit, commands::Batch};
+use crate::gerror::CommandError;
 
 /// Most commands in one call of the host.
 pub const MAX_BATCH: usize = 63;
@@ -26,6 +27,17 @@ pub struct HostError {
     pub errno: i32,
     /// How many entries the host says it handled. Believed for `EIO` only.
     pub entry_num: u32,
+}
+
+/// The command at which a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Where it lies in the Command queue. Every older command is complete.
+    pub position: u32,
+    /// Its opcode.
+    pub opcode: u8,
+    /// What the guest is told.
+    pub error: CommandError,
 }
 
 /// How this host reports the illegal command of a batch.
@@ -46,11 +58,11 @@ pub struct FlushPolicy {
     /// keep the host busy for a second.
     pub timeout_retries: u32,
     /// How often a single command is submitted again that the host has no
-    /// memory for. Waiting in between is the [`Host`](crate::Host)'s affair.
+    /// memory for. Backing off between retries is up to the [`Backend`](crate::Backend).
     pub memory_retries: u32,
     /// After how many errors of the host at one command, without progress in
     /// between, every stream is taken off stage 1 so that invalidations need no
-    /// host: see [`Host::give_up`](crate::Host::give_up).
+    /// host: see [`Backend::give_up`](crate::Backend::give_up).
     pub max_errors: u32,
     /// Submit TLBI and CFGI twice and apart from `CMD_ATC_INV` (erratum
     /// T264-SMMU-3).

@@ -9,9 +9,9 @@ use crate::address::low_bits;
 ///
 /// Indexes are below 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Set(pub(super) u64);
+pub(super) struct CommandMask(pub(super) u64);
 
-impl Set {
+impl CommandMask {
     /// The first `count` commands.
     pub(super) const fn first_n(count: usize) -> Self {
         Self(low_bits(count as u32))
@@ -94,29 +94,38 @@ mod tests {
 
     #[test]
     fn halves_are_in_order_and_cover_everything() {
-        let set = Set(0b1011_0110);
+        let set = CommandMask(0b1011_0110);
         let (older, newer) = set.halves();
-        assert_eq!((older, newer), (Set(0b0000_0110), Set(0b1011_0000)));
-        assert_eq!(Set(0b110).halves(), (Set(0b010), Set(0b100)));
+        assert_eq!(
+            (older, newer),
+            (CommandMask(0b0000_0110), CommandMask(0b1011_0000))
+        );
+        assert_eq!(
+            CommandMask(0b110).halves(),
+            (CommandMask(0b010), CommandMask(0b100))
+        );
     }
 
     #[test]
     fn runs_end_where_the_class_changes() {
-        let class = Set(0b0011_0100);
-        assert_eq!(Set(0xff).leading_run(class), Set(0b011));
-        assert_eq!(Set(0xfc).leading_run(class), Set(0b100));
-        assert_eq!(Set(0xf8).leading_run(class), Set(0b1000));
-        assert_eq!(Set(0xf0).leading_run(class), Set(0b0011_0000));
-        assert_eq!(Set(0xc0).leading_run(class), Set(0xc0));
-        assert_eq!(Set(0).leading_run(class), Set(0));
+        let class = CommandMask(0b0011_0100);
+        assert_eq!(CommandMask(0xff).leading_run(class), CommandMask(0b011));
+        assert_eq!(CommandMask(0xfc).leading_run(class), CommandMask(0b100));
+        assert_eq!(CommandMask(0xf8).leading_run(class), CommandMask(0b1000));
+        assert_eq!(
+            CommandMask(0xf0).leading_run(class),
+            CommandMask(0b0011_0000)
+        );
+        assert_eq!(CommandMask(0xc0).leading_run(class), CommandMask(0xc0));
+        assert_eq!(CommandMask(0).leading_run(class), CommandMask(0));
     }
 
     #[test]
     fn a_set_is_cut_at_an_index() {
-        let set = Set::first_n(63);
+        let set = CommandMask::first_n(63);
         assert_eq!(set.len(), 63);
-        assert_eq!(set.before(2), Set(0b11));
-        assert_eq!(set.after(60), Set(0b11 << 61));
+        assert_eq!(set.before(2), CommandMask(0b11));
+        assert_eq!(set.after(60), CommandMask(0b11 << 61));
         assert!(set.after(62).is_empty() && set.before(0).is_empty());
         assert_eq!(set.nth(62), Some(62));
         assert_eq!(set.nth(63), None);

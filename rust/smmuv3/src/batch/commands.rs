@@ -3,24 +3,12 @@
 
 //! Commands that wait to be submitted together.
 
-use super::{flush::Flush, set::Set, FlushPolicy, MAX_BATCH};
+use super::{mask::CommandMask, MAX_BATCH};
 use crate::{
     command::{Invalidation, Tlbi},
-    gerror::CommandError,
     queue::POINTER_MASK,
-    Host, StreamId,
+    StreamId,
 };
-
-/// The command at which a flush ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Where it lies in the Command queue. Every older command is complete.
-    pub position: u32,
-    /// Its opcode.
-    pub opcode: u8,
-    /// What the guest is told.
-    pub error: CommandError,
-}
 
 /// Up to [`MAX_BATCH`] commands, each with its position in the Command queue.
 #[derive(Clone, Debug)]
@@ -88,40 +76,12 @@ impl Batch {
         true
     }
 
-    /// Has the host execute what waits, and empties the batch.
-    ///
-    /// `atc_failed` is set if a `CMD_ATC_INV` did not complete; its stream is
-    /// quarantined then, and the next `CMD_SYNC` has to tell (3.9.1.4).
-    ///
-    /// # Errors
-    ///
-    /// The command at which consumption stops. What is older is complete, what
-    /// is newer is to be submitted again.
-    pub fn flush<H: Host>(
-        &mut self,
-        policy: &FlushPolicy,
-        host: &mut H,
-        atc_failed: &mut bool,
-    ) -> Result<(), Failure> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        let result = Flush::new(self, policy, host, atc_failed).execute(self.all());
-        let result = result.map_err(|stop| Failure {
-            position: self.position(stop.index),
-            opcode: self.opcode(stop.index),
-            error: stop.error,
-        });
-        self.clear();
-        result
+    pub(super) const fn all(&self) -> CommandMask {
+        CommandMask::first_n(self.len)
     }
 
-    pub(super) const fn all(&self) -> Set {
-        Set::first_n(self.len)
-    }
-
-    pub(super) const fn atc(&self) -> Set {
-        Set(self.atc)
+    pub(super) const fn atc(&self) -> CommandMask {
+        CommandMask(self.atc)
     }
 
     /// The stream that a command names.
@@ -130,27 +90,27 @@ impl Batch {
     }
 
     /// The commands of `set` that name the stream `target`.
-    pub(super) fn same_target(&self, set: Set, target: Option<StreamId>) -> Set {
+    pub(super) fn same_target(&self, set: CommandMask, target: Option<StreamId>) -> CommandMask {
         let same = set.iter().filter(|index| self.target(*index) == target);
-        Set(same.fold(0, |bits, index| bits | (1 << index)))
+        CommandMask(same.fold(0, |bits, index| bits | (1 << index)))
     }
 
-    fn position(&self, index: u32) -> u32 {
+    pub(super) fn position(&self, index: u32) -> u32 {
         self.positions.get(index as usize).copied().unwrap_or(0)
     }
 
-    fn opcode(&self, index: u32) -> u8 {
+    pub(super) fn opcode(&self, index: u32) -> u8 {
         self.commands
             .get(index as usize)
             .map_or(0, Invalidation::opcode)
     }
 
     /// Calls `submit` with the commands of `set`, in order.
-    pub(super) fn with<R>(&self, set: Set, submit: impl FnOnce(&[Invalidation]) -> R) -> R {
+    pub(super) fn with<R>(&self, set: CommandMask, submit: impl FnOnce(&[Invalidation]) -> R) -> R {
         let first = set.first() as usize;
         let count = set.len() as usize;
         // Almost always there are no gaps and nothing needs to be copied.
-        if set.0 >> (first & 63) == Set::first_n(count).0 {
+        if set.0 >> (first & 63) == CommandMask::first_n(count).0 {
             if let Some(commands) = self.commands.get(first..first + count) {
                 return submit(commands);
             }

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What executes invalidations and attaches streams.
+
+use crate::{
+    batch::{HostError, MAX_BATCH},
+    command::Invalidation,
+    ste::StreamConfig,
+    StreamId,
+};
+
+/// The side of the SMMU that the Command queue acts on: a host SMMU, or the caches of
+/// this one.
+pub trait Backend {
+    /// Executes 1 to 63 commands and waits until they are complete.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the host said.
+    fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
+
+    /// The lowest `StreamID` in `first..=last` that has a device, whether the
+    /// host knows it by that already or not.
+    fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId>;
+
+    /// Whether the host knows a device by this `StreamID`: only then are
+    /// commands that name it forwarded, and only then can it answer to them.
+    fn has_vdevice(&mut self, sid: StreamId) -> bool {
+        self.next_stream(sid, sid) == Some(sid)
+    }
+
+    /// Invalidates what is cached outside the host of the configuration of the
+    /// streams in `first..=last` (§4.3).
+    fn invalidate_configurations(&mut self, first: StreamId, last: StreamId) {
+        let _ = (first, last);
+    }
+
+    /// Attaches the device with this `StreamID` as `config` says.
+    ///
+    /// Returns whether the host may hold Context descriptors cached through this
+    /// stream, so that they must be invalidated, too.
+    fn set_stream(&mut self, sid: StreamId, config: &StreamConfig) -> bool;
+
+    /// An invalidation of this stream's did not complete: takes it to abort
+    /// (3.9.1.4).
+    fn quarantine(&mut self, sid: StreamId);
+
+    /// As [`quarantine`](Self::quarantine), for a stream whose device was not asked,
+    /// because others had taken too long. Its translations by ATS may be stale, so
+    /// they must not be used; that the device does not answer is not known, so it is
+    /// attached again, with an empty ATC, as soon as that can be done.
+    fn suspend(&mut self, sid: StreamId) {
+        self.quarantine(sid);
+    }
+
+    /// Takes every stream to abort after an error that no working host reports.
+    fn fail_closed(&mut self);
+
+    /// Returns whether calls that failed have held up the machine for as long as
+    /// can be afforded. Asked after each call that failed.
+    fn is_exhausted(&mut self) -> bool {
+        false
+    }
+
+    /// Takes every stream off stage 1, because the host cannot be brought to
+    /// complete invalidations.
+    ///
+    /// Returns whether no stream is left on stage 1. Then no transaction uses what
+    /// the host has cached, so [`invalidate`](Self::invalidate) completes without
+    /// the host, and everything is invalidated in the host before stage 1
+    /// translates again.
+    fn give_up(&mut self) -> bool {
+        false
+    }
+
+    /// Returns how many commands [`invalidate`](Self::invalidate) should be given at
+    /// most: 63 if they are executed together. A host that takes its time for each of
+    /// them wants fewer, because the time is looked at between calls only.
+    fn batch_limit(&self) -> usize {
+        MAX_BATCH
+    }
+
+    /// Returns whether the time slice is used up. A single call of the host can take a
+    /// second, so this is asked after each.
+    fn deadline_expired(&mut self) -> bool {
+        false
+    }
+
+    /// Whether the device itself has taken down what the commands are sent to,
+    /// so that nothing is left to invalidate.
+    fn is_gone(&mut self) -> bool;
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Tracing.
+
+use crate::{command::Command, gerror::CommandError, registers::Registers};
+
+/// Hooks for tracing, none of which changes what is done. `()` traces nothing.
+pub trait Observer {
+    /// The queue is going to be worked on.
+    fn consume_begin(&mut self, registers: &Registers) {
+        let _ = registers;
+    }
+
+    /// A command with this opcode was fetched; `None` if it is ILLEGAL.
+    fn command(&mut self, opcode: u8, command: Option<&Command>) {
+        let _ = (opcode, command);
+    }
+
+    /// A command that is ILLEGAL is consumed all the same, by [`Leniency`].
+    fn tolerated(&mut self, opcode: u8) {
+        let _ = opcode;
+    }
+
+    /// A command with this opcode was not consumed.
+    fn error(&mut self, opcode: u8, code: CommandError) {
+        let _ = (opcode, code);
+    }
+
+    /// Global errors became active: the bits of `GERROR` that were toggled, and
+    /// what it is now.
+    fn activated(&mut self, toggled: u32, gerror: u32) {
+        let _ = (toggled, gerror);
+    }
+
+    /// The queue is left.
+    fn consume_end(&mut self, registers: &Registers) {
+        let _ = registers;
+    }
+}
+
+impl Observer for () {}
