@@ -3,6 +3,8 @@
 
 //! Context descriptors (5.3, 5.4), for walks in software.
 
+use core::fmt;
+
 use crate::{
     address::{align_down, entry, exceeds, truncate, words},
     features::{address_bits, Features},
@@ -61,6 +63,23 @@ pub enum BadCd {
     Size,
     /// `TTB0` or `TTB1` is above the effective `IPS`.
     Table,
+}
+
+impl fmt::Display for BadCd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "CD.V is 0",
+            Self::Format => "CD.AA64 selects VMSAv8-32 LPAE, which is not implemented",
+            Self::Endianness => "CD.ENDI selects big-endian tables, which are not implemented",
+            Self::Updates => "CD.HA or CD.HD is 1, but hardware update of flags is not implemented",
+            Self::Stall => "CD.S is 1, but IDR0.STALL_MODEL is 0b01",
+            Self::Terminate => "CD.A is 0, but IDR0.TERM_MODEL is 1",
+            Self::Asid => "CD.ASID is greater than 255, but IDR0.ASID16 is 0",
+            Self::Granule => "CD.TG0 or CD.TG1 selects a granule that IDR5 does not have",
+            Self::Size => "CD.T0SZ or CD.T1SZ is out of range",
+            Self::Table => "CD.TTB0 or CD.TTB1 is outside the effective CD.IPS",
+        })
+    }
 }
 
 /// Where one of the two stage 1 tables lies (`TTB0`, `TTB1`).

@@ -3,6 +3,8 @@
 
 //! Stream table entries (5.2).
 
+use core::fmt;
+
 use bilge::prelude::*;
 
 use crate::{
@@ -60,6 +62,37 @@ pub enum BadSte {
     Stage2Stall,
     /// `S2VMID` has more bits than are implemented.
     Vmid,
+}
+
+impl fmt::Display for BadSte {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "STE.V is 0",
+            Self::Stage1 => "STE.Config selects stage 1, but IDR0.S1P is 0",
+            Self::Stage2 => "STE.Config selects stage 2, but IDR0.S2P is 0",
+            Self::CdMax => "STE.S1CDMax is greater than IDR1.SSIDSIZE",
+            Self::Format => "STE.S1Fmt selects a 2-level table, but IDR0.CD2L is 0",
+            Self::ContextPointer => "STE.S1ContextPtr is outside the size of IDR5.OAS",
+            Self::StallDisable => "STE.S1STALLD is 1, but IDR0.STALL_MODEL is not 0b00",
+            Self::Eats => "STE.EATS selects split-stage ATS, which is not implemented",
+            Self::StreamWorld => "STE.STRW is not NS-EL1",
+            Self::Stage2Format => "STE.S2AA64 selects VMSAv8-32 LPAE, which is not implemented",
+            Self::Stage2Granule => "STE.S2TG selects a granule that IDR5 does not have",
+            Self::Stage2Size => {
+                "STE.S2T0SZ is out of range or inconsistent with STE.S2SL0 and STE.S2TG"
+            }
+            Self::Stage2Level => "STE.S2SL0 selects a level at which walks cannot start",
+            Self::Stage2Table => "STE.S2TTB is outside the effective STE.S2PS",
+            Self::Stage2Endianness => {
+                "STE.S2ENDI selects big-endian tables, which are not implemented"
+            }
+            Self::Stage2Updates => {
+                "STE.S2HA or STE.S2HD is 1, but hardware update of flags is not implemented"
+            }
+            Self::Stage2Stall => "STE.S2S is 1, but IDR0.STALL_MODEL is 0b01",
+            Self::Vmid => "STE.S2VMID is greater than 255, but IDR0.VMID16 is 0",
+        })
+    }
 }
 
 /// Stage 2 as a Stream table entry sets it up (5.2).

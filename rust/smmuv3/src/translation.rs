@@ -19,6 +19,8 @@ mod tlbi;
 mod walk;
 mod walks;
 
+use core::fmt;
+
 pub use configurations::Configurations;
 pub use context::{Context, Stages, StreamContext};
 pub use entry::{Entry, Permissions, Tag};
@@ -31,7 +33,8 @@ pub use walks::Walk;
 
 use self::walk::Walker;
 use crate::{
-    address::exceeds, features::Features, memory::GuestMemory, registers::Registers, StreamId,
+    address::exceeds, cd::BadCd, features::Features, memory::GuestMemory, registers::Registers,
+    ste::BadSte, StreamId,
 };
 
 /// One descriptor that a walk has read.
@@ -53,6 +56,24 @@ pub struct WalkStep {
     pub descriptor: u64,
 }
 
+/// Why a configuration structure is ILLEGAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BadConfig {
+    /// The Stream table entry is (§5.2.2).
+    Ste(BadSte),
+    /// The Context descriptor is (§5.4.2).
+    Cd(BadCd),
+}
+
+impl fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ste(reason) => reason.fmt(f),
+            Self::Cd(reason) => reason.fmt(f),
+        }
+    }
+}
+
 /// What translations may be remembered in: configuration caches and TLB (3.17,
 /// 4.3, 4.4).
 pub trait Caches {
@@ -72,6 +93,12 @@ pub trait Caches {
     /// size: stage 2's pages are smaller. An invalidation of any address of it
     /// means all pieces.
     fn note_split(&mut self, stage1_log2_bytes: u8);
+
+    /// The Stream table entry or Context descriptor of `sid` is ILLEGAL. The event that
+    /// records it, `C_BAD_STE` or `C_BAD_CD`, does not give the reason.
+    fn rejected(&mut self, sid: StreamId, reason: BadConfig) {
+        let _ = (sid, reason);
+    }
 
     /// A walk has read a descriptor.
     fn walked(&mut self, step: &WalkStep) {

@@ -7,11 +7,11 @@
 use super::{
     fault::Fault,
     walk::{effective_address, upper_half, Walker},
-    Caches, Outcome, Permissions, Tag,
+    BadConfig, Caches, Outcome, Permissions, Tag,
 };
 use crate::{
     address::exceeds,
-    cd::{self, CdFault, Translation},
+    cd::{self, Cd, CdFault, Translation},
     event::{Class, EventType},
     features::Features,
     memory::{BusAbort, GuestMemory},
@@ -156,13 +156,22 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
         })?;
     let vmid = ste.vmid(features);
     let ias_bits = features.oas_bits() as u8;
+    let stage1 = |caches: &mut C, cd: &Cd| {
+        cd.translation(features).map_err(|reason| {
+            caches.rejected(sid, BadConfig::Cd(reason));
+            Fault::configuration(EventType::BadCd)
+        })
+    };
     let stages = match ste.config(features) {
         StreamConfig::Abort => return Ok(StreamContext::Abort),
         StreamConfig::Bypass => return Ok(StreamContext::Bypass { ias_bits }),
-        StreamConfig::Bad(_) => return Err(Fault::configuration(EventType::BadSte)),
+        StreamConfig::Bad(reason) => {
+            caches.rejected(sid, BadConfig::Ste(reason));
+            return Err(Fault::configuration(EventType::BadSte));
+        }
         StreamConfig::Stage2(stage2) => Stages::Stage2(stage2),
-        StreamConfig::Stage1 { ste } => match stage1(&ste, features, memory)? {
-            Some(stage1) => Stages::Stage1(stage1),
+        StreamConfig::Stage1 { ste } => match context_descriptor(&ste, features, memory)? {
+            Some(cd) => Stages::Stage1(stage1(caches, &cd)?),
             None => return Ok(StreamContext::Bypass { ias_bits }),
         },
         StreamConfig::Nested { ste, stage2 } => {
@@ -178,14 +187,15 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
                 physical: 0,
                 fault: None,
             };
-            let result = stage1(&ste, features, &mut memory).map_err(|fault| match fault.event {
+            let found = context_descriptor(&ste, features, &mut memory);
+            let found = found.map_err(|fault| match fault.event {
                 EventType::CdFetch => memory
                     .fault
                     .unwrap_or_else(|| Fault::fetch(EventType::CdFetch, memory.physical)),
                 _ => fault,
             });
-            match result? {
-                Some(stage1) => Stages::Nested(stage1, stage2),
+            match found? {
+                Some(cd) => Stages::Nested(stage1(caches, &cd)?, stage2),
                 None => Stages::Stage2(stage2),
             }
         }
@@ -197,28 +207,20 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
     }))
 }
 
-/// Stage 1 for transactions without a `SubstreamID`; `None` if they bypass it.
-fn stage1<M: GuestMemory>(
+/// Finds the Context descriptor for transactions without a `SubstreamID`; `None` if
+/// they bypass stage 1.
+fn context_descriptor<M: GuestMemory>(
     ste: &[u64; 2],
     features: &Features,
     memory: &mut M,
-) -> Result<Option<Translation>, Fault> {
-    let cd = match cd::fetch(ste, features, memory, 0) {
-        Ok(cd) => cd,
-        Err(CdFault::Bypassed) => return Ok(None),
-        Err(CdFault::BadSubstreamId) => {
-            return Err(Fault::configuration(EventType::BadSubstreamId))
-        }
-        Err(CdFault::StreamDisabled) => {
-            return Err(Fault::configuration(EventType::StreamDisabled))
-        }
-        Err(CdFault::FetchAbort { address }) => {
-            return Err(Fault::fetch(EventType::CdFetch, address))
-        }
-    };
-    cd.translation(features)
-        .map(Some)
-        .map_err(|_| Fault::configuration(EventType::BadCd))
+) -> Result<Option<Cd>, Fault> {
+    match cd::fetch(ste, features, memory, 0) {
+        Ok(cd) => Ok(Some(cd)),
+        Err(CdFault::Bypassed) => Ok(None),
+        Err(CdFault::BadSubstreamId) => Err(Fault::configuration(EventType::BadSubstreamId)),
+        Err(CdFault::StreamDisabled) => Err(Fault::configuration(EventType::StreamDisabled)),
+        Err(CdFault::FetchAbort { address }) => Err(Fault::fetch(EventType::CdFetch, address)),
+    }
 }
 
 /// Guest memory by its IPAs.

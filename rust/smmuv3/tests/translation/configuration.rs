@@ -4,9 +4,13 @@
 //! What becomes of a transaction before it is translated.
 
 use smmuv3::{
+    cd::BadCd,
     event::{Class, EventType},
-    translation::{translate, Fault, Outcome, Stages, StreamContext},
-    Features,
+    ste::BadSte,
+    translation::{
+        translate, BadConfig, Caches, Entry, Fault, Outcome, Stages, StreamContext, Tag,
+    },
+    Features, StreamId,
 };
 
 use crate::common::{
@@ -366,4 +370,65 @@ fn a_write_that_stage_1_forbids_is_no_configuration_s_fault() {
         (found.event, found.class),
         (EventType::Permission, Class::In)
     );
+}
+
+/// Caches nothing, and keeps the reasons why configurations are ILLEGAL.
+#[derive(Default)]
+struct Reasons(Vec<(StreamId, BadConfig)>);
+
+impl Caches for Reasons {
+    fn context(&mut self, _: StreamId) -> Option<StreamContext> {
+        None
+    }
+
+    fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
+
+    fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
+        None
+    }
+
+    fn insert(&mut self, _: Tag, _: u64, _: &Entry) {}
+
+    fn note_split(&mut self, _: u8) {}
+
+    fn rejected(&mut self, sid: StreamId, reason: BadConfig) {
+        self.0.push((sid, reason));
+    }
+}
+
+/// Why the configuration of a stream is ILLEGAL, in the words of the specification.
+fn reasons(smmu: &mut Smmu) -> Vec<(StreamId, BadConfig)> {
+    let mut reasons = Reasons::default();
+    let outcome = translate(
+        &smmu.registers,
+        &smmu.features,
+        &mut smmu.memory,
+        &mut reasons,
+        SID,
+        PAGE,
+        READ,
+    );
+    let is_bad = |event| matches!(event, EventType::BadSte | EventType::BadCd);
+    let is_reported = matches!(outcome, Outcome::Fault(fault) if is_bad(fault.event));
+    assert_eq!(is_reported, !reasons.0.is_empty());
+    reasons.0
+}
+
+#[test]
+fn bad_configuration_gives_its_reason() {
+    let mut smmu = one_page();
+    assert_eq!(reasons(&mut smmu), []);
+    smmu.patch_cd(0, |word| word & !cd::AA64);
+    assert_eq!(reasons(&mut smmu), [(SID, BadConfig::Cd(BadCd::Format))]);
+    smmu.patch_ste(0, |word| word & !1);
+    assert_eq!(reasons(&mut smmu), [(SID, BadConfig::Ste(BadSte::Invalid))]);
+
+    let mut both = nested();
+    let place = both.stage1.scatter.place(CD);
+    both.smmu.patch(place, |word| word & !cd::V);
+    let found = reasons(&mut both.smmu);
+    assert_eq!(found, [(SID, BadConfig::Cd(BadCd::Invalid))]);
+    assert_eq!(found[0].1.to_string(), "CD.V is 0");
+    let stage2 = BadConfig::Ste(BadSte::Stage2Granule).to_string();
+    assert_eq!(stage2, "STE.S2TG selects a granule that IDR5 does not have");
 }
