@@ -7,7 +7,7 @@
 //! driver puts before one `CMD_SYNC` of its own. So an accepted batch is
 //! complete, and a batch with an illegal command was not begun. Nothing else
 //! is assumed of the host: whatever is in doubt is submitted again, which is
-//! harmless because invalidating twice is (4.4).
+//! harmless because invalidating twice is (§4.4).
 
 mod bisect;
 mod commands;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Context descriptors (5.3, 5.4), for walks in software.
+//! Context descriptors (§5.3, §5.4), for walks in software.
 
 use core::fmt;
 
@@ -18,29 +18,29 @@ use crate::{
 /// Size of a Context descriptor in bytes, and its log2.
 const CD_BYTES: usize = 64;
 const CD_LOG2_BYTES: u32 = 6;
-/// log2 of the size of a Level 1 Context descriptor in bytes (5.3).
+/// log2 of the size of a Level 1 Context descriptor in bytes (§5.3).
 const L1CD_LOG2_BYTES: u32 = 3;
 
 /// Why there is no Context descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CdFault {
     /// The `SubstreamID` is outside the table, or the stream takes none
-    /// (`C_BAD_SUBSTREAMID`, 7.3.9).
+    /// (`C_BAD_SUBSTREAMID`, §7.3.9).
     BadSubstreamId,
     /// Transactions without a `SubstreamID` are terminated (`STE.S1DSS`;
-    /// `F_STREAM_DISABLED`, 7.3.7).
+    /// `F_STREAM_DISABLED`, §7.3.7).
     StreamDisabled,
     /// Transactions without a `SubstreamID` bypass stage 1 (`STE.S1DSS`): no
     /// fault.
     Bypassed,
-    /// Reading the table aborted (`F_CD_FETCH`, 7.3.10).
+    /// Reading the table aborted (`F_CD_FETCH`, §7.3.10).
     FetchAbort {
         /// Of the descriptor that was to be read.
         address: u64,
     },
 }
 
-/// Why a Context descriptor is ILLEGAL (`C_BAD_CD`, 7.3.11; 5.4.2).
+/// Why a Context descriptor is ILLEGAL (`C_BAD_CD`, §7.3.11; §5.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BadCd {
     /// `V` is 0.
@@ -151,7 +151,7 @@ impl Cd {
                 granule_shift: granule_shift.unwrap_or(12),
                 had: word.had() && features.had(),
             };
-            // What is disabled is not checked (5.4.2).
+            // What is disabled is not checked (§5.4.2).
             if disabled {
                 return Ok(table);
             }
@@ -184,7 +184,7 @@ fn check_table(
         Some(16) => features.gran64k(),
         _ => false,
     };
-    // More than 48 bits go with the 64KB granule only (5.4, TTB0).
+    // More than 48 bits go with the 64KB granule only (§5.4, TTB0).
     let limit = if table.granule_shift == 16 { 52 } else { 48 };
     if !implemented {
         Err(BadCd::Granule)
@@ -197,7 +197,7 @@ fn check_table(
     }
 }
 
-/// `TG0` (5.4).
+/// `TG0` (§5.4).
 const fn granule0(tg0: Tg0) -> Option<u8> {
     match tg0 {
         Tg0::Gran4K => Some(12),
@@ -207,7 +207,7 @@ const fn granule0(tg0: Tg0) -> Option<u8> {
     }
 }
 
-/// `TG1` (5.4): encoded otherwise than `TG0`.
+/// `TG1` (§5.4): encoded otherwise than `TG0`.
 const fn granule1(tg1: Tg1) -> Option<u8> {
     match tg1 {
         Tg1::Gran4K => Some(12),
@@ -261,11 +261,11 @@ pub fn fetch<M: GuestMemory>(
                 .read_u64(at)
                 .map_err(|_| CdFault::FetchAbort { address: at })?;
             let l1cd = L1Cd::of(l1cd);
-            // SMMUv3.1 and later do not truncate this address (3.4.3).
+            // SMMUv3.1 and later do not truncate this address (§3.4.3).
             if !l1cd.v() || exceeds(l1cd.table(), features.oas_bits()) {
                 return Err(CdFault::BadSubstreamId);
             }
-            // A second level of 64KB is aligned to that (5.2, S1Fmt).
+            // A second level of 64KB is aligned to that (§5.2, S1Fmt).
             let leaf = align_down(l1cd.table(), split + CD_LOG2_BYTES);
             entry(leaf, truncate(ssid.into(), split), CD_LOG2_BYTES)
         }

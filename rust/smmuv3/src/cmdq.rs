@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The Command queue's consumer (3.5, 4.1, 7.1).
+//! The Command queue's consumer (§3.5, §4.1, §7.1).
 //!
 //! Commands are fetched, copied, decoded and executed in order. Invalidations
 //! for the host wait in a [`Batch`] until something demands that they are
@@ -23,7 +23,7 @@ use crate::{
     registers::{Registers, COMMAND_LOG2_BYTES},
 };
 
-/// Size of a command in bytes (4.1.1).
+/// Size of a command in bytes (§4.1.1).
 const COMMAND_BYTES: usize = 1 << COMMAND_LOG2_BYTES;
 
 /// Whether the Command queue still has something to do.
@@ -36,7 +36,7 @@ pub enum Progress {
     /// At least one batch was completed; what is left would not fill another,
     /// and no `CMD_SYNC` waits for it. It stays in the queue, not consumed: a
     /// producer that rings its doorbell every so many commands is about to add
-    /// to it. Commands are consumed whether or not more of them follow (4.1.2),
+    /// to it. Commands are consumed whether or not more of them follow (§4.1.2),
     /// so the caller comes back soon; if nothing was added by then, they are
     /// too few to be left again.
     Deferred,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Commands (chapter 4): what the words of a Command queue entry mean.
+//! Commands (§4): what the words of a Command queue entry mean.
 //!
 //! Reserved fields are ignored throughout (§4.1.5). A decoded command has no place for
 //! them, so a host, which would refuse it, never sees one.
@@ -26,11 +26,11 @@ use crate::{
     StreamId,
 };
 
-/// The command is ILLEGAL: `CERROR_ILL` (4.1.3).
+/// The command is ILLEGAL: `CERROR_ILL` (§4.1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Illegal;
 
-/// How a `CMD_SYNC` tells that it completed (4.7.3).
+/// How a `CMD_SYNC` tells that it completed (§4.7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletionSignal {
     /// `SIG_NONE`, and everything that comes to the same: `SIG_SEV` where
@@ -52,16 +52,16 @@ pub enum CompletionSignal {
 /// A command that is not ILLEGAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `CMD_PREFETCH_CONFIG` (4.2.1): a hint that is not taken.
+    /// `CMD_PREFETCH_CONFIG` (§4.2.1): a hint that is not taken.
     PrefetchConfig,
-    /// `CMD_PREFETCH_ADDR` (4.2.2): a hint that is not taken.
+    /// `CMD_PREFETCH_ADDR` (§4.2.2): a hint that is not taken.
     PrefetchAddr,
-    /// `CMD_CFGI_STE` (4.3.1).
+    /// `CMD_CFGI_STE` (§4.3.1).
     CfgiSte {
         /// Whose Stream table entry changed.
         sid: StreamId,
     },
-    /// `CMD_CFGI_STE_RANGE` (4.3.2) and `CMD_CFGI_ALL` (4.3.6).
+    /// `CMD_CFGI_STE_RANGE` (§4.3.2) and `CMD_CFGI_ALL` (§4.3.6).
     CfgiSteRange {
         /// The lowest `StreamID`.
         first: StreamId,
@@ -72,7 +72,7 @@ pub enum Command {
     Invalidate(Invalidation),
     /// Legal, but nothing here is affected by it.
     NoEffect,
-    /// `CMD_SYNC` (4.7.3).
+    /// `CMD_SYNC` (§4.7.3).
     Sync {
         /// How its completion is told.
         signal: CompletionSignal,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Event records (7.3): 32 bytes that tell why a transaction was terminated
+//! Event records (§7.3): 32 bytes that tell why a transaction was terminated
 //! or stalled.
 
 use bilge::prelude::*;
@@ -16,7 +16,7 @@ use crate::{
 /// Size of an event record in bytes.
 pub const EVENT_BYTES: usize = 32;
 
-/// Event numbers (7.3).
+/// Event numbers (§7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EventType {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The Event queue: recording events for the guest (3.5, 7.2, 7.4).
+//! The Event queue: recording events for the guest (§3.5, §7.2, §7.4).
 
 use crate::{
     event::Event,
@@ -12,24 +12,24 @@ use crate::{
     spec::{mask, register::EventqIndex},
 };
 
-/// `OVFLG` of `EVENTQ_PROD` and `OVACKFLG` of `EVENTQ_CONS` (6.3.95, 6.3.96).
+/// `OVFLG` of `EVENTQ_PROD` and `OVACKFLG` of `EVENTQ_CONS` (§6.3.95, §6.3.96).
 const OVERFLOW: u32 = mask!(EventqIndex: overflow);
 
 /// What became of an event, and what is to be signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// The queue is disabled, or an abort of it is not acknowledged yet: nothing
-    /// is recorded, and nothing counts as lost (7.2.1).
+    /// is recorded, and nothing counts as lost (§7.2.1).
     Disabled,
     /// The record is in the queue. `interrupt`: it was empty before, and its
-    /// interrupt is enabled (3.18.2).
+    /// interrupt is enabled (§3.18.2).
     Written {
         /// Pulse the Event queue's interrupt.
         interrupt: bool,
     },
-    /// The queue is full: the event is gone, and `OVFLG` tells (7.4).
+    /// The queue is full: the event is gone, and `OVFLG` tells (§7.4).
     Overflowed,
-    /// Writing the record aborted (`GERROR.EVENTQ_ABT_ERR`, 7.2.2).
+    /// Writing the record aborted (`GERROR.EVENTQ_ABT_ERR`, §7.2.2).
     Aborted {
         /// Pulse the GERROR interrupt: the error is new and its interrupt enabled.
         interrupt: bool,
@@ -70,12 +70,12 @@ pub fn record<M: GuestMemory>(
     }
 }
 
-/// Whether the queue is writable but for being full (7.2.1).
+/// Whether the queue is writable but for being full (§7.2.1).
 const fn takes_events(registers: &Registers) -> bool {
     registers.eventq_enabled() && (registers.gerror ^ registers.gerrorn) & EVENTQ_ABT_ERR == 0
 }
 
-/// Notes that events were lost, here or before they got here (7.4): `OVFLG` is
+/// Notes that events were lost, here or before they got here (§7.4): `OVFLG` is
 /// toggled unless software has yet to acknowledge the last time.
 pub fn overflow(registers: &mut Registers) -> Recorded {
     if !takes_events(registers) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The identification registers (6.3.1-6.3.8) as one guest sees them.
+//! The identification registers (§6.3.1 to §6.3.8) as one guest sees them.
 
 use crate::spec::{
     get, mask,
@@ -24,7 +24,7 @@ pub struct Features {
     pub aidr: u32,
 }
 
-/// Bits of an address by the encoding that `IDR5.OAS` (6.3.6) and `CD.IPS` (5.4)
+/// Bits of an address by the encoding that `IDR5.OAS` (§6.3.6) and `CD.IPS` (§5.4)
 /// share. A Reserved encoding counts as the largest.
 pub(crate) const fn address_bits(encoding: u8) -> u32 {
     match encoding {
@@ -128,7 +128,7 @@ flags! {
     mpam with_mpam = idr[3] Idr3;
     /// Small translation tables.
     stt with_stt = idr[3] Idr3;
-    /// Range-based invalidation and level hints (4.4.1.1).
+    /// Range-based invalidation and level hints (§4.4.1.1).
     ril with_ril = idr[3] Idr3;
     /// Device Permission Table.
     dpt with_dpt = idr[3] Idr3;
@@ -208,14 +208,14 @@ impl Features {
         self
     }
 
-    /// Output address size in bits, 32 to 56 (6.3.6). A Reserved encoding
+    /// Output address size in bits, 32 to 56 (§6.3.6). A Reserved encoding
     /// counts as the largest.
     #[inline]
     pub const fn oas_bits(&self) -> u32 {
         address_bits(self.oas())
     }
 
-    /// The largest `StreamID` (6.3.2). A Reserved `SIDSIZE` counts as 32 bits.
+    /// The largest `StreamID` (§6.3.2). A Reserved `SIDSIZE` counts as 32 bits.
     #[inline]
     pub const fn max_sid(&self) -> u32 {
         let bits = self.sidsize() as u32;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Global errors (7.5, 6.3.19, 6.3.20) and the Command queue's error codes (7.1).
+//! Global errors (§7.5, §6.3.19, §6.3.20) and the Command queue's error codes (§7.1).
 
 use crate::{
     features::Features,
@@ -51,7 +51,7 @@ pub const fn defined(features: &Features) -> u32 {
     bits
 }
 
-/// Why a command was not consumed: `CMDQ_CONS.ERR` (7.1).
+/// Why a command was not consumed: `CMDQ_CONS.ERR` (§7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandError {
     /// `CERROR_ILL`: unknown opcode or ILLEGAL parameters.
@@ -61,7 +61,7 @@ pub enum CommandError {
     /// failure of the host.
     Abort,
     /// `CERROR_ATC_INV_SYNC`: on a `CMD_SYNC` only, an older `CMD_ATC_INV` did
-    /// not complete (3.9.1.4).
+    /// not complete (§3.9.1.4).
     AtcInvSync,
 }
 

@@ -47,5 +47,5 @@ pub use registers::{Effects, Registers};
 pub use ste::{BadSte, Ste, StreamConfig};
 pub use stream_table::SteFault;
 
-/// A `StreamID` (3.2): which device a transaction or a command is about.
+/// A `StreamID` (§3.2): which device a transaction or a command is about.
 pub type StreamId = u32;

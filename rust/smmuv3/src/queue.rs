@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Queues in memory: their registers and index arithmetic (3.5.1).
+//! Queues in memory: their registers and index arithmetic (§3.5.1).
 
 use crate::{
     address::{align_down, truncate},
     spec::register::{CmdqProd, QueueBase},
 };
 
-/// `PROD.WR` and `CONS.RD` with their wrap flag: at most 20 bits (6.3.27).
+/// `PROD.WR` and `CONS.RD` with their wrap flag: at most 20 bits (§6.3.27).
 pub const POINTER_MASK: u32 = CmdqProd::DEFINED;
 
 /// Geometry of a queue of `2^log2size` entries, `log2size` at most 19.
@@ -74,7 +74,7 @@ impl Ring {
     }
 
     /// Entries between consumer and producer, or `None` if the two can not
-    /// belong to one queue: more entries than there are (3.5.1).
+    /// belong to one queue: more entries than there are (§3.5.1).
     #[inline]
     pub const fn used(&self, prod: u32, cons: u32) -> Option<u32> {
         let used = prod.wrapping_sub(cons) & self.pointer_mask();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The register file of the Non-secure pages (6.2, 6.3).
+//! The register file of the Non-secure pages (§6.2, §6.3).
 //!
 //! Updates complete at once: `CR0ACK` and `IRQ_CTRLACK` show a written value
 //! as soon as it can be read, and `GBPA.Update` is never seen set.
@@ -100,7 +100,7 @@ impl Registers {
         }
     }
 
-    /// `CR2.RECINVSID`: `C_BAD_STREAMID` events are recorded (6.3.12).
+    /// `CR2.RECINVSID`: `C_BAD_STREAMID` events are recorded (§6.3.12).
     pub const fn records_bad_stream_id(&self) -> bool {
         self.cr2 & mask!(Cr2: recinvsid) != 0
     }
@@ -157,23 +157,23 @@ impl Registers {
         Ring::new(base, max_log2size, features.oas_bits(), EVENT_LOG2_BYTES)
     }
 
-    /// The errors that are active: `GERROR` differs from `GERRORN` (6.3.19).
+    /// The errors that are active: `GERROR` differs from `GERRORN` (§6.3.19).
     #[inline]
     pub const fn active_errors(&self) -> u32 {
         self.gerror ^ self.gerrorn
     }
 
     /// Makes the errors in `bits` active and returns those that were not
-    /// before: only a new error toggles `GERROR` (6.3.19, 7.5).
+    /// before: only a new error toggles `GERROR` (§6.3.19, §7.5).
     pub fn activate_errors(&mut self, bits: u32) -> u32 {
         let new = bits & !self.active_errors();
         self.gerror ^= new;
         new
     }
 
-    /// Whether commands may be processed (4.1.2): the queue is enabled, no
+    /// Whether commands may be processed (§4.1.2): the queue is enabled, no
     /// Command queue error is active, and it holds something. Indexes that
-    /// contradict each other count as nothing to do (3.5.1).
+    /// contradict each other count as nothing to do (§3.5.1).
     pub fn cmdq_ready(&self, features: &Features) -> bool {
         if !self.cmdq_enabled() || self.active_errors() & CMDQ_ERR != 0 {
             return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Stream table entries (5.2).
+//! Stream table entries (§5.2).
 
 use core::fmt;
 
@@ -23,7 +23,7 @@ pub const STE_BYTES: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ste(pub [u64; 8]);
 
-/// Why a Stream table entry is ILLEGAL (5.2.2).
+/// Why a Stream table entry is ILLEGAL (§5.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BadSte {
     /// `V` is 0.
@@ -95,7 +95,7 @@ impl fmt::Display for BadSte {
     }
 }
 
-/// Stage 2 as a Stream table entry sets it up (5.2).
+/// Stage 2 as a Stream table entry sets it up (§5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
     /// `S2TTB`: address of the tables at the start level.
@@ -143,7 +143,7 @@ pub enum StreamConfig {
         /// Stage 2.
         stage2: Stage2,
     },
-    /// The entry is ILLEGAL (`C_BAD_STE`, 7.3.5): transactions abort.
+    /// The entry is ILLEGAL (`C_BAD_STE`, §7.3.5): transactions abort.
     Bad(BadSte),
 }
 
@@ -212,7 +212,7 @@ impl Ste {
         }
     }
 
-    /// Stage 2, or why it is ILLEGAL (5.2.2).
+    /// Stage 2, or why it is ILLEGAL (§5.2.2).
     fn stage2(&self, features: &Features) -> Result<Stage2, BadSte> {
         let (word2, word3) = (self.word2(), self.word3());
         if !features.s2p() {
@@ -257,7 +257,7 @@ impl Ste {
             protected_walks: word2.s2ptw(),
             record_faults: word2.s2r(),
         };
-        // Without AArch32 IAS is OAS (3.4).
+        // Without AArch32 IAS is OAS (§3.4).
         let smallest = 64 - features.oas_bits().min(limit) as u8;
         if (smallest..=39).contains(&stage2.tsz) && stage2.is_consistent() {
             Ok(stage2)
@@ -266,7 +266,7 @@ impl Ste {
         }
     }
 
-    /// The fields of stage 1, or why they are ILLEGAL (5.2.2).
+    /// The fields of stage 1, or why they are ILLEGAL (§5.2.2).
     fn stage1(&self, features: &Features) -> Result<[u64; 2], BadSte> {
         const PASSED_ON_0: u64 = mask!(SteWord0: v | config | s1contextptr);
         const PASSED_ON_1: u64 = mask!(SteWord1: s1cir | s1cor | s1csh | s1stalld);
@@ -280,7 +280,7 @@ impl Ste {
         if word1.s1stalld() && features.stall_model() != 0b00 {
             return Err(BadSte::StallDisable);
         }
-        // SMMUv3.1 and later do not truncate this address (3.4.3).
+        // SMMUv3.1 and later do not truncate this address (§3.4.3).
         if exceeds(word0.context_table(), features.oas_bits()) {
             return Err(BadSte::ContextPointer);
         }

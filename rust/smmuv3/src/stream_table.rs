@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The Stream table (3.3.1, 5.1, 6.3.24, 6.3.25).
+//! The Stream table (§3.3.1, §5.1, §6.3.24, §6.3.25).
 
 use crate::{
     address::{align_down, entry, truncate},
@@ -18,24 +18,24 @@ use crate::{
 
 /// log2 of the size of a Stream table entry in bytes.
 const STE_LOG2_BYTES: u32 = 6;
-/// log2 of the size of a Level 1 Stream table descriptor in bytes (5.1).
+/// log2 of the size of a Level 1 Stream table descriptor in bytes (§5.1).
 const L1STD_LOG2_BYTES: u32 = 3;
-/// The largest `L1STD.Span` that is not Reserved (5.1).
+/// The largest `L1STD.Span` that is not Reserved (§5.1).
 const MAX_SPAN: u32 = 11;
 
 /// Why there is no Stream table entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SteFault {
-    /// The `StreamID` is outside the table (`C_BAD_STREAMID`, 7.3.3).
+    /// The `StreamID` is outside the table (`C_BAD_STREAMID`, §7.3.3).
     BadStreamId,
-    /// Reading the table aborted (`F_STE_FETCH`, 7.3.4).
+    /// Reading the table aborted (`F_STE_FETCH`, §7.3.4).
     FetchAbort {
         /// Of the entry or descriptor that was to be read.
         address: u64,
     },
 }
 
-/// `STRTAB_BASE` and `STRTAB_BASE_CFG` as they are used (6.3.24, 6.3.25).
+/// `STRTAB_BASE` and `STRTAB_BASE_CFG` as they are used (§6.3.24, §6.3.25).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Table {
     base: u64,
@@ -58,7 +58,7 @@ impl Table {
         }
     }
 
-    /// `address` truncated to the output address size (3.4.3) and aligned to
+    /// `address` truncated to the output address size (§3.4.3) and aligned to
     /// `2^log2` bytes.
     fn aligned(&self, address: u64, log2: u32) -> u64 {
         align_down(truncate(address, self.oas_bits), log2)
@@ -78,7 +78,7 @@ impl Table {
         entry(base, u64::from(sid >> split), L1STD_LOG2_BYTES)
     }
 
-    /// Address of entry `sid` below the descriptor `l1std` (5.1).
+    /// Address of entry `sid` below the descriptor `l1std` (§5.1).
     fn second_level(&self, sid: StreamId, split: u32, l1std: u64) -> Result<u64, SteFault> {
         let l1std = L1Std::of(l1std);
         let span = u32::from(l1std.span().value());
@@ -118,7 +118,7 @@ pub fn fetch<M: GuestMemory>(
     sid: StreamId,
 ) -> Result<Ste, SteFault> {
     let table = Table::new(registers, features);
-    // For the range check LOG2SIZE counts up to SIDSIZE (6.3.25).
+    // For the range check LOG2SIZE counts up to SIDSIZE (§6.3.25).
     if sid > features.max_sid() || u64::from(sid) >> table.log2size.min(63) != 0 {
         return Err(SteFault::BadStreamId);
     }
@@ -140,10 +140,10 @@ pub fn fetch<M: GuestMemory>(
 }
 
 /// What the stream `sid` must be attached to now: what `GBPA` says while the
-/// SMMU is disabled (6.3.14), else what its entry says. Without an entry
+/// SMMU is disabled (§6.3.14), else what its entry says. Without an entry
 /// transactions abort.
 ///
-/// The table is not read while the SMMU is disabled (6.3.9.6).
+/// The table is not read while the SMMU is disabled (§6.3.9.6).
 pub fn evaluate<M: GuestMemory>(
     registers: &Registers,
     features: &Features,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Translation in software (3.3, 3.4, chapter 15): what a device without a
+//! Translation in software (§3.3, §3.4, §15): what a device without a
 //! host SMMU does itself.
 //!
 //! [`translate`] takes a transaction through configuration and translation
@@ -74,8 +74,8 @@ impl fmt::Display for BadConfig {
     }
 }
 
-/// What translations may be remembered in: configuration caches and TLB (3.17,
-/// 4.3, 4.4).
+/// What translations may be remembered in: configuration caches and TLB (§3.17,
+/// §4.3, §4.4).
 pub trait Caches {
     /// The configuration of a stream.
     fn context(&mut self, sid: StreamId) -> Option<StreamContext>;
@@ -109,7 +109,7 @@ pub trait Caches {
 /// What becomes of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The SMMU is disabled: it passes untranslated (6.3.14, `GBPA`).
+    /// The SMMU is disabled: it passes untranslated (§6.3.14, `GBPA`).
     Disabled,
     /// Its stream bypasses translation.
     Bypass,
@@ -138,7 +138,7 @@ pub fn translate<M: GuestMemory, C: Caches>(
     wanted: Permissions,
 ) -> Outcome {
     if !registers.smmu_enabled() {
-        // An address beyond the output size is aborted, and no event tells (3.4).
+        // An address beyond the output size is aborted, and no event tells (§3.4).
         let too_large = exceeds(address, features.oas_bits());
         return if registers.gbpa_abort() || too_large {
             Outcome::Abort

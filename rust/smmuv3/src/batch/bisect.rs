@@ -197,7 +197,7 @@ impl<B: Backend> Flush<'_, B> {
     }
 
     /// Whether a command names a stream whose device is no longer there: it
-    /// has no effect then (4.1.7).
+    /// has no effect then (§4.1.7).
     fn has_vanished(&mut self, index: u32) -> bool {
         self.batch
             .target(index)
@@ -234,7 +234,7 @@ impl<B: Backend> Flush<'_, B> {
         }
     }
 
-    /// A device did not answer to ATS invalidations (3.9.1.4). It is taken to
+    /// A device did not answer to ATS invalidations (§3.9.1.4). It is taken to
     /// abort, so that what its ATC still holds is of no use; the others are not.
     fn atc_timed_out(&mut self, atc: CommandMask) {
         let mut silent = 0;

@@ -43,7 +43,7 @@ pub trait Backend {
     fn set_stream(&mut self, sid: StreamId, config: &StreamConfig) -> bool;
 
     /// An invalidation of this stream's did not complete: takes it to abort
-    /// (3.9.1.4).
+    /// (§3.9.1.4).
     fn quarantine(&mut self, sid: StreamId);
 
     /// As [`quarantine`](Self::quarantine), for a stream whose device was not asked,

@@ -122,7 +122,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     }
 
     /// Copies `run` commands from the cursor on, or those before the first
-    /// that cannot be read: consumption has to stop at exactly that one (7.1).
+    /// that cannot be read: consumption has to stop at exactly that one (§7.1).
     fn fetch(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, run: u32) -> Fetched {
         let wanted = run as usize;
         if buffer.len() < wanted {
@@ -203,7 +203,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             && rest.iter().all(|entry| is_invalidation(entry[0]))
     }
 
-    /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (6.3.9.6); a stream without
+    /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (§6.3.9.6); a stream without
     /// a device holds nothing.
     #[inline]
     fn has_effect(&mut self, invalidation: &Invalidation) -> bool {
@@ -215,8 +215,8 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             .is_none_or(|sid| self.backend.has_vdevice(sid))
     }
 
-    /// `CMD_SYNC` (4.7.3): its effects are seen before `CMDQ_CONS` passes it,
-    /// and that before its signal (3.18).
+    /// `CMD_SYNC` (§4.7.3): its effects are seen before `CMDQ_CONS` passes it,
+    /// and that before its signal (§3.18).
     fn sync(&mut self, opcode: u8, signal: CompletionSignal) -> Result<(), Failure> {
         self.flush()?;
         if core::mem::take(self.atc_failed) {
@@ -237,7 +237,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         Ok(())
     }
 
-    /// `CMD_CFGI_STE` and its kin (4.3.1, 4.3.2, 4.3.6) for the streams in
+    /// `CMD_CFGI_STE` and its kin (§4.3.1, §4.3.2, §4.3.6) for the streams in
     /// `first..=last` that have a device.
     fn install(&mut self, opcode: u8, first: StreamId, last: StreamId) -> Result<(), Failure> {
         self.backend.invalidate_configurations(first, last);
@@ -264,7 +264,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     }
 
     /// Attaching what is attached already reaches no cache, but the guest asked
-    /// for the Context descriptors of this stream to be dropped too (4.3.1).
+    /// for the Context descriptors of this stream to be dropped too (§4.3.1).
     fn invalidate_cds(&mut self, opcode: u8, sid: StreamId) -> Result<(), Failure> {
         self.batch
             .push(self.cursor, Invalidation::Cfgi(Cfgi::cd_all(sid)));
@@ -332,7 +332,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         }
     }
 
-    /// Stops the queue at a command (7.1): first the reason and the command in
+    /// Stops the queue at a command (§7.1): first the reason and the command in
     /// one store, then the error, then the interrupt.
     fn raise(&mut self, failure: Failure) {
         let mut cons = CmdqCons::of(0);
@@ -346,7 +346,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         self.activate(CMDQ_ERR);
     }
 
-    /// Activates a global error, and its interrupt if that is new (7.5.1).
+    /// Activates a global error, and its interrupt if that is new (§7.5.1).
     fn activate(&mut self, error: u32) {
         let new = self.registers.activate_errors(error);
         if new != 0 {
@@ -357,7 +357,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         }
     }
 
-    /// With `IDR0.SEV`, a producer that waits for space is woken (4.1.2).
+    /// With `IDR0.SEV`, a producer that waits for space is woken (§4.1.2).
     fn tell_non_full(&mut self, was_full: bool) {
         let (prod, cons) = (self.registers.cmdq_prod, self.registers.cmdq_cons);
         if self.features.sev() && was_full && !self.ring.is_full(prod, cons) {

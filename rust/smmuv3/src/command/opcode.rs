@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Command opcodes (4.1.1) that are legal on some Non-secure Command queue.
+//! Command opcodes (§4.1.1) that are legal on some Non-secure Command queue.
 
 /// `CMD_PREFETCH_CONFIG`.
 pub const PREFETCH_CONFIG: u8 = 0x01;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Commands (chapter 4), one layout for all that have the same fields.
+//! Commands (§4), one layout for all that have the same fields.
 
 use bilge::prelude::*;
 

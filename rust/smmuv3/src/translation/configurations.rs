@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! The configuration cache: what Stream table entries and Context descriptors
-//! say, until a `CMD_CFGI_*` (4.3).
+//! say, until a `CMD_CFGI_*` (§4.3).
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the configuration structures say about a stream (3.3): Stream table
+//! What the configuration structures say about a stream (§3.3): Stream table
 //! entry and Context descriptor, as walks use them.
 
 use super::{
@@ -24,10 +24,10 @@ use crate::{
 /// What becomes of a stream's transactions while the SMMU is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamContext {
-    /// They are aborted; no event tells (5.2, `Config`).
+    /// They are aborted; no event tells (§5.2, `Config`).
     Abort,
     /// They pass untranslated, if their addresses have no more bits than this:
-    /// bypassed or not, stage 1 puts out nothing larger (IAS, 3.4).
+    /// bypassed or not, stage 1 puts out nothing larger (IAS, §3.4).
     Bypass {
         /// Bits of an address.
         ias_bits: u8,
@@ -41,7 +41,7 @@ pub enum StreamContext {
 pub struct Context {
     /// `STE.S2VMID`; 0 where stage 2 is not implemented.
     pub vmid: u16,
-    /// Bits of an IPA where stage 1 does not translate (IAS, 3.4).
+    /// Bits of an IPA where stage 1 does not translate (IAS, §3.4).
     pub ias_bits: u8,
     /// Which stages translate, and how.
     pub stages: Stages,
@@ -175,7 +175,7 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
             None => return Ok(StreamContext::Bypass { ias_bits }),
         },
         StreamConfig::Nested { ste, stage2 } => {
-            // Addresses of Context descriptors are IPAs (5.2, S1ContextPtr).
+            // Addresses of Context descriptors are IPAs (§5.2, S1ContextPtr).
             let mut memory = IpaSpace {
                 walker: Walker {
                     memory,

@@ -5,7 +5,7 @@
 
 use crate::address::low_bits;
 
-/// Whose translations: what entries of a TLB are told apart by (3.17).
+/// Whose translations: what entries of a TLB are told apart by (§3.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
     /// VMID of stage 2; 0 on an SMMU without stage 2.
@@ -73,7 +73,7 @@ pub struct Entry {
     /// Stage 2 maps it as a type of Device memory, which matters to `STE.S2PTW`.
     pub device: bool,
     /// Stage 1's descriptor has `nG == 0`: the entry does not depend on the
-    /// ASID (3.17.2).
+    /// ASID (§3.17.2).
     pub global: bool,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Why a transaction is terminated, and the event that says so (7.3).
+//! Why a transaction is terminated, and the event that says so (§7.3).
 
 use crate::{
     event::{Class, Event, EventType},
@@ -21,7 +21,7 @@ pub struct Fault {
     pub stage2: bool,
     /// What was being done.
     pub class: Class,
-    /// The configuration wants it recorded (`CD.R`, `STE.S2R`; 5.5).
+    /// The configuration wants it recorded (`CD.R`, `STE.S2R`; §5.5).
     pub recorded: bool,
 }
 
@@ -42,7 +42,7 @@ impl Fault {
         }
     }
 
-    /// The address that bypasses stage 1 is above IAS (3.4). No descriptor says
+    /// The address that bypasses stage 1 is above IAS (§3.4). No descriptor says
     /// that this were not to be recorded.
     pub(super) const fn bypassed_address_size() -> Self {
         Self {

@@ -48,7 +48,7 @@ pub enum TlbiScope {
     },
     /// Intermediate physical addresses, where stage 2 translates alone
     /// (`CMD_TLBI_S2_IPA`). Software forgets combined translations by VMID or
-    /// virtual address (4.4.3.1).
+    /// virtual address (§4.4.3.1).
     Ipa {
         /// The VMID.
         vmid: u16,
@@ -59,9 +59,9 @@ pub enum TlbiScope {
     },
 }
 
-/// `SCALE` is no larger than this in effect (4.4.1.1).
+/// `SCALE` is no larger than this in effect (§4.4.1.1).
 const MAX_SCALE: u8 = 39;
-/// Bits of an address that are compared. TBI may apply to commands (4.4.2).
+/// Bits of an address that are compared. TBI may apply to commands (§4.4.2).
 const ADDRESS_BITS: u32 = 56;
 
 impl TlbiScope {
@@ -125,7 +125,7 @@ impl TlbiScope {
 
 /// The range of a virtual address. It belongs to the table that its first
 /// address does: what would overflow from `TTB0`'s region into `TTB1`'s, or
-/// from there to the bottom, need not be affected (4.4.1.1).
+/// from there to the bottom, need not be affected (§4.4.1.1).
 fn virtual_range(tlbi: &Tlbi) -> Range {
     let half = range(tlbi, ADDRESS_BITS - 1);
     if !upper_half(tlbi.address()) {
@@ -138,7 +138,7 @@ fn virtual_range(tlbi: &Tlbi) -> Range {
     }
 }
 
-/// `Address` and the range behind it (4.4.1.1), of addresses that have `bits`
+/// `Address` and the range behind it (§4.4.1.1), of addresses that have `bits`
 /// bits. Without `TG` it is a 4KB page: the smallest that there is.
 ///
 /// An address that is not aligned to its granule is UNPREDICTABLE: all that

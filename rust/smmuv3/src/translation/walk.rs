@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Walks of VMSAv8-64 translation tables (3.4, 3.10; Arm ARM D8.2, D8.3).
+//! Walks of VMSAv8-64 translation tables (§3.4, §3.10; Arm ARM D8.2, D8.3).
 
 use super::{
     context::{Context, Stages},
@@ -105,7 +105,7 @@ impl Tables {
             stride
         };
         let index = truncate(input >> shift, index_bits.into());
-        // With 52-bit output a table is aligned to 64 bytes at least (5.4, TTB0).
+        // With 52-bit output a table is aligned to 64 bytes at least (§5.4, TTB0).
         let smallest = if self.output_bits > 48 { 6 } else { 0 };
         let aligned = (index_bits + DESCRIPTOR_LOG2_BYTES).max(smallest);
         let table = align_down(table, aligned.into());
@@ -162,7 +162,7 @@ const fn is_wide(granule_shift: u8, oas_bits: u8) -> bool {
     granule_shift == 16 && oas_bits >= 52
 }
 
-/// More than 48 bits can be output with the 64KB granule only (3.4).
+/// More than 48 bits can be output with the 64KB granule only (§3.4).
 fn limit_output(granule_shift: u8, output_bits: u8) -> u8 {
     if granule_shift == 16 {
         output_bits.min(52)
@@ -202,7 +202,7 @@ pub(super) const fn upper_half(address: u64) -> bool {
 }
 
 /// `address` with its top byte replaced by copies of bit 55, if it is ignored
-/// (`CD.TBIx`, 3.4.1).
+/// (`CD.TBIx`, §3.4.1).
 pub(super) const fn effective_address(stage1: &Translation, address: u64) -> u64 {
     let [lower_ignored, upper_ignored] = stage1.tbi;
     match upper_half(address) {
@@ -223,7 +223,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         match &context.stages {
             Stages::Stage1(stage1) => self.stage1(context, stage1, None, input, wanted),
             Stages::Stage2(stage2) => {
-                // Stage 1 is bypassed: its output address is the input (3.4).
+                // Stage 1 is bypassed: its output address is the input (§3.4).
                 if exceeds(input, context.ias_bits.into()) {
                     return Err(Fault::bypassed_address_size());
                 }
