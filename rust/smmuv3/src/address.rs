@@ -13,7 +13,7 @@ pub(crate) const fn low_bits(count: u32) -> u64 {
     }
 }
 
-/// Whether `address` has a bit above the lowest `bits`.
+/// Returns whether `address` has a bit above the lowest `bits`.
 #[inline]
 pub(crate) const fn exceeds(address: u64, bits: u32) -> bool {
     address & !low_bits(bits) != 0
@@ -31,8 +31,8 @@ pub(crate) const fn align_down(address: u64, log2_bytes: u32) -> u64 {
     address & !low_bits(log2_bytes)
 }
 
-/// Address of entry `index` of an array of entries of `2^log2_bytes` bytes, which
-/// wraps at the end of the address space.
+/// Returns the address of entry `index` of an array of entries of `2^log2_bytes` bytes,
+/// which wraps at the end of the address space.
 #[inline]
 pub(crate) const fn entry(base: u64, index: u64, log2_bytes: u32) -> u64 {
     base.wrapping_add(index << log2_bytes)

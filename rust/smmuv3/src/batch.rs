@@ -5,7 +5,7 @@
 //!
 //! One batch is one call of the host and holds no more commands than the host
 //! driver puts before one `CMD_SYNC` of its own. So an accepted batch is
-//! complete, and a batch with an illegal command was not begun. Nothing else
+//! complete, and of a batch with an illegal command nothing was executed. Nothing else
 //! is assumed of the host: whatever is in doubt is submitted again, which is
 //! harmless because invalidating twice is (§4.4).
 
@@ -32,11 +32,11 @@ pub struct HostError {
 /// The command at which a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Where it lies in the Command queue. Every older command is complete.
+    /// Its position in the Command queue. Every preceding command is complete.
     pub position: u32,
     /// Its opcode.
     pub opcode: u8,
-    /// What the guest is told.
+    /// The error that is reported to the guest.
     pub error: CommandError,
 }
 
@@ -57,8 +57,8 @@ pub struct FlushPolicy {
     /// How often a batch that timed out is submitted again. Each attempt can
     /// keep the host busy for a second.
     pub timeout_retries: u32,
-    /// How often a single command is submitted again that the host has no
-    /// memory for. Backing off between retries is up to the [`Backend`](crate::Backend).
+    /// How often a single command is submitted again that the host has no memory for.
+    /// Backing off between retries is up to the [`Backend`](crate::Backend).
     pub memory_retries: u32,
     /// After how many errors of the host at one command, without progress in
     /// between, every stream is taken off stage 1 so that invalidations need no
@@ -70,7 +70,8 @@ pub struct FlushPolicy {
     /// What `entry_num` means when a command is illegal.
     pub eio: EioReport,
     /// Leave commands behind the last full batch in the queue for a while if no
-    /// `CMD_SYNC` waits for them: see [`Progress::Deferred`](crate::Progress::Deferred).
+    /// `CMD_SYNC` waits for them: see
+    /// [`Progress::Deferred`](crate::Progress::Deferred).
     pub defer_remainder: bool,
 }
 

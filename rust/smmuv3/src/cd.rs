@@ -171,7 +171,7 @@ impl Cd {
     }
 }
 
-/// Whether walks can be made from `table`.
+/// Returns whether walks can be made from `table`.
 fn check_table(
     table: &TranslationTable,
     granule_shift: Option<u8>,

@@ -4,7 +4,7 @@
 //! The Command queue's consumer (§3.5, §4.1, §7.1).
 //!
 //! Commands are fetched, copied, decoded and executed in order. Invalidations
-//! for the host wait in a [`Batch`] until something demands that they are
+//! for the host are pending in a [`Batch`] until something demands that they are
 //! complete: a `CMD_SYNC`, a command with another effect, an error, or the end
 //! of the queue.
 
@@ -75,7 +75,7 @@ pub struct Platform<'a, M, B, I, O> {
     pub backend: &'a mut B,
     /// The interrupt outputs.
     pub interrupts: &'a mut I,
-    /// What is told of each step.
+    /// The tracing hooks.
     pub observer: &'a mut O,
 }
 
@@ -84,7 +84,7 @@ pub struct Platform<'a, M, B, I, O> {
 pub struct Cmdq {
     policy: FlushPolicy,
     leniency: Leniency,
-    /// A `CMD_ATC_INV` failed and no `CMD_SYNC` has told yet.
+    /// A `CMD_ATC_INV` failed, and no `CMD_SYNC` has reported it yet.
     atc_failed: bool,
     /// How often the host failed at the command at the head of the queue.
     stall: Stall,
@@ -96,7 +96,7 @@ pub struct Cmdq {
 }
 
 impl Cmdq {
-    /// A consumer that has seen nothing yet.
+    /// Returns a consumer that has seen nothing yet.
     pub fn new(policy: FlushPolicy) -> Self {
         Self {
             policy,
@@ -108,15 +108,15 @@ impl Cmdq {
         }
     }
 
-    /// The same with another choice of commands that are consumed although they are
-    /// ILLEGAL.
+    /// Returns the same with another choice of commands that are consumed although they
+    /// are ILLEGAL.
     #[must_use]
     pub fn with_leniency(mut self, leniency: Leniency) -> Self {
         self.leniency = leniency;
         self
     }
 
-    /// Forgets what a reset of the SMMU forgets.
+    /// Drops the state that a reset of the SMMU drops.
     pub fn reset(&mut self) {
         self.atc_failed = false;
         self.stall = Stall::default();
@@ -127,7 +127,7 @@ impl Cmdq {
         self.policy = policy;
     }
 
-    /// The policy in use.
+    /// Returns the policy in use.
     pub const fn policy(&self) -> FlushPolicy {
         self.policy
     }

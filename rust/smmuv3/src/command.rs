@@ -30,7 +30,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Illegal;
 
-/// How a `CMD_SYNC` tells that it completed (§4.7.3).
+/// The completion signal of a `CMD_SYNC` (§4.7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletionSignal {
     /// `SIG_NONE`, and everything that comes to the same: `SIG_SEV` where
@@ -58,7 +58,7 @@ pub enum Command {
     PrefetchAddr,
     /// `CMD_CFGI_STE` (§4.3.1).
     CfgiSte {
-        /// Whose Stream table entry changed.
+        /// The stream whose entry changed.
         sid: StreamId,
     },
     /// `CMD_CFGI_STE_RANGE` (§4.3.2) and `CMD_CFGI_ALL` (§4.3.6).
@@ -74,7 +74,7 @@ pub enum Command {
     NoEffect,
     /// `CMD_SYNC` (§4.7.3).
     Sync {
-        /// How its completion is told.
+        /// The signal of its completion.
         signal: CompletionSignal,
     },
 }
@@ -232,7 +232,7 @@ fn other(opcode: u8, [word0, word1]: [u64; 2], features: &Features) -> Result<Co
     }
 }
 
-/// An invalidation that names a stream; out of range it has no effect (§4.1.7).
+/// Returns an invalidation that names a stream; out of range it has no effect (§4.1.7).
 #[inline]
 const fn for_stream(invalidation: Invalidation, sid: StreamId, features: &Features) -> Command {
     if sid > features.max_sid() {
@@ -241,7 +241,8 @@ const fn for_stream(invalidation: Invalidation, sid: StreamId, features: &Featur
     Command::Invalidate(invalidation)
 }
 
-/// `SSec`: the Non-secure queue cannot speak of Secure streams (§4.1.6).
+/// Returns whether `SSec` is 1: the Non-secure queue cannot name Secure streams
+/// (§4.1.6).
 #[inline]
 fn is_secure(word0: StreamWord0) -> bool {
     word0.ssec()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Event records (§7.3): 32 bytes that tell why a transaction was terminated
+//! Event records (§7.3): 32 bytes that say why a transaction was terminated
 //! or stalled.
 
 use bilge::prelude::*;
@@ -65,7 +65,7 @@ pub enum EventType {
 pub struct Event(pub [u64; 4]);
 
 impl Event {
-    /// A record of this type about a stream; everything else is 0.
+    /// Returns a record of this type about a stream; everything else is 0.
     pub fn new(event: EventType, sid: StreamId) -> Self {
         let mut word0 = EventWord0::of(0);
         word0.set_number(event as u8);
@@ -73,7 +73,7 @@ impl Event {
         Self([word0.raw(), 0, 0, 0])
     }
 
-    /// The same with a `SubstreamID`, of which the low 20 bits count.
+    /// Returns the same with a `SubstreamID`, of which the low 20 bits count.
     #[must_use]
     pub fn with_ssid(self, ssid: u32) -> Self {
         self.with_word0(|word0| {
@@ -82,45 +82,45 @@ impl Event {
         })
     }
 
-    /// The same about a read, or else about a write.
+    /// Returns the same about a read, or else about a write.
     #[must_use]
     pub fn with_read(self, read: bool) -> Self {
         self.with_word1(|word1| word1.set_rnw(read))
     }
 
-    /// The same with an input address.
+    /// Returns the same with an input address.
     #[must_use]
     pub const fn with_input_address(mut self, address: u64) -> Self {
         self.0[2] = address;
         self
     }
 
-    /// The same with `FetchAddr` or `IPA`, whichever the type has.
+    /// Returns the same with `FetchAddr` or `IPA`, whichever the type has.
     #[must_use]
     pub const fn with_second_address(mut self, address: u64) -> Self {
         self.0[3] = address;
         self
     }
 
-    /// The same about a fault of stage 2, or else of stage 1.
+    /// Returns the same about a fault of stage 2, or else of stage 1.
     #[must_use]
     pub fn with_stage2(self, stage2: bool) -> Self {
         self.with_word1(|word1| word1.set_s2(stage2))
     }
 
-    /// The same about an operation of this class.
+    /// Returns the same about an operation of this class.
     #[must_use]
     pub fn with_class(self, class: Class) -> Self {
         self.with_word1(|word1| word1.set_class(class))
     }
 
-    /// The same where reading a stage 1 descriptor was not permitted (`TTRnW`).
+    /// Returns the same where reading a stage 1 descriptor was not permitted (`TTRnW`).
     #[must_use]
     pub fn with_table_read(self) -> Self {
         self.with_word1(|word1| word1.set_ttrnw(true))
     }
 
-    /// The same about another stream: a host's record on its way to a guest
+    /// Returns the same about another stream: a host's record on its way to a guest
     /// that knows the device by its own `StreamID`.
     #[must_use]
     pub fn with_sid(self, sid: StreamId) -> Self {
@@ -141,17 +141,17 @@ impl Event {
         self
     }
 
-    /// Event number, known or not.
+    /// Returns the event number, known or not.
     pub fn number(&self) -> u8 {
         EventWord0::of(self.0[0]).number()
     }
 
-    /// `StreamID`.
+    /// Returns `StreamID`.
     pub fn sid(&self) -> StreamId {
         EventWord0::of(self.0[0]).sid()
     }
 
-    /// The record as it lies in memory, little-endian.
+    /// Returns the record as it lies in memory, little-endian.
     pub fn to_bytes(self) -> [u8; EVENT_BYTES] {
         let mut bytes = [0; EVENT_BYTES];
         for (eight, word) in bytes.chunks_exact_mut(8).zip(self.0) {

@@ -27,7 +27,7 @@ pub enum Recorded {
         /// Pulse the Event queue's interrupt.
         interrupt: bool,
     },
-    /// The queue is full: the event is gone, and `OVFLG` tells (§7.4).
+    /// The queue is full: the event is lost, and `OVFLG` shows it (§7.4).
     Overflowed,
     /// Writing the record aborted (`GERROR.EVENTQ_ABT_ERR`, §7.2.2).
     Aborted {
@@ -70,7 +70,7 @@ pub fn record<M: GuestMemory>(
     }
 }
 
-/// Whether the queue is writable but for being full (§7.2.1).
+/// Returns whether the queue is writable but for being full (§7.2.1).
 const fn takes_events(registers: &Registers) -> bool {
     registers.eventq_enabled() && (registers.gerror ^ registers.gerrorn) & EVENTQ_ABT_ERR == 0
 }

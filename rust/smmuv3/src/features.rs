@@ -50,7 +50,7 @@ macro_rules! flags {
                     self.idr[$n] & mask!($layout: $get) != 0
                 }
 
-                #[doc = concat!("The same with [`", stringify!($get), "`](Self::", stringify!($get), ") as given.")]
+                #[doc = concat!("Returns the same with [`", stringify!($get), "`](Self::", stringify!($get), ") as given.")]
                 #[must_use]
                 pub const fn $with(mut self, value: bool) -> Self {
                     self.idr[$n] = set(self.idr[$n], mask!($layout: $get), value as u32);
@@ -72,7 +72,7 @@ macro_rules! fields {
                     get(self.idr[$n], mask!($layout: $get)) as u8
                 }
 
-                #[doc = concat!("The same with [`", stringify!($get), "`](Self::", stringify!($get), ") as given; bits that the field lacks are dropped.")]
+                #[doc = concat!("Returns the same with [`", stringify!($get), "`](Self::", stringify!($get), ") as given; bits that the field lacks are dropped.")]
                 #[must_use]
                 pub const fn $with(mut self, value: u8) -> Self {
                     self.idr[$n] = set(self.idr[$n], mask!($layout: $get), value as u32);
@@ -170,7 +170,7 @@ fields! {
 }
 
 impl Features {
-    /// What `arm-smmuv3` shows when none of its properties says otherwise: a
+    /// Returns what `arm-smmuv3` shows when none of its properties says otherwise: a
     /// stage-1-only SMMUv3.1 that does not stall.
     pub const fn arm_smmuv3() -> Self {
         let none = Self {
@@ -201,21 +201,21 @@ impl Features {
         base
     }
 
-    /// The same with another `SMMU_AIDR`.
+    /// Returns the same with another `SMMU_AIDR`.
     #[must_use]
     pub const fn with_aidr(mut self, aidr: u32) -> Self {
         self.aidr = aidr;
         self
     }
 
-    /// Output address size in bits, 32 to 56 (§6.3.6). A Reserved encoding
+    /// Returns the output address size in bits, 32 to 56 (§6.3.6). A Reserved encoding
     /// counts as the largest.
     #[inline]
     pub const fn oas_bits(&self) -> u32 {
         address_bits(self.oas())
     }
 
-    /// The largest `StreamID` (§6.3.2). A Reserved `SIDSIZE` counts as 32 bits.
+    /// Returns the largest `StreamID` (§6.3.2). A Reserved `SIDSIZE` counts as 32 bits.
     #[inline]
     pub const fn max_sid(&self) -> u32 {
         let bits = self.sidsize() as u32;
@@ -226,20 +226,20 @@ impl Features {
         }
     }
 
-    /// Whether `ssid` fits into `SSIDSIZE` bits.
+    /// Returns whether `ssid` fits into `SSIDSIZE` bits.
     #[inline]
     pub const fn ssid_in_range(&self, ssid: u32) -> bool {
         // SSIDSIZE is five bits wide, so this shift is in range.
         ssid >> self.ssidsize() == 0
     }
 
-    /// log2 of the largest Command queue in entries: `CMDQS`, at most 19.
+    /// Returns log2 of the largest Command queue in entries: `CMDQS`, at most 19.
     #[inline]
     pub const fn max_cmdqs(&self) -> u32 {
         min(self.cmdqs() as u32, 19)
     }
 
-    /// log2 of the largest Event queue in entries: `EVENTQS`, at most 19.
+    /// Returns log2 of the largest Event queue in entries: `EVENTQS`, at most 19.
     #[inline]
     pub const fn max_eventqs(&self) -> u32 {
         min(self.eventqs() as u32, 19)

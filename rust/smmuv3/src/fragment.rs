@@ -13,7 +13,7 @@ use crate::event::Event;
 
 /// The largest piece, in bytes.
 const LARGEST: u64 = 4;
-/// Pieces of different pages are events of their own, as `InputAddr` tells.
+/// Pieces of different pages are events of their own, because `InputAddr` differs.
 const PAGE_LOG2_BYTES: u32 = 12;
 
 /// A piece of a transaction that faulted.
@@ -33,7 +33,8 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// The first piece, of an access to `address` that is a read, or else a write.
+    /// Returns the first piece, of an access to `address` that is a read, or else a
+    /// write.
     pub const fn first(event: Event, address: u64, is_read: bool) -> Self {
         Self {
             event: event.with_input_address(0),

@@ -29,7 +29,7 @@ pub const CMDQP_ERR: u32 = mask!(Gerror: cmdqp_err);
 /// `GERROR.DPT_ERR`: a Device Permission Table lookup fault.
 pub const DPT_ERR: u32 = mask!(Gerror: dpt_err);
 
-/// The bits of `GERROR` and `GERRORN` that exist with these features; the
+/// Returns the bits of `GERROR` and `GERRORN` that exist with these features; the
 /// others are RES0 in both.
 pub const fn defined(features: &Features) -> u32 {
     let mut bits = CMDQ_ERR | EVENTQ_ABT_ERR | SFM_ERR;
@@ -60,7 +60,7 @@ pub enum CommandError {
     /// from the same command, which also makes it the answer to a passing
     /// failure of the host.
     Abort,
-    /// `CERROR_ATC_INV_SYNC`: on a `CMD_SYNC` only, an older `CMD_ATC_INV` did
+    /// `CERROR_ATC_INV_SYNC`: on a `CMD_SYNC` only, a preceding `CMD_ATC_INV` did
     /// not complete (§3.9.1.4).
     AtcInvSync,
 }
@@ -69,7 +69,7 @@ impl CommandError {
     /// The one with the largest code.
     pub(crate) const LARGEST: Self = Self::AtcInvSync;
 
-    /// The value of `CMDQ_CONS.ERR`.
+    /// Returns the value of `CMDQ_CONS.ERR`.
     #[inline]
     pub const fn code(self) -> u32 {
         match self {

@@ -16,8 +16,8 @@ pub trait GuestMemory {
     /// [`BusAbort`] if any byte of it cannot be read.
     fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort>;
 
-    /// The little-endian doubleword at `address`, a multiple of 8, in one access:
-    /// software may write it at the same time.
+    /// Returns the little-endian doubleword at `address`, a multiple of 8, in one
+    /// access: software may write it at the same time.
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// The ring that a base register describes.
+    /// Returns the ring that a base register describes.
     ///
     /// `max_log2size` is what the identification registers allow,
     /// `oas_bits` the output address size and `log2_entry` the log2 of the
@@ -43,25 +43,25 @@ impl Ring {
         }
     }
 
-    /// log2 of the number of entries.
+    /// Returns log2 of the number of entries.
     #[inline]
     pub const fn log2size(&self) -> u32 {
         self.log2size
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     #[inline]
     pub const fn entries(&self) -> u32 {
         1 << self.log2size
     }
 
-    /// The bits of a pointer that mean something: index and wrap flag.
+    /// Returns the bits of a pointer that mean something: index and wrap flag.
     #[inline]
     pub const fn pointer_mask(&self) -> u32 {
         (self.entries() << 1) - 1
     }
 
-    /// Index of the entry that `pointer` names.
+    /// Returns the index of the entry that `pointer` names.
     #[inline]
     pub const fn index(&self, pointer: u32) -> u32 {
         pointer & (self.entries() - 1)
@@ -73,8 +73,8 @@ impl Ring {
         pointer.wrapping_add(count) & self.pointer_mask()
     }
 
-    /// Entries between consumer and producer, or `None` if the two can not
-    /// belong to one queue: more entries than there are (§3.5.1).
+    /// Returns the number of entries between consumer and producer, or `None` if the
+    /// two can not belong to one queue: more entries than there are (§3.5.1).
     #[inline]
     pub const fn used(&self, prod: u32, cons: u32) -> Option<u32> {
         let used = prod.wrapping_sub(cons) & self.pointer_mask();
@@ -85,13 +85,13 @@ impl Ring {
         }
     }
 
-    /// Whether the queue is empty.
+    /// Returns whether the queue is empty.
     #[inline]
     pub const fn is_empty(&self, prod: u32, cons: u32) -> bool {
         (prod ^ cons) & self.pointer_mask() == 0
     }
 
-    /// Whether the queue is full: same index, other wrap flag.
+    /// Returns whether the queue is full: same index, other wrap flag.
     #[inline]
     pub const fn is_full(&self, prod: u32, cons: u32) -> bool {
         (prod ^ cons) & self.pointer_mask() == self.entries()
@@ -104,7 +104,7 @@ impl Ring {
             .wrapping_add((self.index(pointer) as u64) << self.log2_entry)
     }
 
-    /// How many entries from `pointer` on lie behind one another in memory.
+    /// Returns how many entries from `pointer` on lie behind one another in memory.
     #[inline]
     pub const fn until_wrap(&self, pointer: u32) -> u32 {
         self.entries() - self.index(pointer)

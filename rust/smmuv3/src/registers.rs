@@ -37,14 +37,14 @@ pub const EVENT_LOG2_BYTES: u32 = 5;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// `CR0.SMMUEN` changed, or `GBPA` did while it decides: what every stream
-    /// is attached to must be evaluated anew.
+    /// is attached to must be evaluated again.
     pub streams: bool,
     /// `CR0.EVENTQEN` changed.
     pub eventq: bool,
     /// The Command queue may have something to do.
     pub cmdq: bool,
-    /// The guest did what the specification forbids. How often such messages
-    /// are shown is the caller's affair.
+    /// The guest did what the specification forbids. The caller rate-limits
+    /// these messages.
     pub guest_error: Option<&'static str>,
 }
 
@@ -59,7 +59,7 @@ impl Effects {
         }
     }
 
-    /// What two writes ask for together; of two messages the first stays.
+    /// Returns what two writes ask for together; of two messages the first stays.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Effects {
 }
 
 impl Registers {
-    /// The registers out of reset. What the specification leaves UNKNOWN is 0,
+    /// Returns the registers out of reset. What the specification leaves UNKNOWN is 0,
     /// except that both queues start with the largest size there is.
     pub fn reset(features: &Features) -> Self {
         let mut registers = Self::default();
@@ -105,43 +105,43 @@ impl Registers {
         self.cr2 & mask!(Cr2: recinvsid) != 0
     }
 
-    /// Whether streams are checked against the Stream table.
+    /// Returns whether streams are checked against the Stream table.
     #[inline]
     pub const fn smmu_enabled(&self) -> bool {
         self.cr0 & mask!(Cr0: smmuen) != 0
     }
 
-    /// Whether commands are processed.
+    /// Returns whether commands are processed.
     #[inline]
     pub const fn cmdq_enabled(&self) -> bool {
         self.cr0 & mask!(Cr0: cmdqen) != 0
     }
 
-    /// Whether events are recorded.
+    /// Returns whether events are recorded.
     #[inline]
     pub const fn eventq_enabled(&self) -> bool {
         self.cr0 & mask!(Cr0: eventqen) != 0
     }
 
-    /// Whether traffic aborts while `SMMUEN` is 0; else it bypasses.
+    /// Returns whether traffic aborts while `SMMUEN` is 0; else it bypasses.
     #[inline]
     pub const fn gbpa_abort(&self) -> bool {
         self.gbpa & mask!(Gbpa: abort) != 0
     }
 
-    /// Whether a global error raises its interrupt.
+    /// Returns whether a global error raises its interrupt.
     #[inline]
     pub const fn gerror_irq_enabled(&self) -> bool {
         self.irq_ctrl & mask!(IrqCtrl: gerror_irqen) != 0
     }
 
-    /// Whether the Event queue raises its interrupt.
+    /// Returns whether the Event queue raises its interrupt.
     #[inline]
     pub const fn eventq_irq_enabled(&self) -> bool {
         self.irq_ctrl & mask!(IrqCtrl: eventq_irqen) != 0
     }
 
-    /// Geometry of the Command queue.
+    /// Returns the geometry of the Command queue.
     #[inline]
     pub fn cmdq_ring(&self, features: &Features) -> Ring {
         let base = QueueBase::of(self.cmdq_base);
@@ -149,7 +149,7 @@ impl Registers {
         Ring::new(base, max_log2size, features.oas_bits(), COMMAND_LOG2_BYTES)
     }
 
-    /// Geometry of the Event queue.
+    /// Returns the geometry of the Event queue.
     #[inline]
     pub fn eventq_ring(&self, features: &Features) -> Ring {
         let base = QueueBase::of(self.eventq_base);
@@ -157,7 +157,7 @@ impl Registers {
         Ring::new(base, max_log2size, features.oas_bits(), EVENT_LOG2_BYTES)
     }
 
-    /// The errors that are active: `GERROR` differs from `GERRORN` (§6.3.19).
+    /// Returns the errors that are active: `GERROR` differs from `GERRORN` (§6.3.19).
     #[inline]
     pub const fn active_errors(&self) -> u32 {
         self.gerror ^ self.gerrorn
@@ -171,7 +171,7 @@ impl Registers {
         new
     }
 
-    /// Whether commands may be processed (§4.1.2): the queue is enabled, no
+    /// Returns whether commands may be processed (§4.1.2): the queue is enabled, no
     /// Command queue error is active, and it holds something. Indexes that
     /// contradict each other count as nothing to do (§3.5.1).
     pub fn cmdq_ready(&self, features: &Features) -> bool {

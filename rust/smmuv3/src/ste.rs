@@ -169,7 +169,7 @@ impl Ste {
         SteWord3::of(self.0[3])
     }
 
-    /// What this entry says.
+    /// Returns what this entry says.
     pub fn config(&self, features: &Features) -> StreamConfig {
         let word0 = self.word0();
         if !word0.v() {
@@ -187,7 +187,7 @@ impl Ste {
         config.unwrap_or_else(StreamConfig::Bad)
     }
 
-    /// `S2VMID`: whose the translations of this stream are. 0 without stage 2.
+    /// Returns `S2VMID`, or 0 without stage 2.
     pub fn vmid(&self, features: &Features) -> u16 {
         if features.s2p() {
             self.word2().s2vmid()
@@ -203,7 +203,8 @@ impl Ste {
         })
     }
 
-    /// A VMID that is too wide makes the entry ILLEGAL where it is used.
+    /// Returns an error if the VMID is too wide, which makes the entry ILLEGAL where it is
+    /// used.
     fn check_vmid(&self, features: &Features) -> Result<(), BadSte> {
         if features.vmid16() || self.vmid(features) <= 0xff {
             Ok(())
@@ -212,7 +213,7 @@ impl Ste {
         }
     }
 
-    /// Stage 2, or why it is ILLEGAL (§5.2.2).
+    /// Returns stage 2, or why it is ILLEGAL (§5.2.2).
     fn stage2(&self, features: &Features) -> Result<Stage2, BadSte> {
         let (word2, word3) = (self.word2(), self.word3());
         if !features.s2p() {
@@ -266,7 +267,7 @@ impl Ste {
         }
     }
 
-    /// The fields of stage 1, or why they are ILLEGAL (§5.2.2).
+    /// Returns the fields of stage 1, or why they are ILLEGAL (§5.2.2).
     fn stage1(&self, features: &Features) -> Result<[u64; 2], BadSte> {
         const PASSED_ON_0: u64 = mask!(SteWord0: v | config | s1contextptr);
         const PASSED_ON_1: u64 = mask!(SteWord1: s1cir | s1cor | s1csh | s1stalld);
@@ -297,7 +298,7 @@ impl Ste {
         Ok([kept0.raw(), kept1.raw()])
     }
 
-    /// The effective value of `EATS`: split-stage ATS is not implemented.
+    /// Returns the effective value of `EATS`: split-stage ATS is not implemented.
     fn eats(&self, features: &Features) -> Result<Eats, BadSte> {
         match self.word1().eats() {
             _ if !features.ats() => Ok(Eats::Disabled),
@@ -327,7 +328,7 @@ impl Ste {
 }
 
 impl Stage2 {
-    /// Whether the tables of the start level, of which up to 16 are
+    /// Returns whether the tables of the start level, of which up to 16 are
     /// concatenated, are what the input addresses need (Arm ARM D8.2).
     const fn is_consistent(&self) -> bool {
         let stride = self.granule_shift - 3;
@@ -337,7 +338,7 @@ impl Stage2 {
     }
 }
 
-/// The level that `S2SL0` means (Arm ARM, `VTCR_EL2.SL0`). 0b11 takes small
+/// Returns the level that `S2SL0` means (Arm ARM, `VTCR_EL2.SL0`). 0b11 takes small
 /// translation tables or 52-bit addresses, which are not implemented; 0b10 takes
 /// output addresses as large as the tables could map.
 const fn start_level(granule_shift: u8, s2sl0: u8, features: &Features) -> Result<u8, BadSte> {

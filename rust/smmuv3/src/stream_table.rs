@@ -64,13 +64,13 @@ impl Table {
         align_down(truncate(address, self.oas_bits), log2)
     }
 
-    /// Address of entry `sid` of a linear table.
+    /// Returns the address of entry `sid` of a linear table.
     fn linear(&self, sid: StreamId) -> u64 {
         let base = self.aligned(self.base, self.log2size + STE_LOG2_BYTES);
         entry(base, u64::from(sid), STE_LOG2_BYTES)
     }
 
-    /// Address of the descriptor that covers `sid` in a two-level table.
+    /// Returns the address of the descriptor that covers `sid` in a two-level table.
     fn descriptor(&self, sid: StreamId, split: u32) -> u64 {
         let log2_bytes = self.log2size.saturating_sub(split) + L1STD_LOG2_BYTES;
         // No table is aligned to less than 64 bytes: ADDR begins with bit 6.
@@ -78,7 +78,7 @@ impl Table {
         entry(base, u64::from(sid >> split), L1STD_LOG2_BYTES)
     }
 
-    /// Address of entry `sid` below the descriptor `l1std` (§5.1).
+    /// Returns the address of entry `sid` below the descriptor `l1std` (§5.1).
     fn second_level(&self, sid: StreamId, split: u32, l1std: u64) -> Result<u64, SteFault> {
         let l1std = L1Std::of(l1std);
         let span = u32::from(l1std.span().value());
@@ -139,7 +139,7 @@ pub fn fetch<M: GuestMemory>(
     }
 }
 
-/// What the stream `sid` must be attached to now: what `GBPA` says while the
+/// Returns what the stream `sid` must be attached to now: what `GBPA` says while the
 /// SMMU is disabled (§6.3.14), else what its entry says. Without an entry
 /// transactions abort.
 ///

@@ -5,8 +5,8 @@
 //! host SMMU does itself.
 //!
 //! [`translate`] takes a transaction through configuration and translation
-//! tables. It holds nothing: what may be remembered goes through [`Caches`], so
-//! that whoever calls it decides how these are locked, and walks run unlocked.
+//! tables. It holds nothing: what may be cached goes through [`Caches`], so
+//! that the caller decides how these are locked, and walks run unlocked.
 
 mod configurations;
 mod context;
@@ -74,19 +74,19 @@ impl fmt::Display for BadConfig {
     }
 }
 
-/// What translations may be remembered in: configuration caches and TLB (§3.17,
+/// The caches that a translation uses: configuration cache and TLB (§3.17,
 /// §4.3, §4.4).
 pub trait Caches {
-    /// The configuration of a stream.
+    /// Returns the configuration of a stream.
     fn context(&mut self, sid: StreamId) -> Option<StreamContext>;
 
-    /// Remembers it.
+    /// Caches the configuration of a stream.
     fn keep_context(&mut self, sid: StreamId, context: &StreamContext);
 
-    /// The translation of an address.
+    /// Returns the translation of an address.
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry>;
 
-    /// Remembers it.
+    /// Inserts the translation of an address.
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry);
 
     /// What is inserted next is a piece of a page or block of stage 1's, of this
@@ -106,7 +106,7 @@ pub trait Caches {
     }
 }
 
-/// What becomes of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The SMMU is disabled: it passes untranslated (§6.3.14, `GBPA`).
@@ -138,7 +138,7 @@ pub fn translate<M: GuestMemory, C: Caches>(
     wanted: Permissions,
 ) -> Outcome {
     if !registers.smmu_enabled() {
-        // An address beyond the output size is aborted, and no event tells (§3.4).
+        // An address beyond the output size is aborted, and no event is recorded (§3.4).
         let too_large = exceeds(address, features.oas_bits());
         return if registers.gbpa_abort() || too_large {
             Outcome::Abort
@@ -191,7 +191,7 @@ fn through<M: GuestMemory, C: Caches>(
         oas_bits: context.ias_bits,
     };
     let entry = walker.walk(context, input, wanted)?;
-    // Stage 2 alone is remembered where it is walked.
+    // Stage 2 alone is inserted where it is walked.
     if tag.asid.is_some() {
         caches.insert(tag, input, &entry);
     }

@@ -3,7 +3,7 @@
 
 //! Getting a batch executed by a host that may fail.
 //!
-//! What a guest is told follows from what it does about it. After `CERROR_ILL`
+//! The reported error decides what the driver does next. After `CERROR_ILL`
 //! it gives the command up, so that is for a command that really is illegal.
 //! After `CERROR_ABT` it submits the same command again, so that is for a host
 //! that could not do it now. `CERROR_ATC_INV_SYNC` belongs to the `CMD_SYNC`.
@@ -20,7 +20,8 @@ const INTERRUPT_RETRIES: u32 = 16;
 /// How often a call is repeated after an error that no working host reports.
 const DEFECT_RETRIES: u32 = 1;
 
-/// After how many streams that do not answer the others are no longer asked.
+/// Number of unresponsive streams after which the remaining ones are quarantined
+/// without a retry.
 const MAX_SILENT_STREAMS: usize = 2;
 
 /// The command at which a flush ends, by its index in the batch.
@@ -81,8 +82,7 @@ pub fn submit<B: Backend>(
 }
 
 impl<B: Backend> Flush<'_, B> {
-    /// Completes the commands of `set`, or all that are older than the one
-    /// given back.
+    /// Completes the commands of `set`, or all that precede the one given back.
     ///
     /// Each call of the host either completes its commands or shrinks the sets
     /// that are left, so there are at most a few per command.
@@ -176,7 +176,7 @@ impl<B: Backend> Flush<'_, B> {
         !may_be_one_device && self.backend.give_up()
     }
 
-    /// A command is illegal to the host, and none of `set` was executed.
+    /// Handles a batch of which one command is illegal to the host, and none was executed.
     fn one_illegal(&mut self, set: CommandMask, entry_num: u32) -> Result<(), Stop> {
         let named = match self.policy.eio {
             _ if set.len() == 1 => Some(set.first()),
@@ -196,7 +196,7 @@ impl<B: Backend> Flush<'_, B> {
         self.execute(set.after(index))
     }
 
-    /// Whether a command names a stream whose device is no longer there: it
+    /// Returns whether a command names a stream whose device is no longer there: it
     /// has no effect then (§4.1.7).
     fn has_vanished(&mut self, index: u32) -> bool {
         self.batch
@@ -210,7 +210,7 @@ impl<B: Backend> Flush<'_, B> {
         self.execute(newer)
     }
 
-    /// The commands were submitted again and again and did not complete.
+    /// Handles commands that did not complete although they were retried.
     fn timed_out(&mut self, set: CommandMask) -> Result<(), Stop> {
         let atc = set.and(self.batch.atc());
         let rest = set.without(atc);
@@ -229,7 +229,7 @@ impl<B: Backend> Flush<'_, B> {
                 self.execute(atc.before(stop.index))?;
                 Err(stop)
             }
-            // From the oldest of all: an older CMD_ATC_INV must not be lost.
+            // From the first of all: a preceding CMD_ATC_INV must not be lost.
             Err(_) => Err(abort(set)),
         }
     }
@@ -259,7 +259,7 @@ impl<B: Backend> Flush<'_, B> {
     }
 }
 
-/// Consumption stops at the oldest of `set`, to be tried again from there.
+/// Stops consumption at the first of `set`, to be retried from there.
 const fn abort(set: CommandMask) -> Stop {
     Stop {
         index: set.first(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Commands that wait to be submitted together.
+//! Commands that are pending, to be submitted together.
 
 use super::{mask::CommandMask, MAX_BATCH};
 use crate::{
@@ -27,7 +27,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// A batch without commands.
+    /// Returns a batch without commands.
     pub const fn new() -> Self {
         Self {
             commands: [Invalidation::Tlbi(Tlbi::NSNH_ALL); MAX_BATCH],
@@ -37,32 +37,33 @@ impl Batch {
         }
     }
 
-    /// Number of commands.
+    /// Returns the number of commands.
     #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing waits.
+    /// Returns whether there is none.
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether it must be flushed before the next command.
+    /// Returns whether it must be flushed before the next command.
     #[inline]
     pub const fn is_full(&self) -> bool {
         self.len == MAX_BATCH
     }
 
-    /// Drops what waits.
+    /// Drops all commands.
     #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
         self.atc = 0;
     }
 
-    /// Adds a command that lies at `position` in the Command queue. A full batch takes none: returns whether it was added.
+    /// Adds a command that lies at `position` in the Command queue. A full batch takes
+    /// none: returns whether it was added.
     #[inline]
     pub fn push(&mut self, position: u32, command: Invalidation) -> bool {
         let index = self.len;
@@ -84,12 +85,12 @@ impl Batch {
         CommandMask(self.atc)
     }
 
-    /// The stream that a command names.
+    /// Returns the stream that a command names.
     pub(super) fn target(&self, index: u32) -> Option<StreamId> {
         self.commands.get(index as usize)?.target()
     }
 
-    /// The commands of `set` that name the stream `target`.
+    /// Returns the commands of `set` that name the stream `target`.
     pub(super) fn same_target(&self, set: CommandMask, target: Option<StreamId>) -> CommandMask {
         let same = set.iter().filter(|index| self.target(*index) == target);
         CommandMask(same.fold(0, |bits, index| bits | (1 << index)))

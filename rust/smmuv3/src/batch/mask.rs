@@ -12,7 +12,7 @@ use crate::address::low_bits;
 pub(super) struct CommandMask(pub(super) u64);
 
 impl CommandMask {
-    /// The first `count` commands.
+    /// Returns the first `count` commands.
     pub(super) const fn first_n(count: usize) -> Self {
         Self(low_bits(count as u32))
     }
@@ -25,45 +25,45 @@ impl CommandMask {
         self.0.count_ones()
     }
 
-    /// The oldest command; 64 if there is none.
+    /// Returns the index of the first command; 64 if there is none.
     pub(super) const fn first(self) -> u32 {
         self.0.trailing_zeros()
     }
 
-    /// The commands also in `other`.
+    /// Returns the commands also in `other`.
     pub(super) const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// The commands not in `other`.
+    /// Returns the commands not in `other`.
     pub(super) const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// The commands older than `index`.
+    /// Returns the commands that precede `index`.
     pub(super) const fn before(self, index: u32) -> Self {
         self.and(Self(low_bits(index)))
     }
 
-    /// The commands newer than `index`.
+    /// Returns the commands that follow `index`.
     pub(super) const fn after(self, index: u32) -> Self {
         self.without(Self(low_bits(index + 1)))
     }
 
-    /// Index of the command with `n` older ones in the set.
+    /// Returns the index of the command that `n` others of the set precede.
     pub(super) fn nth(self, n: u32) -> Option<u32> {
         self.iter().nth(n as usize)
     }
 
-    /// The older and the newer half.
+    /// Returns the preceding and the following half.
     pub(super) fn halves(self) -> (Self, Self) {
         let middle = self.nth(self.len() / 2).unwrap_or(0);
         let older = self.before(middle);
         (older, self.without(older))
     }
 
-    /// The oldest commands up to the first that is not in `class` as the very
-    /// oldest is (or is not).
+    /// Returns the first commands, up to the one that is in `class` while the first is
+    /// not, or the other way round.
     pub(super) const fn leading_run(self, class: Self) -> Self {
         let inside = self.and(class);
         let outside = self.without(class);
@@ -74,7 +74,7 @@ impl CommandMask {
         }
     }
 
-    /// Indexes, oldest first.
+    /// Returns the indexes, in order.
     pub(super) fn iter(self) -> impl Iterator<Item = u32> {
         let mut rest = self.0;
         core::iter::from_fn(move || {

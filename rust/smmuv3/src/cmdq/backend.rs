@@ -20,11 +20,11 @@ pub trait Backend {
     /// Whatever the host said.
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
 
-    /// The lowest `StreamID` in `first..=last` that has a device, whether the
+    /// Returns the lowest `StreamID` in `first..=last` that has a device, whether the
     /// host knows it by that already or not.
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId>;
 
-    /// Whether the host knows a device by this `StreamID`: only then are
+    /// Returns whether the host knows a device by this `StreamID`: only then are
     /// commands that name it forwarded, and only then can it answer to them.
     fn has_vdevice(&mut self, sid: StreamId) -> bool {
         self.next_stream(sid, sid) == Some(sid)
@@ -46,8 +46,8 @@ pub trait Backend {
     /// (§3.9.1.4).
     fn quarantine(&mut self, sid: StreamId);
 
-    /// As [`quarantine`](Self::quarantine), for a stream whose device was not asked,
-    /// because others had taken too long. Its translations by ATS may be stale, so
+    /// Takes a stream to abort whose device was not asked to invalidate, because others
+    /// had taken too long. Its translations by ATS may be stale, so
     /// they must not be used; that the device does not answer is not known, so it is
     /// attached again, with an empty ATC, as soon as that can be done.
     fn suspend(&mut self, sid: StreamId) {
@@ -76,7 +76,7 @@ pub trait Backend {
 
     /// Returns how many commands [`invalidate`](Self::invalidate) should be given at
     /// most: 63 if they are executed together. A host that takes its time for each of
-    /// them wants fewer, because the time is looked at between calls only.
+    /// them wants fewer, because the deadline is checked between calls only.
     fn batch_limit(&self) -> usize {
         MAX_BATCH
     }
@@ -87,7 +87,7 @@ pub trait Backend {
         false
     }
 
-    /// Whether the device itself has taken down what the commands are sent to,
+    /// Returns whether the device itself has taken down what the commands are sent to,
     /// so that nothing is left to invalidate.
     fn is_gone(&mut self) -> bool;
 }

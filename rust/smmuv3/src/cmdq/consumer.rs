@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! One visit to the Command queue.
+//! One run of the Command queue.
 
 use bilge::prelude::*;
 
@@ -49,7 +49,7 @@ pub(super) struct Consumer<'a, M, B, I, O> {
     pub(super) cursor: u32,
     /// The last command completed a batch.
     pub(super) batch_completed: bool,
-    /// The host has done something since the time was last looked at.
+    /// The host has done something since the deadline was last checked.
     pub(super) spent: bool,
 }
 
@@ -101,7 +101,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
                 let both = u128::from_le_bytes(*entry);
                 self.step([both as u64, (both >> 64) as u64])?;
                 // Behind commands that cannot be read there are others, and the guest
-                // is to be told of them at once.
+                // Behind commands that cannot be read there are others: the error is raised at once.
                 if core::mem::take(&mut self.batch_completed)
                     && run == used
                     && !fetched.aborted
@@ -151,7 +151,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         }
     }
 
-    /// Decodes the command at the cursor and sees to it.
+    /// Decodes and executes the command at the cursor.
     #[inline]
     fn step(&mut self, fetched: [u64; 2]) -> Result<(), Failure> {
         let opcode = opcode(fetched);
@@ -174,7 +174,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
                 Ok(())
             }
             Err(Illegal) => {
-                // What waits is older and still has to be done.
+                // The pending commands precede it and have to be executed.
                 self.flush()?;
                 Err(self.failure(opcode, CommandError::Illegal))
             }
@@ -243,7 +243,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         self.backend.invalidate_configurations(first, last);
         // Notifying vhost can block: check the deadline afterwards.
         self.spent = true;
-        // Whether a device is there is asked after what is older was done.
+        // The preceding commands come first, because the entry may depend on them.
         if self.backend.next_stream(first, last).is_some() {
             self.flush()?;
         }
@@ -280,7 +280,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         }
     }
 
-    /// Completes what waits, so that `CMDQ_CONS` may show it as consumed.
+    /// Completes the pending commands, so that `CMDQ_CONS` may pass them.
     fn flush(&mut self) -> Result<(), Failure> {
         self.spent |= !self.batch.is_empty();
         self.submit()?;
@@ -288,9 +288,9 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         Ok(())
     }
 
-    /// Has the host execute what waits.
+    /// Has the backend execute the pending commands.
     ///
-    /// A driver that is told `CERROR_ABT` lets the same command be executed again,
+    /// A driver that reads `CERROR_ABT` has the same command executed again,
     /// from a hard interrupt handler as a rule. A host that fails at it for ever
     /// would keep the guest there, so it is given up on after a number of errors.
     fn submit(&mut self) -> Result<(), Failure> {

@@ -132,7 +132,7 @@ impl Cfgi {
         cfgi
     }
 
-    /// `CMD_CFGI_CD_ALL`.
+    /// Returns `CMD_CFGI_CD_ALL`.
     pub fn cd_all(sid: StreamId) -> Self {
         let mut word0 = StreamWord0::of(0);
         word0.set_opcode(CFGI_CD_ALL);
@@ -172,7 +172,7 @@ impl Invalidation {
         }
     }
 
-    /// Returns whether this is a `CMD_ATC_INV`, which a device has to answer to.
+    /// Returns whether this is a `CMD_ATC_INV`, which completes only when the device answers.
     #[inline]
     pub const fn is_atc_inv(&self) -> bool {
         matches!(self, Self::AtcInv(_))

@@ -67,7 +67,7 @@ fn vmid(word0: TlbiWord0, features: &Features) -> u16 {
 }
 
 /// Decodes a command by address, with range and level hint (§4.4.1.1). `kept` has the
-/// fields that say whose entries are meant.
+/// fields that name the owner of the entries.
 fn by_address(
     mut kept: TlbiWord0,
     word0: TlbiWord0,
@@ -100,7 +100,7 @@ fn by_address(
     Ok(tlbi(kept, address.raw()))
 }
 
-/// A command that names no address.
+/// Returns a command that names no address.
 const fn whole(word0: TlbiWord0) -> Command {
     tlbi(word0, 0)
 }

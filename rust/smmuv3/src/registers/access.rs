@@ -34,7 +34,7 @@ struct Half {
 }
 
 impl Half {
-    /// What can be written at `offset` into page 0.
+    /// Returns what can be written at `offset` into page 0.
     fn at(offset: u64) -> Option<Self> {
         let row = TABLE
             .iter()
@@ -45,7 +45,7 @@ impl Half {
         })
     }
 
-    /// What can be read there: acknowledgements, too.
+    /// Returns what can be read there: acknowledgements, too.
     fn readable_at(offset: u64) -> Option<Self> {
         let is_ack = |row: &&Register| row.ack == Some(offset);
         Self::at(offset).or_else(|| {
@@ -155,8 +155,8 @@ impl Registers {
         }
     }
 
-    /// The bits that `guard` lets a write of `value` change, or the effects of a write
-    /// that is ignored.
+    /// Returns the bits that `guard` lets a write of `value` change, or the effects of
+    /// a write that is ignored.
     fn permits(&self, guard: Guard, value: u32) -> Result<u64, Effects> {
         match guard {
             Guard::ReadOnly => Err(Effects::default()),
@@ -175,7 +175,7 @@ impl Registers {
     }
 }
 
-/// The identification registers, which never change (§6.3.1 to §6.3.8, §6.1).
+/// Returns the identification registers, which never change (§6.3.1 to §6.3.8, §6.1).
 fn identification(features: &Features, offset: u64) -> u32 {
     let number = (offset / 4) as usize;
     match offset {

@@ -40,7 +40,7 @@ pub(super) const CR1_QUEUE: u64 = mask!(Cr1: queue_ic | queue_oc | queue_sh) as 
 /// `CR1.TABLE_{SH,OC,IC}` (§6.3.11).
 pub(super) const CR1_TABLE: u64 = mask!(Cr1: table_ic | table_oc | table_sh) as u64;
 
-/// The fields of `CR1` that describe nothing that is enabled (§6.3.11).
+/// Returns the fields of `CR1` that describe nothing that is enabled (§6.3.11).
 pub(super) fn cr1_writable(registers: &Registers) -> u64 {
     let mut mask = 0;
     if registers.cr0 & mask!(Cr0: cmdqen | eventqen | priqen) == 0 {

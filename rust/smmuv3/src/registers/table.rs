@@ -28,7 +28,7 @@ pub(super) enum Guard {
     None,
     /// These bits of `CR0` are 0.
     Cr0(u32),
-    /// These bits of `IRQ_CTRL` are 0; else the guest is told this.
+    /// These bits of `IRQ_CTRL` are 0; else this is logged as a guest error.
     IrqCtrl(u32, &'static str),
     /// `GBPA.Update` is written as 1.
     Update,
@@ -95,7 +95,7 @@ macro_rules! registers {
 }
 
 impl Register {
-    /// A register that can be written at any time.
+    /// Returns a register that can be written at any time.
     const fn new(
         offset: u64,
         bytes: u64,

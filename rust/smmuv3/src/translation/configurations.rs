@@ -27,14 +27,13 @@ impl Configurations {
         }
     }
 
-    /// The configuration of a stream.
+    /// Returns the configuration of a stream.
     pub fn get(&self, sid: StreamId) -> Option<&StreamContext> {
         self.streams.get(&sid)
     }
 
-    /// Remembers the configuration of a stream. The caller sees to it that it was
-    /// not to be forgotten since it was read. If there are too many, all others are
-    /// forgotten.
+    /// Inserts the configuration of a stream. The caller makes sure that no invalidation
+    /// has reached it since it was read. If the cache is full, all others are evicted.
     pub fn keep(&mut self, sid: StreamId, context: &StreamContext) {
         if self.streams.len() >= CAPACITY {
             self.streams.clear();
@@ -42,7 +41,7 @@ impl Configurations {
         self.streams.insert(sid, *context);
     }
 
-    /// Forgets the streams in `first..=last`.
+    /// Invalidates the streams in `first..=last`.
     pub fn forget(&mut self, first: StreamId, last: StreamId) {
         if first == last {
             self.streams.remove(&first);

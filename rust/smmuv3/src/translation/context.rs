@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the configuration structures say about a stream (§3.3): Stream table
-//! entry and Context descriptor, as walks use them.
+//! Configuration of a stream (§3.3): Stream table entry and Context descriptor, as
+//! walks use them.
 
 use super::{
     fault::Fault,
@@ -24,7 +24,7 @@ use crate::{
 /// What becomes of a stream's transactions while the SMMU is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamContext {
-    /// They are aborted; no event tells (§5.2, `Config`).
+    /// They are aborted, and no event is recorded (§5.2, `Config`).
     Abort,
     /// They pass untranslated, if their addresses have no more bits than this:
     /// bypassed or not, stage 1 puts out nothing larger (IAS, §3.4).
@@ -59,7 +59,7 @@ pub enum Stages {
 }
 
 impl StreamContext {
-    /// How a transaction at `address` is translated.
+    /// Returns how a transaction at `address` is translated.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl StreamContext {
 }
 
 impl Stages {
-    /// Stage 1, if it translates.
+    /// Returns stage 1, if it translates.
     pub const fn stage1(&self) -> Option<&Translation> {
         match self {
             Self::Stage1(stage1) | Self::Nested(stage1, _) => Some(stage1),
@@ -86,7 +86,7 @@ impl Stages {
         }
     }
 
-    /// As bits: 1 is stage 1, 2 is stage 2.
+    /// Returns the stages as bits: 1 is stage 1, 2 is stage 2.
     pub const fn bits(&self) -> u8 {
         match self {
             Self::Stage1(_) => 1,
@@ -97,7 +97,7 @@ impl Stages {
 }
 
 impl Context {
-    /// `address` as it is translated, and remembered in the TLB.
+    /// Returns `address` as it is translated, and cached in the TLB.
     pub(super) fn input(&self, address: u64) -> u64 {
         match self.stages.stage1() {
             Some(stage1) => effective_address(stage1, address),
@@ -105,7 +105,7 @@ impl Context {
         }
     }
 
-    /// log2 of the granule that `address` is translated with first.
+    /// Returns log2 of the granule that `address` is translated with first.
     pub const fn granule_shift(&self, address: u64) -> u8 {
         match &self.stages {
             Stages::Stage1(stage1) | Stages::Nested(stage1, _) => {
@@ -120,7 +120,7 @@ impl Context {
         }
     }
 
-    /// The same where `tag` says what is translated: IPAs by stage 2.
+    /// Returns the same where `tag` says what is translated: IPAs by stage 2.
     pub const fn granule_shift_of(&self, tag: Tag, address: u64) -> u8 {
         match &self.stages {
             Stages::Nested(_, stage2) if tag.asid.is_none() => stage2.granule_shift,
@@ -128,7 +128,7 @@ impl Context {
         }
     }
 
-    /// Under which tag translations of this stream are in the TLB.
+    /// Returns the tag under which translations of this stream are in the TLB.
     pub const fn tag(&self) -> Tag {
         let asid = match self.stages.stage1() {
             Some(stage1) => Some(stage1.asid),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a walk finds, and whose it is.
+//! Translations, and the tags under which the TLB has them.
 
 use crate::address::low_bits;
 
-/// Whose translations: what entries of a TLB are told apart by (§3.17).
+/// The tag of a TLB entry (§3.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
     /// VMID of stage 2; 0 on an SMMU without stage 2.
@@ -43,13 +43,13 @@ impl Permissions {
         write: false,
     };
 
-    /// Whether an access that wants this is permitted.
+    /// Returns whether an access that wants this is permitted.
     #[inline]
     pub const fn allow(self, wanted: Self) -> bool {
         (self.read || !wanted.read) && (self.write || !wanted.write)
     }
 
-    /// What both stages permit.
+    /// Returns what both stages permit.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -78,12 +78,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What both stages permit.
+    /// Returns what both stages permit.
     pub const fn permissions(&self) -> Permissions {
         self.stage1.and(self.stage2)
     }
 
-    /// The output address of an input address within the page or block.
+    /// Returns the output address of an input address within the page or block.
     #[inline]
     pub const fn translate(&self, address: u64) -> u64 {
         let offset = within(self.log2_bytes);
@@ -91,7 +91,7 @@ impl Entry {
     }
 }
 
-/// The bits of an address that are its offset in a page of 2^`log2_bytes`.
+/// Returns the bits of an address that are its offset in a page of 2^`log2_bytes`.
 #[inline]
 pub(super) const fn within(log2_bytes: u8) -> u64 {
     low_bits(log2_bytes as u32)

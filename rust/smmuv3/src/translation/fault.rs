@@ -26,12 +26,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// What is wrong with the configuration: no translation was begun.
+    /// Returns a fault of the configuration, before any translation.
     pub(super) const fn configuration(event: EventType) -> Self {
         Self::fetch(event, 0)
     }
 
-    /// An access to a configuration structure at `address` aborted.
+    /// Returns the fault of an aborted access to a configuration structure at `address`.
     pub(super) const fn fetch(event: EventType, address: u64) -> Self {
         Self {
             event,
@@ -42,8 +42,8 @@ impl Fault {
         }
     }
 
-    /// The address that bypasses stage 1 is above IAS (§3.4). No descriptor says
-    /// that this were not to be recorded.
+    /// Returns the fault of an address above IAS that bypasses stage 1 (§3.4). It is
+    /// recorded, because there is no descriptor that could prevent that.
     pub(super) const fn bypassed_address_size() -> Self {
         Self {
             event: EventType::AddressSize,
@@ -54,13 +54,13 @@ impl Fault {
         }
     }
 
-    /// Whether an event tells, if the Event queue takes any.
+    /// Returns whether an event is recorded, if the Event queue takes any.
     pub fn is_recorded(&self, registers: &Registers) -> bool {
         let wanted = self.event != EventType::BadStreamId || registers.records_bad_stream_id();
         wanted && self.recorded
     }
 
-    /// The record about the transaction of `sid` at `input`: a read, or else a
+    /// Returns the record about the transaction of `sid` at `input`: a read, or else a
     /// write.
     pub fn record(&self, sid: StreamId, input: u64, read: bool) -> Event {
         let event = Event::new(self.event, sid);

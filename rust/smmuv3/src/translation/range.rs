@@ -25,7 +25,7 @@ impl Range {
         last: u64::MAX,
     };
 
-    /// The page or block of 2^`log2_bytes` bytes that `address` lies in.
+    /// Returns the page or block of 2^`log2_bytes` bytes that `address` lies in.
     #[inline]
     pub const fn page(address: u64, log2_bytes: u8) -> Self {
         Self {
@@ -34,16 +34,16 @@ impl Range {
         }
     }
 
-    /// Whether some address is in both.
+    /// Returns whether some address is in both.
     #[inline]
     pub const fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// The same, made up of whole pages of 2^`log2_bytes` bytes.
+    /// Returns the same, made up of whole pages of 2^`log2_bytes` bytes.
     ///
     /// A command without a granule names 4KB of a page that may be larger:
-    /// who knows the granule of the tables gets the page by this.
+    /// a caller that has the granule of the tables gets the page by this.
     #[must_use]
     pub const fn aligned(self, log2_bytes: u8) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Range {
         }
     }
 
-    /// The smallest naturally aligned block that has all of it.
+    /// Returns the smallest naturally aligned block that has all of it.
     #[must_use]
     pub const fn enclosing(self) -> Self {
         let different = self.first ^ self.last;
@@ -66,7 +66,7 @@ impl Range {
         }
     }
 
-    /// The same as naturally aligned blocks, as an IOMMU notifier takes them:
+    /// Returns the same as naturally aligned blocks, as an IOMMU notifier takes them:
     /// the first address, and the mask of the address bits within. There are
     /// less than 128 of them.
     ///

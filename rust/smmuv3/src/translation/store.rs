@@ -30,17 +30,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// What configuration structures say about a stream, if it is cached.
+    /// Returns what configuration structures say about a stream, if it is cached.
     pub fn configuration(&self, sid: StreamId) -> Option<&StreamContext> {
         self.configurations.get(sid)
     }
 
-    /// What translation tables say.
+    /// Returns what translation tables say.
     pub const fn tlb(&self) -> &Tlb {
         &self.tlb
     }
 
-    /// What becomes of a transaction, if both caches know. Only while the SMMU
+    /// Returns what becomes of a transaction, if both caches know. Only while the SMMU
     /// is enabled.
     #[inline]
     pub fn hit(&self, sid: StreamId, address: u64, wanted: Permissions) -> Option<Outcome> {
@@ -59,7 +59,7 @@ impl Store {
     /// Begins a walk for a transaction of `sid` at `address`.
     pub fn begin(&mut self, sid: StreamId, address: u64) -> Walk {
         let mut walk = self.walks.begin(sid);
-        // Whoever knows the configuration reads tables at once.
+        // A walk that hits in the configuration cache reads tables at once.
         if let Some(StreamContext::Translate(context)) = self.configurations.get(sid) {
             let (tag, input) = (context.tag(), context.input(address));
             self.walks.register(&mut walk, tag, input);
@@ -67,8 +67,8 @@ impl Store {
         walk
     }
 
-    /// The same for a walk that no invalidation overtakes: until it ends, whoever
-    /// wants to invalidate has to wait ([`must_wait`](Self::must_wait)).
+    /// Returns the same for a walk that no invalidation overtakes: until it ends,
+    /// invalidations have to wait ([`must_wait`](Self::must_wait)).
     pub fn begin_undisturbed(&mut self, sid: StreamId, address: u64) -> Walk {
         let mut walk = self.begin(sid, address);
         walk.undisturbed = true;
@@ -76,7 +76,7 @@ impl Store {
         walk
     }
 
-    /// Whether there are walks that invalidations have to wait for.
+    /// Returns whether there are walks that invalidations have to wait for.
     pub const fn must_wait(&self) -> bool {
         self.undisturbed != 0
     }
@@ -89,8 +89,8 @@ impl Store {
         }
     }
 
-    /// Whether no invalidation since the walk began can have reached anything that
-    /// it has read.
+    /// Returns whether no invalidation since the walk began can have reached anything
+    /// that it has read.
     pub fn is_current(&self, walk: &Walk) -> bool {
         self.walks.is_current(walk)
     }
@@ -106,8 +106,8 @@ impl Store {
         }
     }
 
-    /// The translation of an address that a walk needs. If there is none the walk
-    /// reads tables next.
+    /// Returns the translation of an address that a walk needs. If there is none the
+    /// walk reads tables next.
     pub fn lookup_for(&mut self, walk: &mut Walk, tag: Tag, address: u64) -> Option<Entry> {
         self.walks.register(walk, tag, address);
         let entry = self.tlb.lookup(tag, address)?;
@@ -146,7 +146,7 @@ impl Store {
     }
 }
 
-/// Caches that remember nothing.
+/// Caches in which every look-up misses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Uncached;
 
@@ -166,7 +166,7 @@ impl Caches for Uncached {
     fn note_split(&mut self, _stage1_log2_bytes: u8) {}
 }
 
-/// For whoever has the caches to himself.
+/// Direct access for a caller with exclusive ownership, such as tests and benchmarks.
 impl Caches for Store {
     fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
         self.configurations.get(sid).copied()

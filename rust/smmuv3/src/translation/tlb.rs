@@ -47,7 +47,7 @@ impl Default for Tlb {
 }
 
 impl Tlb {
-    /// An empty TLB; memory is allocated with the first entry.
+    /// Returns an empty TLB; memory is allocated with the first entry.
     pub const fn new() -> Self {
         Self {
             sets: Vec::new(),
@@ -58,9 +58,9 @@ impl Tlb {
         }
     }
 
-    /// Whether there was a global translation since everything was last dropped,
-    /// even if it had to make room by now. Invalidations by address mean global
-    /// ones too, whatever ASID they name.
+    /// Returns whether there was a global translation since everything was last
+    /// dropped, even if it had to make room by now. Invalidations by address mean
+    /// global ones too, whatever ASID they name.
     pub const fn has_seen_globals(&self) -> bool {
         self.globals
     }
@@ -72,19 +72,19 @@ impl Tlb {
         self.split = self.split.max(stage1_log2_bytes);
     }
 
-    /// log2 of the largest such page or block, 0 if there is none.
+    /// Returns log2 of the largest such page or block, 0 if there is none.
     pub(super) const fn split(&self) -> u8 {
         self.split
     }
 
-    /// The virtual addresses that an invalidation of `range` means: with all
+    /// Returns the virtual addresses that an invalidation of `range` means: with all
     /// pieces of stage 1's pages that it touches.
     #[must_use]
     pub const fn widened(&self, range: Range) -> Range {
         range.aligned(self.split)
     }
 
-    /// The translation of `address`, of whatever size.
+    /// Returns the translation of `address`, of whatever size.
     ///
     /// Virtual addresses are given canonically, bits 63:56 as copies of bit
     /// 55, where the top byte is ignored. No others are ever found.
@@ -205,7 +205,7 @@ impl Tlb {
         }
     }
 
-    /// How many pages there are in the range, of all sizes that are present:
+    /// Returns how many pages there are in the range, of all sizes that are present:
     /// each has its place.
     fn places(&self, kind: Kind, range: Range) -> u64 {
         self.population.sizes(kind).fold(0, |places, log2_bytes| {
@@ -243,13 +243,13 @@ impl Tlb {
     }
 }
 
-/// The numbers of the first and the last page of this size that a range has a
+/// Returns the numbers of the first and the last page of this size that a range has a
 /// part of.
 const fn numbers(range: Range, log2_bytes: u8) -> (u64, u64) {
     (range.first >> log2_bytes, range.last >> log2_bytes)
 }
 
-/// Whether commands can name the address: bits 63:56 are no bits of an IPA,
+/// Returns whether commands can name the address: bits 63:56 are no bits of an IPA,
 /// and copies of bit 55 in a virtual address.
 const fn is_canonical(tag: Tag, address: u64) -> bool {
     match tag.asid {

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// No more than complete translations are cached, so `Leaf` says nothing about what
 /// the TLB has: it narrows what must be read again by walks in flight. Level hints
-/// are not looked at.
+/// are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlbiScope {
     /// Everything (`CMD_TLBI_NSNH_ALL`).
@@ -47,7 +47,7 @@ pub enum TlbiScope {
         leaf: bool,
     },
     /// Intermediate physical addresses, where stage 2 translates alone
-    /// (`CMD_TLBI_S2_IPA`). Software forgets combined translations by VMID or
+    /// (`CMD_TLBI_S2_IPA`). Software invalidates combined translations by VMID or
     /// virtual address (§4.4.3.1).
     Ipa {
         /// The VMID.
@@ -94,8 +94,8 @@ impl TlbiScope {
         }
     }
 
-    /// The addresses that who has remembered translations of `tag` must
-    /// forget, if any. `globals`: global ones may be among them.
+    /// Returns the range that a cache of translations with `tag` must invalidate, if any.
+    /// `globals`: global translations may be among them.
     pub fn reach(&self, tag: Tag, globals: bool) -> Option<Range> {
         let stage1 = tag.asid.is_some();
         let (hit, range) = match *self {
@@ -114,7 +114,7 @@ impl TlbiScope {
         hit.then_some(range)
     }
 
-    /// Whether tables are not meant that lead to what is.
+    /// Returns whether the tables that lead to the addresses are not affected.
     pub const fn is_leaf_only(&self) -> bool {
         matches!(
             self,
@@ -123,7 +123,7 @@ impl TlbiScope {
     }
 }
 
-/// The range of a virtual address. It belongs to the table that its first
+/// Returns the range of a virtual address. It belongs to the table that its first
 /// address does: what would overflow from `TTB0`'s region into `TTB1`'s, or
 /// from there to the bottom, need not be affected (§4.4.1.1).
 fn virtual_range(tlbi: &Tlbi) -> Range {

@@ -86,14 +86,14 @@ impl Tables {
         }
     }
 
-    /// log2 of the bytes that one descriptor of `level` maps.
+    /// Returns log2 of the bytes that one descriptor of `level` maps.
     const fn shift(&self, level: u8) -> u8 {
         let stride = self.granule_shift - DESCRIPTOR_LOG2_BYTES;
         self.granule_shift + (LAST_LEVEL - level) * stride
     }
 
-    /// Address of the descriptor of `input` in the table of `level` at `table`, and
-    /// which one of the table it is.
+    /// Returns the address of the descriptor of `input` in the table of `level` at
+    /// `table`, and which one of the table it is.
     fn descriptor(&self, table: u64, level: u8, input: u64) -> (u64, u32) {
         let shift = self.shift(level);
         let stride = self.granule_shift - DESCRIPTOR_LOG2_BYTES;
@@ -113,7 +113,7 @@ impl Tables {
         (table | (index << DESCRIPTOR_LOG2_BYTES), index as u32)
     }
 
-    /// Whether an output address is in range.
+    /// Returns whether an output address is in range.
     fn fits(&self, address: u64) -> bool {
         !exceeds(address, self.output_bits.into())
     }
@@ -136,7 +136,7 @@ impl Tables {
         }
     }
 
-    /// Whether blocks exist at `level`, which is not the last one.
+    /// Returns whether blocks exist at `level`, which is not the last one.
     const fn has_blocks(&self, level: u8) -> bool {
         match self.granule_shift {
             12 => level == 1 || level == 2,
@@ -146,7 +146,7 @@ impl Tables {
         }
     }
 
-    /// The address in `descriptor`, aligned to `2^low` bytes.
+    /// Returns the address in `descriptor`, aligned to `2^low` bytes.
     fn address(&self, descriptor: Descriptor, low: u8) -> u64 {
         let address = if self.wide {
             Address64K::of(descriptor.raw()).output()
@@ -157,7 +157,7 @@ impl Tables {
     }
 }
 
-/// Whether descriptors have address bits 51:48, in their bits 15:12.
+/// Returns whether descriptors have address bits 51:48, in their bits 15:12.
 const fn is_wide(granule_shift: u8, oas_bits: u8) -> bool {
     granule_shift == 16 && oas_bits >= 52
 }
@@ -196,7 +196,7 @@ enum Step {
     Done(Leaf),
 }
 
-/// The upper half of input addresses has bit 55 set.
+/// Returns whether an input address is in the upper half: bit 55 is set.
 pub(super) const fn upper_half(address: u64) -> bool {
     address & mask!(InputAddress: upper) != 0
 }
@@ -332,7 +332,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         }
     }
 
-    /// The same by a walk.
+    /// Returns the same by a walk.
     fn remember_ipa(
         &mut self,
         vmid: u16,
@@ -453,14 +453,14 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
     }
 }
 
-/// Whether `MemAttr` of a stage 2 page or block is a type of Device memory (Arm
+/// Returns whether `MemAttr` of a stage 2 page or block is a type of Device memory (Arm
 /// ARM D8.6). `STE.S2FWB`, which would change the encoding, is RES0 because
 /// `IDR3.FWB` is 0 (§5.2).
 fn is_device(page: Stage2Leaf) -> bool {
     page.memattr_outer().value() == 0b00
 }
 
-/// Whether stage 2 permits an access through `entry`, found by a walk or in the
+/// Returns whether stage 2 permits an access through `entry`, found by a walk or in the
 /// TLB.
 ///
 /// With `STE.S2PTW` stage 2 denies the SMMU's own reads for stage 1 of everything
@@ -474,7 +474,7 @@ const fn permitted(stage2: &Stage2, entry: &Entry, wanted: Permissions, class: C
     entry.stage2.allow(wanted) && !(entry.device && of_stage1 && stage2.protected_walks)
 }
 
-/// What `AP[2:1]` of a stage 1 page or block permits an unprivileged access to
+/// Returns what `AP[2:1]` of a stage 1 page or block permits an unprivileged access to
 /// data.
 ///
 /// No other access reaches the SMMU: a PCI function's transaction without PASID
@@ -486,7 +486,7 @@ fn leaf_permissions(page: Stage1Leaf) -> Permissions {
     unprivileged(page.ap_unprivileged(), !page.ap_read_only())
 }
 
-/// What `APTable` of a stage 1 table leaves to an unprivileged access of
+/// Returns what `APTable` of a stage 1 table leaves to an unprivileged access of
 /// everything below it (Arm ARM D8.4).
 fn table_permissions(table: Stage1Table) -> Permissions {
     unprivileged(!table.aptable_privileged(), !table.aptable_read_only())

@@ -23,7 +23,7 @@ use crate::StreamId;
 /// No invalidation came near: larger than log2 of any block.
 const NEVER: u8 = u8::MAX;
 
-/// The smallest page: IPAs of one page need not be told apart.
+/// The smallest page: IPAs of one page need not be distinguished.
 const PAGE_LOG2_BYTES: u8 = 12;
 
 /// Bit 0 of a descriptor.
@@ -102,7 +102,7 @@ impl Input {
         }
     }
 
-    /// Whether `ipa` under `tag` is an address of the same page.
+    /// Returns whether `ipa` under `tag` is an address of the same page.
     fn has(&self, tag: Tag, ipa: u64) -> bool {
         self.tag == tag && (self.address ^ ipa) >> PAGE_LOG2_BYTES == 0
     }
@@ -131,7 +131,8 @@ impl Input {
     }
 }
 
-/// log2 of the smallest aligned block that has `address` and some address of `range`.
+/// Returns log2 of the smallest aligned block that has `address` and some address of
+/// `range`.
 const fn distance(address: u64, range: Range) -> u8 {
     let nearest = if address < range.first {
         range.first
@@ -173,7 +174,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Whether invalidations wait for it to end.
+    /// Returns whether invalidations wait until the walk ends.
     pub const fn is_undisturbed(&self) -> bool {
         self.undisturbed
     }
@@ -258,7 +259,7 @@ impl Walks {
         }
     }
 
-    /// Whether nothing that the walk has read can be stale.
+    /// Returns whether nothing that the walk has read can be stale.
     pub(super) fn is_current(&self, walk: &Walk) -> bool {
         let Some(dependencies) = self.slots.get(walk.slot) else {
             return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What an entry is found by, in two words.
+//! TLB lookup key: page, kind, epoch, VMID and ASID packed into two words.
 
 use super::set::SETS_LOG2;
 use crate::{
@@ -31,10 +31,10 @@ const KIND_SHIFT: u32 = 6;
 /// Bits of `Key::owner`: the epoch over VMID over ASID.
 const EPOCH_SHIFT: u32 = 32;
 const VMID_SHIFT: u32 = 16;
-/// Those that do not tell global entries apart.
+/// Those in which global entries for one address may differ.
 const ASID: u64 = low_bits(16);
 
-/// What an entry is found by.
+/// The key of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     page: u64,
@@ -42,10 +42,10 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Of no entry: it is of epoch 0.
+    /// The key of no entry: it is of epoch 0.
     pub(super) const NONE: Self = Self { page: 0, owner: 0 };
 
-    /// The page of 2^`log2_bytes` bytes, at least 2^12, that `address` is in.
+    /// Returns the page of 2^`log2_bytes` bytes, at least 2^12, that `address` is in.
     #[inline]
     pub(super) const fn new(
         epoch: u32,
@@ -96,13 +96,13 @@ impl Key {
         self.owner as u16
     }
 
-    /// The addresses that the entry translates.
+    /// Returns the addresses that the entry translates.
     #[inline]
     pub(super) const fn range(self) -> Range {
         Range::page(self.page & !ATTRIBUTES, self.log2_bytes())
     }
 
-    /// The bits of `owner` that an invalidation by address compares.
+    /// Returns the bits of `owner` that an invalidation by address compares.
     #[inline]
     const fn scope(self) -> u64 {
         match self.kind() {
@@ -111,13 +111,13 @@ impl Key {
         }
     }
 
-    /// Whether an invalidation of `other`'s page by `other`'s ASID means this.
+    /// Returns whether an invalidation of `other`'s page by `other`'s ASID means this.
     #[inline]
     pub(super) const fn is_meant_by(self, other: Self) -> bool {
         (self.page ^ other.page) | ((self.owner ^ other.owner) & other.scope()) == 0
     }
 
-    /// Where the entry has its place. Neighbours are spread over all sets; the
+    /// Returns the number of the entry's set. Neighbours are spread over all sets; the
     /// entries of a global page are together whatever their ASIDs.
     #[inline]
     pub(super) const fn set(self) -> usize {

@@ -23,13 +23,13 @@ impl Population {
         present: [0; KINDS],
     };
 
-    /// Whether there are entries of this kind.
+    /// Returns whether there are entries of this kind.
     #[inline]
     pub(super) const fn has(&self, kind: Kind) -> bool {
         self.present[kind as usize] != 0
     }
 
-    /// log2 of the sizes that entries of this kind have, smallest first.
+    /// Returns log2 of the sizes that entries of this kind have, smallest first.
     #[inline]
     pub(super) fn sizes(&self, kind: Kind) -> impl Iterator<Item = u8> {
         let mut rest = self.present[kind as usize];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The entries that share a place.
+//! One 4-way set of the TLB.
 
 use super::key::{Key, Kind, ATTRIBUTES};
 use crate::translation::entry::{within, Entry, Permissions};
@@ -94,7 +94,7 @@ impl Set {
         core::mem::replace(&mut self.keys[way], key)
     }
 
-    /// Drops what `meant` says of the entries of an epoch, and tells each.
+    /// Drops the entries of an epoch that `meant` selects, and reports each.
     #[inline]
     pub(super) fn drop_if(
         &mut self,
