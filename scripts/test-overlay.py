@@ -214,7 +214,8 @@ def apply_makes_every_edit_in_its_place(case: Case) -> None:
     assert bridge.count("notifier_list_notify(&bus_number_notifiers, dev);\n}\n") == 1
     assert "pci_bridge_add_bus_number_notifier(" in read("include/hw/pci/pci_bridge.h")
     assert read("rust/meson.build").splitlines()[-3:] == ["subdir('qemu-ext')", "subdir('smmuv3')", "subdir('hw')"]
-    assert "smmuv3_accel_invalidate_batch(" in read("hw/arm/trace-events")
+    events = read("hw/arm/trace-events")
+    assert "smmuv3_accel_invalidate_batch(" in events and "smmuv3_illegal_config(" in events
     assert '    "hw/char/pl011",\n    "hw/smmuv3-accel",\n]' in read("rust/Cargo.toml")
     assert "\n\nARM SMMUv3 Rust device\n" in read("MAINTAINERS") and "\nF: rust/smmuv3/\n\nAfter" in read("MAINTAINERS")
     virt = read("docs/system/arm/virt.rst")

@@ -26,6 +26,7 @@ use qemu_ext::{
     iommufd::{HostDevice, HostIommuDevice},
     memory::init_io,
     notify::Notifier,
+    object::ObjectExt,
     pci::{add_bus_number_notifier, PciFunction},
     pci_iommu::{PciIommuOps, PciIommuOpsBuilder, ViommuFlags},
     qapi_props::{OnOffAuto, StringProperty},
@@ -296,6 +297,8 @@ impl Smmuv3 {
         } else {
             None
         };
+        let id = self.path_component().unwrap_or_default();
+        self.state.config_errors.set_id(id);
         self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
         // What is on the bus already was never asked whether it can be there, and

@@ -11,7 +11,7 @@ use smmuv3::{
     translation::{Store, Walk},
 };
 
-use crate::statistics::Statistics;
+use crate::{statistics::Statistics, trace::ConfigErrors};
 
 /// The part of an SMMU that translation uses without the Big QEMU Lock.
 ///
@@ -22,6 +22,8 @@ pub struct GuestState {
     locked: Mutex<Locked>,
     /// Walks that invalidations wait for have ended
     walks_ended: Condvar,
+    /// Reports of what the guest's tables have that is ILLEGAL
+    pub config_errors: ConfigErrors,
 }
 
 /// [`GuestState`], while it is locked.
@@ -68,6 +70,7 @@ impl GuestState {
                 separations: 0,
             }),
             walks_ended: Condvar::new(),
+            config_errors: ConfigErrors::default(),
         }
     }
 

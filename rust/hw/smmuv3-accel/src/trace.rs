@@ -4,7 +4,8 @@
 //! What trace events and log lines show of commands and events. Tools parse it.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use smmuv3::{
     features::Features,
     gerror::CommandError,
     registers::Registers,
+    translation::BadConfig,
 };
 
 ::trace::include_trace!("hw_arm");
@@ -140,6 +142,43 @@ impl RateLimit {
             self.0 = Some(Instant::now());
         }
         permitted
+    }
+}
+
+/// Reports ILLEGAL Stream table entries and Context descriptors. The guest gets
+/// `C_BAD_STE` or `C_BAD_CD` at most, and neither has room for the reason (§7.3.5, §7.3.11).
+#[derive(Debug, Default)]
+pub struct ConfigErrors {
+    /// The SMMU's
+    id: OnceLock<String>,
+    limit: Mutex<RateLimit>,
+}
+
+impl ConfigErrors {
+    /// Sets the ID by which the user knows the SMMU.
+    pub fn set_id(&self, id: String) {
+        // a device is realized once
+        let _ = self.id.set(id);
+    }
+
+    /// Reports that the configuration of a stream is ILLEGAL. Does not need the BQL.
+    pub fn report(&self, stream_id: u32, reason: BadConfig) {
+        if trace::trace_smmuv3_illegal_config_enabled() {
+            let text = CString::new(reason.to_string()).unwrap_or_default();
+            trace::trace_smmuv3_illegal_config(stream_id, &text);
+        }
+        // nothing panics while it is locked, and if it did, every value is valid
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        if limit.permits() {
+            let id = self.id.get().map_or("arm-smmuv3", String::as_str);
+            let kind = match reason {
+                BadConfig::Ste(_) => "STE",
+                BadConfig::Cd(_) => "CD",
+            };
+            log::guest_error(format_args!(
+                "{id}: the {kind} of StreamID {stream_id:#x} is ILLEGAL: {reason}"
+            ));
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use qemu_ext::{
     timer::TimerExt,
 };
 use qom::prelude::*;
-use smmuv3::{batch::FlushPolicy, ste::StreamConfig, stream_table};
+use smmuv3::{batch::FlushPolicy, ste::StreamConfig, stream_table, translation::BadConfig};
 use util::{
     ensure,
     timer::{Timer, CLOCK_REALTIME},
@@ -180,6 +180,7 @@ impl Accel {
         self.attach_streams(state, None, |_| false);
         let stream_id = function.requester_id().into();
         let config = stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
+        report_bad_ste(state, stream_id, &config);
 
         let mut devices = self.devices.borrow_mut();
         let Some(devices) = devices.as_mut() else {
@@ -304,6 +305,7 @@ impl Accel {
                 let config = known.unwrap_or_else(|| {
                     stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id)
                 });
+                report_bad_ste(state, stream_id, &config);
                 (function, stream_id, config)
             })
             .collect();
@@ -407,6 +409,13 @@ impl Accel {
                 stream.drop_stream_id();
             }
         }
+    }
+}
+
+fn report_bad_ste(state: &GuestState, stream_id: u32, config: &StreamConfig) {
+    if let StreamConfig::Bad(reason) = config {
+        let reason = BadConfig::Ste(*reason);
+        state.config_errors.report(stream_id, reason);
     }
 }
 

@@ -4,7 +4,7 @@
 //! How a transaction uses the caches: it locks them for each look-up alone, so
 //! that its walks run beside others and beside the guest's commands.
 
-use smmuv3::translation::{Caches, Context, Entry, StreamContext, Tag, Walk, WalkStep};
+use smmuv3::translation::{BadConfig, Caches, Context, Entry, StreamContext, Tag, Walk, WalkStep};
 
 use crate::{
     state::{GuestState, Locked},
@@ -124,6 +124,10 @@ impl Caches for WalkCaches<'_> {
 
     fn note_split(&mut self, stage1_log2_bytes: u8) {
         self.state.lock().store.note_split(stage1_log2_bytes);
+    }
+
+    fn rejected(&mut self, sid: u32, reason: BadConfig) {
+        self.state.config_errors.report(sid, reason);
     }
 
     fn walked(&mut self, step: &WalkStep) {
