@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""Progress and failure as the user sees them; the Python half of lib.sh."""
+"""Messages to the user, in the form of lib.sh."""
 from __future__ import annotations
 
 import os
@@ -12,10 +12,10 @@ _started = int(os.environ.get("STARTED") or time.time())
 
 
 def say(text: str) -> None:
-    """One line of progress, with the time since the outermost command began."""
+    """Prints one line of progress, with the time since the outermost command began."""
     print(f"[{int(time.time()) - _started:4d}s] {text}", file=sys.stderr, flush=True)
 
 
 def die(text: str) -> NoReturn:
-    """One clear line, then stop."""
+    """Prints one line and exits."""
     sys.exit(f"error: {text}")

@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
 #
-# What every script here shares: where things are, how progress and failure are told, and how a thing is made once.
+# Paths, messages, privileges and locks of the shell scripts here.
 # To be sourced: it sets -euo pipefail.
 # shellcheck shell=bash
 
 set -euo pipefail
 
 SCRIPTS=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-# shellcheck disable=SC2034 # for those who source this
+# shellcheck disable=SC2034 # used by the scripts that source this
 TOP=$(dirname -- "$SCRIPTS")
+if [ -z "${CACHE:-${XDG_CACHE_HOME:-${HOME:-}}}" ]; then
+    printf 'error: no cache directory: set HOME, or CACHE=/path\n' >&2
+    exit 1
+fi
 CACHE=$(realpath -m -- "${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/smmuv3-accel}")
 export CACHE
-# Nested scripts go on counting from where the outermost one began.
+# Nested scripts print the time since the outermost one began.
 export STARTED=${STARTED:-$(date +%s)}
 
-# --- what the user sees -------------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------------------------
 
-say() { # one line of progress, with the time since the command began
+say() { # prints one line of progress, with the time since the command began
     printf '[%4ds] %s\n' "$(($(date +%s) - STARTED))" "$*" >&2
 }
 
-die() { # one clear line, then stop
+die() { # prints one line and exits
     printf 'error: %s\n' "$*" >&2
     exit 1
 }
 
-# logged LOG COMMAND...: runs COMMAND with its output in LOG; on failure the log's end is shown, and where the rest is.
+# logged LOG COMMAND...: runs COMMAND with its output in LOG. If it fails, prints the end of the log and its path.
 logged() {
     local log=$1 status=0
     shift
@@ -51,7 +55,7 @@ as_root() {
     fi
 }
 
-# ensure_host_tools TOOL[=PACKAGE]...: installs the Debian packages of the tools that are missing.
+# ensure_host_tools TOOL[=PACKAGE]...: installs the Debian packages of missing tools.
 ensure_host_tools() {
     local spec tool package path=$PATH:/usr/sbin:/sbin missing=() packages=()
     for spec in "$@"; do
@@ -61,7 +65,7 @@ ensure_host_tools() {
     done
     [ ${#missing[@]} = 0 ] && return
     command -v apt-get >/dev/null ||
-        die "missing tools: ${missing[*]} (no apt-get here to install them with: install ${packages[*]} by hand)"
+        die "missing tools: ${missing[*]}; this machine has no apt-get, so install ${packages[*]} by hand"
     say "host: installing ${packages[*]}"
     # shellcheck disable=SC2317 # called through logged
     apt_install() {
@@ -71,11 +75,11 @@ ensure_host_tools() {
     logged "$CACHE/log/host-tools.log" apt_install ||
         { logged "$CACHE/log/apt-update.log" as_root apt-get -qq update &&
           logged "$CACHE/log/host-tools.log" apt_install; } ||
-        die "missing tools: ${missing[*]}, and apt-get could not install ${packages[*]}"
+        die "missing tools: ${missing[*]}, and apt-get cannot install ${packages[*]}: install them by hand"
 }
 
-# The Debian mirror that this machine's apt uses; DEBIAN_MIRROR where apt has none (a machine that is not Debian).
-# shellcheck disable=SC2016 # apt replaces what is in the quotes
+# Prints the Debian mirror of this machine's apt configuration, or DEBIAN_MIRROR (for machines that do not run Debian).
+# shellcheck disable=SC2016 # apt expands the quoted variable
 debian_mirror() {
     local uri
     if [ -n "${DEBIAN_MIRROR:-}" ]; then
@@ -86,22 +90,22 @@ debian_mirror() {
         uri=${uri%/}
         case $uri in */debian) printf '%s\n' "$uri"; return ;; esac
     done < <(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null)
-    die "apt's configuration names no Debian mirror: say DEBIAN_MIRROR=address"
+    die "apt's configuration names no Debian mirror: set DEBIAN_MIRROR=address"
 }
 
 # --- disk ---------------------------------------------------------------------------------------------------------
 
-# need_disk MIB WHAT: stops early, and says how much, where the cache's disk has less than that free.
+# need_disk MIB WHAT: exits if the cache's disk has less than MIB free.
 need_disk() {
     local have
-    mkdir -p -- "$CACHE" 2>/dev/null || die "cannot create the cache directory $CACHE"
+    mkdir -p -- "$CACHE" 2>/dev/null || die "cannot create the cache directory $CACHE: set CACHE=/path"
     have=$(df --output=avail -m -- "$CACHE" | tail -n 1 | tr -d ' ')
-    [ "$have" -ge "$1" ] || die "too little disk for $2: needs $1 MiB in $CACHE, $have MiB available (CACHE= moves it)"
+    [ "$have" -ge "$1" ] || die "too little disk for $2: needs $1 MiB in $CACHE, has $have MiB; free some, or set CACHE=/path"
 }
 
-# --- things made once ---------------------------------------------------------------------------------------------
+# --- locks --------------------------------------------------------------------------------------------------------
 
-# key FILE-OR-WORD...: a short hash of the contents of the files and of the words themselves.
+# key FILE-OR-WORD...: prints a short hash of the files' contents and of the words.
 key() {
     local item
     for item in "$@"; do
@@ -109,8 +113,8 @@ key() {
     done | sha256sum | cut -c 1-12
 }
 
-# locked NAME COMMAND...: one at a time among all processes that use this cache. COMMAND may be a function.
-# Re-entrant: a holder's children do not wait for their parent.
+# locked NAME COMMAND...: runs COMMAND, which may be a function, while no other process that uses this cache holds the lock.
+# Re-entrant: children of the holder run without waiting.
 locked() {
     local name=$1 held=HELD_${1//[^A-Za-z0-9]/_}
     shift
@@ -118,32 +122,31 @@ locked() {
         "$@"
         return
     fi
-    mkdir -p -- "$CACHE/lock"
+    mkdir -p -- "$CACHE/lock" 2>/dev/null || die "cannot write to the cache directory $CACHE: set CACHE=/path"
     (
         exec 9>"$CACHE/lock/$name"
         if ! flock -n 9; then
-            say "waiting for another run that makes or uses $name"
+            say "waiting for another run that holds the lock $name"
             flock 9
         fi
         export "$held=1"
-        # Children (ccache, cargo or QEMU in the background) must not keep the lock after this shell is gone.
+        # Background children (ccache, cargo, QEMU) must not inherit the lock; otherwise it outlives this shell.
         "$@" 9>&-
     )
 }
 
-# tree_lock SRC: the name of the lock of a QEMU source tree. A run that changes the tree or builds it holds this lock until
-# it is done with the tree and its build directories, because all clones share them; otherwise one clone's sources end up
-# in another clone's binary.
+# tree_lock SRC: prints the name of a QEMU source tree's lock. A run holds it while it changes the tree or uses its build
+# directories, because all clones share them; otherwise one clone's sources end up in another clone's binary.
 tree_lock() { printf 'qemu-tree-%s\n' "$(key "$(realpath -- "$1")")"; }
 
 # --- AddressSanitizer ---------------------------------------------------------------------------------------------
 
-# A sanitizer that is not there finds nothing: each FILE must have been compiled with it.
+# need_sanitized FILE...: exits if a file was compiled without AddressSanitizer, because then its tests find nothing.
 need_sanitized() {
     local file
     for file in "$@"; do
         # shellcheck disable=SC2016 # the inner shell's
         "$SCRIPTS/in-root" bash -c 'nm -- "$0" 2>/dev/null | grep -q __asan_report' "$file" ||
-            die "$file has no AddressSanitizer in it"
+            die "$file has no AddressSanitizer: it was compiled without -fsanitize=address"
     done
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""Commands as modules, for their tests: their files have no .py."""
+"""Imports commands, whose files have no .py, for their tests."""
 from __future__ import annotations
 
 import importlib.util

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Outcome:
     name: str
-    trouble: str | None = None  # what went wrong, if anything; any number of lines
-    skipped: str = ""  # why it could not run, if it could not
+    trouble: str | None = None  # the reason of a failure, in any number of lines
+    skipped: str = ""  # the reason of a skip
 
 
 def report(planned: int, outcomes: Iterable[Outcome]) -> int:
-    """Prints the outcomes as they come; the exit status that tells of them."""
+    """Prints the outcomes as they come and returns the exit status for them."""
     failed = 0
     print(f"1..{planned}", flush=True)
     for number, outcome in enumerate(outcomes, 1):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""Tests of scripts/qemu-build with clones that share a QEMU source tree. TAP on standard output.
+"""Tests scripts/qemu-build with clones that share a QEMU source tree, and prints TAP.
 
-The scripts are the real ones. What they call is not: a small tree for QEMU, shell scripts for its configure, for ninja and
-for the build environment. What "ninja" makes of the tree holds the sources that it has found there.
+The scripts under test are the real ones. They run on a small tree, with shell scripts in place of QEMU's configure, ninja
+and the build environment. The "binary" that ninja writes contains the sources that it has found in the tree.
 """
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.dont_write_bytecode = True
-from load import load  # noqa: E402 (no bytecode is left in the clone)
+from load import load  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 from tap import Outcome, report  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 REAL = ("lib.sh", "overlay", "qemu-build", "qemu-overlay", "rustc-asan")
-PATIENCE = 30  # seconds for what takes one or two
-SOON = 0.7  # seconds after which a run that has not ended is taken to wait for the lock
+PATIENCE = 30  # seconds for commands that take one or two
+SOON = 0.7  # seconds after which a run that has not ended must be waiting for the lock
 
 test_overlay = load("test-overlay.py")
 
@@ -41,7 +41,7 @@ STAND_INS = {
 TOOLS = {
     "nm": "cat -- $2",
     "rustc": "echo rustc 1.85.0",
-    # It waits for another run to change the tree, WAIT tenths of a second at most; MEDDLE is done while it "compiles".
+    # Waits up to WAIT tenths of a second for another run to change the tree, and runs MEDDLE while it "compiles".
     "ninja": f"""
         src=$(cat source)
         echo "$PWD" >>"$CACHE/ninja.log"
@@ -70,7 +70,7 @@ def script(path: Path, text: str) -> None:
 
 
 class World:
-    """A cache with a QEMU tree in it, and clones that use it; all of it throw-away."""
+    """A cache with a QEMU tree, and clones that use it, in a temporary directory."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.cache = place, place / "cache"
@@ -90,7 +90,7 @@ class World:
         return Clone(self, self.place / name, device)
 
     def ninjas(self) -> int:
-        """How often something was compiled."""
+        """Returns how often ninja has run."""
         log = self.cache / "ninja.log"
         return len(log.read_text().splitlines()) if log.exists() else 0
 
@@ -136,14 +136,14 @@ class Clone:
         return result(self.start(*(words or ("x86",)), **variables))
 
     def fails(self, *words: str, **variables: str) -> str:
-        """What it says of that."""
+        """Runs a build that must fail, and returns its messages."""
         process = self.start(*(words or ("x86",)), **variables)
         out, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode != 0 and not out, f"it has not failed: {out}{err}"
+        assert process.returncode != 0 and not out, f"the build has not failed: {out}{err}"
         return err
 
     def with_build(self, **variables: str) -> subprocess.Popen[str]:
-        """A command that shows the tree's source whenever it reads a line, until it has read the last; it runs already."""
+        """Starts a command that prints the tree's source for each line that it reads, and waits until it runs."""
         source = Path(variables.get("QEMU_SRC", self.world.tree)) / SOURCE
         loop = f'echo begun; while read line; do cat "{source}"; done'
         process = self.start("--with", "x86", "--", "sh", "-c", loop, **variables)
@@ -153,7 +153,7 @@ class Clone:
 
 
 def result(process: subprocess.Popen[str]) -> Path:
-    """The path that a build prints."""
+    """Returns the path that a build prints."""
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert out.count("\n") == 1, f"not one path: {out!r}"
@@ -196,9 +196,9 @@ def same_sources_are_built_once(world: World) -> None:
 def command_keeps_the_tree_until_it_ends(world: World) -> None:
     one, same, two = (world.clone(name, device) for name, device in (("one", "one"), ("same", "one"), ("two", "two")))
     command = one.with_build()
-    assert "one" in same.build().read_text(), "what is built already need not wait"
+    assert "one" in same.build().read_text(), "a binary that exists needs no lock"
     other = two.start("x86")
-    assert waits(other), "it built in a tree that is in use"
+    assert waits(other), "the other clone built in a tree that is in use"
     assert ask(command) == "one"
     out, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0 and not out, (out, err)
@@ -237,7 +237,7 @@ def c_device_is_not_rebuilt_for_rust_sources(world: World) -> None:
     second = clone.build("x86-c")
     assert second != first and "# changed" in second.read_text()
     clone.replace("scripts/overlay", "batch(uint32_t count", "batch(uint32_t number")
-    assert clone.build("x86-c") not in (first, second), "its edits of QEMU's files are others"
+    assert clone.build("x86-c") not in (first, second), "the edits of QEMU's files differ"
     events = (world.tree / "hw/arm/trace-events").read_text()
     assert events.count("invalidate_batch") == 1 and "uint32_t number" in events, events
 
@@ -254,7 +254,7 @@ def killed_build_leaves_no_binary_and_no_lock(world: World) -> None:
     process = one.start("x86", WAIT=str(10 * PATIENCE))
     deadline = time.monotonic() + PATIENCE
     while not world.ninjas():
-        assert time.monotonic() < deadline, "it has not begun"
+        assert time.monotonic() < deadline, "ninja does not start"
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -265,7 +265,7 @@ def killed_build_leaves_no_binary_and_no_lock(world: World) -> None:
 
 def sources_changed_under_the_compiler_are_an_error(world: World) -> None:
     clone = world.clone("one", "one")
-    said = clone.fails(MEDDLE=f'echo somebody >"$src/{SOURCE}"')
+    said = clone.fails(MEDDLE=f'echo another >"$src/{SOURCE}"')
     assert "changed while QEMU was built" in said, said
     assert not world.binaries()
 
@@ -285,7 +285,7 @@ def changed_file_of_the_users_tree_is_built(world: World) -> None:
     (src / THEIRS).write_text("changed\n")
     second = clone.build(QEMU_SRC=str(src))
     assert "theirs" in first.read_text() and "changed" in second.read_text()
-    assert not world.binaries(), "it went to the cache's tree"
+    assert not world.binaries(), "the build used the cache's tree"
 
 
 def revert_waits_for_a_command_in_the_users_tree(world: World) -> None:
@@ -293,7 +293,7 @@ def revert_waits_for_a_command_in_the_users_tree(world: World) -> None:
     clone = world.clone("one", "one")
     command = clone.with_build(QEMU_SRC=str(src))
     revert = clone.start("revert", command="qemu-overlay", QEMU_SRC=str(src))
-    assert waits(revert), "the overlay was taken out of a tree in use"
+    assert waits(revert), "the overlay was removed from a tree in use"
     assert ask(command) == "one"
     command.communicate(timeout=PATIENCE)
     _, err = revert.communicate(timeout=PATIENCE)
@@ -325,7 +325,7 @@ def old_binaries_are_deleted_unless_new_or_running(world: World) -> None:
     clone.write(SOURCE, "two")
     second = clone.build()
     kept = {path.name for path in place.iterdir()}
-    # the newest four are two that were built, the recent one, and one of the old ones
+    # The newest four are the two that were built, the recent one, and one of the old ones.
     assert kept == {first.parent.name, second.parent.name, "recent", "runs", "old-0"}, kept
 
 
@@ -339,7 +339,7 @@ def binary_without_its_sanitizer_is_an_error(world: World) -> None:
     assert "__asan_report" in clone.build("x86-asan", MEDDLE=compile_crates).read_text()
 
 
-def have_succeeds_for_what_was_built_before(world: World) -> None:
+def have_succeeds_for_earlier_sources(world: World) -> None:
     clone = world.clone("one", "one")
     clone.fails("--have", "x86")
     clone.build()
@@ -367,7 +367,7 @@ CASES: list[Callable[[World], None]] = [
     binary_needs_nothing_of_the_build_directory,
     old_binaries_are_deleted_unless_new_or_running,
     binary_without_its_sanitizer_is_an_error,
-    have_succeeds_for_what_was_built_before,
+    have_succeeds_for_earlier_sources,
 ]
 
 

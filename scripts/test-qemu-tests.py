@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""Tests of scripts/qemu-tests, with shell scripts for QEMU and its test programs. TAP on standard output."""
+"""Tests scripts/qemu-tests, with shell scripts in place of QEMU and its test programs, and prints TAP."""
 from __future__ import annotations
 
 import bz2
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = True
-from load import load  # noqa: E402 (no bytecode is left in the clone)
+from load import load  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 from tap import Outcome, report  # noqa: E402
 
 qemu_tests = load("qemu-tests")
 
-# What a program does for each of its cases; it lists them all.
+# The commands that a test program runs for each of its cases.
 BEHAVIOUR = {
     "good": 'echo "ok 1 /aarch64/good"',
     "bad": 'echo "not ok /aarch64/bad - assertion"; exit 1',
@@ -35,7 +35,7 @@ BEHAVIOUR = {
 
 
 class Case:
-    """A program and a place to run it in, both throw-away."""
+    """A program and the temporary directory that it runs in."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -66,18 +66,18 @@ def pass_is_a_pass(case: Case) -> None:
     assert case.program().outcome("good") == Outcome("a-test good")
 
 
-def failure_and_bad_end_are_failures(case: Case) -> None:
+def failure_and_bad_exit_status_are_failures(case: Case) -> None:
     assert case.trouble("bad").endswith("exit status 1, not ok")
     assert case.trouble("bad-but-calm").endswith("exit status 0, not ok")
     assert "exit status 3" in case.trouble("ends-badly")
 
 
-def crash_is_a_failure_that_shows_what_came_before(case: Case) -> None:
+def crash_is_a_failure_with_its_output(case: Case) -> None:
     trouble = case.trouble("crash")
     assert "# before" in trouble and "exit status -11" in trouble, trouble
 
 
-def silence_and_the_result_of_another_case_are_failures(case: Case) -> None:
+def missing_or_foreign_result_is_a_failure(case: Case) -> None:
     assert "no result" in case.trouble("silent")
     assert "no result" in case.trouble("another")
 
@@ -86,11 +86,11 @@ def skip_is_no_pass_and_keeps_its_reason(case: Case) -> None:
     assert case.program().outcome("skipped") == Outcome("a-test skipped", skipped="no such device")
 
 
-def hang_ends_and_is_a_failure(case: Case) -> None:
+def hang_is_ended_and_is_a_failure(case: Case) -> None:
     begun = time.monotonic()
     outcome = case.program(patience=0.3).outcome("hang")
     assert outcome.trouble and "no end after 0.3 seconds" in outcome.trouble, outcome
-    assert time.monotonic() - begun < 30, "what the program had started went on"
+    assert time.monotonic() - begun < 30, "a child of the program was not ended"
 
 
 def required_case_that_is_not_offered_is_a_failure(case: Case) -> None:
@@ -135,11 +135,11 @@ def firmware_comes_from_the_tree_where_that_has_it(case: Case) -> None:
 CASES: list[Callable[[Case], None]] = [
     cases_come_from_the_program,
     pass_is_a_pass,
-    failure_and_bad_end_are_failures,
-    crash_is_a_failure_that_shows_what_came_before,
-    silence_and_the_result_of_another_case_are_failures,
+    failure_and_bad_exit_status_are_failures,
+    crash_is_a_failure_with_its_output,
+    missing_or_foreign_result_is_a_failure,
     skip_is_no_pass_and_keeps_its_reason,
-    hang_ends_and_is_a_failure,
+    hang_is_ended_and_is_a_failure,
     required_case_that_is_not_offered_is_a_failure,
     pass_that_did_not_test_the_device_is_a_failure,
     only_machine_virt_gets_the_options,
