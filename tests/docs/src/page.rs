@@ -84,7 +84,7 @@ mod self_tests {
     use super::*;
 
     #[test]
-    fn rows_are_those_below_a_heading_without_those_that_head_them() {
+    fn page_rows_exclude_heading_rows() {
         let text =
             "# Page\n| a |\n|---|\n| 0 |\n## One\n### Part\n| a | b |\n|---|:-:|\n| 1 | `x` |\n\
                     | 2 |  |\n\n### Other\n| a |\n|---|\n| 3 |\n## Two\n| a |\n|---|\n| 4 |";
@@ -99,7 +99,7 @@ mod self_tests {
     }
 
     #[test]
-    fn code_is_between_backticks() {
+    fn page_code_is_between_backticks() {
         assert_eq!(code("a `b`, `c d` e").collect::<Vec<_>>(), ["b", "c d"]);
     }
 }

@@ -164,7 +164,7 @@ mod self_tests {
     use super::*;
 
     #[test]
-    fn only_what_is_marked_is_a_test() {
+    fn test_attribute_marks_tests() {
         let source = "
             /// Text
             #[test]
@@ -188,7 +188,7 @@ mod self_tests {
     }
 
     #[test]
-    fn vectors_are_named_in_their_headings() {
+    fn vector_names_come_from_headings() {
         let file = "# vector X: none\nvector V01: text: more\n  slot 0 vector\nvector M1: x\n";
         assert_eq!(vectors(file), ["V01", "M1"]);
     }

@@ -86,12 +86,12 @@ fn check_numbered(heading: &str, prefix: &str, count: u32) {
 }
 
 #[test]
-fn every_requirement_has_a_row_with_tests() {
+fn conformance_requirements_have_tests() {
     check_numbered("## Requirements", "R", REQUIREMENTS);
 }
 
 #[test]
-fn every_rule_about_ranges_has_a_row_with_tests() {
+fn conformance_range_rules_have_tests() {
     check_numbered("## Ranges", "G", RANGE_RULES);
 }
 
@@ -112,7 +112,7 @@ fn opcodes(cell: &str) -> BTreeSet<u8> {
 }
 
 #[test]
-fn every_opcode_has_one_row_with_tests() {
+fn conformance_opcodes_have_tests() {
     let rows = page::rows(&page::text(PAGE), "## Opcodes");
     let tests = Tests::collect();
     let mut complaints = Vec::new();
@@ -169,7 +169,7 @@ fn holds(text: &str, true_ones: &BTreeSet<&str>) -> bool {
 /// The page's column "legal if" against the decoder, with every combination of
 /// features.
 #[test]
-fn opcodes_are_legal_when_the_page_says_so() {
+fn conformance_opcode_legality_matches_decoder() {
     let rows = page::rows(&page::text(PAGE), "## Opcodes");
     let mut complaints = BTreeSet::new();
     for combination in 0..1_u32 << CONDITIONS.len() {
@@ -196,7 +196,7 @@ fn opcodes_are_legal_when_the_page_says_so() {
 
 /// What the page says of the ID registers, which is why some of it does not apply.
 #[test]
-fn what_the_guest_is_not_shown_is_what_the_page_says() {
+fn conformance_missing_features_match_id_registers() {
     let shown = Features::arm_smmuv3();
     let expected = shown
         .with_hyp(false)

@@ -85,7 +85,7 @@ fn complaint(row: &Row, tests: &Tests) -> Option<String> {
 }
 
 #[test]
-fn every_row_has_a_verdict_a_reason_and_tests_that_exist() {
+fn parity_rows_have_verdict_reason_and_tests() {
     let tests = Tests::collect();
     let complaints: Vec<_> = all_rows()
         .iter()
@@ -95,7 +95,7 @@ fn every_row_has_a_verdict_a_reason_and_tests_that_exist() {
 }
 
 #[test]
-fn the_page_has_no_other_tables() {
+fn parity_page_has_only_known_headings() {
     let text = page::text(PAGE);
     let headings: Vec<_> = text
         .lines()
@@ -107,7 +107,7 @@ fn the_page_has_no_other_tables() {
 }
 
 #[test]
-fn cmdq_virtualization_is_all_that_is_not_there_yet() {
+fn parity_only_cmdqv_is_missing() {
     let missing: Vec<_> = all_rows()
         .iter()
         .filter(|row| row.cells.iter().any(|cell| cell.contains("not yet")))
@@ -123,7 +123,7 @@ const OPCODES: [u8; 24] = [
 ];
 
 #[test]
-fn every_opcode_has_one_row() {
+fn parity_opcodes_have_one_row() {
     let rows = page::rows(&page::text(PAGE), "### Opcodes");
     let listed: Vec<u8> = rows
         .iter()
@@ -137,7 +137,7 @@ fn every_opcode_has_one_row() {
 }
 
 #[test]
-fn a_section_is_told_from_other_numbers() {
+fn section_number_is_recognized() {
     for text in ["(6.3.9)", "as 7.4 says", "(5.2, S2SL0)"] {
         assert!(names_a_section(text), "{text}");
     }

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_survive_the_way_through_text() {
+    fn qtest_hex_round_trips() {
         let bytes: Vec<u8> = (0..=255).collect();
         let mut back = vec![0; bytes.len()];
         decode_hex(&format!("0x{}", encode_hex(&bytes)), &mut back).expect("our own text");
@@ -210,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_length_is_refused() {
+    fn qtest_reply_of_wrong_length_is_refused() {
         assert!(decode_hex("0x0011", &mut [0; 1]).is_err());
         assert!(decode_hex("0011", &mut [0; 2]).is_err());
     }
 
     #[test]
-    fn lines_about_interrupts_are_told_from_answers() {
+    fn qtest_irq_lines_are_not_replies() {
         let irq = Irq {
             line: 3,
             raised: true,

@@ -7,7 +7,7 @@ use serde_json::json;
 use smmuv3_qtest::{command, machine::RAM, qemu_c, smmu, smmu::reg, Builder, Smmu};
 
 #[test]
-fn memory_reads_back_as_written_in_any_size() {
+fn client_memory_round_trips_in_every_size() {
     let machine = Builder::virt(qemu_c()).start();
     let bytes: Vec<u8> = (0..40_000_u32).map(|i| (i % 251) as u8).collect();
     machine.write_memory(RAM + 3, &bytes);
@@ -19,7 +19,7 @@ fn memory_reads_back_as_written_in_any_size() {
 }
 
 #[test]
-fn a_queue_is_consumed_and_its_interrupt_seen() {
+fn client_sees_cmdq_and_interrupt() {
     let machine = Builder::virt(qemu_c()).smmu("").start();
     let smmu = Smmu::find(&machine);
     smmu.intercept_irqs();
@@ -31,7 +31,7 @@ fn a_queue_is_consumed_and_its_interrupt_seen() {
 }
 
 #[test]
-fn several_smmus_are_told_apart() {
+fn client_addresses_each_of_two_smmus() {
     let machine = Builder::virt(qemu_c())
         .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
         .smmu("")
@@ -45,7 +45,7 @@ fn several_smmus_are_told_apart() {
 }
 
 #[test]
-fn qmp_gives_results_errors_and_events() {
+fn client_qmp_results_errors_and_events() {
     let machine = Builder::virt(qemu_c()).start();
     assert_eq!(machine.status(), "running");
     let error = machine
@@ -62,7 +62,7 @@ fn qmp_gives_results_errors_and_events() {
 }
 
 #[test]
-fn a_refused_command_line_is_one_line_and_status_1() {
+fn client_refused_command_line_is_one_line() {
     let finished = Builder::virt(qemu_c()).device("no-such-device").run();
     assert!(finished.refusal().contains("no-such-device"));
     let Err(early_end) = Builder::virt(qemu_c()).device("no-such-device").try_start() else {

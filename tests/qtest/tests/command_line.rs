@@ -57,21 +57,21 @@ fn refused_option(option: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_stage_other_than_1_is_refused() {
+fn accel_stage_other_than_1_is_refused() {
     for stage in ["2", "nested", "3", "all", ""] {
         refused_option(&format!("stage={stage}"), &["accel=on", "stage"]);
     }
 }
 
 #[test]
-fn an_output_address_size_that_is_not_implemented_is_refused() {
+fn accel_unsupported_oas_is_refused() {
     for oas in ["32", "36", "40", "42", "52", "56"] {
         refused_option(&format!("oas={oas}"), &["oas", "44", "48"]);
     }
 }
 
 #[test]
-fn a_value_that_the_type_of_a_property_does_not_have_is_refused() {
+fn property_value_of_wrong_type_is_refused() {
     for (property, value) in [
         ("oas", "45"),
         ("oas", "-1"),
@@ -95,23 +95,23 @@ fn a_value_that_the_type_of_a_property_does_not_have_is_refused() {
 }
 
 #[test]
-fn a_property_that_does_not_exist_is_refused() {
+fn unknown_property_is_refused() {
     refused_option("warp=9", &["warp"]);
 }
 
 #[test]
-fn cmdqv_cannot_be_on_yet() {
+fn cmdqv_on_is_refused() {
     refused_option("cmdqv=on", &["cmdqv"]);
 }
 
 #[test]
-fn without_kvm_accel_is_refused() {
+fn accel_without_kvm_is_refused() {
     refused(tcg(qemu()).smmu("accel=on"), &["accel=on", "KVM"]);
     refused(tcg(qemu()).smmu(FIXED), &["accel=on", "KVM"]);
 }
 
 #[test]
-fn auto_without_an_assigned_device_is_refused() {
+fn accel_auto_without_assigned_device_is_refused() {
     refused(
         Builder::virt(qemu()).smmu("accel=on"),
         &["auto", "vfio-pci"],
@@ -129,7 +129,7 @@ fn auto_without_an_assigned_device_is_refused() {
 }
 
 #[test]
-fn an_emulated_endpoint_behind_it_is_refused() {
+fn accel_emulated_endpoint_is_refused() {
     for endpoint in [
         "e1000e",
         "nvme,serial=1,drive=disk",
@@ -149,7 +149,7 @@ fn an_emulated_endpoint_behind_it_is_refused() {
 }
 
 #[test]
-fn an_emulated_endpoint_on_the_root_bus_itself_is_refused() {
+fn accel_emulated_endpoint_on_root_bus_is_refused() {
     refused(
         Builder::virt(qemu())
             .device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}"))
@@ -160,7 +160,7 @@ fn an_emulated_endpoint_on_the_root_bus_itself_is_refused() {
 
 /// QEMU tells an endpoint's IOMMU once, when the endpoint is made.
 #[test]
-fn an_endpoint_that_comes_first_is_refused() {
+fn accel_endpoint_before_smmu_is_refused() {
     for bus in ["pcie.0", "rp1", "below"] {
         refused(
             Builder::virt(qemu())
@@ -177,7 +177,7 @@ fn an_endpoint_that_comes_first_is_refused() {
 
 /// Behind a conventional bridge the PCI core lets an endpoint ask in the bridge's name.
 #[test]
-fn an_endpoint_that_comes_first_behind_a_conventional_bridge_is_refused() {
+fn accel_endpoint_before_smmu_behind_bridge_is_refused() {
     for bridge in ["pcie-pci-bridge", "i82801b11-bridge"] {
         refused(
             Builder::virt(qemu())
@@ -213,7 +213,7 @@ const NAMES: [&str; 4] = [
 ];
 
 #[test]
-fn emulated_endpoint_behind_conventional_bridge_is_refused() {
+fn accel_endpoint_behind_conventional_bridge_is_refused() {
     for bridge in CONVENTIONAL {
         for addr in ["1", "1f.7"] {
             let endpoint = format!("e1000,id=nic,romfile=,bus=conventional,addr={addr}");
@@ -224,7 +224,7 @@ fn emulated_endpoint_behind_conventional_bridge_is_refused() {
 }
 
 #[test]
-fn emulated_endpoint_behind_bridge_of_bridge_is_refused() {
+fn accel_endpoint_behind_bridge_of_bridge_is_refused() {
     for bridge in CONVENTIONAL {
         refused(
             with_conventional(bridge)
@@ -236,7 +236,7 @@ fn emulated_endpoint_behind_bridge_of_bridge_is_refused() {
 }
 
 #[test]
-fn emulated_endpoint_behind_bridge_of_port_is_refused() {
+fn accel_endpoint_behind_bridge_of_port_is_refused() {
     for upstream in ["pcie.1", "pcie.0"] {
         let smmu = format!("arm-smmuv3,id=smmuv3.1,primary-bus={upstream},{FIXED}");
         refused(
@@ -252,7 +252,7 @@ fn emulated_endpoint_behind_bridge_of_port_is_refused() {
 
 /// Their own transactions are MSIs, which are translated in software.
 #[test]
-fn conventional_bridges_alone_are_accepted() {
+fn accel_conventional_bridges_alone_are_accepted() {
     for bridge in CONVENTIONAL {
         accepted(
             with_conventional(bridge)
@@ -262,7 +262,7 @@ fn conventional_bridges_alone_are_accepted() {
 }
 
 #[test]
-fn endpoint_behind_conventional_bridge_elsewhere_is_accepted() {
+fn accel_endpoint_behind_bridge_elsewhere_is_accepted() {
     for bridge in CONVENTIONAL {
         accepted(
             Builder::virt(qemu())
@@ -287,7 +287,7 @@ fn plug_refused(machine: &Machine, driver: &str, bus: &str, words: &[&str]) {
 }
 
 #[test]
-fn endpoint_behind_conventional_bridge_is_not_hot_plugged() {
+fn accel_hot_plug_behind_conventional_bridge_is_refused() {
     // an i82801b11-bridge takes no hot-plug
     for bridge in [CONVENTIONAL[0], CONVENTIONAL[2]] {
         let machine = with_conventional(bridge).start();
@@ -299,7 +299,7 @@ fn endpoint_behind_conventional_bridge_is_not_hot_plugged() {
 }
 
 #[test]
-fn endpoint_behind_hot_plugged_bridge_is_not_hot_plugged() {
+fn accel_hot_plug_behind_hot_plugged_bridge_is_refused() {
     let machine = Builder::virt(qemu())
         .smmu(FIXED)
         .device("pcie-root-port,id=rp1,bus=pcie.1,chassis=1")
@@ -313,7 +313,7 @@ fn endpoint_behind_hot_plugged_bridge_is_not_hot_plugged() {
 
 /// libvirt writes them in this order.
 #[test]
-fn bridges_may_come_first() {
+fn accel_bridges_before_smmu_are_accepted() {
     accepted(
         Builder::virt(qemu())
             .device("pcie-root-port,id=rp1,bus=pcie.1,chassis=1")
@@ -326,7 +326,7 @@ fn bridges_may_come_first() {
 }
 
 #[test]
-fn an_emulated_endpoint_elsewhere_is_accepted() {
+fn accel_emulated_endpoint_elsewhere_is_accepted() {
     accepted(
         Builder::virt(qemu())
             .smmu(FIXED)
@@ -336,7 +336,7 @@ fn an_emulated_endpoint_elsewhere_is_accepted() {
 }
 
 #[test]
-fn an_emulated_endpoint_cannot_be_plugged_in_later() {
+fn accel_hot_plug_of_emulated_endpoint_is_refused() {
     let machine = Builder::virt(qemu())
         .smmu(FIXED)
         .device("pcie-root-port,id=rp1,bus=pcie.1,chassis=1")
@@ -352,7 +352,7 @@ fn an_emulated_endpoint_cannot_be_plugged_in_later() {
 }
 
 #[test]
-fn the_device_cannot_be_plugged_in_or_out_while_the_machine_runs() {
+fn accel_smmu_hot_plug_is_refused() {
     let machine = Builder::virt(qemu())
         .smmu(FIXED)
         .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
@@ -370,7 +370,7 @@ fn the_device_cannot_be_plugged_in_or_out_while_the_machine_runs() {
 }
 
 #[test]
-fn two_incompatible_iommus_are_refused() {
+fn accel_beside_machine_smmu_is_refused() {
     refused(
         Builder::virt(qemu())
             .device("virtio-iommu-pci,bus=pcie.0")
@@ -380,14 +380,14 @@ fn two_incompatible_iommus_are_refused() {
 }
 
 #[test]
-fn the_machines_own_smmu_cannot_be_made_accelerated() {
+fn accel_on_machine_smmu_is_refused() {
     let builder =
         Builder::virt_with(qemu(), "iommu=smmuv3").args(["-global", "arm-smmuv3.accel=on"]);
     refused(builder, &["accel=on", "stage"]);
 }
 
 #[test]
-fn a_missing_or_unsuitable_bus_is_refused() {
+fn accel_missing_or_unsuitable_bus_is_refused() {
     let with_bus = |bus: &str| {
         Builder::virt(qemu())
             .device("pcie-root-port,id=rp1,bus=pcie.1,chassis=1")
@@ -400,7 +400,7 @@ fn a_missing_or_unsuitable_bus_is_refused() {
 }
 
 #[test]
-fn a_second_smmu_on_the_same_bus_is_refused() {
+fn accel_second_smmu_on_bus_is_refused() {
     let builder = Builder::virt(qemu())
         .smmu(FIXED)
         .device(format!("arm-smmuv3,primary-bus=pcie.1,{FIXED}"));
@@ -408,7 +408,7 @@ fn a_second_smmu_on_the_same_bus_is_refused() {
 }
 
 #[test]
-fn a_bus_that_bypasses_the_iommu_is_refused() {
+fn accel_bus_with_bypass_iommu_is_refused() {
     let builder = Builder::virt(qemu())
         .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0,bypass_iommu=on")
         .device(format!("arm-smmuv3,primary-bus=pcie.2,{FIXED}"));
@@ -416,7 +416,7 @@ fn a_bus_that_bypasses_the_iommu_is_refused() {
 }
 
 #[test]
-fn without_firmware_or_acpi_it_is_refused() {
+fn accel_without_firmware_or_acpi_is_refused() {
     let machine = |options: &str| {
         Builder::new(qemu())
             .args(["-machine", &format!("virt,accel=qtest{options}")])
@@ -431,7 +431,7 @@ fn without_firmware_or_acpi_it_is_refused() {
 }
 
 #[test]
-fn only_migratable_refuses_it() {
+fn accel_with_only_migratable_is_refused() {
     let builder = Builder::virt(qemu()).smmu(FIXED).arg("-only-migratable");
     refused(builder, &["migratable"]);
 }
@@ -445,7 +445,7 @@ fn libvirt(smmu: &serde_json::Value) -> Builder {
 }
 
 #[test]
-fn the_json_that_libvirt_writes_is_accepted() {
+fn accel_libvirt_json_is_accepted() {
     let mut smmu = json!({
         "driver": "arm-smmuv3", "primary-bus": "pci.1", "id": "iommu0", "accel": true,
         "ats": "on", "ril": "off", "ssidsize": "20", "oas": "44",
@@ -460,7 +460,7 @@ fn the_json_that_libvirt_writes_is_accepted() {
 }
 
 #[test]
-fn json_of_the_wrong_type_is_refused() {
+fn property_json_of_wrong_type_is_refused() {
     for (property, value) in [
         ("accel", json!("on")),
         ("accel", json!(1)),
@@ -479,7 +479,7 @@ fn json_of_the_wrong_type_is_refused() {
 }
 
 #[test]
-fn every_value_that_is_implemented_is_accepted() {
+fn accel_every_supported_value_is_accepted() {
     for option in [
         "stage=1",
         "ats=on",
@@ -497,7 +497,7 @@ fn every_value_that_is_implemented_is_accepted() {
 }
 
 #[test]
-fn it_starts_with_every_interrupt_controller_of_the_machine() {
+fn accel_starts_with_every_gic() {
     for options in [
         "gic-version=3",
         "gic-version=4,virtualization=on",
@@ -512,7 +512,7 @@ fn it_starts_with_every_interrupt_controller_of_the_machine() {
 }
 
 #[test]
-fn it_serves_any_root_complex() {
+fn accel_serves_every_root_complex() {
     accepted(Builder::virt(qemu()).device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}")));
     accepted(
         Builder::virt(qemu())
@@ -524,7 +524,7 @@ fn it_serves_any_root_complex() {
 }
 
 #[test]
-fn an_old_machine_type_needs_no_assigned_device() {
+fn old_machine_type_needs_no_assigned_device() {
     accepted(
         Builder::new(qemu())
             .args(["-machine", "virt-11.0,accel=qtest", "-bios", "/dev/null"])
@@ -534,7 +534,7 @@ fn an_old_machine_type_needs_no_assigned_device() {
 }
 
 #[test]
-fn a_machine_without_an_smmu_starts_as_ever() {
+fn machine_without_smmu_starts() {
     let machine = tcg(qemu()).start();
     assert_eq!(machine.status(), "prelaunch");
     assert_eq!(machine.quit().stderr, "");

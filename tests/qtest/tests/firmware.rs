@@ -115,7 +115,7 @@ const SMMUV3: u8 = 4;
 const RESERVED_MEMORY: u8 = 6;
 
 #[test]
-fn the_acpi_tables_are_those_of_the_c_device() {
+fn acpi_tables_match_c_device() {
     for case in CASES.into_iter().filter(|case| case.has_acpi()) {
         let iort = same(case, |machine| {
             let files = ["etc/acpi/tables", "etc/table-loader"];
@@ -131,7 +131,7 @@ fn the_acpi_tables_are_those_of_the_c_device() {
 }
 
 #[test]
-fn an_accelerated_smmu_has_its_msi_window_reserved() {
+fn accel_msi_window_is_in_rmr_node() {
     let machine = case("", Some(""), Some(ACCEL)).start(qemu());
     let iort = fw_cfg::acpi_table(&machine, "IORT").expect("an IORT");
     let window = nodes(&iort)
@@ -151,7 +151,7 @@ fn an_accelerated_smmu_has_its_msi_window_reserved() {
 }
 
 #[test]
-fn the_device_tree_is_that_of_the_c_device() {
+fn device_tree_matches_c_device() {
     for (number, case) in CASES.into_iter().enumerate() {
         let tree = same(case, |machine| {
             let name = format!("smmuv3-tree-{}-{number}", process::id());
@@ -167,7 +167,7 @@ fn the_device_tree_is_that_of_the_c_device() {
 }
 
 #[test]
-fn the_address_of_msis_is_that_of_the_c_device() {
+fn msi_gpa_matches_c_device() {
     for (options, expected) in [
         ("", 0x0802_0040_u64),
         ("gic-version=3", 0x0809_0040),

@@ -49,7 +49,7 @@ fn expect_listed_once(heading: &str, ask: impl Fn(&Machine) -> BTreeSet<String>)
 }
 
 #[test]
-fn every_property_has_one_row() {
+fn parity_properties_have_one_row() {
     expect_listed_once("## Properties", |machine| {
         let arguments = json!({ "typename": "arm-smmuv3" });
         let mut found = names(&machine.qmp("device-list-properties", arguments));
@@ -60,7 +60,7 @@ fn every_property_has_one_row() {
 }
 
 #[test]
-fn every_trace_event_has_one_row() {
+fn parity_trace_events_have_one_row() {
     expect_listed_once("## Trace events", |machine| {
         ["smmu_*", "smmuv3_*"]
             .iter()

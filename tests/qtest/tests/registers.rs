@@ -110,7 +110,7 @@ fn assert_same(left: &[u32], right: &[u32]) {
 }
 
 #[test]
-fn every_word_of_both_pages_has_its_reset_value_at_power_on() {
+fn power_on_values_of_both_pages() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     let bytes = machine.read_memory(smmu.base(), smmu::SIZE as usize);
@@ -122,7 +122,7 @@ fn every_word_of_both_pages_has_its_reset_value_at_power_on() {
 }
 
 #[test]
-fn a_write_changes_the_bits_that_exist_and_no_other_register() {
+fn register_write_changes_only_implemented_bits() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     let before = snapshot(&smmu);
@@ -147,7 +147,7 @@ fn a_write_changes_the_bits_that_exist_and_no_other_register() {
 }
 
 #[test]
-fn page_1_is_the_same_registers() {
+fn mmio_page1_aliases_page0() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for word in WORDS.iter().filter(|word| word.writable != 0) {
@@ -175,7 +175,7 @@ fn page_1_is_the_same_registers() {
 }
 
 #[test]
-fn what_is_read_only_or_undefined_ignores_writes() {
+fn read_only_and_undefined_offsets_ignore_writes() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     let before = snapshot(&smmu);
@@ -212,7 +212,7 @@ fn what_is_read_only_or_undefined_ignores_writes() {
 
 /// M08: without MSIs their registers do not exist.
 #[test]
-fn interrupt_configuration_does_not_exist_without_msis() {
+fn irq_cfg_registers_are_res0_without_msi() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for offset in [reg::GERROR_IRQ_CFG0, reg::EVENTQ_IRQ_CFG0, 0xd0] {
@@ -228,7 +228,7 @@ fn interrupt_configuration_does_not_exist_without_msis() {
 
 /// M01, M02
 #[test]
-fn cr0_takes_the_enables_that_exist_and_acknowledges_them() {
+fn cr0_enables_are_acknowledged_in_cr0ack() {
     for (options, expected) in [
         (PROFILE, 0x0d),
         ("accel=on,ats=on,ril=on,ssidsize=0,oas=44", 0x1d),
@@ -255,7 +255,7 @@ fn cr0_takes_the_enables_that_exist_and_acknowledges_them() {
 
 /// M03
 #[test]
-fn irq_ctrl_takes_the_interrupts_that_exist_and_acknowledges_them() {
+fn irq_ctrl_enables_are_acknowledged() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for value in [u32::MAX, 0, 4, 1, 2] {
@@ -267,7 +267,7 @@ fn irq_ctrl_takes_the_interrupts_that_exist_and_acknowledges_them() {
 
 /// M04
 #[test]
-fn gerror_cannot_be_written() {
+fn gerror_is_read_only() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     smmu.intercept_irqs();
@@ -279,7 +279,7 @@ fn gerror_cannot_be_written() {
 
 /// M05
 #[test]
-fn gbpa_changes_with_update_only() {
+fn gbpa_changes_only_with_update() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     smmu.write(reg::GBPA, 0x0010_0000);
@@ -320,7 +320,7 @@ fn guarded(enable: u32, registers: &[(u64, u32)]) {
 
 /// M06
 #[test]
-fn cmdqen_guards_the_command_queue() {
+fn cmdqen_guards_cmdq_registers() {
     // an index that does not exist with LOG2SIZE 0 would not show
     guarded(
         CMDQEN,
@@ -334,7 +334,7 @@ fn cmdqen_guards_the_command_queue() {
 
 /// M12
 #[test]
-fn eventqen_guards_the_event_queue() {
+fn eventqen_guards_eventq_registers() {
     guarded(
         EVENTQEN,
         &[
@@ -356,7 +356,7 @@ fn eventqen_guards_the_event_queue() {
 }
 
 #[test]
-fn smmuen_guards_the_stream_table() {
+fn smmuen_guards_strtab_registers() {
     guarded(
         SMMUEN,
         &[
@@ -370,7 +370,7 @@ fn smmuen_guards_the_stream_table() {
 
 /// M14
 #[test]
-fn cr1_fields_are_guarded_by_what_they_describe() {
+fn cr1_fields_are_guarded_by_their_enables() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for (enables, free) in [
@@ -390,7 +390,7 @@ fn cr1_fields_are_guarded_by_what_they_describe() {
 
 /// M13, as far as it can be seen here.
 #[test]
-fn the_stream_table_can_change_its_format_and_back() {
+fn strtab_format_changes_both_ways() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for value in [0x1_0188, 0x8, 0x3_07ff, 0x1_0208] {
@@ -401,7 +401,7 @@ fn the_stream_table_can_change_its_format_and_back() {
 
 /// M07
 #[test]
-fn halves_of_a_register_are_written_apart() {
+fn register_halves_are_written_separately() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for (offset, low, high) in [
@@ -422,7 +422,7 @@ fn halves_of_a_register_are_written_apart() {
 }
 
 #[test]
-fn a_64_bit_read_gives_two_neighbouring_words() {
+fn read64_returns_two_32_bit_registers() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for page in [0, smmu::PAGE1] {
@@ -434,7 +434,7 @@ fn a_64_bit_read_gives_two_neighbouring_words() {
 }
 
 #[test]
-fn a_64_bit_write_reaches_two_neighbouring_registers() {
+fn write64_reaches_two_32_bit_registers() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     smmu.write64(reg::CR1, 0x0000_0002_0000_0d75);
@@ -447,7 +447,7 @@ fn a_64_bit_write_reaches_two_neighbouring_registers() {
 }
 
 #[test]
-fn accesses_of_other_sizes_and_unaligned_ones_do_no_harm() {
+fn other_sizes_and_unaligned_accesses_have_no_effect() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     let before = snapshot(&smmu);
@@ -467,7 +467,7 @@ fn accesses_of_other_sizes_and_unaligned_ones_do_no_harm() {
 }
 
 #[test]
-fn unused_index_bits_of_the_command_queue_read_as_zero() {
+fn unused_cmdq_index_bits_read_as_zero() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     for log2size in 0..=19 {
@@ -486,7 +486,7 @@ fn unused_index_bits_of_the_command_queue_read_as_zero() {
 
 /// V105 and 6.3.20
 #[test]
-fn gerrorn_has_the_errors_that_exist() {
+fn gerrorn_stores_implemented_errors() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     smmu.write(reg::GERRORN, 0xffff_fffe);
@@ -496,7 +496,7 @@ fn gerrorn_has_the_errors_that_exist() {
 }
 
 #[test]
-fn an_address_above_the_output_size_is_cut() {
+fn base_address_above_oas_is_truncated() {
     for (oas, mask) in [("44", 0x4000_0fff_u32), ("48", 0x4000_ffff)] {
         let machine = start(&format!("accel=on,ats=off,ril=on,ssidsize=0,oas={oas}"));
         let smmu = Smmu::find(&machine);
@@ -519,7 +519,7 @@ fn id_registers(machine: &Machine) -> Vec<u32> {
 }
 
 #[test]
-fn the_id_registers_are_those_of_the_c_device() {
+fn id_registers_match_c_device() {
     for ats in ["on", "off"] {
         for ril in ["on", "off"] {
             for (ssidsize, oas) in [("0", "44"), ("20", "48"), ("1", "44"), ("16", "48")] {
@@ -533,14 +533,14 @@ fn the_id_registers_are_those_of_the_c_device() {
 }
 
 #[test]
-fn power_on_values_are_those_of_the_c_device() {
+fn power_on_values_match_c_device() {
     let rust = start(PROFILE);
     let c = Builder::virt(qemu_c()).smmu(PROFILE).start();
     assert_same(&snapshot(&Smmu::find(&rust)), &snapshot(&Smmu::find(&c)));
 }
 
 #[test]
-fn a_reset_brings_everything_back_from_any_state() {
+fn reset_restores_power_on_values() {
     let machine = start("accel=on,ats=on,ril=on,ssidsize=20,oas=48");
     let smmu = Smmu::find(&machine);
     let power_on = snapshot(&smmu);
@@ -565,7 +565,7 @@ fn a_reset_brings_everything_back_from_any_state() {
 }
 
 #[test]
-fn a_reset_ends_an_active_error_and_the_queue_works_again() {
+fn reset_clears_active_cmdq_error() {
     let machine = start(PROFILE);
     let smmu = Smmu::find(&machine);
     let power_on = snapshot(&smmu);

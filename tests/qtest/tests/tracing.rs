@@ -57,7 +57,7 @@ fn lines<'a>(trace: &'a [String], event: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn events_say_what_those_of_the_c_device_say() {
+fn trace_event_arguments_match_c_device() {
     let (rust, c) = (trace(qemu()), trace(qemu_c()));
     for event in [
         "smmuv3_read_mmio",
@@ -82,7 +82,7 @@ fn events_say_what_those_of_the_c_device_say() {
 }
 
 #[test]
-fn a_visit_to_the_queue_is_framed_by_its_indexes() {
+fn cmdq_run_is_traced_with_its_indexes() {
     let trace = trace(qemu());
     let begins = lines(&trace, "smmuv3_cmdq_consume");
     let ends = lines(&trace, "smmuv3_cmdq_consume_out");

@@ -140,7 +140,7 @@ fn translating(machine: &Machine) -> Smmu<'_> {
 const TRANSLATED: u64 = PAGE + (IOVA & 0xfff);
 
 #[test]
-fn a_disabled_smmu_does_what_gbpa_says() {
+fn port_msi_follows_gbpa_without_smmuen() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = Smmu::find(&machine);
@@ -152,7 +152,7 @@ fn a_disabled_smmu_does_what_gbpa_says() {
 }
 
 #[test]
-fn an_enabled_smmu_does_what_the_stream_table_entry_says() {
+fn port_msi_follows_ste_with_smmuen() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     set_ste(&machine, 0);
@@ -177,7 +177,7 @@ fn an_enabled_smmu_does_what_the_stream_table_entry_says() {
 }
 
 #[test]
-fn gbpa_means_nothing_while_the_smmu_is_enabled() {
+fn port_msi_ignores_gbpa_with_smmuen() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     set_ste(&machine, ste::BYPASS);
@@ -189,7 +189,7 @@ fn gbpa_means_nothing_while_the_smmu_is_enabled() {
 }
 
 #[test]
-fn a_stream_outside_the_table_is_aborted() {
+fn port_msi_of_stream_outside_strtab_aborts() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     set_ste(&machine, ste::BYPASS);
@@ -203,7 +203,7 @@ fn a_stream_outside_the_table_is_aborted() {
 }
 
 #[test]
-fn a_table_that_cannot_be_read_aborts() {
+fn port_msi_with_unreadable_strtab_aborts() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     port.arrives(IOVA, IOVA);
@@ -231,7 +231,7 @@ fn two_levels(smmu: &Smmu<'_>, split: u32, span: u64) {
 }
 
 #[test]
-fn two_level_tables_are_walked_with_every_split() {
+fn port_msi_two_level_strtab_every_split() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = enable(&machine);
@@ -251,7 +251,7 @@ fn two_level_tables_are_walked_with_every_split() {
 
 /// M13
 #[test]
-fn a_table_that_becomes_linear_is_used_as_linear() {
+fn port_msi_strtab_changed_to_linear() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = enable(&machine);
@@ -267,7 +267,7 @@ fn a_table_that_becomes_linear_is_used_as_linear() {
 }
 
 #[test]
-fn stage_1_translates() {
+fn port_msi_stage1_translates() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -279,7 +279,7 @@ fn stage_1_translates() {
 }
 
 #[test]
-fn stage_1_permissions_hold() {
+fn port_msi_stage1_permissions() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -294,7 +294,7 @@ fn stage_1_permissions_hold() {
 }
 
 #[test]
-fn a_changed_mapping_takes_effect_with_its_invalidation() {
+fn port_msi_remap_applies_after_tlbi() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -312,7 +312,7 @@ fn a_changed_mapping_takes_effect_with_its_invalidation() {
 }
 
 #[test]
-fn a_block_translates() {
+fn port_msi_block_translates() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -335,7 +335,7 @@ fn map_in_two_levels(machine: &Machine, context: &Context, shift: [u32; 2]) {
 }
 
 #[test]
-fn the_other_granules_translate() {
+fn port_msi_16k_and_64k_granules_translate() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -356,7 +356,7 @@ fn the_other_granules_translate() {
 }
 
 #[test]
-fn a_context_descriptor_that_is_no_good_aborts() {
+fn port_msi_illegal_cd_aborts() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -391,7 +391,7 @@ fn a_context_descriptor_that_is_no_good_aborts() {
 
 /// The C device aborts QEMU on the Reserved sizes.
 #[test]
-fn every_output_size_of_a_context_descriptor_is_survived() {
+fn port_msi_every_ips_does_not_crash_qemu() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);
@@ -407,7 +407,7 @@ fn every_output_size_of_a_context_descriptor_is_survived() {
 }
 
 #[test]
-fn a_reset_ends_translation() {
+fn port_msi_bypasses_after_reset() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     translating(&machine);
@@ -419,7 +419,7 @@ fn a_reset_ends_translation() {
 
 /// Tables full of noise that is often nearly right.
 #[test]
-fn hostile_tables_do_no_harm() {
+fn port_msi_random_tables_do_not_crash_qemu() {
     let machine = start();
     let mut port = RootPort::new(&machine, SID);
     let smmu = translating(&machine);

@@ -77,7 +77,7 @@ fn sbsa(binary: PathBuf) -> Builder {
 }
 
 #[test]
-fn an_smmu_of_the_command_line_starts() {
+fn user_smmu_starts_with_every_stage() {
     for (options, stages) in [
         ("", STAGE_1),
         ("accel=off", STAGE_1),
@@ -91,7 +91,7 @@ fn an_smmu_of_the_command_line_starts() {
 
 /// What is neither 2 nor nested is stage 1, as it always was.
 #[test]
-fn an_unknown_stage_is_stage_1() {
+fn unknown_stage_is_stage1() {
     for stage in ["foo", "", "3", "Nested", "1 "] {
         let idr0 = accepted(with(&format!("stage={stage}")));
         assert_eq!(idr0 & STAGES, STAGE_1, "{stage:?}");
@@ -99,7 +99,7 @@ fn an_unknown_stage_is_stage_1() {
 }
 
 #[test]
-fn a_property_for_accel_may_say_what_is_so_anyway() {
+fn accel_property_with_default_value_is_accepted() {
     for options in [
         "ats=off",
         "ats=auto",
@@ -120,7 +120,7 @@ fn a_property_for_accel_may_say_what_is_so_anyway() {
 }
 
 #[test]
-fn a_property_that_needs_accel_is_refused() {
+fn property_needing_accel_is_refused() {
     for (property, value) in [
         ("ats", "on"),
         ("ril", "off"),
@@ -137,14 +137,14 @@ fn a_property_that_needs_accel_is_refused() {
 }
 
 #[test]
-fn an_output_address_size_that_is_not_implemented_is_refused() {
+fn unsupported_oas_is_refused() {
     for oas in ["32", "36", "40", "42", "52", "56"] {
         refused(&["44", "48", "auto"], with(&format!("oas={oas}")));
     }
 }
 
 #[test]
-fn a_stage_2_is_refused_with_accel() {
+fn accel_with_stage2_is_refused() {
     for stage in ["2", "nested", "foo"] {
         refused(
             &["accel=on", "stage"],
@@ -154,7 +154,7 @@ fn a_stage_2_is_refused_with_accel() {
 }
 
 #[test]
-fn the_machines_own_smmu_starts() {
+fn machine_smmu_starts() {
     let idr0 = accepted(|binary| Builder::virt_with(binary, "iommu=smmuv3"));
     assert_eq!(idr0 & STAGES, STAGES);
     for options in [
@@ -172,7 +172,7 @@ fn the_machines_own_smmu_starts() {
 }
 
 #[test]
-fn the_machines_own_smmu_starts_in_every_version_of_the_machine() {
+fn machine_smmu_starts_in_every_machine_version() {
     for (version, stages) in [
         ("virt-9.0", STAGE_1),
         ("virt-9.1", STAGE_1),
@@ -190,12 +190,12 @@ fn the_machines_own_smmu_starts_in_every_version_of_the_machine() {
 }
 
 #[test]
-fn the_smmu_of_sbsa_ref_starts() {
+fn sbsa_ref_smmu_starts() {
     assert_eq!(accepted(sbsa) & STAGES, STAGES);
 }
 
 #[test]
-fn no_machines_own_smmu_can_be_made_accelerated() {
+fn accel_on_any_machine_smmu_is_refused() {
     let accel = ["-global", "arm-smmuv3.accel=on"];
     refused(&["accel=on", "stage"], |binary| sbsa(binary).args(accel));
     refused(&["accel=on", "stage"], |binary| {
@@ -204,7 +204,7 @@ fn no_machines_own_smmu_can_be_made_accelerated() {
 }
 
 #[test]
-fn a_property_that_needs_accel_is_refused_for_a_machines_own_smmu() {
+fn machine_smmu_property_needing_accel_is_refused() {
     for (property, value) in [
         ("ats", "on"),
         ("ril", "off"),
@@ -223,7 +223,7 @@ fn a_property_that_needs_accel_is_refused_for_a_machines_own_smmu() {
 
 /// QEMU sets an error over another one here, and aborts; the overlay mends that.
 #[test]
-fn an_smmu_beside_the_machines_own_is_refused() {
+fn user_smmu_beside_machine_smmu_is_refused() {
     for options in [
         "",
         "accel=off",
@@ -238,7 +238,7 @@ fn an_smmu_beside_the_machines_own_is_refused() {
 }
 
 #[test]
-fn another_kind_of_iommu_beside_it_is_refused() {
+fn virtio_iommu_beside_smmu_is_refused() {
     refused(&["multiple IOMMUs"], |binary| {
         Builder::virt_with(binary, "iommu=smmuv3").device("virtio-iommu-pci,bus=pcie.0")
     });
@@ -250,7 +250,7 @@ fn another_kind_of_iommu_beside_it_is_refused() {
 }
 
 #[test]
-fn a_machine_that_cannot_have_it_refuses_it() {
+fn unsupported_machine_refuses_smmu() {
     for machine in ["none", "sbsa-ref,accel=qtest", "raspi3b"] {
         refused(&["arm-smmuv3"], |binary| {
             Builder::new(binary)
@@ -262,7 +262,7 @@ fn a_machine_that_cannot_have_it_refuses_it() {
 }
 
 #[test]
-fn a_missing_unsuitable_or_occupied_bus_is_refused() {
+fn missing_unsuitable_or_occupied_bus_is_refused() {
     refused(&["PCI bus"], |binary| {
         Builder::virt(binary).device("arm-smmuv3")
     });
@@ -288,7 +288,7 @@ fn a_missing_unsuitable_or_occupied_bus_is_refused() {
 
 /// Emulated devices come before it or after it, as without accel ever.
 #[test]
-fn emulated_devices_may_be_behind_it() {
+fn emulated_devices_behind_smmu_are_accepted() {
     for endpoint in [
         "e1000e,romfile=",
         "nvme,serial=1",
@@ -310,7 +310,7 @@ fn emulated_devices_may_be_behind_it() {
 }
 
 #[test]
-fn every_root_complex_may_have_one_of_its_own() {
+fn every_root_complex_may_have_an_smmu() {
     for binary in [qemu(), qemu_c()] {
         let machine = Builder::virt(binary)
             .smmu("stage=nested")
@@ -329,7 +329,7 @@ fn every_root_complex_may_have_one_of_its_own() {
 }
 
 #[test]
-fn the_device_cannot_be_plugged_in_or_out_while_the_machine_runs() {
+fn smmu_hot_plug_is_refused() {
     let machine = Builder::virt(qemu())
         .smmu("")
         .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
@@ -347,7 +347,7 @@ fn the_device_cannot_be_plugged_in_or_out_while_the_machine_runs() {
 
 /// The JSON that libvirt writes for `<iommu model='smmuv3'>` without accel.
 #[test]
-fn the_json_that_libvirt_writes_is_accepted() {
+fn libvirt_json_is_accepted() {
     accepted(|binary| {
         let bridge = json!({ "driver": "pxb-pcie", "bus_nr": 252, "id": "pci.1", "bus": "pcie.0", "addr": "0x1" });
         let device = json!({ "driver": "arm-smmuv3", "primary-bus": "pci.1", "id": "iommu0", "accel": false });

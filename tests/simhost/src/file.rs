@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_told_by_what_the_kernel_calls_them() {
+    fn file_kind_comes_from_its_name() {
         let of = from_link;
         assert_eq!(
             of("/memfd:simhost-iommufd-a (deleted)"),

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_goes_through_all_its_tables() {
+    fn device_attaches_to_every_hwpt_kind() {
         let mut p = Process::new();
         let device = p.bind(20);
         assert_eq!(p.state(), "device name=d0 kind=none");
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_whose_file_is_polled_is_busy_when_it_is_closed() {
+    fn polled_veventq_file_is_busy_on_destroy() {
         for polled in [false, true] {
             let mut p = Process::new();
             let device = p.bind(20);
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_from_the_script_changes_nothing() {
+    fn scripted_failure_changes_no_state() {
         let mut p = Process::new();
         let device = p.bind(20);
         let ioas = p.ioas();
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_dead_file_no_call_works_and_a_dead_device_is_on_nothing() {
+    fn lost_file_fails_calls_and_lost_device_detaches() {
         let mut p = Process::new();
         let device = p.bind(20);
         let ioas = p.ioas();
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn recovering_device_is_blocked_and_restored() {
+    fn recovering_device_is_blocked_then_reattached() {
         let mut p = Process::new();
         let device = p.bind(20);
         let ioas = p.ioas();
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn invalidations_reach_the_smmu_and_errors_say_how_far_they_came() {
+    fn invalidate_executes_and_reports_entry_num() {
         let mut p = Process::new();
         let device = p.bind(20);
         let ioas = p.ioas();
@@ -612,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_before_the_bind_and_unknown_calls_are_refused() {
+    fn call_before_bind_or_unknown_is_refused() {
         let mut p = Process::new();
         assert_eq!(p.attach(20, 1), Err(Errno::EINVAL));
         assert_eq!(
@@ -643,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_closed_file_stood_for_is_gone() {
+    fn close_destroys_objects_of_file() {
         let mut p = Process::new();
         let device = p.bind(20);
         let ioas = p.ioas();

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_command_takes_its_block_with_it() {
+    fn bad_command_drops_its_block() {
         let validating = |count, bad| summary(Contract::Validating, count, bad);
         assert_eq!(validating(200, None), (true, 200, 200));
         assert_eq!(validating(5, Some(2)), (false, 2, 0));
@@ -258,21 +258,21 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_to_come_counts_only_what_was_issued() {
+    fn validating_contract_counts_issued_commands() {
         let block_start = |count, bad| summary(Contract::BlockStart, count, bad);
         assert_eq!(block_start(5, Some(2)), (false, 0, 0));
         assert_eq!(block_start(100, Some(80)), (false, 63, 63));
     }
 
     #[test]
-    fn a_timeout_counts_all_but_the_last() {
+    fn timeout_counts_all_but_last_command() {
         let timeout = |count| entry_num_of_timeout(Contract::Validating, count);
         assert_eq!([1, 5, 63, 100].map(timeout), [0, 4, 62, 62]);
         assert_eq!(entry_num_of_timeout(Contract::BlockStart, 5), 0);
     }
 
     #[test]
-    fn streams_and_vmids_become_the_hosts() {
+    fn stream_id_and_vmid_are_rewritten() {
         let convert = |command| convert(Contract::Validating, &guest(), command);
         assert_eq!(convert([0x30, 0]), Ok([0x9_0000_0010, 0]));
         assert_eq!(
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_a_guest_may_not_give_are_eio() {
+    fn unsupported_commands_are_eio() {
         for opcode in 0..=0xff {
             let taken = [0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x30, 0x40].contains(&opcode);
             for contract in [Contract::Unvalidated, Contract::Validating] {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_validated_against_the_hosts_features() {
+    fn fields_are_validated_against_host_features() {
         let check = |guest: &Guest, command| convert(Contract::Validating, guest, command).is_ok();
         let full = guest();
         let mut poor = guest();

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_memory_is_read_and_written_and_a_bad_address_is_efault() {
+    fn bad_user_address_is_efault() {
         let mut memory = OwnMemory::open().expect("/proc/self/mem");
         let cell = std::cell::Cell::new(0x1234_5678_u32);
         let address = cell.as_ptr() as u64;

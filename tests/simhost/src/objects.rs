@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_in_use_is_busy_and_ids_are_reused() {
+    fn object_in_use_is_ebusy_and_ids_are_reused() {
         let mut t = table();
         let nested = t.nested(Nested::Bypass);
         t.objects.attach(t.devices[0], nested).expect("same SMMU");
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_1_needs_a_vdevice_of_the_same_viommu() {
+    fn stage1_attach_needs_vdevice_of_same_viommu() {
         let mut t = table();
         let (nested, abort) = (t.nested(TRANSLATE), t.nested(Nested::Abort));
         t.objects
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_of_another_smmu_is_refused() {
+    fn device_of_other_smmu_is_refused() {
         let mut t = table();
         let abort = t.nested(Nested::Abort);
         for id in [abort, t.stage2, t.viommu, t.ioas] {
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_one_vdevice_and_a_stream_id_one_device() {
+    fn vdevice_is_unique_per_device_and_stream_id() {
         let mut t = table();
         let third = device(&mut t.objects, "d2", "smmu0");
         t.objects
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_open_is_busy() {
+    fn open_veventq_is_ebusy() {
         let mut t = table();
         let queue = t.objects.add(Object::Veventq {
             viommu: t.viommu,
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn mappings_do_not_overlap_and_go_whole() {
+    fn mappings_do_not_overlap_and_unmap_whole() {
         let mut mappings = Mappings::default();
         assert_eq!(mappings.map(0x1000, 0x3000), Ok(()));
         assert_eq!(mappings.map(0x3000, 0x1000), Err(Errno::EEXIST));

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_identity_cannot_be_written_and_the_bar_tells_its_size() {
+    fn pci_ids_are_read_only_and_bar_reports_size() {
         let mut space = ConfigSpace::default();
         assert_eq!(space.write(0, &[0xff; 256]), 256);
         assert!(ConfigSpace::asks_for_reset(0, &[0xff; 256]));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_beyond_the_end() {
+    fn pci_config_access_is_truncated_at_end() {
         let mut space = ConfigSpace::default();
         assert_eq!(space.read(CONFIG_SIZE - 1, &mut [0; 4]), 1);
         assert_eq!(space.read(CONFIG_SIZE, &mut [0; 4]), 0);

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_described() {
+    fn script_describes_machine() {
         let script = script(&[
             "smmu a idr3=0x400 ats=off",
             "smmu b",
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_come_where_and_as_often_as_said() {
+    fn script_failure_honours_skip_and_count() {
         let mut script = script(&["fail ATTACH errno=EBUSY device=d kind=abort skip=1 count=2"]);
         assert_eq!(errno(&mut script, "ATTACH", "e", "abort"), None);
         assert_eq!(errno(&mut script, "ATTACH", "d", "s2"), None);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_stay_dead() {
+    fn script_die_is_permanent() {
         let mut script = script(&["die d0", "die iommufd0 errno=EBADF", "clear"]);
         assert_eq!(script.death_of("d0"), Some(Errno::ENODEV));
         assert_eq!(script.death_of("iommufd0"), Some(Errno::EBADF));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_obeyed() {
+    fn script_syntax_error_is_refused() {
         for line in [
             "frob",
             "fail",

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nested_translation_is_made_of_what_a_guest_may_say() {
+    fn nested_ste_accepts_guest_fields() {
         assert_eq!(nested([0, u64::MAX]), Ok(Nested::Abort));
         assert_eq!(nested([1, 0]), Ok(Nested::Abort));
         assert_eq!(nested([0b1001, 0]), Ok(Nested::Bypass));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_eio() {
+    fn nested_ste_with_other_fields_is_eio() {
         for config in [0b001, 0b010, 0b011, 0b110, 0b111] {
             assert_eq!(nested([1 | (config << 1), 0]), Err(Errno::EIO));
         }

@@ -18,7 +18,7 @@ use crate::bench::{
 };
 
 #[test]
-fn commands_are_consumed_whether_the_smmu_is_enabled_or_not() {
+fn commands_are_consumed_with_or_without_smmuen() {
     with_queue(4, |smmu| {
         for (when, cons) in [("disabled", 5), ("enabled", 10)] {
             smmu.submit(&[
@@ -55,7 +55,7 @@ fn expect_legal(properties: &str, legal: &[u8]) {
 }
 
 #[test]
-fn every_opcode_is_consumed_or_illegal_as_the_specification_says() {
+fn every_opcode_is_consumed_or_illegal() {
     // accel=on: a host takes no commands about EL2, which are lenient in software only
     let always = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x30, 0x46,
@@ -68,7 +68,7 @@ fn every_opcode_is_consumed_or_illegal_as_the_specification_says() {
 /// What depends on SMMUEN (6.3.9.6): with it clear a command that would be
 /// IGNORED is illegal all the same if it is (4.1.3).
 #[test]
-fn what_a_disabled_smmu_ignores_can_be_illegal() {
+fn command_ignored_without_smmuen_can_be_illegal() {
     let with_ats = PROFILE.replace("ats=off", "ats=on");
     with_queue_of(Builder::virt(qemu()).smmu(&with_ats), 4, |smmu| {
         let too_large = [0x40, 53];
@@ -87,7 +87,7 @@ fn what_a_disabled_smmu_ignores_can_be_illegal() {
 }
 
 #[test]
-fn parameters_that_must_be_illegal_are() {
+fn illegal_command_parameters_are_cerror_ill() {
     let ssec = 1 << 10;
     let tg_4k = 1 << 10;
     let tg_16k = 2 << 10;
@@ -111,7 +111,7 @@ fn parameters_that_must_be_illegal_are() {
 }
 
 #[test]
-fn parameters_out_of_range_and_reserved_bits_are_not_illegal() {
+fn out_of_range_and_reserved_parameters_are_legal() {
     with_queue(4, |smmu| {
         smmu.submit(&[
             command::cfgi_ste(u32::MAX),

@@ -16,7 +16,7 @@ use crate::bench::{
 };
 
 #[test]
-fn enabling_the_queue_starts_what_is_in_it() {
+fn cmdqen_consumes_queued_commands() {
     with_queue(4, |smmu| {
         smmu.disable(CMDQEN);
         smmu.feed(&[TLBI_NSNH_ALL, SYNC_IRQ]);
@@ -28,7 +28,7 @@ fn enabling_the_queue_starts_what_is_in_it() {
 
 /// C03
 #[test]
-fn a_disabled_queue_finds_no_errors() {
+fn disabled_cmdq_reports_no_error() {
     with_queue(4, |smmu| {
         for (base, error) in [(RAM, cerror::ILL), (NOWHERE, cerror::ABT)] {
             smmu.renew(RAM, 4);
@@ -44,7 +44,7 @@ fn a_disabled_queue_finds_no_errors() {
 }
 
 #[test]
-fn a_disabled_queue_can_be_moved_and_goes_on() {
+fn cmdq_base_moves_while_disabled() {
     with_queue(4, |smmu| {
         for round in 0..20_u32 {
             smmu.setup_queue(RAM + (u64::from(round) << 12), round % 6);

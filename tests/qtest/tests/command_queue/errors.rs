@@ -49,7 +49,7 @@ fn repair(smmu: &Smmu<'_>, commands: &[Command]) {
 }
 
 #[test]
-fn an_illegal_command_stops_the_queue_at_itself() {
+fn illegal_command_stops_cmdq_at_its_index() {
     with_stopped_queue(|smmu| {
         smmu.expect_gerror(CMDQ_ERR, 0);
         smmu.expect_interrupts("stopped", Interrupts::ERROR);
@@ -61,7 +61,7 @@ fn an_illegal_command_stops_the_queue_at_itself() {
 
 /// V91
 #[test]
-fn the_queue_goes_on_when_the_error_is_acknowledged() {
+fn acknowledged_cmdq_error_resumes() {
     with_stopped_queue(|smmu| {
         repair(smmu, &[SYNC]);
         smmu.expect_gerror(CMDQ_ERR, CMDQ_ERR);
@@ -71,7 +71,7 @@ fn the_queue_goes_on_when_the_error_is_acknowledged() {
 
 /// V93
 #[test]
-fn a_command_that_is_still_illegal_is_a_new_error() {
+fn command_still_illegal_is_new_error() {
     with_stopped_queue(|smmu| {
         for (gerrorn, gerror) in [(1, 0), (0, 1), (1, 0)] {
             smmu.expect_interrupts("a new error", Interrupts::ERROR);
@@ -87,7 +87,7 @@ fn a_command_that_is_still_illegal_is_a_new_error() {
 
 /// V95
 #[test]
-fn commands_can_be_taken_back_while_an_error_is_active() {
+fn prod_may_move_back_while_error_is_active() {
     with_stopped_queue(|smmu| {
         smmu.write(reg::CMDQ_PROD, 2);
         smmu.acknowledge();
@@ -97,7 +97,7 @@ fn commands_can_be_taken_back_while_an_error_is_active() {
 
 /// V97
 #[test]
-fn disabling_the_queue_neither_acknowledges_nor_resumes() {
+fn cmdqen_toggle_does_not_acknowledge_error() {
     with_stopped_queue(|smmu| {
         for _ in 0..3 {
             smmu.disable(CMDQEN);
@@ -111,7 +111,7 @@ fn disabling_the_queue_neither_acknowledges_nor_resumes() {
 
 /// V99
 #[test]
-fn newer_commands_are_fetched_again_after_an_error() {
+fn following_commands_are_refetched_after_error() {
     with_stopped_queue(|smmu| {
         repair(smmu, &[SYNC_IRQ, SYNC_IRQ]);
         smmu.expect_interrupts("in all", Interrupts::of(3, 1));
@@ -120,7 +120,7 @@ fn newer_commands_are_fetched_again_after_an_error() {
 
 /// V103
 #[test]
-fn an_error_behind_the_wrap_of_a_full_queue_names_its_slot() {
+fn error_behind_wrap_of_full_cmdq_has_its_index() {
     with_queue(4, |smmu| {
         smmu.setup_queue_at(RAM, 4, 0xf);
         let mut commands = [SYNC; 16];
@@ -132,7 +132,7 @@ fn an_error_behind_the_wrap_of_a_full_queue_names_its_slot() {
 
 /// C01
 #[test]
-fn an_acknowledgement_does_not_restart_a_disabled_queue() {
+fn acknowledgement_does_not_start_disabled_cmdq() {
     with_stopped_queue(|smmu| {
         smmu.disable(CMDQEN);
         smmu.write_slots(2, &[SYNC]);
@@ -145,7 +145,7 @@ fn an_acknowledgement_does_not_restart_a_disabled_queue() {
 
 /// C02
 #[test]
-fn commands_added_while_an_error_is_active_wait_for_its_acknowledgement() {
+fn commands_queued_during_error_wait_for_acknowledgement() {
     with_stopped_queue(|smmu| {
         smmu.feed(&[SYNC_IRQ; 3]);
         smmu.expect_both("three more", AT_THIRD, Interrupts::ERROR);
@@ -156,7 +156,7 @@ fn commands_added_while_an_error_is_active_wait_for_its_acknowledgement() {
 }
 
 #[test]
-fn an_error_that_no_one_wants_to_hear_of_has_no_interrupt() {
+fn gerror_without_irq_enable_raises_no_irq() {
     with_queue(4, |smmu| {
         smmu.write(reg::IRQ_CTRL, 0);
         smmu.feed(&[RESERVED]);
@@ -170,7 +170,7 @@ fn an_error_that_no_one_wants_to_hear_of_has_no_interrupt() {
 
 /// 6.3.20: toggling GERRORN without an error makes one, as long as it lasts.
 #[test]
-fn an_acknowledgement_without_an_error_stops_the_queue_until_it_is_undone() {
+fn spurious_gerrorn_toggle_stops_cmdq() {
     with_queue(4, |smmu| {
         smmu.write(reg::GERRORN, CMDQ_ERR);
         smmu.feed(&[SYNC_IRQ]);

@@ -13,7 +13,7 @@ use smmuv3_qtest::{
 use crate::bench::{with_queue, Interrupts, Queue::Idle, Steps};
 
 #[test]
-fn every_queue_size_works_across_both_wraps() {
+fn every_cmdq_size_works_across_both_wraps() {
     with_queue(0, |smmu| {
         for log2size in 0..=19 {
             let entries = 1_u32 << log2size;
@@ -34,7 +34,7 @@ fn every_queue_size_works_across_both_wraps() {
 }
 
 #[test]
-fn a_full_queue_is_consumed_in_every_position() {
+fn full_cmdq_is_consumed_from_every_index() {
     with_queue(3, |smmu| {
         for start in 0..16 {
             smmu.setup_queue_at(RAM, 3, start);
@@ -46,7 +46,7 @@ fn a_full_queue_is_consumed_in_every_position() {
 
 /// V05 and V14
 #[test]
-fn the_base_is_aligned_down_to_the_size_of_the_queue() {
+fn cmdq_base_is_aligned_to_queue_size() {
     with_queue(4, |smmu| {
         for (base, aligned) in [
             (RAM + 0x20, RAM + 0x20),
@@ -66,7 +66,7 @@ fn the_base_is_aligned_down_to_the_size_of_the_queue() {
 
 /// V11, with IDR1.CMDQS 19
 #[test]
-fn a_size_above_the_largest_is_the_largest() {
+fn cmdq_size_above_idr1_is_capped() {
     with_queue(4, |smmu| {
         smmu.setup_queue_at(RAM, 19, 0x7_fffe);
         smmu.disable(CMDQEN);
@@ -80,7 +80,7 @@ fn a_size_above_the_largest_is_the_largest() {
 
 /// The wrap flag is another bit then; what there is no room for is dropped.
 #[test]
-fn a_size_that_changes_keeps_what_it_has_room_for() {
+fn cmdq_resize_truncates_indexes() {
     with_queue(8, |smmu| {
         for (before, start, after, expected) in [(8, 0x1ab, 4, 0x0b), (4, 0x13, 8, 0x13)] {
             smmu.setup_queue_at(RAM, before, start);
@@ -100,7 +100,7 @@ fn a_size_that_changes_keeps_what_it_has_room_for() {
 
 /// V15
 #[test]
-fn a_base_above_the_output_size_is_truncated() {
+fn cmdq_base_above_oas_is_truncated() {
     with_queue(4, |smmu| {
         smmu.write_slots(0, &[SYNC_IRQ]);
         smmu.consume_one_at((1 << 52) | RAM | 4);
@@ -110,7 +110,7 @@ fn a_base_above_the_output_size_is_truncated() {
 
 /// V12
 #[test]
-fn bits_of_prod_above_the_wrap_flag_mean_nothing() {
+fn cmdq_prod_ignores_bits_above_wrap() {
     with_queue(4, |smmu| {
         smmu.push(&[TLBI_NSNH_ALL, SYNC_IRQ]);
         smmu.write(reg::CMDQ_PROD, 0xffff_ffe2);
@@ -121,7 +121,7 @@ fn bits_of_prod_above_the_wrap_flag_mean_nothing() {
 
 /// V16: CONSTRAINED UNPREDICTABLE, and nothing is consumed.
 #[test]
-fn an_inconsistent_queue_is_left_alone_until_it_is_consistent() {
+fn inconsistent_cmdq_is_not_consumed() {
     with_queue(4, |smmu| {
         smmu.setup_queue_at(RAM, 4, 5);
         smmu.push(&[SYNC_IRQ; 2]);

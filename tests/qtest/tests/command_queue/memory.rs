@@ -19,7 +19,7 @@ use crate::bench::{
 };
 
 #[test]
-fn a_queue_outside_memory_is_a_fetch_abort() {
+fn cmdq_outside_ram_is_cerror_abt() {
     with_queue(4, |smmu| {
         for log2size in [0, 4, 8, 19] {
             smmu.offer(NOWHERE, log2size);
@@ -34,7 +34,7 @@ fn a_queue_outside_memory_is_a_fetch_abort() {
 }
 
 #[test]
-fn a_queue_that_leaves_memory_halfway_stops_exactly_there() {
+fn cmdq_leaving_ram_stops_at_its_end() {
     // RAM ends 1 MiB behind an address that suits a queue of 2 MiB
     with_queue_of(machine().args(["-m", "129"]), 4, |smmu| {
         let base = RAM + (128 << 20);
@@ -54,7 +54,7 @@ fn a_queue_that_leaves_memory_halfway_stops_exactly_there() {
 }
 
 #[test]
-fn a_queue_in_the_smmus_own_registers_does_no_harm() {
+fn cmdq_in_own_registers_does_not_crash_qemu() {
     with_queue(4, |smmu| {
         for log2size in [0, 1, 4, 8, 12, 13] {
             smmu.offer(smmu.base(), log2size);
@@ -68,7 +68,7 @@ fn a_queue_in_the_smmus_own_registers_does_no_harm() {
 /// What a page of `virt`'s address space holds: nothing legal as a command, or
 /// legal by chance; QEMU survives either.
 #[test]
-fn a_queue_in_any_device_does_no_harm() {
+fn cmdq_in_any_device_does_not_crash_qemu() {
     let machine = machine()
         .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
         .device(format!("arm-smmuv3,primary-bus=pcie.2,{PROFILE}"))
@@ -100,7 +100,7 @@ fn a_queue_in_any_device_does_no_harm() {
 }
 
 #[test]
-fn a_queue_in_empty_flash_is_full_of_illegal_commands() {
+fn cmdq_in_empty_flash_is_illegal() {
     with_queue(4, |smmu| {
         smmu.offer(0, 4);
         smmu.expect("empty flash", Stopped(0, cerror::ILL));
@@ -109,7 +109,7 @@ fn a_queue_in_empty_flash_is_full_of_illegal_commands() {
 
 /// Bad tables are no matter of the Command queue (7.2).
 #[test]
-fn a_stream_table_anywhere_is_no_command_error() {
+fn strtab_outside_ram_is_no_cmdq_error() {
     with_queue(4, |smmu| {
         let highest = (1 << 44) - (1 << 20);
         for base in [NOWHERE, smmu.base(), 0, 0x0900_0000, RAM, highest] {

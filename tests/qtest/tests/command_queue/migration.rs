@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::bench::machine;
 
 #[test]
-fn migration_is_refused_with_a_reason() {
+fn accel_migration_is_blocked_with_reason() {
     let machine = machine().start();
     let error = machine
         .try_qmp("migrate", json!({ "uri": "file:/dev/null" }))

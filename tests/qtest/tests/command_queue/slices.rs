@@ -64,7 +64,7 @@ fn slice_after(smmu: &Smmu<'_>, writes: &[(u64, u32)]) -> u32 {
 }
 
 #[test]
-fn a_doorbell_returns_after_a_slice_and_the_rest_follows() {
+fn doorbell_returns_after_one_time_slice() {
     with_queue_of(machine(), LARGEST, |smmu| {
         for lap in 0..4 {
             fill(smmu);
@@ -77,7 +77,7 @@ fn a_doorbell_returns_after_a_slice_and_the_rest_follows() {
 }
 
 #[test]
-fn qmp_answers_while_the_largest_queue_is_consumed() {
+fn qmp_answers_while_largest_cmdq_is_consumed() {
     with_largest_queue_of(slow_machine(), |smmu| {
         smmu.ring();
         let mut answers = 0;
@@ -92,7 +92,7 @@ fn qmp_answers_while_the_largest_queue_is_consumed() {
 }
 
 #[test]
-fn disabling_the_queue_stops_it_between_slices() {
+fn cmdqen_clear_stops_between_slices() {
     with_largest_queue_of(machine(), |smmu| {
         let cons = slice_after(smmu, &[(reg::CMDQ_PROD, smmu.prod()), (reg::CR0, 0)]);
         for _ in 0..10 {
@@ -111,7 +111,7 @@ fn disabling_the_queue_stops_it_between_slices() {
 
 /// What was fetched before the queue is disabled is not used after it (3.21.2).
 #[test]
-fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
+fn commands_rewritten_between_slices_are_refetched() {
     with_largest_queue_of(machine(), |smmu| {
         let cons = slice_after(smmu, &[(reg::CMDQ_PROD, smmu.prod()), (reg::CR0, 0)]);
         smmu.write_slots(cons, &[SYNC_IRQ; 8]);
@@ -122,7 +122,7 @@ fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
 }
 
 #[test]
-fn a_reset_between_slices_leaves_nothing_behind() {
+fn reset_between_slices_empties_cmdq() {
     with_largest_queue_of(slow_machine(), |smmu| {
         smmu.ring();
         smmu.machine().system_reset();
@@ -139,7 +139,7 @@ fn a_reset_between_slices_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_error_deep_in_the_largest_queue_names_its_slot() {
+fn error_deep_in_largest_cmdq_has_its_index() {
     with_largest_queue_of(machine(), |smmu| {
         let bad = SLICE * 70 + 17;
         smmu.write_slots(bad, &[RESERVED]);

@@ -21,7 +21,7 @@ const SYNC_EVENT: [u64; 2] = [0x2046, 0];
 const SYNC_CS_3: [u64; 2] = [0x3046, 0];
 
 #[test]
-fn a_sync_signals_as_it_says() {
+fn cmd_sync_signals_by_cs() {
     with_queue(4, |smmu| {
         let mut cons = 0;
         for (what, syncs, interrupts) in [
@@ -40,7 +40,7 @@ fn a_sync_signals_as_it_says() {
 }
 
 #[test]
-fn a_sync_writes_no_msi_without_idr0_msi() {
+fn cmd_sync_writes_no_msi_without_idr0_msi() {
     with_queue(4, |smmu| {
         let target = RAM + 0x1_0000;
         smmu.machine().write32(target, 0x1111_1111);

@@ -75,11 +75,11 @@ fn run(kind: &str, guest: impl Fn(u64, u64, &mut Report)) {
 }
 
 #[test]
-fn guests_with_assigned_devices_do_no_harm() {
+fn hostile_guest_with_assigned_devices_is_contained() {
     run("assigned devices", assigned::live);
 }
 
 #[test]
-fn guests_with_emulated_devices_do_no_harm() {
+fn hostile_guest_with_emulated_devices_is_contained() {
     run("emulated devices", software::live);
 }

@@ -35,7 +35,7 @@ fn event_of_a_read(disk: &Disk<'_>) -> u64 {
 }
 
 #[test]
-fn a_table_of_pages_in_a_device_is_an_external_abort() {
+fn page_table_in_device_is_external_abort() {
     for stages in [Stages::One, Stages::Two] {
         let machine = machine(stages);
         let disk = Disk::new(&machine, stages);
@@ -45,7 +45,7 @@ fn a_table_of_pages_in_a_device_is_an_external_abort() {
 }
 
 #[test]
-fn a_context_descriptor_in_a_device_is_an_external_abort() {
+fn cd_in_device_is_external_abort() {
     let machine = machine(Stages::One);
     let disk = Disk::new(&machine, Stages::One);
     let [word0, rest @ ..] = disk.entry();
@@ -58,7 +58,7 @@ fn a_context_descriptor_in_a_device_is_an_external_abort() {
 /// The BAR of an assigned device that QEMU has mapped is memory to QEMU's core, but
 /// reading it is still a device's affair.
 #[test]
-fn table_in_a_mapped_bar_is_an_external_abort() {
+fn page_table_in_mapped_bar_is_external_abort() {
     const BAR: u64 = 0x2000_0000;
     for stages in [Stages::One, Stages::Two] {
         let setup = Setup::without_smmu("smmu a").assign(MAPPED, 1);

@@ -45,7 +45,7 @@ fn harmless(stages: Stages) -> Vec<Command> {
 }
 
 #[test]
-fn requests_arrive_through_every_stage() {
+fn iothread_requests_complete_with_every_stage() {
     for stages in ALL {
         let machine = machine(stages);
         let disk = Disk::new(&machine, stages);
@@ -57,7 +57,7 @@ fn requests_arrive_through_every_stage() {
 }
 
 #[test]
-fn requests_arrive_while_everything_is_forgotten_again_and_again() {
+fn io_survives_concurrent_tlbi() {
     for stages in ALL {
         let machine = machine(stages);
         let disk = Disk::new(&machine, stages);
@@ -81,7 +81,7 @@ fn requests_arrive_while_everything_is_forgotten_again_and_again() {
 
 /// What has been invalidated, and waited for, is not used by any thread.
 #[test]
-fn a_page_that_was_unmapped_is_not_written_any_more() {
+fn unmapped_page_is_not_written_after_sync() {
     for stages in ALL {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
@@ -105,7 +105,7 @@ fn a_page_that_was_unmapped_is_not_written_any_more() {
 /// Translation begins and ends in the middle of requests, streams abort, events
 /// are recorded from the other thread. Requests fail; nothing else does.
 #[test]
-fn a_driver_without_any_care_harms_itself_alone() {
+fn racy_guest_does_not_crash_qemu() {
     for stages in ALL {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
@@ -143,7 +143,7 @@ const LONGEST: u64 = 400;
 /// for that wherever it is. What it uses at that moment is lost to it, but it must
 /// not remember any of it when there are other pages in their places.
 #[test]
-fn what_is_looked_up_while_it_is_unmapped_is_not_remembered() {
+fn walk_racing_tlbi_is_not_cached() {
     for stages in ALL {
         let machine = machine(stages);
         yield_to_the_main_thread(&machine);

@@ -29,7 +29,7 @@ fn acknowledge(disk: &Disk<'_>) {
 /// The device has seen its access abort: the record of that is there when a
 /// `CMD_SYNC` completes.
 #[test]
-fn an_event_is_there_when_a_cmd_sync_completes() {
+fn iothread_fault_is_recorded_before_sync_completes() {
     for stages in ALL {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
@@ -51,7 +51,7 @@ fn an_event_is_there_when_a_cmd_sync_completes() {
 /// QEMU asks when the disk's driver maps a page for a request, and again when it copies
 /// from the buffer that it used instead: two records, not one for every 4 bytes of it.
 #[test]
-fn unmapped_page_of_a_request_is_two_records() {
+fn unmapped_page_of_request_is_two_records() {
     for stages in ALL {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
@@ -80,7 +80,7 @@ fn unmapped_page_of_a_request_is_two_records() {
 /// A page that is mapped when a `CMD_SYNC` completes is not reported as missing
 /// after it, even if it was when the access began.
 #[test]
-fn no_event_of_what_was_invalidated_comes_after_a_cmd_sync() {
+fn no_event_of_invalidated_mapping_after_sync() {
     for stages in ALL {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
@@ -137,7 +137,7 @@ fn a_record_is_there_after(writes: impl Fn(&Disk<'_>) -> Vec<(u64, u32)>) {
 }
 
 #[test]
-fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
+fn cmd_sync_records_events_without_main_loop() {
     a_record_is_there_after(|disk| {
         disk.smmu.push(&[SYNC]);
         vec![(reg::CMDQ_PROD, disk.smmu.prod())]
@@ -145,7 +145,7 @@ fn a_cmd_sync_does_not_wait_for_the_main_loop_to_pass_events_on() {
 }
 
 #[test]
-fn a_queue_that_is_closed_does_not_lose_what_was_recorded_before() {
+fn eventqen_clear_keeps_earlier_records() {
     a_record_is_there_after(|disk| {
         let cr0 = disk.smmu.read(reg::CR0);
         vec![(reg::CR0, cr0 & !EVENTQEN)]

@@ -85,7 +85,7 @@ fn revoked_stage1_is_not_restored_by_recovery() {
 }
 
 #[test]
-fn device_that_cannot_be_blocked_is_tried_again() {
+fn block_of_exposed_device_is_retried() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.say("fail ATTACH kind=abort errno=EIO count=3");
@@ -96,7 +96,7 @@ fn device_that_cannot_be_blocked_is_tried_again() {
 }
 
 #[test]
-fn transient_refusals_are_retried() {
+fn transient_attach_errors_are_retried() {
     for call in CALLS {
         for errno in ["EBUSY", "ENOMEM"] {
             let bench = Bench::with_one_device();
@@ -111,7 +111,7 @@ fn transient_refusals_are_retried() {
 }
 
 #[test]
-fn interrupted_calls_are_repeated_at_once() {
+fn interrupted_attach_is_retried_at_once() {
     for call in CALLS {
         for errno in ["EINTR", "EAGAIN"] {
             let bench = Bench::with_one_device();
@@ -127,7 +127,7 @@ fn interrupted_calls_are_repeated_at_once() {
 }
 
 #[test]
-fn final_refusal_waits_for_the_guest() {
+fn permanent_attach_error_waits_for_guest() {
     for call in CALLS {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -150,7 +150,7 @@ fn final_refusal_waits_for_the_guest() {
 
 /// Some devices do not survive an abort.
 #[test]
-fn stage1_replaces_stage1_in_one_attachment() {
+fn stage1_change_is_one_attach() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.mark();

@@ -65,7 +65,7 @@ fn boot_again(bench: &Bench) -> Smmu<'_> {
 }
 
 #[test]
-fn when_the_iommufd_dies_every_device_is_aborted_and_no_invalidation_completes() {
+fn lost_iommufd_aborts_devices_and_completes_nothing() {
     for errno in ["EBADF", "ENODEV", "EIO"] {
         let bench = Bench::with_two_devices();
         let smmu = translating(&bench);
@@ -98,7 +98,7 @@ fn when_the_iommufd_dies_every_device_is_aborted_and_no_invalidation_completes()
 }
 
 #[test]
-fn when_a_device_dies_the_other_one_stays_as_it_is() {
+fn lost_device_leaves_other_attached() {
     let bench = Bench::with_two_devices();
     let smmu = translating(&bench);
     smmu.install(sid(2), STAGE1);
@@ -130,7 +130,7 @@ fn when_a_device_dies_the_other_one_stays_as_it_is() {
 }
 
 #[test]
-fn when_everything_dies_the_guest_goes_on() {
+fn guest_survives_loss_of_all_host_fds() {
     for order in [["iommufd0", "d0", "d1"], ["d1", "d0", "iommufd0"]] {
         let bench = Bench::with_two_devices();
         let smmu = translating(&bench);

@@ -24,14 +24,14 @@ fn entries() -> [([u64; 2], On); 5] {
 }
 
 #[test]
-fn a_device_starts_on_bypass_which_is_what_gbpa_resets_to() {
+fn device_starts_on_bypass() {
     let bench = Bench::with_one_device();
     bench.expect("at start", &[("d0", On::Bypass)]);
     bench.finish();
 }
 
 #[test]
-fn enabling_attaches_what_the_ste_says_at_once() {
+fn smmuen_attaches_by_ste() {
     for (entry, on) in entries() {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -44,7 +44,7 @@ fn enabling_attaches_what_the_ste_says_at_once() {
 }
 
 #[test]
-fn disabling_goes_back_to_what_gbpa_says() {
+fn smmuen_clear_attaches_by_gbpa() {
     for (gbpa, disabled) in [(0, On::Bypass), (GBPA_ABORT, On::Abort)] {
         for (entry, on) in entries() {
             let bench = Bench::with_one_device();
@@ -65,7 +65,7 @@ fn disabling_goes_back_to_what_gbpa_says() {
 }
 
 #[test]
-fn gbpa_abort_takes_effect_while_the_smmu_is_disabled() {
+fn gbpa_abort_applies_without_smmuen() {
     let bench = Bench::with_two_devices();
     let smmu = bench.smmu();
     smmu.gbpa(GBPA_ABORT);
@@ -78,7 +78,7 @@ fn gbpa_abort_takes_effect_while_the_smmu_is_disabled() {
 }
 
 #[test]
-fn gbpa_touches_no_stream_while_the_smmu_is_enabled() {
+fn gbpa_attaches_nothing_with_smmuen() {
     for (entry, on) in entries() {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -98,7 +98,7 @@ fn gbpa_touches_no_stream_while_the_smmu_is_enabled() {
 }
 
 #[test]
-fn every_device_gets_what_its_own_ste_says() {
+fn every_device_attaches_by_its_own_ste() {
     let bench = Bench::with_two_devices();
     let smmu = bench.smmu();
     let stage1 = ste::stage1(0x4200_0000);
@@ -113,7 +113,7 @@ fn every_device_gets_what_its_own_ste_says() {
 }
 
 #[test]
-fn enabling_with_a_table_that_does_not_have_the_stream_aborts() {
+fn smmuen_with_stream_outside_strtab_aborts() {
     let bench = Bench::with_two_devices();
     let smmu = bench.smmu();
     smmu.write_ste(sid(1), ste::BYPASS);
@@ -130,7 +130,7 @@ fn enabling_with_a_table_that_does_not_have_the_stream_aborts() {
 }
 
 #[test]
-fn enabling_with_a_table_outside_memory_aborts() {
+fn smmuen_with_strtab_outside_ram_aborts() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.write64(reg::STRTAB_BASE, NOWHERE);
@@ -146,7 +146,7 @@ fn enabling_with_a_table_outside_memory_aborts() {
 }
 
 #[test]
-fn cr0_writes_that_leave_smmuen_as_it_is_touch_no_stream() {
+fn cr0_write_keeping_smmuen_attaches_nothing() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     let stage1 = ste::stage1(0x4100_0000);

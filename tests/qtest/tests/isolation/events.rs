@@ -140,7 +140,7 @@ fn page(smmu: &Smmu<'_>, slot: u64) -> u64 {
 }
 
 #[test]
-fn faults_are_recorded_in_order_with_the_guests_stream_id() {
+fn host_faults_are_recorded_with_guest_stream_id() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
@@ -159,7 +159,7 @@ fn faults_are_recorded_in_order_with_the_guests_stream_id() {
 /// The host's event comes while QEMU is busy with an older command, so before it
 /// can have polled for it: it is not to come after the `CMD_SYNC` (4.7.3).
 #[test]
-fn an_event_that_the_host_has_is_there_when_a_cmd_sync_completes() {
+fn host_fault_is_recorded_before_sync_completes() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     bench.say("fail HWPT_INVALIDATE delay_ms=400");
@@ -187,7 +187,7 @@ fn an_event_that_the_host_has_is_there_when_a_cmd_sync_completes() {
 }
 
 #[test]
-fn the_interrupt_comes_when_the_queue_is_no_longer_empty() {
+fn host_fault_raises_irq_on_empty_eventq() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     smmu.intercept_irqs();
@@ -204,7 +204,7 @@ fn the_interrupt_comes_when_the_queue_is_no_longer_empty() {
 }
 
 #[test]
-fn a_full_queue_overflows_and_goes_on_when_there_is_room() {
+fn full_eventq_overflows_and_resumes_with_room() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
@@ -227,7 +227,7 @@ fn a_full_queue_overflows_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn events_that_the_host_has_lost_are_an_overflow() {
+fn lost_host_events_toggle_ovflg() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
@@ -246,7 +246,7 @@ fn events_that_the_host_has_lost_are_an_overflow() {
 }
 
 #[test]
-fn sequence_numbers_begin_again_without_a_loss() {
+fn veventq_sequence_wrap_is_no_loss() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
@@ -259,7 +259,7 @@ fn sequence_numbers_begin_again_without_a_loss() {
 }
 
 #[test]
-fn a_queue_outside_memory_is_a_global_error() {
+fn host_fault_to_eventq_outside_ram_is_gerror() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     smmu.disable(EVENTQEN);
@@ -282,7 +282,7 @@ fn queues(bench: &Bench) -> usize {
 }
 
 #[test]
-fn the_host_has_a_queue_while_the_guest_has_one() {
+fn veventq_exists_while_eventqen() {
     let bench = Bench::with_one_device();
     assert_eq!(queues(&bench), 0, "nobody listens");
     let smmu = listening(&bench);
@@ -307,7 +307,7 @@ fn the_host_has_a_queue_while_the_guest_has_one() {
 }
 
 #[test]
-fn what_the_host_holds_when_the_guests_queue_is_closed_is_gone() {
+fn eventqen_clear_discards_host_events() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     // the host has an event that QEMU has not got yet
@@ -324,7 +324,7 @@ fn what_the_host_holds_when_the_guests_queue_is_closed_is_gone() {
 }
 
 #[test]
-fn a_queue_that_the_host_does_not_destroy_is_destroyed_before_the_next() {
+fn busy_veventq_is_destroyed_before_next() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     bench.say("fail DESTROY errno=EBUSY count=1");
@@ -342,7 +342,7 @@ fn a_queue_that_the_host_does_not_destroy_is_destroyed_before_the_next() {
 }
 
 #[test]
-fn a_read_that_is_interrupted_or_finds_nothing_is_repeated() {
+fn interrupted_veventq_read_is_retried() {
     for errno in ["EINTR", "EAGAIN", "ENOMEM"] {
         let bench = Bench::with_one_device();
         let smmu = listening(&bench);
@@ -357,7 +357,7 @@ fn a_read_that_is_interrupted_or_finds_nothing_is_repeated() {
 }
 
 #[test]
-fn a_queue_that_cannot_be_read_is_given_up_until_the_guest_opens_its_own_again() {
+fn unreadable_veventq_is_closed_until_eventqen() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     bench.say("fail VEVENTQ_READ errno=EIO count=1");
@@ -376,7 +376,7 @@ fn a_queue_that_cannot_be_read_is_given_up_until_the_guest_opens_its_own_again()
 }
 
 #[test]
-fn a_queue_that_is_always_ready_and_never_has_anything_does_not_keep_qemu_busy() {
+fn always_ready_empty_veventq_does_not_spin_qemu() {
     // an error that is no error, and the end of a file
     for errno in [Some("EAGAIN"), None] {
         let bench = Bench::with_one_device();
@@ -398,7 +398,7 @@ fn a_queue_that_is_always_ready_and_never_has_anything_does_not_keep_qemu_busy()
 /// What a `CMD_SYNC` has read already, before the main loop comes to it, is no fault of
 /// the kernel's, however often that happens.
 #[test]
-fn wakeups_for_a_drained_veventq_do_not_close_it() {
+fn wakeups_of_drained_veventq_keep_it_open() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
@@ -414,7 +414,7 @@ fn wakeups_for_a_drained_veventq_do_not_close_it() {
 }
 
 #[test]
-fn all_that_one_read_brings_is_recorded() {
+fn every_event_of_one_read_is_recorded() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let faults = Faults::new();
@@ -430,7 +430,7 @@ fn all_that_one_read_brings_is_recorded() {
 }
 
 #[test]
-fn a_record_that_is_cut_off_is_dropped() {
+fn truncated_host_event_is_dropped() {
     let bench = Bench::with_one_device();
     let smmu = listening(&bench);
     let mut faults = Faults::new();
@@ -443,7 +443,7 @@ fn a_record_that_is_cut_off_is_dropped() {
 }
 
 #[test]
-fn the_first_device_may_come_when_the_event_queue_is_open_already() {
+fn first_device_plugged_with_eventqen_gets_veventq() {
     let mut setup = Setup::new(EXPLICIT).slot(1);
     let fd = setup.spare("d0", "a");
     let bench = setup.start();
@@ -460,7 +460,7 @@ fn the_first_device_may_come_when_the_event_queue_is_open_already() {
 }
 
 #[test]
-fn a_host_without_event_queues_does_not_stop_the_guest() {
+fn host_without_veventq_does_not_stop_guest() {
     let bench = Bench::with_one_device();
     bench.say("fail VEVENTQ_ALLOC errno=EOPNOTSUPP");
     let smmu = listening(&bench);

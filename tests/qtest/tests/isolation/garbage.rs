@@ -31,7 +31,7 @@ fn places(bench: &Bench, smmu: u64) -> Vec<u64> {
 }
 
 #[test]
-fn a_stream_table_in_devices_gives_nobody_the_guests_memory() {
+fn strtab_in_device_never_attaches_vfio_stage2() {
     for linear in [true, false] {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -52,7 +52,7 @@ fn a_stream_table_in_devices_gives_nobody_the_guests_memory() {
 }
 
 #[test]
-fn a_command_queue_in_devices_is_a_command_error() {
+fn cmdq_in_device_is_cmdq_error() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -72,7 +72,7 @@ fn a_command_queue_in_devices_is_a_command_error() {
 /// A guest that has an event unplug the device that it comes from: the Event
 /// queue lies over the Slot Control register of the device's own root port.
 #[test]
-fn an_event_may_unplug_the_last_device() {
+fn eventq_write_may_unplug_last_device() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     let control = Ecam::of(bench.machine()).slot_control(8, 1 << 3);

@@ -20,7 +20,7 @@ const IDR5: u32 = 0b101 | (0b111 << 4);
 const PASID: u32 = 0x1b;
 
 #[test]
-fn qemu_does_not_start_on_a_host_that_lacks_what_the_guest_is_shown() {
+fn host_lacking_shown_feature_is_refused() {
     let substreams = "accel=on,ats=on,ril=on,oas=44,ssidsize=8";
     let large = "accel=on,ats=on,ril=on,oas=48,ssidsize=0";
     for (field, register, value, properties) in [
@@ -51,7 +51,7 @@ fn qemu_does_not_start_on_a_host_that_lacks_what_the_guest_is_shown() {
 }
 
 #[test]
-fn qemu_does_not_start_on_a_host_that_stalls_every_fault() {
+fn host_forcing_stalls_is_refused() {
     // a guest that is told that nothing stalls leaves CD.S clear, which is
     // ILLEGAL there (6.3.1)
     let line = format!("smmu a idr0={:#x}", IDR0 & !(0b11 << 24) | (0b10 << 24));
@@ -60,7 +60,7 @@ fn qemu_does_not_start_on_a_host_that_stalls_every_fault() {
 }
 
 #[test]
-fn qemu_does_not_start_on_a_host_without_nesting() {
+fn host_without_nesting_is_refused() {
     let refusal = Setup::on_host("smmu a nesting=off", EXPLICIT)
         .assign("d0", 1)
         .refuse();
@@ -68,7 +68,7 @@ fn qemu_does_not_start_on_a_host_without_nesting() {
 }
 
 #[test]
-fn qemu_does_not_start_on_a_host_with_another_iommu() {
+fn host_with_other_iommu_type_is_refused() {
     // Intel VT-d
     let refusal = Setup::on_host("smmu a kind=1", EXPLICIT)
         .assign("d0", 1)
@@ -77,7 +77,7 @@ fn qemu_does_not_start_on_a_host_with_another_iommu() {
 }
 
 #[test]
-fn what_the_guest_is_not_shown_the_host_need_not_have() {
+fn host_may_lack_hidden_features() {
     let line = format!(
         "smmu a idr0={:#x} idr1={:#x} idr3={:#x} idr5={:#x}",
         IDR0 & !(1 << 10),
@@ -93,7 +93,7 @@ fn what_the_guest_is_not_shown_the_host_need_not_have() {
 }
 
 #[test]
-fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
+fn features_without_property_follow_host() {
     for (asid16, bbml, had) in [(0, 2, 1), (1, 1, 1), (1, 0, 1), (1, 2, 0), (1, 2, 1)] {
         let line = format!(
             "smmu a idr0={:#x} idr3={:#x}\nsmmu b idr0={:#x} idr3={:#x}",
@@ -125,7 +125,7 @@ fn what_has_no_property_the_guest_is_shown_as_the_host_has_it() {
 
 /// A guest that may have set CD.HAD0 is not given a host that ignores it (§5.4).
 #[test]
-fn host_without_had_is_refused_if_the_guest_is_shown_it() {
+fn host_without_shown_had_is_refused() {
     let lines = format!("smmu a\nsmmu b idr3={:#x}", IDR3 & !(1 << 2));
     for first in [Some("a"), None] {
         let setup = Setup::on_host(&lines, EXPLICIT);
@@ -144,7 +144,7 @@ fn host_without_had_is_refused_if_the_guest_is_shown_it() {
 }
 
 #[test]
-fn auto_properties_take_what_the_host_has() {
+fn auto_properties_follow_host() {
     for (ats, ril, ssid, oas) in [(1, 1, 20, 0b101), (0, 0, 0, 0b100), (0, 1, 5, 0b101)] {
         let line = format!(
             "smmu a idr0={:#x} idr1={:#x} idr3={:#x} idr5={:#x}",
@@ -168,7 +168,7 @@ fn auto_properties_take_what_the_host_has() {
 }
 
 #[test]
-fn auto_properties_are_those_of_the_c_device_on_the_same_host() {
+fn auto_properties_match_c_device() {
     for (idr0, idr1, idr3, idr5) in [
         (IDR0, IDR1, IDR3, IDR5),
         (IDR0 & !(1 << 10), IDR1, IDR3, IDR5),
@@ -209,7 +209,7 @@ fn auto_properties_are_those_of_the_c_device_on_the_same_host() {
 }
 
 #[test]
-fn a_guest_that_is_shown_substreams_is_shown_the_pasids_of_its_device() {
+fn ssidsize_exposes_pasid_capability() {
     for (properties, shown) in [
         (EXPLICIT, false),
         ("accel=on,ats=on,ril=on,oas=44,ssidsize=8", true),
@@ -232,7 +232,7 @@ const LESS: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn what_auto_has_taken_from_the_first_host_every_other_must_have() {
+fn second_host_must_match_auto_properties() {
     for (field, line) in LESS {
         let lines = format!("smmu a\nsmmu b {line}");
         // plugged in later, and there from the start
@@ -255,7 +255,7 @@ fn what_auto_has_taken_from_the_first_host_every_other_must_have() {
 }
 
 #[test]
-fn what_auto_has_taken_from_the_first_host_does_not_grow_with_another() {
+fn auto_properties_are_fixed_by_first_host() {
     for (_, line) in LESS {
         let lines = format!("smmu a {line}\nsmmu b");
         let mut setup = Setup::on_host(&lines, "accel=on").assign("d0", 1);

@@ -63,7 +63,7 @@ fn fails(smmu: &Smmu<'_>, commands: &[Command]) -> (u32, u32) {
 }
 
 #[test]
-fn every_cmd_sync_is_one_call() {
+fn cmd_sync_flushes_one_batch() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let (first, second) = (tlbis(5), tlbis(3));
@@ -74,7 +74,7 @@ fn every_cmd_sync_is_one_call() {
 }
 
 #[test]
-fn a_batch_has_at_most_63_commands() {
+fn batch_has_at_most_63_commands() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     for (count, expected) in [
@@ -94,7 +94,7 @@ fn a_batch_has_at_most_63_commands() {
 }
 
 #[test]
-fn a_cmd_sync_alone_takes_no_call() {
+fn cmd_sync_alone_makes_no_ioctl() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.commands(&[command::SYNC, command::SYNC_IRQ]);
@@ -103,7 +103,7 @@ fn a_cmd_sync_alone_takes_no_call() {
 }
 
 #[test]
-fn a_cmd_sync_waits_for_a_slow_host() {
+fn cmd_sync_waits_for_slow_host() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.intercept_irqs();
@@ -121,7 +121,7 @@ fn a_cmd_sync_waits_for_a_slow_host() {
 }
 
 #[test]
-fn without_a_device_invalidations_are_complete_at_once() {
+fn invalidations_without_device_complete_at_once() {
     let bench = Setup::new(EXPLICIT).start();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -136,7 +136,7 @@ fn without_a_device_invalidations_are_complete_at_once() {
 }
 
 #[test]
-fn commands_for_a_stream_that_the_host_does_not_know_are_not_forwarded() {
+fn commands_for_unbound_stream_are_not_forwarded() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let unknown = [sid(2), 0x1_0000 | sid(1), 0xffff_ffff];
@@ -154,7 +154,7 @@ fn commands_for_a_stream_that_the_host_does_not_know_are_not_forwarded() {
 }
 
 #[test]
-fn a_command_that_the_host_refuses_is_illegal_and_older_ones_are_complete() {
+fn host_rejected_command_is_cerror_ill() {
     for at in [0, 1, 3, 4] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -222,22 +222,22 @@ fn the_offender_is_found(contract: &str) {
 }
 
 #[test]
-fn the_offender_is_found_on_a_host_that_looks_at_opcodes_only() {
+fn offending_command_found_by_unvalidated_contract() {
     the_offender_is_found("unvalidated");
 }
 
 #[test]
-fn the_offender_is_found_on_a_host_that_looks_at_every_field() {
+fn offending_command_found_by_validating_contract() {
     the_offender_is_found("validating");
 }
 
 #[test]
-fn the_offender_is_found_on_a_host_that_names_the_start_of_its_block() {
+fn offending_command_found_by_block_start_contract() {
     the_offender_is_found("block-start");
 }
 
 #[test]
-fn a_nonsense_entry_num_is_not_believed() {
+fn entry_num_beyond_batch_is_ignored() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let commands = tlbis(8);
@@ -248,7 +248,7 @@ fn a_nonsense_entry_num_is_not_believed() {
 }
 
 #[test]
-fn interrupted_calls_are_repeated() {
+fn interrupted_invalidate_is_retried() {
     for errno in ["EINTR", "EAGAIN"] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -261,7 +261,7 @@ fn interrupted_calls_are_repeated() {
 }
 
 #[test]
-fn a_timeout_is_repeated_as_a_whole_whatever_entry_num_says() {
+fn timeout_retries_whole_batch() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT count=1");
@@ -272,7 +272,7 @@ fn a_timeout_is_repeated_as_a_whole_whatever_entry_num_says() {
 }
 
 #[test]
-fn without_memory_batches_get_smaller() {
+fn enomem_makes_batches_smaller() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     bench.say("fail HWPT_INVALIDATE errno=ENOMEM count=1");
@@ -283,7 +283,7 @@ fn without_memory_batches_get_smaller() {
 }
 
 #[test]
-fn a_host_in_trouble_is_an_abort_at_the_oldest_command_and_nothing_is_lost() {
+fn persistent_errno_is_cerror_abt_and_loses_nothing() {
     for errno in ["ENOMEM", "ETIMEDOUT", "EINTR", "EAGAIN"] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -303,7 +303,7 @@ fn a_host_in_trouble_is_an_abort_at_the_oldest_command_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_host_that_does_not_answer_as_agreed_has_every_device_on_abort() {
+fn unexpected_errno_attaches_all_devices_to_abort() {
     for errno in [
         "EFAULT",
         "EINVAL",
@@ -337,7 +337,7 @@ fn a_host_that_does_not_answer_as_agreed_has_every_device_on_abort() {
 }
 
 #[test]
-fn one_answer_that_was_not_agreed_is_forgiven() {
+fn single_unexpected_errno_is_retried() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     bench.say("fail HWPT_INVALIDATE errno=EFAULT count=1");
@@ -348,7 +348,7 @@ fn one_answer_that_was_not_agreed_is_forgiven() {
 }
 
 #[test]
-fn a_device_whose_atc_does_not_answer_is_quarantined_until_it_is_configured() {
+fn atc_timeout_quarantines_until_configured() {
     let bench = Bench::with_two_devices();
     let smmu = translating(&bench);
     smmu.install(sid(2), STAGE1);
@@ -379,7 +379,7 @@ fn a_device_whose_atc_does_not_answer_is_quarantined_until_it_is_configured() {
 }
 
 #[test]
-fn an_illegal_command_of_the_guest_reaches_no_host_and_stops_those_after_it() {
+fn illegal_guest_command_is_not_forwarded() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let commands = [
@@ -395,7 +395,7 @@ fn an_illegal_command_of_the_guest_reaches_no_host_and_stops_those_after_it() {
 }
 
 #[test]
-fn a_host_with_the_repeat_erratum_gets_tlbi_and_cfgi_twice_and_atc_inv_once() {
+fn repeat_erratum_sends_tlbi_and_cfgi_twice() {
     let bench = Setup::on_host("smmu a flags=1", EXPLICIT)
         .assign("d0", 1)
         .start();
@@ -416,7 +416,7 @@ fn a_host_with_the_repeat_erratum_gets_tlbi_and_cfgi_twice_and_atc_inv_once() {
 }
 
 #[test]
-fn a_queue_that_wraps_is_forwarded_in_order() {
+fn wrapping_cmdq_is_forwarded_in_order() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.setup_queue_at(crate::bench::QUEUE, 5, 20);
@@ -431,7 +431,7 @@ fn a_queue_that_wraps_is_forwarded_in_order() {
 const LONG: u64 = 20_000_000;
 
 #[test]
-fn cons_passes_a_command_only_when_the_host_has_completed_it() {
+fn cons_passes_only_completed_commands() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     // no CMD_SYNC says when: only CONS.RD does
@@ -456,7 +456,7 @@ const fn distance(from: u32, to: u32) -> usize {
 }
 
 #[test]
-fn a_failure_of_commands_without_a_cmd_sync_is_reported_too() {
+fn failure_without_sync_is_reported() {
     for count in [10, 100] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -479,7 +479,7 @@ fn a_failure_of_commands_without_a_cmd_sync_is_reported_too() {
 }
 
 #[test]
-fn disabling_the_queue_leaves_cons_at_what_is_complete() {
+fn cmdqen_clear_leaves_cons_at_completed() {
     for count in [40, 100] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -501,7 +501,7 @@ fn disabling_the_queue_leaves_cons_at_what_is_complete() {
 /// Without SMMUEN nothing translates, so nothing is in an ATC (6.3.9.6); TLBs may
 /// still hold what they held.
 #[test]
-fn a_disabled_smmu_forwards_tlbi_and_cfgi_but_no_atc_inv() {
+fn atc_inv_not_forwarded_without_smmuen() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.disable(SMMUEN);
@@ -517,7 +517,7 @@ fn a_disabled_smmu_forwards_tlbi_and_cfgi_but_no_atc_inv() {
 }
 
 #[test]
-fn unplugging_right_behind_a_doorbell_leaves_nothing_to_wait_for() {
+fn unplug_after_doorbell_completes_commands() {
     for count in [40, 100] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -533,7 +533,7 @@ fn unplugging_right_behind_a_doorbell_leaves_nothing_to_wait_for() {
 }
 
 #[test]
-fn reset_right_behind_a_doorbell_leaves_an_empty_queue() {
+fn reset_after_doorbell_empties_cmdq() {
     for count in [40, 100] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -553,7 +553,7 @@ fn reset_right_behind_a_doorbell_leaves_an_empty_queue() {
 }
 
 #[test]
-fn what_a_doorbell_leaves_of_a_batch_goes_with_the_next() {
+fn doorbells_share_a_batch() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     // Linux rings after every 64 commands of an invalidation

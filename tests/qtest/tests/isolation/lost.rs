@@ -47,7 +47,7 @@ fn is_flushed(journal: &Journal) -> bool {
 }
 
 #[test]
-fn broken_host_does_not_lock_up_the_guest() {
+fn lost_host_does_not_lock_up_guest() {
     for errno in ["EBADF", "EFAULT", "ENODEV", "ENOTTY", "ETIMEDOUT", "ENOMEM"] {
         let bench = Bench::with_one_device();
         let smmu = bench.translating(&[ste::FIRST]);
@@ -82,7 +82,7 @@ fn broken_host_does_not_lock_up_the_guest() {
 
 /// Each of these calls holds up the whole machine.
 #[test]
-fn slow_broken_host_is_asked_three_times_at_most() {
+fn slow_lost_host_gets_at_most_three_calls() {
     for errno in ["ETIMEDOUT", "EBADF", "ENOMEM"] {
         let bench = Bench::with_one_device();
         let smmu = bench.translating(&[ste::FIRST]);
@@ -104,7 +104,7 @@ fn slow_broken_host_is_asked_three_times_at_most() {
 }
 
 #[test]
-fn device_that_stays_on_stage1_keeps_the_error() {
+fn device_stuck_on_stage1_keeps_cmdq_error() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.say("fail HWPT_INVALIDATE errno=EBADF");
@@ -127,7 +127,7 @@ fn device_that_stays_on_stage1_keeps_the_error() {
 
 /// The guest's commands went nowhere while there was no device.
 #[test]
-fn what_a_plugged_device_meets_was_invalidated() {
+fn lost_invalidation_completes_before_device_plug() {
     let mut setup = crate::bench::Setup::new(crate::bench::EXPLICIT).assign("d0", 1);
     let fd = setup.spare("d1", "a");
     let bench = setup.start();
@@ -142,7 +142,7 @@ fn what_a_plugged_device_meets_was_invalidated() {
 }
 
 #[test]
-fn first_stage1_waits_for_an_invalidation_that_succeeds() {
+fn first_stage1_waits_for_successful_invalidation() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);

@@ -17,7 +17,7 @@ fn viommu_and_nested(n: usize) -> Vec<(&'static str, usize)> {
 }
 
 #[test]
-fn every_cold_plugged_device_is_taken_over() {
+fn cold_plugged_devices_share_one_viommu() {
     let bench = Setup::new(EXPLICIT)
         .assign("d0", 1)
         .assign("d1", 2)
@@ -59,7 +59,7 @@ fn with_a_successor() -> (Bench, i32) {
 }
 
 #[test]
-fn a_device_hot_plugged_while_the_smmu_is_disabled_gets_what_gbpa_says() {
+fn hot_plug_without_smmuen_attaches_by_gbpa() {
     for (gbpa, on) in [(0, On::Bypass), (GBPA_ABORT, On::Abort)] {
         let (bench, fd) = with_a_free_slot();
         let smmu = bench.smmu();
@@ -71,7 +71,7 @@ fn a_device_hot_plugged_while_the_smmu_is_disabled_gets_what_gbpa_says() {
 }
 
 #[test]
-fn a_device_hot_plugged_while_the_smmu_is_enabled_gets_what_its_ste_says() {
+fn hot_plug_with_smmuen_attaches_by_ste() {
     for (entry, on) in [
         (ste::INVALID, On::Abort),
         (ste::ABORT, On::Abort),
@@ -90,7 +90,7 @@ fn a_device_hot_plugged_while_the_smmu_is_enabled_gets_what_its_ste_says() {
 }
 
 #[test]
-fn the_first_device_may_be_hot_plugged() {
+fn first_device_can_be_hot_plugged() {
     let (bench, fd) = with_only_a_free_slot();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -103,7 +103,7 @@ fn the_first_device_may_be_hot_plugged() {
 }
 
 #[test]
-fn an_unplugged_device_leaves_nothing_and_others_stay_as_they_are() {
+fn unplug_frees_objects_and_keeps_others_attached() {
     let bench = Bench::with_two_devices();
     let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
     let d1 = On::Nested(ste::SECOND);
@@ -121,7 +121,7 @@ fn an_unplugged_device_leaves_nothing_and_others_stay_as_they_are() {
 }
 
 #[test]
-fn an_unplugged_device_is_never_left_unprotected_on_its_way_out() {
+fn unplugged_device_is_never_on_bypass() {
     let bench = Bench::with_one_device();
     bench.translating(&[ste::FIRST]);
     bench.mark();
@@ -136,7 +136,7 @@ fn an_unplugged_device_is_never_left_unprotected_on_its_way_out() {
 }
 
 #[test]
-fn a_device_can_be_plugged_again_after_the_last_one_has_gone() {
+fn hot_plug_after_last_unplug_works() {
     let (bench, fd) = with_a_successor();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.unplug("d0", 1);
@@ -150,7 +150,7 @@ fn a_device_can_be_plugged_again_after_the_last_one_has_gone() {
 }
 
 #[test]
-fn at_exit_the_host_has_only_what_live_devices_need() {
+fn repeated_ste_changes_leak_no_objects() {
     let bench = Bench::with_two_devices();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -175,7 +175,7 @@ fn at_exit_the_host_has_only_what_live_devices_need() {
 }
 
 #[test]
-fn commands_for_an_unplugged_device_do_not_reach_the_host() {
+fn commands_for_unplugged_device_are_not_forwarded() {
     let bench = Bench::with_two_devices();
     let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
     bench.unplug("d0", 1);
@@ -190,7 +190,7 @@ fn commands_for_an_unplugged_device_do_not_reach_the_host() {
 }
 
 #[test]
-fn a_device_before_the_smmu_on_the_command_line_is_refused() {
+fn assigned_device_before_smmu_is_refused() {
     let refusal = Setup::without_smmu("smmu a")
         .assign("d0", 1)
         .smmu(EXPLICIT)
@@ -199,7 +199,7 @@ fn a_device_before_the_smmu_on_the_command_line_is_refused() {
 }
 
 #[test]
-fn devices_of_two_iommufds_behind_one_smmu_are_refused() {
+fn two_iommufds_behind_one_smmu_are_refused() {
     let mut setup = Setup::new(EXPLICIT)
         .iommufd("other")
         .assign("d0", 1)
@@ -212,7 +212,7 @@ fn devices_of_two_iommufds_behind_one_smmu_are_refused() {
 }
 
 #[test]
-fn a_device_in_quarantine_can_be_unplugged_and_its_slot_used_again() {
+fn quarantined_device_can_be_replaced() {
     let (bench, fd) = with_a_successor();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
@@ -229,7 +229,7 @@ fn a_device_in_quarantine_can_be_unplugged_and_its_slot_used_again() {
 }
 
 #[test]
-fn a_device_that_fails_after_the_smmu_has_taken_it_leaves_nothing() {
+fn failed_realize_frees_device_objects() {
     let (bench, fd) = with_only_a_free_slot();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -274,7 +274,7 @@ fn assigned_device_behind_conventional_bridge_is_refused() {
 }
 
 #[test]
-fn assigned_device_behind_bridge_is_not_hot_plugged() {
+fn hot_plug_of_assigned_behind_bridge_is_refused() {
     let mut setup = Setup::new(EXPLICIT).slot(1);
     let fd = setup.spare("d1", "a");
     let bench = setup

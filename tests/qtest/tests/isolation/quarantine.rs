@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[test]
-fn disabled_smmu_ends_a_quarantine() {
+fn smmuen_clear_ends_quarantine() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.say("fail HWPT_INVALIDATE errno=EFAULT");
@@ -31,7 +31,7 @@ fn disabled_smmu_ends_a_quarantine() {
 }
 
 #[test]
-fn silent_device_stays_quarantined_until_it_is_configured() {
+fn cfgi_ste_ends_quarantine_of_its_stream() {
     let bench = Bench::with_two_devices();
     let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
     bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT count=2");
@@ -52,7 +52,7 @@ fn silent_device_stays_quarantined_until_it_is_configured() {
 }
 
 #[test]
-fn devices_that_were_not_asked_come_back() {
+fn streams_quarantined_without_retry_are_reattached() {
     let names = ["d0", "d1", "d2", "d3"];
     let mut setup = Setup::new(EXPLICIT);
     for (slot, name) in (1..).zip(names) {

@@ -243,7 +243,7 @@ fn variable(name: &str) -> Option<u64> {
 
 /// `ISOLATION_SEED` repeats one guest, `ISOLATION_GUESTS` is how many there are.
 #[test]
-fn whatever_the_guest_does_devices_are_where_it_says() {
+fn random_guest_devices_match_their_stes() {
     if let Some(seed) = variable("ISOLATION_SEED") {
         return run(seed);
     }

@@ -198,11 +198,11 @@ fn every_order(trouble: Trouble) {
 }
 
 #[test]
-fn an_illegal_command_is_recovered_from_in_every_order() {
+fn cerror_ill_recovers_in_every_order() {
     every_order(Trouble::Illegal);
 }
 
 #[test]
-fn a_host_without_memory_is_recovered_from_in_every_order() {
+fn enomem_recovers_in_every_order() {
     every_order(Trouble::Host);
 }

@@ -30,7 +30,7 @@ const NEW: [u64; 2] = ste::stage1(0x4200_0000);
 const CALLS: [&str; 2] = ["HWPT_ALLOC kind=nested", "ATTACH kind=nested"];
 
 #[test]
-fn a_new_stage_1_that_is_refused_aborts_whatever_there_was() {
+fn refused_stage1_attaches_abort() {
     for call in CALLS {
         for errno in ERRNOS {
             for (before, on) in [
@@ -62,7 +62,7 @@ fn a_new_stage_1_that_is_refused_aborts_whatever_there_was() {
 }
 
 #[test]
-fn a_vdevice_that_is_refused_aborts() {
+fn refused_vdevice_attaches_abort() {
     for errno in ERRNOS {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -81,7 +81,7 @@ fn a_vdevice_that_is_refused_aborts() {
 }
 
 #[test]
-fn a_bypass_that_is_refused_aborts() {
+fn refused_bypass_attaches_abort() {
     for errno in ERRNOS {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -100,7 +100,7 @@ fn a_bypass_that_is_refused_aborts() {
 }
 
 #[test]
-fn an_abort_that_is_refused_blocks_the_device() {
+fn refused_abort_blocks_device() {
     for errno in ERRNOS {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
@@ -118,7 +118,7 @@ fn an_abort_that_is_refused_blocks_the_device() {
 }
 
 #[test]
-fn a_host_that_refuses_every_attach_has_the_device_blocked() {
+fn refused_attaches_block_device() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -138,7 +138,7 @@ fn a_host_that_refuses_every_attach_has_the_device_blocked() {
 }
 
 #[test]
-fn a_device_that_cannot_even_be_blocked_does_not_end_qemu() {
+fn refused_block_does_not_end_qemu() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -155,7 +155,7 @@ fn a_device_that_cannot_even_be_blocked_does_not_end_qemu() {
 }
 
 #[test]
-fn refusals_at_the_moment_of_enabling_abort() {
+fn refused_attach_at_smmuen_attaches_abort() {
     for call in [
         "HWPT_ALLOC kind=nested",
         "ATTACH kind=nested",
@@ -173,7 +173,7 @@ fn refusals_at_the_moment_of_enabling_abort() {
 }
 
 #[test]
-fn the_guest_cannot_flood_the_log_with_refusals() {
+fn refused_attaches_are_logged_at_bounded_rate() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -187,7 +187,7 @@ fn the_guest_cannot_flood_the_log_with_refusals() {
 }
 
 #[test]
-fn qemu_does_not_start_if_the_host_refuses_what_every_device_needs() {
+fn refused_base_objects_fail_startup() {
     for (call, words) in [
         ("VIOMMU_ALLOC", "vIOMMU"),
         ("HWPT_ALLOC kind=abort", "nested translation"),
@@ -207,7 +207,7 @@ fn qemu_does_not_start_if_the_host_refuses_what_every_device_needs() {
 }
 
 #[test]
-fn a_hot_plug_that_the_host_refuses_fails_and_leaves_nothing() {
+fn refused_hot_plug_frees_objects() {
     for call in [
         "ATTACH kind=abort",
         "VIOMMU_ALLOC",
@@ -231,7 +231,7 @@ fn a_hot_plug_that_the_host_refuses_fails_and_leaves_nothing() {
 }
 
 #[test]
-fn a_second_device_that_the_host_refuses_leaves_the_first_as_it_is() {
+fn refused_second_device_keeps_first_attached() {
     let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
     let fd = setup.spare("d1", "a");
     let bench = setup.start();
@@ -254,7 +254,7 @@ fn a_second_device_that_the_host_refuses_leaves_the_first_as_it_is() {
 }
 
 #[test]
-fn a_device_that_the_host_does_not_let_go_can_still_be_unplugged() {
+fn refused_detach_permits_unplug() {
     let mut setup = Setup::new(EXPLICIT).assign("d0", 1).assign("d1", 2);
     let fd = setup.spare("d2", "a");
     let bench = setup.start();
@@ -278,7 +278,7 @@ fn a_device_that_the_host_does_not_let_go_can_still_be_unplugged() {
 }
 
 #[test]
-fn objects_that_the_host_does_not_destroy_do_not_end_qemu() {
+fn refused_destroy_does_not_end_qemu() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);

@@ -13,7 +13,7 @@ use crate::{
 const ROOT_BUS: u32 = 8;
 
 #[test]
-fn reset_takes_devices_to_bypass_and_frees_what_the_guest_made() {
+fn reset_attaches_bypass_and_frees_guest_hwpts() {
     for (entry, on) in [
         (ste::FIRST, On::Nested(ste::FIRST)),
         (ste::ABORT, On::Abort),
@@ -32,7 +32,7 @@ fn reset_takes_devices_to_bypass_and_frees_what_the_guest_made() {
 }
 
 #[test]
-fn reset_undoes_gbpa_abort() {
+fn reset_clears_gbpa_abort() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.gbpa(GBPA_ABORT);
@@ -43,7 +43,7 @@ fn reset_undoes_gbpa_abort() {
 }
 
 #[test]
-fn a_guest_boots_again_and_again() {
+fn repeated_reboots_work() {
     let bench = Bench::with_one_device();
     for round in 0..5 {
         let smmu = bench.smmu();
@@ -59,7 +59,7 @@ fn a_guest_boots_again_and_again() {
 }
 
 #[test]
-fn a_device_that_is_reset_on_its_own_stays_on_what_its_ste_says() {
+fn function_level_reset_keeps_attachment() {
     for (entry, on) in [
         (ste::FIRST, On::Nested(ste::FIRST)),
         (ste::ABORT, On::Abort),
@@ -111,7 +111,7 @@ fn install_by_other_sid(bench: &Bench, smmu: &Smmu<'_>) {
 }
 
 #[test]
-fn after_reset_the_host_knows_the_device_by_its_new_stream_id() {
+fn reset_rebinds_vdevice_with_new_stream_id() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.machine().system_reset();
@@ -130,7 +130,7 @@ fn after_reset_the_host_knows_the_device_by_its_new_stream_id() {
 }
 
 #[test]
-fn a_guest_may_number_its_buses_anew_while_the_smmu_translates() {
+fn bus_renumbering_reattaches_devices() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     renumber(&bench);
@@ -139,7 +139,7 @@ fn a_guest_may_number_its_buses_anew_while_the_smmu_translates() {
 }
 
 #[test]
-fn renumbered_device_is_reattached_at_once() {
+fn stream_id_change_reattaches_at_once() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
     bench.mark();
@@ -171,7 +171,7 @@ fn swapped_stream_ids_reattach_without_commands() {
 }
 
 #[test]
-fn devices_may_swap_their_stream_ids() {
+fn swapped_stream_ids_reattach() {
     let bench = Bench::with_two_devices();
     let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
     let [first, second] = [ste::FIRST, ste::SECOND].map(On::Nested);
@@ -186,7 +186,7 @@ fn devices_may_swap_their_stream_ids() {
 
 /// Although the host has never been told the old one.
 #[test]
-fn devices_that_the_host_has_no_stream_ids_for_may_swap_theirs() {
+fn swapped_stream_ids_reattach_without_vdevices() {
     let bench = Bench::with_two_devices();
     bench.say("fail VDEVICE_ALLOC errno=ETIMEDOUT");
     let smmu = bench.smmu();
@@ -204,7 +204,7 @@ fn devices_that_the_host_has_no_stream_ids_for_may_swap_theirs() {
 }
 
 #[test]
-fn devices_with_the_same_stream_id_do_not_get_more_than_their_ste_says() {
+fn duplicate_stream_id_grants_no_more_than_ste() {
     let bench = Bench::with_two_devices();
     let smmu = Smmu::find(bench.machine());
     // neither bus has a number: both devices are StreamID 0
@@ -236,7 +236,7 @@ fn reset_ends_a_quarantine() {
 }
 
 #[test]
-fn reset_on_a_host_that_refuses_bypass_aborts() {
+fn reset_with_refused_bypass_attaches_abort() {
     let bench = Bench::with_one_device();
     bench.translating(&[ste::FIRST]);
     bench.say("fail ATTACH kind=bypass errno=ENOMEM");

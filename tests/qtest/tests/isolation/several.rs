@@ -48,7 +48,7 @@ fn smmus(bench: &Bench) -> [Smmu<'_>; 2] {
 }
 
 #[test]
-fn two_smmus_do_not_touch_each_others_devices() {
+fn two_smmus_attach_only_their_devices() {
     let bench = two_smmus();
     let [first, second] = smmus(&bench);
     let stage1 = ste::stage1(0x4100_0000);
@@ -85,7 +85,7 @@ fn two_smmus_do_not_touch_each_others_devices() {
 }
 
 #[test]
-fn invalidations_go_to_the_smmu_that_the_guest_gave_them_to() {
+fn invalidations_reach_only_their_smmu() {
     let bench = two_smmus();
     let [first, second] = smmus(&bench);
     bench.mark();
@@ -98,7 +98,7 @@ fn invalidations_go_to_the_smmu_that_the_guest_gave_them_to() {
 }
 
 #[test]
-fn one_smmu_of_the_guest_is_one_smmu_of_the_host() {
+fn hot_plug_behind_second_host_smmu_is_refused() {
     let mut setup = Setup::on_host("smmu a\nsmmu b", EXPLICIT)
         .assign("d0", 1)
         .slot(2);
@@ -116,7 +116,7 @@ fn one_smmu_of_the_guest_is_one_smmu_of_the_host() {
 }
 
 #[test]
-fn qemu_does_not_start_with_devices_of_two_host_smmus_behind_one() {
+fn two_host_smmus_behind_one_fail_startup() {
     let mut setup = Setup::on_host("smmu a\nsmmu b", EXPLICIT)
         .assign("d0", 1)
         .slot(2);
@@ -126,7 +126,7 @@ fn qemu_does_not_start_with_devices_of_two_host_smmus_behind_one() {
 }
 
 #[test]
-fn a_host_smmu_in_trouble_has_only_its_own_devices_on_abort() {
+fn unexpected_errno_aborts_only_devices_of_its_smmu() {
     let bench = two_smmus();
     let [first, second] = smmus(&bench);
     let stage1 = ste::stage1(0x4100_0000);
@@ -146,7 +146,7 @@ fn a_host_smmu_in_trouble_has_only_its_own_devices_on_abort() {
 }
 
 #[test]
-fn a_new_host_smmu_brings_its_own_erratum_and_its_own_features() {
+fn replaced_host_smmu_brings_its_erratum() {
     let mut setup = Setup::on_host("smmu a\nsmmu b flags=1", EXPLICIT).assign("d0", 1);
     let fd = setup.spare("d1", "b");
     let bench = setup.start();
@@ -187,7 +187,7 @@ fn vmids(bench: &Bench, opcode: u8) -> Vec<u16> {
 }
 
 #[test]
-fn smmus_of_one_host_smmu_have_vmids_of_their_own() {
+fn smmus_on_one_host_smmu_have_distinct_vmids() {
     let bench = two_on_one("smmu a").start();
     let [first, second] = smmus(&bench);
     first.write_ste(sid(1), ste::FIRST);
@@ -218,7 +218,7 @@ fn smmus_of_one_host_smmu_have_vmids_of_their_own() {
 }
 
 #[test]
-fn smmus_that_would_share_a_vmid_are_refused() {
+fn shared_vmid_is_refused() {
     let script = "smmu a\nfail HWPT_ALLOC kind=s2 errno=ENOSPC skip=1";
     let refusal = two_on_one(script).refuse();
     let text = refusal.refusal();
@@ -229,7 +229,7 @@ fn smmus_that_would_share_a_vmid_are_refused() {
 }
 
 #[test]
-fn stage2_of_vfio_is_free_again_after_unplug() {
+fn unplug_releases_vfio_stage2() {
     let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
     let fd = setup.spare("d1", "a");
     let bench = setup.start();

@@ -9,7 +9,7 @@ use smmuv3_qtest::{command, qemu_c, smmu::EVENTQEN};
 use crate::bench::{Setup, EXPLICIT};
 
 #[test]
-fn a_slow_host_is_waited_for() {
+fn slow_host_attach_is_awaited() {
     let bench = Setup::of(&qemu_c(), "smmu a")
         .smmu(EXPLICIT)
         .assign("d0", 1)
@@ -24,7 +24,7 @@ fn a_slow_host_is_waited_for() {
 }
 
 #[test]
-fn an_event_queue_whose_file_is_polled_is_busy_when_it_is_closed() {
+fn polled_veventq_is_busy_on_close() {
     let bench = Setup::of(&qemu_c(), "smmu a")
         .smmu(EXPLICIT)
         .assign("d0", 1)

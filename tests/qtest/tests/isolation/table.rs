@@ -37,7 +37,7 @@ fn translating(bench: &Bench) -> Smmu<'_> {
 }
 
 #[test]
-fn every_configuration_command_reads_the_ste_again() {
+fn every_cfgi_reattaches_by_ste() {
     let other = ste::stage1(0x4200_0000);
     for command in configuration_commands() {
         for (entry, on) in [
@@ -61,7 +61,7 @@ fn every_configuration_command_reads_the_ste_again() {
 }
 
 #[test]
-fn an_ste_that_is_illegal_is_no_command_error() {
+fn illegal_ste_is_no_cmdq_error() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     for config in [0b001, 0b010, 0b011, 0b110, 0b111] {
@@ -75,7 +75,7 @@ fn an_ste_that_is_illegal_is_no_command_error() {
 }
 
 #[test]
-fn a_new_stage_1_replaces_the_old_one_without_anything_in_between() {
+fn new_stage1_replaces_old_directly() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     bench.mark();
@@ -98,7 +98,7 @@ fn a_new_stage_1_replaces_the_old_one_without_anything_in_between() {
 }
 
 #[test]
-fn an_unchanged_ste_makes_nothing_anew_but_drops_cached_context_descriptors() {
+fn unchanged_stage1_ste_only_invalidates_cds() {
     for command in configuration_commands() {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
@@ -114,7 +114,7 @@ fn an_unchanged_ste_makes_nothing_anew_but_drops_cached_context_descriptors() {
 }
 
 #[test]
-fn an_unchanged_ste_without_stage_1_takes_no_call_of_the_host() {
+fn unchanged_ste_without_stage1_makes_no_ioctl() {
     for entry in [ste::BYPASS, ste::ABORT, ste::INVALID] {
         for command in configuration_commands() {
             let bench = Bench::with_one_device();
@@ -134,7 +134,7 @@ fn an_unchanged_ste_without_stage_1_takes_no_call_of_the_host() {
 }
 
 #[test]
-fn a_configuration_command_for_another_stream_changes_nothing() {
+fn cfgi_of_other_stream_changes_nothing() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.write_ste(sid(1), ste::BYPASS);
@@ -154,7 +154,7 @@ fn a_configuration_command_for_another_stream_changes_nothing() {
 }
 
 #[test]
-fn only_fields_of_a_guests_stage_1_reach_the_host() {
+fn only_stage1_ste_fields_reach_host() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let [word0, word1] = ste::stage1(0x4300_0000);
@@ -170,7 +170,7 @@ fn only_fields_of_a_guests_stage_1_reach_the_host() {
 }
 
 #[test]
-fn fields_of_a_property_count_if_the_guest_is_shown_them() {
+fn ste_fields_follow_shown_properties() {
     let properties = "accel=on,ats=on,ril=on,oas=44,ssidsize=8";
     let bench = Setup::new(properties).assign("d0", 1).start();
     let smmu = translating(&bench);
@@ -197,7 +197,7 @@ fn fields_of_a_property_count_if_the_guest_is_shown_them() {
 }
 
 #[test]
-fn one_command_reaches_every_stream_that_it_names() {
+fn cfgi_range_reaches_every_named_stream() {
     for (command, second) in [
         (command::CFGI_ALL, On::Bypass),
         // StreamIDs 0x800 to 0xfff, and 0x900 to 0x9ff
@@ -220,7 +220,7 @@ fn one_command_reaches_every_stream_that_it_names() {
 }
 
 #[test]
-fn older_invalidations_are_complete_before_a_new_stage_1_is_attached() {
+fn preceding_invalidations_complete_before_attach() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.write_ste(sid(1), ste::stage1(0x4200_0000));
@@ -242,7 +242,7 @@ fn older_invalidations_are_complete_before_a_new_stage_1_is_attached() {
 }
 
 #[test]
-fn a_configuration_command_behind_a_failure_is_not_executed() {
+fn cfgi_after_failed_invalidation_waits() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.write_ste(sid(1), ste::BYPASS);
@@ -264,7 +264,7 @@ fn a_configuration_command_behind_a_failure_is_not_executed() {
 }
 
 #[test]
-fn cached_context_descriptors_that_the_host_does_not_drop_abort() {
+fn refused_cd_invalidation_attaches_abort() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     bench.say("fail HWPT_INVALIDATE errno=EIO entry_num=0 count=1");
@@ -277,7 +277,7 @@ fn cached_context_descriptors_that_the_host_does_not_drop_abort() {
 }
 
 #[test]
-fn configuration_commands_while_the_smmu_is_disabled_leave_gbpa_in_force() {
+fn cfgi_without_smmuen_keeps_gbpa() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     for entry in [ste::ABORT, ste::stage1(0x4100_0000)] {
@@ -331,7 +331,7 @@ fn two_level(bench: &Bench) -> TwoLevel<'_> {
 }
 
 #[test]
-fn a_level_1_descriptor_without_a_span_aborts() {
+fn l1std_without_span_attaches_abort() {
     for command in configuration_commands() {
         let bench = Bench::with_one_device();
         let table = two_level(&bench);
@@ -347,7 +347,7 @@ fn a_level_1_descriptor_without_a_span_aborts() {
 }
 
 #[test]
-fn a_table_that_cannot_be_read_any_more_aborts() {
+fn unreadable_strtab_attaches_abort() {
     for command in configuration_commands() {
         let bench = Bench::with_one_device();
         let table = two_level(&bench);
@@ -359,7 +359,7 @@ fn a_table_that_cannot_be_read_any_more_aborts() {
 }
 
 #[test]
-fn a_level_1_table_that_shrinks_aborts() {
+fn shrunk_l1_strtab_attaches_abort() {
     let bench = Bench::with_one_device();
     let table = two_level(&bench);
     table.0.disable(SMMUEN);
@@ -374,7 +374,7 @@ fn a_level_1_table_that_shrinks_aborts() {
 }
 
 #[test]
-fn from_two_levels_to_one_the_table_is_read_as_one() {
+fn strtab_two_level_to_linear_reattaches() {
     let bench = Bench::with_one_device();
     let table = two_level(&bench);
     let smmu = &table.0;

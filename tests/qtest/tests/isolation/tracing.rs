@@ -39,7 +39,7 @@ fn lines<'a>(trace: &'a [String], event: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn events_of_assigned_devices_are_those_of_the_c_device() {
+fn accel_trace_events_match_c_device() {
     let [rust, c] = [qemu(), qemu_c()].map(trace);
     for event in [
         "smmuv3_accel_set_iommu_device",
@@ -63,7 +63,7 @@ fn events_of_assigned_devices_are_those_of_the_c_device() {
 }
 
 #[test]
-fn every_call_that_invalidates_is_told_with_its_outcome() {
+fn invalidate_ioctls_are_traced_with_outcome() {
     let rust = trace(qemu());
     let batches = lines(&rust, "smmuv3_accel_invalidate_batch");
     assert_eq!(

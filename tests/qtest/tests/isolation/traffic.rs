@@ -44,7 +44,7 @@ impl Invalidations {
 }
 
 #[test]
-fn a_second_device_comes_and_goes_while_the_first_ones_invalidations_are_under_way() {
+fn hot_plug_during_invalidations_of_other_device() {
     let (bench, visitors) = with_visitors();
     let smmu = bench.translating(&[ste::FIRST]);
     smmu.write_ste(sid(2), ste::SECOND);
@@ -88,7 +88,7 @@ fn a_second_device_comes_and_goes_while_the_first_ones_invalidations_are_under_w
 }
 
 #[test]
-fn a_second_device_comes_and_goes_while_the_first_one_faults() {
+fn hot_plug_during_faults_of_other_device() {
     let (bench, visitors) = with_visitors();
     let smmu = listening(&bench);
     let mut faults = Faults::new();

@@ -15,7 +15,7 @@ use crate::{
 const WORDS: [&str; 2] = ["MAP notifier", "not"];
 
 #[test]
-fn an_assigned_device_is_refused_behind_an_smmu_without_accel() {
+fn assigned_device_without_accel_is_refused() {
     for properties in ["", "accel=off", "stage=nested", "stage=2"] {
         let finished = Setup::new(properties).assign("d0", 1).refuse();
         assert_eq!(finished.status.signal(), None, "{finished}");
@@ -27,7 +27,7 @@ fn an_assigned_device_is_refused_behind_an_smmu_without_accel() {
 }
 
 #[test]
-fn an_assigned_device_cannot_be_plugged_in_behind_an_smmu_without_accel() {
+fn hot_plug_of_assigned_without_accel_is_refused() {
     let mut setup = Setup::new("").slot(1);
     let fd = setup.spare("late", "a");
     let bench = setup.start();
@@ -43,7 +43,7 @@ fn an_assigned_device_cannot_be_plugged_in_behind_an_smmu_without_accel() {
 
 /// Elsewhere it is as ever: on guest memory as a whole.
 #[test]
-fn an_assigned_device_elsewhere_is_accepted() {
+fn assigned_device_elsewhere_is_accepted() {
     let mut setup = Setup::new("");
     let fd = setup.spare("d0", "a");
     let bench = setup

@@ -53,38 +53,38 @@ fn refused_values(name: &str, values: &[u64]) {
 }
 
 #[test]
-fn a_sound_stream_is_accepted() {
+fn valid_vmstate_is_accepted() {
     let machine = sound().load(GUEST.form.builder(qemu()));
     GUEST.go_on(&machine);
 }
 
 #[test]
-fn features_that_do_not_exist_are_refused() {
+fn vmstate_with_unknown_features_is_refused() {
     refused_values("features", &[0xffff_ffff, 2, 0x8000_0001, 3]);
 }
 
 #[test]
-fn a_split_that_does_not_exist_is_refused() {
+fn vmstate_with_invalid_split_is_refused() {
     refused_values("sid_split", &[200, 255, 1, 7, 11, 12, 64]);
 }
 
 #[test]
-fn an_acknowledgement_of_what_was_not_asked_for_is_refused() {
+fn vmstate_with_spurious_cr0ack_is_refused() {
     refused_values("cr0ack", &[0xffff_ffff, 0x1d, 0x8000_0000]);
 }
 
 #[test]
-fn a_command_queue_larger_than_the_largest_is_refused() {
+fn vmstate_with_oversized_cmdq_is_refused() {
     refused_values("cmdq.log2size", &[20, 31, 32, 64, 200, 255]);
 }
 
 #[test]
-fn an_event_queue_larger_than_the_largest_is_refused() {
+fn vmstate_with_oversized_eventq_is_refused() {
     refused_values("eventq.log2size", &[20, 31, 32, 64, 200, 255]);
 }
 
 #[test]
-fn a_stream_that_ends_too_early_is_refused() {
+fn truncated_vmstate_is_refused() {
     let stream = sound();
     let end = field("gbpa").offset;
     for length in [0, 1, 5, 40, 82, 99, end - 4, end, end + 3] {
@@ -93,6 +93,6 @@ fn a_stream_that_ends_too_early_is_refused() {
 }
 
 #[test]
-fn a_later_version_of_the_stream_is_refused() {
+fn vmstate_of_later_version_is_refused() {
     refused(&sound().with_version(2), &["smmuv3", "version"]);
 }

@@ -98,7 +98,7 @@ fn shows(machine: &Machine, expected: impl Fn(&Row) -> u32) {
 }
 
 #[test]
-fn reserved_bits_that_the_c_device_keeps_are_dropped() {
+fn migration_drops_reserved_bits_of_c_device() {
     let source = scribbled();
     shows(&source, |row| row.kept);
     let moved = Stream::save(source).load(Form::Device.builder(qemu()));
@@ -108,7 +108,7 @@ fn reserved_bits_that_the_c_device_keeps_are_dropped() {
 }
 
 #[test]
-fn a_driver_can_use_an_smmu_that_had_reserved_bits_set() {
+fn driver_uses_smmu_migrated_with_reserved_bits() {
     let source = scribbled();
     let machine = Stream::save(source).load(Form::Device.builder(qemu()));
     let smmu = Smmu::find(&machine);

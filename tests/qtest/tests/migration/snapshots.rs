@@ -104,19 +104,19 @@ fn loads(form: Form, from: fn() -> PathBuf, to: fn() -> PathBuf) {
 }
 
 #[test]
-fn a_snapshot_of_the_c_device_is_loaded_by_the_rust_one() {
+fn snapshot_loads_from_c_to_rust() {
     loads(Form::Machine, qemu_c, qemu);
     loads(Form::Device, qemu_c, qemu);
 }
 
 #[test]
-fn a_snapshot_of_the_rust_device_is_loaded_by_the_c_one() {
+fn snapshot_loads_from_rust_to_c() {
     loads(Form::Machine, qemu, qemu_c);
     loads(Form::Device, qemu, qemu_c);
 }
 
 #[test]
-fn a_snapshot_of_the_rust_device_is_loaded_by_the_rust_one() {
+fn snapshot_loads_from_rust_to_rust() {
     loads(Form::Machine, qemu, qemu);
     loads(Form::Device, qemu, qemu);
 }
@@ -124,7 +124,7 @@ fn a_snapshot_of_the_rust_device_is_loaded_by_the_rust_one() {
 /// Memory is as it was then, and so is what the SMMU makes of it: nothing that it
 /// has read since counts.
 #[test]
-fn a_machine_that_goes_back_forgets_what_it_had_cached() {
+fn snapshot_load_flushes_caches() {
     let table = RAM + (4 << 20);
     let file = TemporaryFile::new();
     let machine = Form::Device.builder(qemu()).start();

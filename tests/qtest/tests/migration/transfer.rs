@@ -39,42 +39,42 @@ fn moves(form: Form, way: &[fn() -> PathBuf]) {
 }
 
 #[test]
-fn the_machines_own_smmu_moves_from_the_c_device_to_the_rust_one() {
+fn machine_smmu_migrates_from_c_to_rust() {
     moves(Form::Machine, &[qemu_c, qemu]);
 }
 
 #[test]
-fn the_machines_own_smmu_moves_from_the_rust_device_to_the_c_one() {
+fn machine_smmu_migrates_from_rust_to_c() {
     moves(Form::Machine, &[qemu, qemu_c]);
 }
 
 #[test]
-fn the_machines_own_smmu_moves_there_and_back() {
+fn machine_smmu_migrates_from_c_to_rust_to_c() {
     moves(Form::Machine, &[qemu_c, qemu, qemu_c]);
 }
 
 #[test]
-fn the_machines_own_smmu_moves_between_rust_devices() {
+fn machine_smmu_migrates_from_rust_to_rust() {
     moves(Form::Machine, &[qemu, qemu]);
 }
 
 #[test]
-fn an_smmu_of_the_command_line_moves_from_the_c_device_to_the_rust_one() {
+fn user_smmu_migrates_from_c_to_rust() {
     moves(Form::Device, &[qemu_c, qemu]);
 }
 
 #[test]
-fn an_smmu_of_the_command_line_moves_from_the_rust_device_to_the_c_one() {
+fn user_smmu_migrates_from_rust_to_c() {
     moves(Form::Device, &[qemu, qemu_c]);
 }
 
 #[test]
-fn an_smmu_of_the_command_line_moves_there_and_back() {
+fn user_smmu_migrates_from_c_to_rust_to_c() {
     moves(Form::Device, &[qemu_c, qemu, qemu_c]);
 }
 
 #[test]
-fn an_smmu_of_the_command_line_moves_between_rust_devices() {
+fn user_smmu_migrates_from_rust_to_rust() {
     moves(Form::Device, &[qemu, qemu]);
 }
 
@@ -83,7 +83,7 @@ const WAYS: [[fn() -> PathBuf; 2]; 2] = [[qemu_c, qemu], [qemu, qemu_c]];
 
 /// The C device goes on at a doorbell only, which does not come.
 #[test]
-fn commands_under_way_are_consumed_before_the_move() {
+fn pending_commands_are_consumed_before_migration() {
     const LARGEST: u32 = 19;
     // a line for each command: slow enough not to be done before QEMU saves
     let slow = ["-trace", "smmuv3_cmdq_opcode", "-D", "/dev/null"];
@@ -109,7 +109,7 @@ fn moved(from: fn() -> PathBuf, to: fn() -> PathBuf, live: impl FnOnce(&Smmu<'_>
 }
 
 #[test]
-fn an_smmu_that_no_driver_has_touched_moves() {
+fn unused_smmu_migrates() {
     for [from, to] in WAYS {
         let source = Form::Machine.builder(from()).start();
         let before = registers(&source);
@@ -121,7 +121,7 @@ fn an_smmu_that_no_driver_has_touched_moves() {
 }
 
 #[test]
-fn commands_that_wait_for_the_queue_to_be_enabled_are_consumed_after_the_move() {
+fn commands_in_disabled_cmdq_are_consumed_after_migration() {
     for [from, to] in WAYS {
         let machine = moved(from, to, |smmu| {
             smmu.setup_queue(RAM, 4);
@@ -185,7 +185,7 @@ fn pending_sync_keeps_its_interrupt_while_gicv2_is_loaded() {
 
 /// Each SMMU gets its own registers back.
 #[test]
-fn several_smmus_move() {
+fn two_smmus_migrate_with_their_registers() {
     let builder = |binary: PathBuf| {
         Builder::virt(binary)
             .smmu("stage=nested")
@@ -210,7 +210,7 @@ fn several_smmus_move() {
 }
 
 #[test]
-fn the_smmu_of_sbsa_ref_moves() {
+fn sbsa_ref_smmu_migrates() {
     let builder = |binary: PathBuf| {
         Builder::new(binary)
             .args(["-machine", "sbsa-ref,accel=qtest"])
@@ -233,7 +233,7 @@ fn the_smmu_of_sbsa_ref_moves() {
 /// A guest that waits for a `CMD_SYNC` does not ring again. So nothing may be under
 /// way any more when the machine has stopped: the C device would leave it.
 #[test]
-fn commands_that_are_being_consumed_are_consumed_before_the_move() {
+fn running_cmdq_is_consumed_before_migration() {
     const LOG2: u32 = 16;
     const ALL: u32 = 1 << LOG2;
     for [from, to] in WAYS {
@@ -252,7 +252,7 @@ fn commands_that_are_being_consumed_are_consumed_before_the_move() {
 /// What has been cached is not part of the state: the destination reads the
 /// tables as they are.
 #[test]
-fn the_destination_does_not_know_what_the_source_had_cached() {
+fn migration_does_not_transfer_caches() {
     let table = RAM + (4 << 20);
     for [from, to] in WAYS {
         let machine = moved(from, to, |smmu| {
@@ -271,7 +271,7 @@ fn the_destination_does_not_know_what_the_source_had_cached() {
 
 /// An Event queue that is full moves as it is, and goes on when there is room.
 #[test]
-fn a_full_event_queue_moves() {
+fn full_eventq_migrates() {
     let pointers = |smmu: &Smmu<'_>| (smmu.read(reg::EVENTQ_PROD), smmu.read(reg::EVENTQ_CONS));
     for [from, to] in WAYS {
         let machine = moved(from, to, |smmu| {
@@ -294,7 +294,7 @@ fn a_full_event_queue_moves() {
 /// The C device never leaves the two-level format once it was set, and saves
 /// that; the registers say otherwise, and they are what counts (6.3.25).
 #[test]
-fn the_format_of_the_stream_table_is_what_its_register_says() {
+fn migration_derives_strtab_format_from_register() {
     let table = RAM + (4 << 20);
     let source = Form::Device.builder(qemu_c()).start();
     let smmu = Smmu::find(&source);

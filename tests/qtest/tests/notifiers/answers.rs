@@ -18,7 +18,7 @@ use crate::{
 const ALL: [Stages; 3] = [Stages::One, Stages::Two, Stages::Both];
 
 #[test]
-fn a_page_is_translated_by_every_stage() {
+fn vhost_page_translates_with_every_stage() {
     for stages in ALL {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
@@ -31,7 +31,7 @@ fn a_page_is_translated_by_every_stage() {
 }
 
 #[test]
-fn a_block_is_translated_by_every_stage() {
+fn vhost_block_translates_with_every_stage() {
     for stages in ALL {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
@@ -43,7 +43,7 @@ fn a_block_is_translated_by_every_stage() {
 }
 
 #[test]
-fn what_is_not_mapped_has_no_translation() {
+fn vhost_unmapped_address_is_refused() {
     for stages in ALL {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
@@ -58,7 +58,7 @@ fn what_is_not_mapped_has_no_translation() {
 }
 
 #[test]
-fn a_page_to_read_has_no_translation_for_writes() {
+fn vhost_write_to_read_only_page_is_refused() {
     for stages in ALL {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
@@ -71,7 +71,7 @@ fn a_page_to_read_has_no_translation_for_writes() {
 }
 
 #[test]
-fn both_stages_have_to_allow_an_access() {
+fn vhost_access_needs_both_stage_permissions() {
     let served = Served::new(Stages::Both);
     let bench = Bench::new(&served);
     // a block that stage 2 had for itself
@@ -93,7 +93,7 @@ fn both_stages_have_to_allow_an_access() {
 }
 
 #[test]
-fn without_translation_addresses_are_what_they_are() {
+fn vhost_bypass_returns_identity() {
     for stages in ALL {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
@@ -106,7 +106,7 @@ fn without_translation_addresses_are_what_they_are() {
 }
 
 #[test]
-fn what_aborts_has_no_translation() {
+fn vhost_abort_is_refused() {
     for stages in ALL {
         let served = Served::new(stages);
         let bench = Bench::new(&served);

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[test]
-fn a_device_that_was_reset_is_told_nothing() {
+fn reset_vhost_device_gets_no_unmap() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     bench.submit(&[TLBI_NSNH_ALL]);
@@ -34,7 +34,7 @@ fn a_device_that_was_reset_is_told_nothing() {
 }
 
 #[test]
-fn the_machines_own_smmu_tells_too() {
+fn machine_smmu_notifies_vhost() {
     let builder = bench::sharing("iommu=smmuv3");
     let served = Served::start(builder, Stages::Both, "bus=pcie.0,addr=6");
     let bench = Bench::new(&served);
@@ -44,7 +44,7 @@ fn the_machines_own_smmu_tells_too() {
 }
 
 #[test]
-fn a_machine_that_was_reset_begins_again() {
+fn vhost_translates_after_machine_reset() {
     let served = Served::new(Stages::One);
     Bench::new(&served).translates(IOVA, DATA);
     served.machine.system_reset();
@@ -55,7 +55,7 @@ fn a_machine_that_was_reset_begins_again() {
 }
 
 #[test]
-fn a_backend_that_dies_of_what_it_is_told_holds_nothing_up() {
+fn lost_vhost_backend_does_not_block_cmdq() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     bench.backend.die_when_told();
@@ -97,7 +97,7 @@ fn vhost_behind_conventional_bridge_with_accel_is_refused() {
 }
 
 #[test]
-fn vhost_behind_conventional_bridge_is_not_hot_plugged() {
+fn vhost_hot_plug_behind_bridge_with_accel_is_refused() {
     // an i82801b11-bridge takes no hot-plug
     for bridge in [CONVENTIONAL[0], CONVENTIONAL[2]] {
         let (builder, _backend) = Backend::new(accelerated(bridge), "backend");
@@ -149,7 +149,7 @@ fn ats(machine: &Machine, config: u64) -> u64 {
 /// The SMMU does not say that it does ATS (`IDR0.ATS`), so a driver leaves it
 /// alone, and the device is told of everything.
 #[test]
-fn a_device_with_ats_that_is_not_used_is_told() {
+fn vhost_with_unused_ats_gets_unmap() {
     let served = with_ats();
     open_bridge(&served.machine);
     let bench = Bench::of(&served, BELOW);
@@ -162,7 +162,7 @@ fn a_device_with_ats_that_is_not_used_is_told() {
 /// A driver that uses it all the same does not end the machine, and its device is
 /// told too.
 #[test]
-fn a_driver_that_enables_ats_against_the_rules_does_not_end_qemu() {
+fn vhost_with_enabled_ats_does_not_end_qemu() {
     let served = with_ats();
     open_bridge(&served.machine);
     let bench = Bench::not_started(&served, BELOW);

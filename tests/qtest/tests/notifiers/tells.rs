@@ -57,7 +57,7 @@ fn forgets(stages: Stages, commands: &[Command]) {
 }
 
 #[test]
-fn an_invalidation_of_stage_1_reaches_the_device() {
+fn stage1_tlbi_sends_unmap() {
     let commands = [
         NH_VA,
         NH_VAA,
@@ -70,7 +70,7 @@ fn an_invalidation_of_stage_1_reaches_the_device() {
 }
 
 #[test]
-fn an_invalidation_of_a_range_of_stage_1_reaches_the_device() {
+fn stage1_range_tlbi_sends_unmap() {
     let commands = [
         in_range(NH_VA, 1),
         in_range(NH_VAA, 1),
@@ -82,7 +82,7 @@ fn an_invalidation_of_a_range_of_stage_1_reaches_the_device() {
 }
 
 #[test]
-fn an_invalidation_of_stage_2_reaches_the_device() {
+fn stage2_tlbi_sends_unmap() {
     let commands = [
         S2_IPA,
         in_range(S2_IPA, 1),
@@ -96,7 +96,7 @@ fn an_invalidation_of_stage_2_reaches_the_device() {
 /// The device knows nothing of intermediate addresses: whatever it has may be
 /// concerned (4.4.3.1).
 #[test]
-fn an_invalidation_of_stage_2_reaches_the_device_with_both_stages() {
+fn nested_stage2_tlbi_unmaps_everything() {
     let served = Served::new(Stages::Both);
     let bench = Bench::new(&served);
     let ipa = 0x7_0000_0000;
@@ -121,7 +121,7 @@ fn an_invalidation_of_stage_2_reaches_the_device_with_both_stages() {
 
 /// A page that no command is about stays with the device.
 #[test]
-fn an_invalidation_of_another_page_is_no_news() {
+fn tlbi_of_other_page_sends_no_unmap() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     let page = (IOVA, IOVA | 0xfff);
@@ -137,7 +137,7 @@ fn an_invalidation_of_another_page_is_no_news() {
 /// Pages that are the same for all ASIDs are meant by every invalidation by
 /// address, and by none of an ASID (4.4.2).
 #[test]
-fn a_global_page_is_forgotten_for_whatever_asid() {
+fn tlbi_unmaps_global_page_for_any_asid() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     let page = IOVA + 0x1000;
@@ -155,7 +155,7 @@ fn a_global_page_is_forgotten_for_whatever_asid() {
 /// A block of stage 1 is forgotten by any of its addresses, also in the pieces that
 /// stage 2 makes of it (4.4).
 #[test]
-fn a_block_over_pages_is_forgotten_as_a_whole() {
+fn tlbi_unmaps_whole_stage1_block_over_pages() {
     let served = Served::new(Stages::Both);
     let bench = Bench::new(&served);
     let block = 0x4060_0000;
@@ -172,7 +172,7 @@ fn a_block_over_pages_is_forgotten_as_a_whole() {
 /// Without a granule in the command, what is forgotten is a page of the granule
 /// that the tables have.
 #[test]
-fn a_large_page_is_forgotten_by_any_of_its_addresses() {
+fn tlbi_of_any_address_unmaps_whole_page() {
     let served = Served::new(Stages::One);
     let bench = Bench::not_started(&served, SID);
     let machine = &served.machine;
@@ -216,7 +216,7 @@ fn forgets_configuration(stages: Stages, commands: &[Command]) {
 }
 
 #[test]
-fn an_entry_that_changes_makes_the_device_forget() {
+fn cfgi_ste_unmaps_everything() {
     for stages in [Stages::One, Stages::Two, Stages::Both] {
         forgets_configuration(
             stages,
@@ -230,7 +230,7 @@ fn an_entry_that_changes_makes_the_device_forget() {
 }
 
 #[test]
-fn a_context_that_changes_makes_the_device_forget() {
+fn cfgi_cd_unmaps_everything() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     for command in [command::cfgi_cd(SID, 0), command::cfgi_cd_all(SID)] {
@@ -242,7 +242,7 @@ fn a_context_that_changes_makes_the_device_forget() {
 }
 
 #[test]
-fn the_enable_of_the_smmu_makes_the_device_forget() {
+fn smmuen_toggle_unmaps_everything() {
     for stages in [Stages::One, Stages::Two, Stages::Both] {
         let served = Served::new(stages);
         let bench = Bench::new(&served);
@@ -258,7 +258,7 @@ fn the_enable_of_the_smmu_makes_the_device_forget() {
 }
 
 #[test]
-fn a_global_abort_makes_the_device_forget() {
+fn gbpa_abort_unmaps_everything() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     bench.smmu.disable(SMMUEN);
@@ -271,7 +271,7 @@ fn a_global_abort_makes_the_device_forget() {
 
 /// One `CMD_SYNC` is not passed before everything older is forgotten.
 #[test]
-fn many_invalidations_are_all_told() {
+fn many_tlbis_all_send_unmap() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     let pages: Vec<u64> = (0..24).map(|page| IOVA + 0x10_0000 + page * 4096).collect();
@@ -292,7 +292,7 @@ fn many_invalidations_are_all_told() {
 /// The device takes longer for one invalidation than the guest may be held up for: no
 /// more than that one is waited for at a time.
 #[test]
-fn slow_device_holds_up_one_command_at_a_time() {
+fn slow_vhost_delays_one_command_at_a_time() {
     const COMMANDS: u32 = 60;
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);

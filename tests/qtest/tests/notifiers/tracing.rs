@@ -48,7 +48,7 @@ fn lines(trace: &[String], event: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_devices_are_told_is_traced_like_by_the_c_device() {
+fn notifier_trace_events_match_c_device() {
     let [rust, c] = [qemu(), qemu_c()].map(trace);
     for event in ["smmuv3_notify_flag_add", "smmuv3_notify_flag_del"] {
         assert!(!lines(&c, event).is_empty(), "{event}: {c:#?}");

@@ -91,7 +91,7 @@ fn illegal(smmu: &Smmu<'_>, commands: &[Command]) {
 }
 
 #[test]
-fn commands_of_stage_2_are_illegal_without_it() {
+fn stage2_commands_illegal_without_stage2() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     legal(&bench.smmu, &of_any());
@@ -100,7 +100,7 @@ fn commands_of_stage_2_are_illegal_without_it() {
 }
 
 #[test]
-fn commands_of_stage_1_are_illegal_without_it() {
+fn stage1_commands_illegal_without_stage1() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     legal(&bench.smmu, &of_any());
@@ -109,7 +109,7 @@ fn commands_of_stage_1_are_illegal_without_it() {
 }
 
 #[test]
-fn commands_of_either_stage_are_legal_with_both() {
+fn stage_commands_legal_with_both_stages() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     legal(&bench.smmu, &of_any());
@@ -118,7 +118,7 @@ fn commands_of_either_stage_are_legal_with_both() {
 }
 
 #[test]
-fn commands_without_an_object_are_illegal_with_any_stage() {
+fn unsupported_commands_illegal_with_every_stage() {
     for stage in ["1", "2", "nested"] {
         let machine = machine(stage).start();
         let bench = Bench::new(&machine);
@@ -127,7 +127,7 @@ fn commands_without_an_object_are_illegal_with_any_stage() {
 }
 
 #[test]
-fn el2_tlbi_without_hyp_is_consumed_with_any_stage() {
+fn el2_tlbi_without_hyp_is_consumed_with_every_stage() {
     for stage in ["1", "2", "nested"] {
         let machine = machine(stage).start();
         let bench = Bench::new(&machine);
@@ -196,7 +196,7 @@ fn el2_tlbi_without_hyp_is_logged_at_a_bounded_rate() {
 /// A granule without a range and without a level says nothing: Reserved
 /// (4.4.1.1).
 #[test]
-fn a_granule_alone_is_illegal() {
+fn range_tlbi_with_tg_alone_is_illegal() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for command in [

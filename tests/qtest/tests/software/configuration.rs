@@ -62,7 +62,7 @@ const STAGE_2: &[Change] = &[
 ];
 
 #[test]
-fn a_stage_2_that_cannot_be_is_a_bad_entry() {
+fn illegal_stage2_ste_records_c_bad_ste() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 32);
@@ -70,7 +70,7 @@ fn a_stage_2_that_cannot_be_is_a_bad_entry() {
 }
 
 #[test]
-fn a_stage_2_that_cannot_be_is_a_bad_entry_with_stage_1_too() {
+fn illegal_nested_ste_records_c_bad_ste() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let stage2 = Tables::stage2(&bench, Granule::K4, 32);
@@ -85,7 +85,7 @@ fn a_stage_2_that_cannot_be_is_a_bad_entry_with_stage_1_too() {
 
 /// The C device aborts QEMU.
 #[test]
-fn a_stage_2_of_32_bit_tables_is_a_bad_entry() {
+fn aarch32_stage2_records_c_bad_ste() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 32);
@@ -96,7 +96,7 @@ fn a_stage_2_of_32_bit_tables_is_a_bad_entry() {
 }
 
 #[test]
-fn a_stage_2_table_beyond_its_own_output_size_is_a_bad_entry() {
+fn s2ttb_beyond_s2ps_records_c_bad_ste() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 32);
@@ -110,7 +110,7 @@ fn a_stage_2_table_beyond_its_own_output_size_is_a_bad_entry() {
 }
 
 #[test]
-fn a_stage_1_that_cannot_be_is_a_bad_entry() {
+fn illegal_stage1_ste_records_c_bad_ste() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
@@ -125,7 +125,7 @@ fn a_stage_1_that_cannot_be_is_a_bad_entry() {
 
 /// `S1CDMax` is ignored when there are no substreams at all.
 #[test]
-fn the_number_of_context_descriptors_means_nothing_without_substreams() {
+fn s1cdmax_is_ignored_without_substreams() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     assert_eq!((bench.smmu.read(reg::IDR1) >> 6) & 0x1f, 0, "IDR1.SSIDSIZE");
@@ -135,7 +135,7 @@ fn the_number_of_context_descriptors_means_nothing_without_substreams() {
 }
 
 #[test]
-fn a_stage_that_the_smmu_does_not_have_is_a_bad_entry() {
+fn ste_with_missing_stage_records_c_bad_ste() {
     for (stage, configs) in [("1", [0b110, 0b111]), ("2", [0b101, 0b111])] {
         let machine = machine(stage).start();
         let bench = Bench::new(&machine);
@@ -150,7 +150,7 @@ fn a_stage_that_the_smmu_does_not_have_is_a_bad_entry() {
 }
 
 #[test]
-fn a_context_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
+fn unreadable_cd_records_f_cd_fetch_with_address() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for address in [NOWHERE, NOWHERE + 0x40, (1 << 44) - 0x40] {
@@ -163,7 +163,7 @@ fn a_context_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
 }
 
 #[test]
-fn a_context_descriptor_that_cannot_be_is_a_bad_one() {
+fn illegal_cd_records_c_bad_cd() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -198,7 +198,7 @@ fn a_context_descriptor_that_cannot_be_is_a_bad_one() {
 }
 
 #[test]
-fn a_table_beyond_the_contexts_output_size_is_a_bad_one() {
+fn ttb_beyond_ips_records_c_bad_cd() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -213,7 +213,7 @@ fn a_table_beyond_the_contexts_output_size_is_a_bad_one() {
 
 /// Big endian tables do not matter when no half is walked.
 #[test]
-fn without_either_half_there_is_no_translation() {
+fn cd_with_both_epd_records_f_translation() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -225,7 +225,7 @@ fn without_either_half_there_is_no_translation() {
 }
 
 #[test]
-fn a_nested_context_descriptor_is_checked_like_any_other() {
+fn illegal_nested_cd_records_c_bad_cd() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -238,7 +238,7 @@ fn a_nested_context_descriptor_is_checked_like_any_other() {
 
 /// A configuration error is an error even if faults are not to be recorded.
 #[test]
-fn configuration_errors_are_recorded_whatever_the_context_says_of_faults() {
+fn config_error_is_recorded_with_cd_r_clear() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -247,7 +247,7 @@ fn configuration_errors_are_recorded_whatever_the_context_says_of_faults() {
 }
 
 #[test]
-fn an_entry_that_is_mended_works_without_a_trace_of_the_error() {
+fn fixed_ste_translates_after_c_bad_ste() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
@@ -262,7 +262,7 @@ fn an_entry_that_is_mended_works_without_a_trace_of_the_error() {
 /// Attributes of memory, and what needs something that the SMMU does not have:
 /// Exception level 2, ATS, overriding permissions.
 #[test]
-fn fields_that_mean_nothing_here_change_nothing() {
+fn ignored_ste_and_cd_fields_have_no_effect() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);

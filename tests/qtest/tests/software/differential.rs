@@ -192,16 +192,16 @@ fn with_both(stage: &str, seeds: [u64; 2]) {
 }
 
 #[test]
-fn both_devices_translate_alike_with_stage_1() {
+fn c_and_rust_translate_alike_with_stage1() {
     with_both("1", [0xd1f1, 0xd1f2]);
 }
 
 #[test]
-fn both_devices_translate_alike_with_stage_2() {
+fn c_and_rust_translate_alike_with_stage2() {
     with_both("2", [0xd1f3, 0xd1f4]);
 }
 
 #[test]
-fn both_devices_translate_alike_with_both_stages() {
+fn c_and_rust_translate_alike_nested() {
     with_both("nested", [0xd1f5, 0xd1f6]);
 }

@@ -50,7 +50,7 @@ fn expect_pointers(bench: &Bench<'_>, prod: u32, cons: u32) {
 }
 
 #[test]
-fn records_are_written_one_after_another_and_around_the_end() {
+fn event_records_wrap_around_eventq() {
     for log2size in [0, 1, 3] {
         with_queue(log2size, |bench| {
             let entries = 1 << log2size;
@@ -69,7 +69,7 @@ fn records_are_written_one_after_another_and_around_the_end() {
 }
 
 #[test]
-fn a_queue_is_signalled_when_it_is_no_longer_empty() {
+fn eventq_raises_irq_when_no_longer_empty() {
     with_queue(3, |bench| {
         let smmu = &bench.smmu;
         smmu.intercept_irqs();
@@ -96,7 +96,7 @@ fn a_queue_is_signalled_when_it_is_no_longer_empty() {
 }
 
 #[test]
-fn what_does_not_fit_toggles_the_overflow_flag_once_and_is_no_error() {
+fn eventq_overflow_toggles_ovflg_once() {
     with_queue(1, |bench| {
         let records = [fault(bench, 0), fault(bench, 1)];
         expect_pointers(bench, 2, 0);
@@ -109,7 +109,7 @@ fn what_does_not_fit_toggles_the_overflow_flag_once_and_is_no_error() {
 }
 
 #[test]
-fn an_overflow_that_is_acknowledged_can_be_seen_again() {
+fn acknowledged_overflow_toggles_ovflg_again() {
     with_queue(1, |bench| {
         let cons = |value| bench.smmu.write(reg::EVENTQ_CONS, value);
         for number in 0..3 {
@@ -128,7 +128,7 @@ fn an_overflow_that_is_acknowledged_can_be_seen_again() {
 }
 
 #[test]
-fn a_queue_that_has_overflowed_records_what_fits_before_it_is_acknowledged() {
+fn overflowed_eventq_records_while_there_is_room() {
     with_queue(1, |bench| {
         for number in 0..3 {
             fault(bench, number);
@@ -145,7 +145,7 @@ fn a_queue_that_has_overflowed_records_what_fits_before_it_is_acknowledged() {
 }
 
 #[test]
-fn an_overflow_is_not_signalled() {
+fn eventq_overflow_raises_no_irq() {
     with_queue(0, |bench| {
         let smmu = &bench.smmu;
         fault(bench, 0);
@@ -159,7 +159,7 @@ fn an_overflow_is_not_signalled() {
 }
 
 #[test]
-fn a_queue_that_is_off_records_nothing_and_does_not_overflow() {
+fn disabled_eventq_neither_records_nor_overflows() {
     with_queue(1, |bench| {
         let smmu = &bench.smmu;
         smmu.disable(EVENTQEN);
@@ -179,7 +179,7 @@ fn a_queue_that_is_off_records_nothing_and_does_not_overflow() {
 }
 
 #[test]
-fn transactions_are_aborted_whether_or_not_that_is_recorded() {
+fn unrecorded_faults_still_abort() {
     with_queue(0, |bench| {
         bench.smmu.disable(EVENTQEN);
         bench.machine.write32(DATA, 1);
@@ -197,7 +197,7 @@ fn transactions_are_aborted_whether_or_not_that_is_recorded() {
 
 /// A queue that cannot be written: 7.2.2.
 #[test]
-fn a_queue_outside_of_memory_is_a_global_error() {
+fn eventq_outside_ram_is_gerror() {
     with_queue(1, |bench| {
         let smmu = &bench.smmu;
         smmu.intercept_irqs();
@@ -223,7 +223,7 @@ fn a_queue_outside_of_memory_is_a_global_error() {
 
 /// The queue is not writable before the error is acknowledged: 7.2.1.
 #[test]
-fn nothing_is_recorded_while_the_error_is_there() {
+fn active_eventq_abt_err_prevents_records() {
     with_queue(1, |bench| {
         bench.setup_event_queue(NOWHERE, 1);
         fault(bench, 0);

@@ -67,7 +67,7 @@ fn try_both(bench: &Bench<'_>) {
 }
 
 #[test]
-fn tables_may_be_in_registers() {
+fn page_tables_in_mmio_do_not_crash_qemu() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for place in places(&bench) {
@@ -111,7 +111,7 @@ fn tables_may_be_in_registers() {
 }
 
 #[test]
-fn a_stream_table_may_be_in_registers() {
+fn strtab_in_mmio_does_not_crash_qemu() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for place in places(&bench) {
@@ -130,7 +130,7 @@ fn a_stream_table_may_be_in_registers() {
 /// The records are writes, to the SMMU's own registers too: its Command queue's
 /// producer, its enable bits, its Event queue's.
 #[test]
-fn an_event_queue_may_be_in_registers() {
+fn eventq_in_mmio_does_not_crash_qemu() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let base = bench.smmu.base();
@@ -152,7 +152,7 @@ fn an_event_queue_may_be_in_registers() {
 
 /// The device writes to the SMMU that translates for it.
 #[test]
-fn a_device_may_program_its_own_smmu() {
+fn dma_to_own_smmu_registers_does_not_crash_qemu() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let base = bench.smmu.base();
@@ -239,7 +239,7 @@ impl<'a> Victim<'a> {
 }
 
 #[test]
-fn random_tables_do_no_harm() {
+fn random_page_tables_do_not_crash_qemu() {
     for seed in [0x1d0, 0x5eed, 0xc0ffee] {
         let machine = machine("nested").start();
         let bench = Bench::new(&machine);
@@ -262,7 +262,7 @@ fn random_tables_do_no_harm() {
 }
 
 #[test]
-fn random_registers_do_no_harm() {
+fn random_register_values_do_not_crash_qemu() {
     for seed in [0xbad, 0xf00d, 0xdecaf] {
         let machine = machine("nested").start();
         let bench = Bench::new(&machine);

@@ -53,7 +53,7 @@ fn stage1_commands(vmid: u16, address: u64) -> [Command; 6] {
 }
 
 #[test]
-fn every_command_of_stage_1_makes_a_page_be_looked_up() {
+fn stage1_tlbi_invalidates_stage1_entries() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -71,7 +71,7 @@ fn every_command_of_stage_1_makes_a_page_be_looked_up() {
 
 /// They stand for an invalidation of everything, whatever they name.
 #[test]
-fn el2_tlbi_without_hyp_makes_a_page_be_looked_up() {
+fn el2_tlbi_without_hyp_invalidates_stage1_entries() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 42);
@@ -88,7 +88,7 @@ fn el2_tlbi_without_hyp_makes_a_page_be_looked_up() {
 
 /// Stage 1 alone is tagged with the VMID of its entry, if there is a stage 2.
 #[test]
-fn every_command_of_stage_1_does_so_on_an_smmu_with_both() {
+fn stage1_tlbi_matches_vmid_on_nested_smmu() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -104,7 +104,7 @@ fn every_command_of_stage_1_does_so_on_an_smmu_with_both() {
 }
 
 #[test]
-fn every_command_of_stage_2_makes_a_page_be_looked_up() {
+fn stage2_tlbi_invalidates_stage2_entries() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -121,7 +121,7 @@ fn every_command_of_stage_2_makes_a_page_be_looked_up() {
 }
 
 #[test]
-fn commands_of_stage_1_do_so_for_both_stages() {
+fn stage1_tlbi_invalidates_nested_entries() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granules in [
@@ -148,7 +148,7 @@ fn commands_of_stage_1_do_so_for_both_stages() {
 /// `CMD_TLBI_S2_IPA` need not invalidate what is combined of both stages: so
 /// there is a second command.
 #[test]
-fn commands_of_stage_2_do_so_for_both_stages() {
+fn stage2_tlbi_invalidates_nested_entries() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granules in [
@@ -168,7 +168,7 @@ fn commands_of_stage_2_do_so_for_both_stages() {
 
 /// Tables are translated by stage 2 as well, and that may be cached.
 #[test]
-fn a_table_that_stage_2_moves_is_looked_up() {
+fn stage2_tlbi_invalidates_table_walk_entries() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -195,7 +195,7 @@ fn a_table_that_stage_2_moves_is_looked_up() {
 
 /// Any address of it will do.
 #[test]
-fn a_block_is_invalidated_by_any_address_of_it() {
+fn tlbi_of_any_address_invalidates_block() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -221,7 +221,7 @@ fn a_block_is_invalidated_by_any_address_of_it() {
 
 /// What stage 1 maps as one is one, in however many parts stage 2 has it.
 #[test]
-fn a_large_page_over_small_ones_is_invalidated_by_one_command() {
+fn tlbi_invalidates_large_page_over_small_pages() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for (granule, level) in [(Granule::K64, 3), (Granule::K16, 3), (Granule::K4, 2)] {
@@ -256,7 +256,7 @@ fn a_large_page_over_small_ones_is_invalidated_by_one_command() {
 }
 
 #[test]
-fn an_upper_address_is_invalidated_like_a_lower_one() {
+fn tlbi_invalidates_upper_half_address() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for bits in [48, 39, 25] {
@@ -272,7 +272,7 @@ fn an_upper_address_is_invalidated_like_a_lower_one() {
 
 /// The tag is no part of the address, so an invalidation need not have it.
 #[test]
-fn an_address_with_a_tag_is_invalidated_without_it() {
+fn tlbi_without_tag_invalidates_tagged_address() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -295,7 +295,7 @@ fn an_address_with_a_tag_is_invalidated_without_it() {
 /// A global page is of all address spaces, so it is invalidated in the name of
 /// any (4.4.2.4).
 #[test]
-fn a_global_page_is_invalidated_whatever_the_asid() {
+fn tlbi_invalidates_global_page_for_any_asid() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -324,7 +324,7 @@ fn a_global_page_is_invalidated_whatever_the_asid() {
 
 /// It stays with its own translations when it is no longer global.
 #[test]
-fn a_page_that_is_global_no_more_is_looked_up() {
+fn tlbi_invalidates_page_that_stops_being_global() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -349,7 +349,7 @@ fn a_page_that_is_global_no_more_is_looked_up() {
 }
 
 #[test]
-fn what_becomes_invalid_is_refused() {
+fn unmapped_page_faults_after_tlbi() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -374,7 +374,7 @@ fn what_becomes_invalid_is_refused() {
 
 /// A fault is never cached.
 #[test]
-fn what_becomes_valid_needs_no_invalidation() {
+fn newly_mapped_page_needs_no_tlbi() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -401,7 +401,7 @@ fn what_becomes_valid_needs_no_invalidation() {
 }
 
 #[test]
-fn permissions_that_are_taken_away_are_gone_after_an_invalidation() {
+fn removed_permission_faults_after_tlbi() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -438,7 +438,7 @@ fn entry_commands() -> [Command; 4] {
 }
 
 #[test]
-fn an_entry_is_read_again_when_it_is_invalidated() {
+fn cfgi_ste_rereads_ste() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
@@ -457,7 +457,7 @@ fn an_entry_is_read_again_when_it_is_invalidated() {
 
 /// Context descriptors, too: they are invalidated with their entry.
 #[test]
-fn a_context_descriptor_is_read_again_when_it_or_its_entry_is_invalidated() {
+fn cfgi_cd_or_cfgi_ste_rereads_cd() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let both = [0, 1].map(|index| {
@@ -479,7 +479,7 @@ fn a_context_descriptor_is_read_again_when_it_or_its_entry_is_invalidated() {
 /// An address space has its own translations: nothing has to be invalidated to
 /// change from one to another.
 #[test]
-fn translations_are_of_an_asid_and_a_vmid() {
+fn tlb_entries_are_tagged_by_asid_and_vmid() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -497,7 +497,7 @@ fn translations_are_of_an_asid_and_a_vmid() {
 /// What is only a stage 2 is tagged with its VMID, and is not what a stage 1
 /// of that VMID is.
 #[test]
-fn translations_of_the_stages_are_not_mixed_up() {
+fn tlb_entries_of_stages_are_distinct() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let stage1 = Tables::stage1(&bench, Granule::K4, 39);
@@ -528,7 +528,7 @@ fn translations_of_the_stages_are_not_mixed_up() {
 
 /// More pages than any cache holds.
 #[test]
-fn many_pages_do_not_get_in_each_others_way() {
+fn many_cached_pages_translate_correctly() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);

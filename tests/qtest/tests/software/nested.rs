@@ -37,7 +37,7 @@ fn fails(bench: &Bench<'_>, what: &str, kind: Kind, class: Class, ipa: u64) {
 }
 
 #[test]
-fn every_granule_translates_over_every_other() {
+fn nested_every_granule_pair_translates() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for first in Granule::ALL {
@@ -66,7 +66,7 @@ fn every_granule_translates_over_every_other() {
 
 /// Blocks of either stage: what is translated is the smaller.
 #[test]
-fn every_block_translates_over_every_other() {
+fn nested_every_block_pair_translates() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for first in Granule::ALL {
@@ -94,7 +94,7 @@ fn every_block_translates_over_every_other() {
 }
 
 #[test]
-fn a_context_descriptor_is_where_stage_2_says() {
+fn nested_cd_is_fetched_through_stage2() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -116,7 +116,7 @@ const REFUSALS: [(u64, Kind); 4] = [
 ];
 
 #[test]
-fn a_context_descriptor_that_stage_2_refuses_is_a_fault_of_that_class() {
+fn nested_cd_stage2_fault_has_class_cd() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -134,7 +134,7 @@ fn a_context_descriptor_that_stage_2_refuses_is_a_fault_of_that_class() {
 }
 
 #[test]
-fn a_context_descriptor_beyond_stage_2_is_a_fault_of_that_class() {
+fn nested_cd_beyond_stage2_has_class_cd() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -144,7 +144,7 @@ fn a_context_descriptor_beyond_stage_2_is_a_fault_of_that_class() {
 }
 
 #[test]
-fn a_context_descriptor_that_cannot_be_read_is_recorded_with_its_physical_address() {
+fn nested_unreadable_cd_records_pa() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -187,7 +187,7 @@ fn at_every_level(test: impl Fn(&Bench<'_>, &Nested<'_>, u32, u64)) {
 
 /// The IPA of the record is the descriptor's, not that of its table.
 #[test]
-fn a_descriptor_that_stage_2_refuses_is_a_fault_of_that_class() {
+fn nested_table_stage2_fault_has_class_tt() {
     at_every_level(|bench, nested, level, ipa| {
         for (descriptor, kind) in REFUSALS {
             nested.stage2.set(ipa, 3, descriptor);
@@ -198,7 +198,7 @@ fn a_descriptor_that_stage_2_refuses_is_a_fault_of_that_class() {
 }
 
 #[test]
-fn a_descriptor_that_cannot_be_read_is_an_abort_of_stage_1_with_its_physical_address() {
+fn nested_unreadable_descriptor_records_pa() {
     at_every_level(|bench, nested, level, ipa| {
         nested.stage2.map(ipa & !0xfff, NOWHERE);
         bench.invalidate();
@@ -212,7 +212,7 @@ fn a_descriptor_that_cannot_be_read_is_an_abort_of_stage_1_with_its_physical_add
 
 /// A descriptor of stage 2 that cannot be read, on the way to each thing.
 #[test]
-fn a_walk_of_stage_2_that_aborts_is_of_the_class_of_what_it_is_for() {
+fn nested_stage2_walk_abort_has_class_of_access() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -250,7 +250,7 @@ fn a_walk_of_stage_2_that_aborts_is_of_the_class_of_what_it_is_for() {
 }
 
 #[test]
-fn an_address_that_stage_2_refuses_is_recorded_with_its_ipa() {
+fn nested_stage2_fault_records_ipa() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granules in [[Granule::K4; 2], [Granule::K64, Granule::K4]] {
@@ -271,7 +271,7 @@ fn an_address_that_stage_2_refuses_is_recorded_with_its_ipa() {
 
 /// Both stages have to permit it.
 #[test]
-fn the_stage_that_refuses_is_recorded() {
+fn nested_fault_records_its_stage() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -314,7 +314,7 @@ fn the_stage_that_refuses_is_recorded() {
 
 /// The C device forgets `APTable` with the first translation that it caches.
 #[test]
-fn a_table_that_is_read_only_is_so_after_a_read() {
+fn nested_aptable_read_only_holds_after_read() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -415,7 +415,7 @@ fn s2ptw_refuses_table_in_cached_device_page() {
 
 /// MSIs go to Device memory, for one.
 #[test]
-fn s2ptw_lets_dma_reach_device_page() {
+fn s2ptw_permits_dma_to_device_page() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -443,7 +443,7 @@ fn nested_dma_to_privileged_page_is_refused() {
 }
 
 #[test]
-fn faults_of_stage_1_are_as_without_stage_2() {
+fn nested_stage1_faults_equal_stage1_alone() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -462,7 +462,7 @@ fn faults_of_stage_1_are_as_without_stage_2() {
 
 /// `CD.R` is for stage 1, `STE.S2R` for stage 2.
 #[test]
-fn each_stage_says_whether_its_faults_are_recorded() {
+fn nested_fault_recording_is_per_stage() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -491,7 +491,7 @@ fn each_stage_says_whether_its_faults_are_recorded() {
 
 /// The C device translates the tables' addresses with the Context descriptor.
 #[test]
-fn a_table_that_is_not_walked_may_be_anywhere() {
+fn nested_unused_ttb_may_be_anywhere() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K4; 2], 39);
@@ -511,7 +511,7 @@ fn a_table_that_is_not_walked_may_be_anywhere() {
 /// A table of 64 KiB is 16 pages of 4 KiB for stage 2, each where that likes.
 /// The C device translates the table's first address alone.
 #[test]
-fn a_table_of_stage_1_may_be_scattered_by_stage_2() {
+fn nested_stage1_table_may_be_scattered() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let nested = Nested::new(&bench, [Granule::K64, Granule::K4], 42);

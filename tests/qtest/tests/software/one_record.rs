@@ -55,7 +55,7 @@ fn faulting_access_of_any_size_is_one_record() {
 }
 
 #[test]
-fn faulting_page_is_one_record_and_two_pages_are_two() {
+fn faulting_page_is_one_record_each() {
     with_stage1(|bench| {
         let next = UNMAPPED + 0x1000;
         for access in ACCESSES {
@@ -76,7 +76,7 @@ fn faulting_page_is_one_record_and_two_pages_are_two() {
 }
 
 #[test]
-fn fault_behind_a_page_that_is_mapped_is_one_record() {
+fn fault_behind_mapped_page_is_one_record() {
     with_stage1(|bench| {
         for access in ACCESSES {
             transfer(bench, access, IOVA + 0xfe0, 0x100);
@@ -87,7 +87,7 @@ fn fault_behind_a_page_that_is_mapped_is_one_record() {
 }
 
 #[test]
-fn fault_of_stage2_is_one_record() {
+fn stage2_fault_is_one_record() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     install_stage2(&bench, Granule::K4, 39);
@@ -106,7 +106,7 @@ fn fault_of_stage2_is_one_record() {
 
 /// Records that name no input address are compared by the address all the same.
 #[test]
-fn bad_configuration_is_one_record_for_an_access() {
+fn config_error_is_one_record_per_access() {
     with_stage1(|bench| {
         let record = bench.event(Kind::BadSte);
         bench.set_ste(bench.edu.sid(), Entry([0; 8]));
@@ -125,7 +125,7 @@ fn bad_configuration_is_one_record_for_an_access() {
 }
 
 #[test]
-fn repeated_access_is_a_record_of_its_own() {
+fn repeated_access_is_new_record() {
     with_stage1(|bench| {
         for count in [1, 4, 8, 64] {
             for _ in 0..3 {
@@ -139,7 +139,7 @@ fn repeated_access_is_a_record_of_its_own() {
 
 /// Whatever is not where the last piece ends is another transaction.
 #[test]
-fn access_that_does_not_continue_is_a_record_of_its_own() {
+fn noncontiguous_access_is_new_record() {
     with_stage1(|bench| {
         let at = |offset| missing(bench, Access::Read, UNMAPPED + offset);
         for (first, second) in [(0, 8), (8, 4), (4, 0), (0, 0x1000)] {
@@ -156,7 +156,7 @@ fn access_that_does_not_continue_is_a_record_of_its_own() {
 
 /// What lies between two accesses tells that they are two.
 #[test]
-fn accesses_are_separated_by_commands_and_other_accesses() {
+fn commands_and_accesses_separate_records() {
     with_stage1(|bench| {
         let at = |offset| missing(bench, Access::Read, UNMAPPED + offset);
         let separated_by = |what: &dyn Fn()| {
@@ -176,7 +176,7 @@ fn accesses_are_separated_by_commands_and_other_accesses() {
 /// The SMMU cannot tell two accesses from one if nothing separates them, and the
 /// second begins where the first ends: they are one record.
 #[test]
-fn adjacent_accesses_with_nothing_between_are_one_record() {
+fn adjacent_accesses_are_one_record() {
     with_stage1(|bench| {
         for access in ACCESSES {
             transfer(bench, access, UNMAPPED, 8);
@@ -189,7 +189,7 @@ fn adjacent_accesses_with_nothing_between_are_one_record() {
 
 /// A queue that was disabled has what comes after it, whatever came before.
 #[test]
-fn queue_that_is_enabled_again_has_a_record_of_the_next_access() {
+fn reenabled_eventq_records_next_access() {
     with_stage1(|bench| {
         transfer(bench, Access::Read, UNMAPPED, 4);
         assert_eq!(bench.records().len(), 1);

@@ -270,7 +270,7 @@ impl<'a> World<'a> {
 }
 
 #[test]
-fn no_cached_translation_outlives_its_invalidation() {
+fn random_translations_never_outlive_invalidation() {
     let machine = machine("nested")
         .device(format!("{},bus=pcie.0,addr=5", edu::DEVICE))
         .start();

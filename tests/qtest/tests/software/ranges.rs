@@ -70,7 +70,7 @@ fn ranges(granule: Granule) -> impl Iterator<Item = (Range, u64)> {
 }
 
 #[test]
-fn every_page_of_a_range_is_looked_up_again() {
+fn range_tlbi_invalidates_every_page() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -93,7 +93,7 @@ fn every_page_of_a_range_is_looked_up_again() {
 }
 
 #[test]
-fn every_page_of_a_range_of_stage_2_is_looked_up_again() {
+fn range_tlbi_invalidates_every_stage2_page() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -111,7 +111,7 @@ fn every_page_of_a_range_of_stage_2_is_looked_up_again() {
 
 /// The granule is that of the stage that the command is for.
 #[test]
-fn every_page_of_a_range_over_another_granule_is_looked_up_again() {
+fn range_tlbi_invalidates_nested_granules() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granules in [
@@ -141,7 +141,7 @@ fn every_page_of_a_range_over_another_granule_is_looked_up_again() {
 
 /// `TTL` 3 with one page: only a hint, not a range.
 #[test]
-fn one_page_with_its_level_is_looked_up_again() {
+fn tlbi_with_ttl_invalidates_page() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -163,7 +163,7 @@ fn one_page_with_its_level_is_looked_up_again() {
 }
 
 #[test]
-fn a_block_with_its_level_is_looked_up_again() {
+fn tlbi_with_ttl_invalidates_block() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -198,7 +198,7 @@ fn a_block_with_its_level_is_looked_up_again() {
 
 /// A range that holds the page, however large it is and wherever it begins.
 #[test]
-fn a_range_may_be_as_large_as_all_addresses() {
+fn range_tlbi_may_cover_address_space() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -229,7 +229,7 @@ fn a_range_may_be_as_large_as_all_addresses() {
 
 /// It ends there: what is meant by more is not said.
 #[test]
-fn a_range_beyond_the_last_address_ends() {
+fn range_tlbi_stops_at_last_address() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -255,7 +255,7 @@ fn a_range_beyond_the_last_address_ends() {
 
 /// Which addresses those are is UNPREDICTABLE, but there is an end to it.
 #[test]
-fn a_range_that_is_not_aligned_to_its_granule_is_survived() {
+fn unaligned_range_tlbi_is_consumed() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granule in [Granule::K16, Granule::K64] {

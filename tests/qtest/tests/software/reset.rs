@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn a_reset_ends_translation() {
+fn reset_returns_to_bypass() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
@@ -29,7 +29,7 @@ fn a_reset_ends_translation() {
 
 /// What is enabled afterwards is as new: nothing has to be invalidated.
 #[test]
-fn a_reset_forgets_entries_context_descriptors_and_translations() {
+fn reset_flushes_all_caches() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -58,7 +58,7 @@ fn a_reset_forgets_entries_context_descriptors_and_translations() {
 }
 
 #[test]
-fn a_reset_empties_the_event_queue() {
+fn reset_empties_eventq() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);

@@ -41,7 +41,7 @@ fn context() -> Entry {
 }
 
 #[test]
-fn the_smmu_of_sbsa_ref_translates() {
+fn sbsa_ref_smmu_translates() {
     let machine = Builder::new(qemu())
         .args(["-machine", "sbsa-ref,accel=qtest"])
         // firmware of the display, which is not part of the build

@@ -24,7 +24,7 @@ const SIZES: [(Granule, &[u32]); 3] = [
 ];
 
 #[test]
-fn every_granule_translates_from_every_level() {
+fn stage1_every_granule_and_level_translates() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for (granule, sizes) in SIZES {
@@ -48,7 +48,7 @@ fn every_granule_translates_from_every_level() {
 }
 
 #[test]
-fn every_block_translates() {
+fn stage1_every_block_translates() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -67,7 +67,7 @@ fn every_block_translates() {
 
 /// Its alignment is the table's own size (64 bytes for the smallest).
 #[test]
-fn a_small_first_table_need_not_be_aligned_to_the_granule() {
+fn small_first_table_has_own_alignment() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.allocate(64);
@@ -89,7 +89,7 @@ fn install_halves(bench: &Bench<'_>, lower: (Granule, u32), upper: (Granule, u32
 }
 
 #[test]
-fn upper_addresses_have_tables_of_their_own() {
+fn upper_half_has_its_own_tables() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for upper in Granule::ALL {
@@ -111,7 +111,7 @@ fn upper_addresses_have_tables_of_their_own() {
 }
 
 #[test]
-fn upper_addresses_translate_alone() {
+fn upper_half_translates_with_epd0() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -124,7 +124,7 @@ fn upper_addresses_translate_alone() {
 }
 
 #[test]
-fn each_half_ignores_the_top_byte_if_its_bit_says_so() {
+fn tbi_ignores_top_byte_per_half() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let low = Tables::stage1(&bench, Granule::K4, 48);
@@ -157,7 +157,7 @@ fn each_half_ignores_the_top_byte_if_its_bit_says_so() {
 
 /// Bits between the range and the top byte are looked at all the same.
 #[test]
-fn an_ignored_top_byte_does_not_widen_the_range() {
+fn tbi_does_not_widen_input_range() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -171,7 +171,7 @@ fn an_ignored_top_byte_does_not_widen_the_range() {
 }
 
 #[test]
-fn a_transfer_follows_the_tables_across_pages() {
+fn dma_follows_tables_across_pages() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -197,7 +197,7 @@ fn a_transfer_follows_the_tables_across_pages() {
 }
 
 #[test]
-fn a_transfer_arrives_up_to_the_page_that_is_missing() {
+fn dma_stops_at_unmapped_page() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
@@ -214,7 +214,7 @@ fn a_transfer_arrives_up_to_the_page_that_is_missing() {
 /// Bits that software may use, and attributes that say nothing about whether
 /// data may be read and written.
 #[test]
-fn other_bits_of_a_descriptor_change_nothing() {
+fn stage1_other_descriptor_bits_have_no_effect() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -237,7 +237,7 @@ fn other_bits_of_a_descriptor_change_nothing() {
 
 /// The C device aborts QEMU on the Reserved ones.
 #[test]
-fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
+fn reserved_ips_selects_largest_oas() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -249,7 +249,7 @@ fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
 
 /// `EPDx`: what describes a half that is not walked means nothing.
 #[test]
-fn the_fields_of_a_half_that_is_off_are_ignored() {
+fn epd_ignores_fields_of_its_half() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -266,7 +266,7 @@ fn the_fields_of_a_half_that_is_off_are_ignored() {
 /// As kernels have it to see their tables: an entry of the first table is the
 /// table itself.
 #[test]
-fn a_table_may_point_to_itself() {
+fn self_referencing_table_translates() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 48);

@@ -55,7 +55,7 @@ fn at_every_level(test: impl Fn(&Bench<'_>, &Stage1<'_>, u32)) {
 }
 
 #[test]
-fn an_invalid_descriptor_at_any_level_is_no_translation() {
+fn stage1_invalid_descriptor_records_f_translation() {
     at_every_level(|bench, stage1, level| {
         // all bits but that for validity
         for descriptor in [0, 0b10, !1] {
@@ -69,7 +69,7 @@ fn an_invalid_descriptor_at_any_level_is_no_translation() {
 /// With addresses of 48 bits there are blocks of 1 GiB, 2 MiB, 32 MiB and
 /// 512 MiB, and no others. What would be a block in the last level is Reserved.
 #[test]
-fn a_block_where_there_is_none_is_no_translation() {
+fn reserved_block_level_is_translation_fault() {
     at_every_level(|bench, stage1, level| {
         if !stage1.tables.granule.blocks().contains(&level) {
             let shift = stage1.tables.granule.shift(level);
@@ -88,7 +88,7 @@ fn walk_abort(bench: &Bench<'_>, access: Access, address: u64) -> Record {
 }
 
 #[test]
-fn a_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
+fn stage1_unreadable_descriptor_records_address() {
     at_every_level(|bench, stage1, level| {
         let tables = &stage1.tables;
         let slot = tables.descriptor(IOVA, level);
@@ -110,7 +110,7 @@ fn a_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
 
 /// External aborts are no faults of translation: `R` does not suppress them.
 #[test]
-fn a_descriptor_that_cannot_be_read_is_always_recorded() {
+fn stage1_walk_eabt_is_recorded_with_cd_r_clear() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -122,7 +122,7 @@ fn a_descriptor_that_cannot_be_read_is_always_recorded() {
 }
 
 #[test]
-fn an_address_outside_of_both_halves_is_no_translation() {
+fn address_outside_both_halves_is_f_translation() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -154,7 +154,7 @@ fn an_address_outside_of_both_halves_is_no_translation() {
 }
 
 #[test]
-fn a_half_that_is_off_has_no_translation() {
+fn epd_half_is_f_translation() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -212,19 +212,19 @@ fn address_sizes(outputs: &[(u64, u32)]) {
 }
 
 #[test]
-fn an_output_beyond_the_contexts_size_is_an_address_size_fault() {
+fn output_beyond_ips_is_f_addr_size() {
     address_sizes(&OUTPUTS[..6]);
 }
 
 /// The C device aborts QEMU.
 #[test]
-fn the_reserved_output_sizes_are_the_smmus_own() {
+fn reserved_ips_faults_above_smmu_oas() {
     address_sizes(&OUTPUTS[6..]);
 }
 
 /// Not only what is translated to is checked (3.4.3).
 #[test]
-fn a_next_table_beyond_the_contexts_size_is_an_address_size_fault() {
+fn next_table_beyond_ips_is_f_addr_size() {
     at_every_level(|bench, stage1, level| {
         if level < 3 {
             stage1.tables.set(IOVA, level, (1 << 44) | TABLE);
@@ -237,7 +237,7 @@ fn a_next_table_beyond_the_contexts_size_is_an_address_size_fault() {
 /// With pages of 64 KiB an address of 48 bits is all that there is: bits 15:12
 /// are no part of it.
 #[test]
-fn low_bits_of_a_64k_descriptor_are_no_address() {
+fn descriptor_64k_low_bits_are_not_address() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K64, 42);
@@ -251,7 +251,7 @@ fn low_bits_of_a_64k_descriptor_are_no_address() {
 }
 
 #[test]
-fn a_page_without_access_flag_is_an_access_fault() {
+fn stage1_clear_af_is_f_access() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -268,7 +268,7 @@ fn a_page_without_access_flag_is_an_access_fault() {
 
 /// In this order, whatever else is wrong with the page.
 #[test]
-fn the_first_fault_of_several_is_the_one_that_is_recorded() {
+fn stage1_first_of_two_faults_is_recorded() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -287,7 +287,7 @@ fn the_first_fault_of_several_is_the_one_that_is_recorded() {
 }
 
 #[test]
-fn a_page_that_is_read_only_can_be_read_only() {
+fn read_only_page_faults_on_write() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
@@ -388,7 +388,7 @@ fn dma_below_table_without_user_is_refused() {
 }
 
 #[test]
-fn a_table_that_is_read_only_makes_all_below_it_so() {
+fn aptable_read_only_applies_to_all_below() {
     at_every_level(|bench, stage1, level| {
         if level == 3 {
             return;
@@ -405,7 +405,7 @@ fn a_table_that_is_read_only_makes_all_below_it_so() {
 
 /// The C device forgets `APTable` with the first translation that it caches.
 #[test]
-fn a_table_that_is_read_only_is_so_after_a_read() {
+fn aptable_read_only_holds_after_read() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -418,7 +418,7 @@ fn a_table_that_is_read_only_is_so_after_a_read() {
 }
 
 #[test]
-fn tables_do_not_restrict_if_the_context_says_so() {
+fn cd_had_disables_aptable() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let tables = Tables::stage1(&bench, Granule::K4, 39);
@@ -441,7 +441,7 @@ fn tables_do_not_restrict_if_the_context_says_so() {
 }
 
 #[test]
-fn faults_are_not_recorded_if_the_context_says_so() {
+fn cd_r_clear_records_no_fault() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -465,7 +465,7 @@ fn faults_are_not_recorded_if_the_context_says_so() {
 
 /// The input address is recorded to the last bit.
 #[test]
-fn a_record_has_the_address_of_the_access() {
+fn fault_record_has_address_of_access() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
@@ -478,7 +478,7 @@ fn a_record_has_the_address_of_the_access() {
 
 /// Nothing of it comes to the device.
 #[test]
-fn what_is_refused_is_not_read() {
+fn refused_read_transfers_no_data() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);

@@ -25,7 +25,7 @@ const SIZES: [(Granule, u32, &[u32]); 9] = [
 ];
 
 #[test]
-fn every_granule_translates_from_every_level_with_concatenated_tables() {
+fn stage2_concatenated_tables_translate() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for (granule, start, sizes) in SIZES {
@@ -45,7 +45,7 @@ fn every_granule_translates_from_every_level_with_concatenated_tables() {
 }
 
 #[test]
-fn every_block_translates() {
+fn stage2_every_block_translates() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -80,7 +80,7 @@ fn s2ptw_without_stage1_refuses_nothing() {
 
 /// The C device aborts QEMU on the Reserved ones.
 #[test]
-fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
+fn reserved_s2ps_selects_largest_oas() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 32);
@@ -91,7 +91,7 @@ fn every_output_size_is_survived_and_the_reserved_ones_are_the_largest() {
 }
 
 #[test]
-fn what_belongs_to_stage_1_is_ignored() {
+fn stage2_ignores_stage1_ste_fields() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 39);
@@ -104,7 +104,7 @@ fn what_belongs_to_stage_1_is_ignored() {
 }
 
 #[test]
-fn what_belongs_to_stage_2_is_ignored_without_it() {
+fn stage1_ignores_stage2_ste_fields() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);

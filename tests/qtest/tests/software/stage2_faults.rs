@@ -63,7 +63,7 @@ fn at_every_level(test: impl Fn(&Bench<'_>, &Tables<'_>, u32)) {
 }
 
 #[test]
-fn an_invalid_descriptor_at_any_level_is_no_translation() {
+fn stage2_invalid_descriptor_records_f_translation() {
     at_every_level(|bench, tables, level| {
         for descriptor in [0, 0b10, !1] {
             tables.set(IOVA, level, descriptor);
@@ -74,7 +74,7 @@ fn an_invalid_descriptor_at_any_level_is_no_translation() {
 }
 
 #[test]
-fn a_block_where_there_is_none_is_no_translation() {
+fn stage2_reserved_block_level_is_translation_fault() {
     at_every_level(|bench, tables, level| {
         if !tables.granule.blocks().contains(&level) {
             let shift = tables.granule.shift(level);
@@ -87,7 +87,7 @@ fn a_block_where_there_is_none_is_no_translation() {
 }
 
 #[test]
-fn a_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
+fn stage2_unreadable_descriptor_records_address() {
     at_every_level(|bench, tables, level| {
         let slot = tables.descriptor(IOVA, level);
         let offset = if level == tables.start {
@@ -108,7 +108,7 @@ fn a_descriptor_that_cannot_be_read_is_recorded_with_its_address() {
 }
 
 #[test]
-fn an_address_beyond_the_tables_is_no_translation() {
+fn stage2_address_beyond_tables_is_f_translation() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for (granule, bits, start) in SIZES {
@@ -129,7 +129,7 @@ fn an_address_beyond_the_tables_is_no_translation() {
 /// Without stage 1 what comes in is an IPA, and there are 44 bits of that: more
 /// is a fault of stage 1 (3.4).
 #[test]
-fn an_address_beyond_what_an_ipa_can_be_is_an_address_size_fault_of_stage_1() {
+fn ipa_above_ias_is_stage1_f_addr_size() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for bits in [44, 32] {
@@ -158,7 +158,7 @@ const OUTPUTS: [(u64, u32); 8] = [
 ];
 
 #[test]
-fn an_output_beyond_its_size_is_an_address_size_fault() {
+fn stage2_output_beyond_s2ps_is_f_addr_size() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 39);
@@ -184,7 +184,7 @@ fn an_output_beyond_its_size_is_an_address_size_fault() {
 }
 
 #[test]
-fn a_next_table_beyond_its_size_is_an_address_size_fault() {
+fn stage2_next_table_beyond_s2ps_is_f_addr_size() {
     at_every_level(|bench, tables, level| {
         if level < 3 {
             tables.set(IOVA, level, (1 << 44) | TABLE);
@@ -195,7 +195,7 @@ fn a_next_table_beyond_its_size_is_an_address_size_fault() {
 }
 
 #[test]
-fn a_page_without_access_flag_is_an_access_fault() {
+fn stage2_clear_af_is_f_access() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 39);
@@ -211,7 +211,7 @@ fn a_page_without_access_flag_is_an_access_fault() {
 }
 
 #[test]
-fn a_page_permits_what_it_says() {
+fn s2ap_controls_dma() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
@@ -247,7 +247,7 @@ fn a_page_permits_what_it_says() {
 }
 
 #[test]
-fn the_first_fault_of_several_is_the_one_that_is_recorded() {
+fn stage2_first_of_two_faults_is_recorded() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 39);
@@ -265,7 +265,7 @@ fn the_first_fault_of_several_is_the_one_that_is_recorded() {
 }
 
 #[test]
-fn faults_are_not_recorded_if_the_entry_says_so() {
+fn ste_s2r_clear_records_no_fault() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 39);

@@ -100,7 +100,7 @@ fn fails(bench: &Bench<'_>, record: Record) {
 }
 
 #[test]
-fn two_levels_are_walked_with_every_split() {
+fn two_level_strtab_walks_every_split() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for split in [6, 8, 10] {
@@ -114,7 +114,7 @@ fn two_levels_are_walked_with_every_split() {
 /// `Span`: 2^(Span - 1) entries. The stream is the last that is there, then the
 /// first that is not.
 #[test]
-fn a_span_covers_as_many_streams_as_it_says() {
+fn l1std_span_covers_its_streams() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for split in [6, 8, 10] {
@@ -133,7 +133,7 @@ fn a_span_covers_as_many_streams_as_it_says() {
 }
 
 #[test]
-fn a_span_that_is_none_is_a_bad_stream() {
+fn invalid_l1std_span_records_c_bad_streamid() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for split in [6, 8, 10] {
@@ -149,7 +149,7 @@ fn a_span_that_is_none_is_a_bad_stream() {
 }
 
 #[test]
-fn a_reserved_split_is_a_split_of_6() {
+fn reserved_strtab_split_is_6() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     TwoLevels::new(&bench, 6);
@@ -160,7 +160,7 @@ fn a_reserved_split_is_a_split_of_6() {
 }
 
 #[test]
-fn a_stream_beyond_the_table_is_bad() {
+fn stream_beyond_strtab_records_c_bad_streamid() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
@@ -180,7 +180,7 @@ fn a_stream_beyond_the_table_is_bad() {
 }
 
 #[test]
-fn bad_streams_are_recorded_only_if_that_is_wanted() {
+fn c_bad_streamid_is_recorded_only_with_recinvsid() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
@@ -202,7 +202,7 @@ fn bad_streams_are_recorded_only_if_that_is_wanted() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_read_is_recorded_with_its_address() {
+fn unreadable_ste_records_f_ste_fetch_with_address() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let fetch = |address| bench.event(Kind::SteFetch).fetching(address);
@@ -221,7 +221,7 @@ fn an_entry_that_cannot_be_read_is_recorded_with_its_address() {
 
 /// It is aligned to the table's size, of the first level in two levels.
 #[test]
-fn the_base_of_a_table_is_aligned_by_the_smmu() {
+fn strtab_base_is_aligned_to_table_size() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
@@ -244,7 +244,7 @@ fn the_base_of_a_table_is_aligned_by_the_smmu() {
 
 /// The C device does not go back to linear tables.
 #[test]
-fn a_table_that_becomes_linear_is_used_as_linear() {
+fn strtab_changed_to_linear_is_indexed() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     TwoLevels::new(&bench, 8);

@@ -24,7 +24,7 @@ const ABORT: u32 = 1 << 20;
 const ADDRESS: u64 = DATA + 0x5_0340;
 
 #[test]
-fn an_entry_bypasses_or_aborts() {
+fn ste_bypasses_or_aborts_dma() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
@@ -40,7 +40,7 @@ fn an_entry_bypasses_or_aborts() {
 }
 
 #[test]
-fn an_smmu_that_is_off_does_what_gbpa_says() {
+fn gbpa_controls_dma_without_smmuen() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::abort());
@@ -55,7 +55,7 @@ fn an_smmu_that_is_off_does_what_gbpa_says() {
 }
 
 #[test]
-fn gbpa_means_nothing_while_the_smmu_is_on() {
+fn gbpa_is_ignored_with_smmuen() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
@@ -64,7 +64,7 @@ fn gbpa_means_nothing_while_the_smmu_is_on() {
 }
 
 #[test]
-fn translation_begins_and_ends_with_smmuen() {
+fn smmuen_starts_and_stops_translation() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
@@ -80,7 +80,7 @@ fn translation_begins_and_ends_with_smmuen() {
 
 /// Bypass does not give a device a wider address than the system has (3.4).
 #[test]
-fn a_bypassed_address_beyond_the_output_size_is_an_address_size_fault() {
+fn bypass_beyond_oas_is_f_addr_size() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     bench.install(ste::bypass());
@@ -94,7 +94,7 @@ fn a_bypassed_address_beyond_the_output_size_is_an_address_size_fault() {
 }
 
 #[test]
-fn devices_have_the_translation_of_their_own_entry() {
+fn each_device_translates_by_its_own_ste() {
     let machine = machine("1")
         .device(format!("{},bus=pcie.0,addr=5", edu::DEVICE))
         .device(format!("{},bus=pcie.0,addr=6.5", edu::DEVICE))
@@ -139,7 +139,7 @@ fn devices_have_the_translation_of_their_own_entry() {
 
 /// An interrupt is a write, and guests map where it goes to.
 #[test]
-fn a_message_signalled_interrupt_is_translated_like_any_write() {
+fn msi_write_is_translated() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);

@@ -36,7 +36,7 @@ fn program_bridge(machine: &Machine) {
 }
 
 #[test]
-fn every_stage_translates_for_every_bus() {
+fn every_stage_translates_on_every_bus() {
     type Start = fn(&str) -> Builder;
     let places: [(Start, u32); 3] = [
         (own, pci::sid(0, 2)),
@@ -65,7 +65,7 @@ fn every_stage_translates_for_every_bus() {
 
 /// Each has its own tables, caches, queues and streams of the same numbers.
 #[test]
-fn two_smmus_know_nothing_of_each_other() {
+fn two_smmus_translate_independently() {
     let machine = behind_a_bridge("1")
         .device("arm-smmuv3,primary-bus=pcie.0,stage=1")
         .device(format!("{},bus=pcie.0,addr=4", edu::DEVICE))
@@ -125,7 +125,7 @@ impl<'a> TestDevice<'a> {
 }
 
 #[test]
-fn a_device_is_told_that_its_access_was_aborted() {
+fn aborted_dma_returns_error_to_device() {
     let machine = machine("1")
         .device("iommu-testdev,bus=pcie.0,addr=5")
         .start();

@@ -77,7 +77,7 @@ const TRANSLATING: [&str; 7] = [
 const LOOKING_UP: [&str; 2] = ["smmu_iotlb_lookup_hit", "smmu_iotlb_lookup_miss"];
 
 #[test]
-fn translations_of_stage_1_are_traced_like_those_of_the_c_device() {
+fn stage1_trace_events_match_c_device() {
     let events = [&TRANSLATING[..], &LOOKING_UP].concat();
     same("1", &events, |bench| {
         let _stage1 = Stage1::new(bench, Granule::K4, 39);
@@ -87,7 +87,7 @@ fn translations_of_stage_1_are_traced_like_those_of_the_c_device() {
 }
 
 #[test]
-fn translations_of_stage_2_are_traced_like_those_of_the_c_device() {
+fn stage2_trace_events_match_c_device() {
     same("2", &TRANSLATING, |bench| {
         install_stage2(bench, Granule::K4, 39);
         bench.writes(IOVA, DATA);
@@ -96,7 +96,7 @@ fn translations_of_stage_2_are_traced_like_those_of_the_c_device() {
 }
 
 #[test]
-fn what_is_not_translated_is_traced_like_by_the_c_device() {
+fn bypass_and_abort_trace_events_match_c_device() {
     let events = [
         "smmuv3_translate_abort",
         "smmuv3_translate_bypass",
@@ -118,7 +118,7 @@ fn what_is_not_translated_is_traced_like_by_the_c_device() {
 }
 
 #[test]
-fn invalidations_are_traced_like_those_of_the_c_device() {
+fn tlbi_trace_events_match_c_device() {
     let events = [
         "smmuv3_cmdq_cfgi_ste",
         "smmuv3_cmdq_cfgi_ste_range",
