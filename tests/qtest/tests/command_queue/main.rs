@@ -6,12 +6,12 @@
 //! reaches a host.
 
 mod bench;
+mod cmd_sync;
+mod cmdqen;
 mod commands;
-mod enabling;
+mod device_memory;
 mod errors;
 mod geometry;
-mod hostile;
-mod memory;
 mod migration;
-mod slices;
-mod syncs;
+mod random_accesses;
+mod time_slices;

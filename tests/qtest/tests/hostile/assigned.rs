@@ -19,7 +19,7 @@ use smmuv3_qtest::{
 };
 
 use crate::{
-    chance::{self, below, once_in},
+    generator::{self, below, once_in},
     host::{self, CONTRACTS},
     invalidations::Ledger,
     model::{Model, SLOTS},
@@ -188,11 +188,11 @@ impl World<'_> {
             }
             5 => self.pause(),
             6 => {
-                chance::stir(self.bench.machine(), &mut self.random);
+                generator::stir(self.bench.machine(), &mut self.random);
                 self.say("the soup is stirred".into());
             }
             _ => {
-                let iova = chance::iova(&mut self.random);
+                let iova = generator::iova(&mut self.random);
                 self.port.write(iova);
                 self.report.transactions += 1;
                 self.say(format!("the root port writes to {iova:#x}"));
@@ -336,7 +336,7 @@ impl World<'_> {
             1 => ste::ABORT,
             2 => ste::BYPASS,
             3 => ste::STAGE2,
-            page => ste::stage1(chance::SOUP + 0x1000 * page),
+            page => ste::stage1(generator::RANDOM_TABLES + 0x1000 * page),
         }
     }
 
@@ -433,7 +433,7 @@ impl World<'_> {
         self.make_room(8);
         let count = self.room().min(8);
         let commands: Vec<Command> = (0..count)
-            .flat_map(|_| [chance::command(&mut self.random), self.ledger.fresh()])
+            .flat_map(|_| [generator::command(&mut self.random), self.ledger.fresh()])
             .take(count as usize)
             .collect();
         let text = format!("commands {commands:x?}");
@@ -554,14 +554,14 @@ impl World<'_> {
             match below(&mut self.random, 4) {
                 0 => {
                     let commands: Vec<Command> = (0..256)
-                        .map(|_| chance::command(&mut self.random))
+                        .map(|_| generator::command(&mut self.random))
                         .collect();
-                    let place = chance::SOUP + (below(&mut self.random, 16) << 12);
+                    let place = generator::RANDOM_TABLES + (below(&mut self.random, 16) << 12);
                     machine.write_memory(place, &command::to_bytes(&commands));
                 }
                 1 => {
                     for stream in [sid(1), sid(2)] {
-                        let entry = chance::entry(&mut self.random);
+                        let entry = generator::entry(&mut self.random);
                         let bytes: Vec<u8> =
                             entry.iter().flat_map(|word| word.to_le_bytes()).collect();
                         machine.write_memory(TABLE + 64 * u64::from(stream), &bytes);
@@ -572,7 +572,7 @@ impl World<'_> {
             }
             let accesses = below(&mut self.random, 60);
             for _ in 0..accesses {
-                chance::access(&self.smmu, &mut self.random);
+                generator::access(&self.smmu, &mut self.random);
             }
             self.report.accesses += accesses;
             self.check();
@@ -613,7 +613,7 @@ impl World<'_> {
             }
         }
         for _ in 0..20 {
-            chance::access(&self.smmu, &mut self.random);
+            generator::access(&self.smmu, &mut self.random);
         }
         self.report.accesses += 20;
         self.bench.machine().system_reset();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 
 use smmuv3_qtest::{assigned::Bench, Random};
 
-use crate::chance::{below, once_in};
+use crate::generator::{below, once_in};
 
 const ERRNOS: [&str; 20] = [
     "E2BIG",

@@ -10,13 +10,13 @@
 //! `STEPS=N` how much each of them does.
 
 mod assigned;
-mod chance;
+mod emulated;
+mod generator;
 mod host;
 mod invalidations;
 mod model;
 mod report;
 mod resources;
-mod software;
 
 use std::{
     env,
@@ -81,5 +81,5 @@ fn hostile_guest_with_assigned_devices_is_contained() {
 
 #[test]
 fn hostile_guest_with_emulated_devices_is_contained() {
-    run("emulated devices", software::live);
+    run("emulated devices", emulated::live);
 }

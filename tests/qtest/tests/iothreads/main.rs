@@ -5,8 +5,8 @@
 //! thread of QEMU's serves, without the lock under which the guest's accesses to
 //! the SMMU are done. Both happen at once, and neither is in the other's way.
 
-mod burst;
-mod devices;
+mod cmd_sync;
 mod disk;
-mod racing;
-mod syncing;
+mod invalidation_burst;
+mod races;
+mod tables_in_devices;

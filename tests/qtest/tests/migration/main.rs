@@ -5,10 +5,10 @@
 //! and back, with an SMMU that is in the middle of everything: commands wait
 //! behind an error, an event has not been read. And streams that are damaged.
 
-mod damaged;
 mod guest;
-mod hostile;
-mod reserved;
+mod invalid_vmstate;
+mod random_vmstate;
+mod reserved_bits;
 mod snapshots;
 mod stream;
 mod transfer;

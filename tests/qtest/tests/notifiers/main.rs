@@ -5,9 +5,9 @@
 //! queues another process serves asks QEMU for translations, caches them, and
 //! has to hear of it when they are no longer so.
 
-mod answers;
 mod backend;
 mod bench;
-mod devices;
-mod tells;
-mod tracing;
+mod clients;
+mod trace_events;
+mod translation;
+mod unmap;

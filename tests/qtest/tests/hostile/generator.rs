@@ -12,7 +12,7 @@ use smmuv3_qtest::{
 
 /// Guest physical address of what is made at random: Context descriptors,
 /// tables and their like, all of which lead to one another.
-pub const SOUP: u64 = RAM + 0x100_0000;
+pub const RANDOM_TABLES: u64 = RAM + 0x100_0000;
 /// How much of that there is.
 pub const SOUP_SIZE: u64 = 64 << 12;
 /// Guest physical address of memory that nothing else is in. What the soup maps
@@ -44,7 +44,7 @@ pub fn disturbed(random: &mut Random, word: u64) -> u64 {
 }
 
 fn soup_page(random: &mut Random) -> u64 {
-    SOUP + (below(random, SOUP_SIZE >> 12) << 12)
+    RANDOM_TABLES + (below(random, SOUP_SIZE >> 12) << 12)
 }
 
 /// A Context descriptor that is good, or nearly.
@@ -158,7 +158,7 @@ fn value(smmu: &Smmu<'_>, random: &mut Random) -> u64 {
     match below(random, 4) {
         0 => noise,
         1 => noise & 0x1f,
-        2 => random.of(&[SOUP, NOWHERE, 0, smmu.base(), 0x0900_0000]) | noise & 0xf_ffff,
+        2 => random.of(&[RANDOM_TABLES, NOWHERE, 0, smmu.base(), 0x0900_0000]) | noise & 0xf_ffff,
         _ => random.of(&[
             u64::MAX,
             0,

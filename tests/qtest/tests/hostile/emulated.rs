@@ -21,7 +21,7 @@ use smmuv3_qtest::{
 
 use crate::{
     assigned::BOUND,
-    chance::{self, below, once_in, SCRATCH},
+    generator::{self, below, once_in, SCRATCH},
     report::Report,
     resources::{Resources, RETURNING},
 };
@@ -195,7 +195,7 @@ impl<'a> Station<'a> {
     fn step(&mut self) {
         let machine = self.machine;
         match below(self.random, 16) {
-            0..=2 => chance::stir(machine, self.random),
+            0..=2 => generator::stir(machine, self.random),
             3 | 4 => self.write_entries(),
             5..=7 => self.transact(),
             8 | 9 => self.command(),
@@ -227,7 +227,7 @@ impl<'a> Station<'a> {
         let base = self.smmu.read64(reg::STRTAB_BASE) & 0x000f_ffff_ffff_ffc0;
         if (RAM..SCRATCH).contains(&base) {
             for sid in SIDS {
-                let entry = chance::entry(self.random);
+                let entry = generator::entry(self.random);
                 let bytes: Vec<u8> = entry.iter().flat_map(|word| word.to_le_bytes()).collect();
                 self.machine
                     .write_memory(base + 64 * u64::from(sid), &bytes);
@@ -255,7 +255,7 @@ impl<'a> Station<'a> {
         for edu in &self.edus {
             for _ in 0..=below(self.random, 3) {
                 let noise = self.random.next();
-                let inside = chance::iova(self.random);
+                let inside = generator::iova(self.random);
                 let iova = self.random.of(&[inside, inside, inside, noise & !3]);
                 // what is outside of scratch memory is not to be written to
                 let access = if iova == inside {
@@ -273,7 +273,9 @@ impl<'a> Station<'a> {
     #[track_caller]
     fn command(&mut self) {
         let count = 1 + below(self.random, 40);
-        let commands: Vec<Command> = (0..count).map(|_| chance::command(self.random)).collect();
+        let commands: Vec<Command> = (0..count)
+            .map(|_| generator::command(self.random))
+            .collect();
         self.smmu.acknowledge();
         self.smmu.adopt_queue();
         let base = self.smmu.slot(0);
@@ -289,7 +291,7 @@ impl<'a> Station<'a> {
     fn access(&mut self) {
         let count = 1 + below(self.random, 40);
         for _ in 0..count {
-            chance::access(&self.smmu, self.random);
+            generator::access(&self.smmu, self.random);
         }
         self.report.accesses += count;
     }
@@ -324,7 +326,7 @@ impl<'a> Station<'a> {
     #[track_caller]
     fn settle(&mut self) {
         disable(&self.smmu);
-        for at in (DRIVER..chance::SOUP).step_by(CHUNK) {
+        for at in (DRIVER..generator::RANDOM_TABLES).step_by(CHUNK) {
             self.machine.fill_memory(at, CHUNK as u64, 0);
         }
         let driver = Translated::new(self.machine, self.stages, SIDS[0]);
