@@ -15,13 +15,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// A cell, counted from 0; an empty one if there are not so many.
+    /// Returns the cell `index`, or an empty one beyond the last.
     pub fn cell(&self, index: usize) -> &str {
         self.cells.get(index).map_or("", String::as_str)
     }
 }
 
-/// The text of `docs/NAME`.
+/// Returns the text of `docs/NAME`.
 ///
 /// # Panics
 ///
@@ -31,8 +31,8 @@ pub fn text(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The rows of all tables below the heading `heading`, up to the next heading
-/// of the same level or above.
+/// Returns the rows of all tables below the heading `heading`, up to the next
+/// heading of the same level or above.
 ///
 /// # Panics
 ///
@@ -62,7 +62,7 @@ pub fn rows(text: &str, heading: &str) -> Vec<Row> {
     rows
 }
 
-/// Whether a line is the rule between a table's heading and its rows.
+/// Returns whether a line is the rule between a table's heading and its rows.
 fn is_rule(line: &str) -> bool {
     line.starts_with('|') && line.chars().all(|c| "|-: ".contains(c))
 }
@@ -74,7 +74,7 @@ fn row(line: &str) -> Row {
     }
 }
 
-/// What stands between backticks in `text`.
+/// Returns the parts of `text` between backticks.
 pub fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The project's tests by name.
+//! The tests of the project by name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use std::{
 
 use crate::project;
 
-/// Where a test is.
+/// The place of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// `rust/`: a test of the architecture, or one of its vectors.
@@ -25,7 +25,7 @@ pub enum Place {
     Guest,
 }
 
-/// All of them.
+/// All tests of the project.
 #[derive(Debug)]
 pub struct Tests(BTreeMap<String, BTreeSet<Place>>);
 
@@ -80,18 +80,18 @@ impl Tests {
         }
     }
 
-    /// Where tests of this name are; nowhere if there is none.
+    /// Returns where tests of this name are.
     pub fn places(&self, name: &str) -> BTreeSet<Place> {
         self.0.get(name).cloned().unwrap_or_default()
     }
 
-    /// Whether there is a test of this name.
+    /// Returns whether there is a test of this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 }
 
-/// All files below a directory, except for what is built there.
+/// Returns all files below a directory, except for build output.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let entries =
@@ -110,7 +110,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The functions that a Rust source marks as tests.
+/// Returns the functions that a Rust source marks as tests.
 fn functions(source: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut marked = false;
@@ -120,7 +120,7 @@ fn functions(source: &str) -> Vec<String> {
         } else if let Some(rest) = line.strip_prefix("fn ").filter(|_| marked) {
             let is_part = |c: char| c.is_alphanumeric() || c == '_';
             let name: String = rest.chars().take_while(|c| is_part(*c)).collect();
-            // in a macro that makes tests of a list it has no name yet
+            // in a macro that generates tests it has no name yet
             if !name.is_empty() {
                 names.push(name);
             }
@@ -132,14 +132,15 @@ fn functions(source: &str) -> Vec<String> {
     names
 }
 
-/// The vectors of a file; each is a test, which a test of theirs sees to.
+/// Returns the vectors of a file; a test in `rust/smmuv3/tests/vectors.rs`
+/// checks that each is run.
 fn vectors(file: &str) -> Vec<String> {
     file.lines()
         .filter_map(|line| Some(line.strip_prefix("vector ")?.split_once(':')?.0.to_owned()))
         .collect()
 }
 
-/// The scenarios of the nested testbed, as it lists them itself.
+/// Returns the scenarios of the nested testbed, as it lists them itself.
 fn scenarios() -> Vec<String> {
     let path = project().join("tests/e2e/run");
     let done = Command::new(&path)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! `docs/conformance.md` is complete, says what the decoder does, and names
-//! tests that exist.
+//! Checks that `docs/conformance.md` is complete, agrees with the decoder, and
+//! names tests that exist.
 
 use std::collections::BTreeSet;
 
@@ -14,16 +14,16 @@ use smmuv3_docs::{
 
 const PAGE: &str = "conformance.md";
 
-/// How many requirements there are.
+/// Number of requirements.
 const REQUIREMENTS: u32 = 64;
-/// How many rules there are about ranges.
+/// Number of rules about ranges.
 const RANGE_RULES: u32 = 8;
 
 /// Checks the last two cells of a row: tests of the architecture, and tests of
-/// the device. One at least has to be there, whatever else the row says.
-fn check_tests(row: &Row, tests: &Tests, complaints: &mut Vec<String>) {
+/// the device. At least one must be named.
+fn check_tests(row: &Row, tests: &Tests, problems: &mut Vec<String>) {
     let [.., architecture, device] = &row.cells[..] else {
-        complaints.push(format!("{row:?}: too few cells"));
+        problems.push(format!("{row:?}: too few cells"));
         return;
     };
     let first = row.cell(0);
@@ -38,7 +38,7 @@ fn check_tests(row: &Row, tests: &Tests, complaints: &mut Vec<String>) {
                 .iter()
                 .any(|place| tests.places(name).contains(place))
             {
-                complaints.push(format!("{first}: no test {name} of {allowed:?}"));
+                problems.push(format!("{first}: no test {name} of {allowed:?}"));
             }
         }
         let beside: String = cell.split('`').step_by(2).collect();
@@ -47,22 +47,22 @@ fn check_tests(row: &Row, tests: &Tests, complaints: &mut Vec<String>) {
             .replace(", ", "")
             .is_empty()
         {
-            complaints.push(format!("{first}: {beside:?} is no test"));
+            problems.push(format!("{first}: {beside:?} is no test"));
         }
     }
     if count == 0 {
-        complaints.push(format!("{first}: no test"));
+        problems.push(format!("{first}: no test"));
     }
     if let Some((_, reason)) = row.cell(1).split_once("does not apply") {
         if !reason.starts_with(": ") || reason.len() < 10 {
-            complaints.push(format!("{first}: does not apply, but why?"));
+            problems.push(format!("{first}: does not apply, but why?"));
         }
     }
 }
 
 #[track_caller]
-fn expect_none(complaints: &[String]) {
-    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+fn expect_none(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
 /// Checks a table whose rows are `PREFIX1` to `PREFIXn`, in order.
@@ -72,17 +72,17 @@ fn check_numbered(heading: &str, prefix: &str, count: u32) {
     let expected: Vec<_> = (1..=count).map(|n| format!("{prefix}{n}")).collect();
     assert_eq!(labels, expected);
     let tests = Tests::collect();
-    let mut complaints = Vec::new();
+    let mut problems = Vec::new();
     for row in &rows {
         if row.cells.len() != 5 || row.cell(1).is_empty() {
-            complaints.push(format!("{}: not five cells", row.cell(0)));
+            problems.push(format!("{}: not five cells", row.cell(0)));
         }
         if !row.cell(2).starts_with(|c: char| c.is_ascii_digit()) {
-            complaints.push(format!("{}: no section", row.cell(0)));
+            problems.push(format!("{}: no section", row.cell(0)));
         }
-        check_tests(row, &tests, &mut complaints);
+        check_tests(row, &tests, &mut problems);
     }
-    expect_none(&complaints);
+    expect_none(&problems);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn conformance_range_rules_have_tests() {
     check_numbered("## Ranges", "G", RANGE_RULES);
 }
 
-/// The opcodes of a cell like `0x08`-`0x0F`, `0x14`.
+/// Returns the opcodes of a cell like `0x08`-`0x0F`, `0x14`.
 fn opcodes(cell: &str) -> BTreeSet<u8> {
     let number = |text: &str| {
         let digits = text.trim().trim_matches('`').strip_prefix("0x");
@@ -115,29 +115,29 @@ fn opcodes(cell: &str) -> BTreeSet<u8> {
 fn conformance_opcodes_have_tests() {
     let rows = page::rows(&page::text(PAGE), "## Opcodes");
     let tests = Tests::collect();
-    let mut complaints = Vec::new();
+    let mut problems = Vec::new();
     let mut seen = BTreeSet::new();
     for row in &rows {
         for opcode in opcodes(row.cell(0)) {
             if !seen.insert(opcode) {
-                complaints.push(format!("{opcode:#04x} is there twice"));
+                problems.push(format!("{opcode:#04x} is there twice"));
             }
         }
         if row.cells.len() != 7 {
-            complaints.push(format!("{}: not seven cells", row.cell(0)));
+            problems.push(format!("{}: not seven cells", row.cell(0)));
         }
-        check_tests(row, &tests, &mut complaints);
+        check_tests(row, &tests, &mut problems);
     }
     for missing in (0..=0xff).filter(|opcode| !seen.contains(opcode)) {
-        complaints.push(format!("{missing:#04x} is missing"));
+        problems.push(format!("{missing:#04x} is missing"));
     }
-    expect_none(&complaints);
+    expect_none(&problems);
 }
 
-/// Makes an ID register say that something is there or not.
+/// Sets or clears a feature in the ID registers.
 type With = fn(Features, bool) -> Features;
 
-/// What has to be there for opcodes to be legal.
+/// Features that make opcodes legal.
 const CONDITIONS: [(&str, With); 8] = [
     ("S1P", Features::with_s1p),
     ("S2P", Features::with_s2p),
@@ -151,7 +151,8 @@ const CONDITIONS: [(&str, With); 8] = [
     }),
 ];
 
-/// Whether `text`, like "S1P and Hyp", is true when these conditions are.
+/// Returns whether `text`, like "S1P and Hyp", is true when these conditions
+/// are.
 fn holds(text: &str, true_ones: &BTreeSet<&str>) -> bool {
     match text {
         "always" => true,
@@ -171,7 +172,7 @@ fn holds(text: &str, true_ones: &BTreeSet<&str>) -> bool {
 #[test]
 fn conformance_opcode_legality_matches_decoder() {
     let rows = page::rows(&page::text(PAGE), "## Opcodes");
-    let mut complaints = BTreeSet::new();
+    let mut problems = BTreeSet::new();
     for combination in 0..1_u32 << CONDITIONS.len() {
         let mut features = Features::arm_smmuv3();
         let mut true_ones = BTreeSet::new();
@@ -186,15 +187,16 @@ fn conformance_opcode_legality_matches_decoder() {
             let expected = holds(row.cell(3), &true_ones);
             for opcode in opcodes(row.cell(0)) {
                 if decode([opcode.into(), 0], &features).is_ok() != expected {
-                    complaints.insert(format!("{opcode:#04x} is not legal {:?}", row.cell(3)));
+                    problems.insert(format!("{opcode:#04x} is not legal {:?}", row.cell(3)));
                 }
             }
         }
     }
-    expect_none(&complaints.into_iter().collect::<Vec<_>>());
+    expect_none(&problems.into_iter().collect::<Vec<_>>());
 }
 
-/// What the page says of the ID registers, which is why some of it does not apply.
+/// The ID registers of the page, which are the reason why some rules do not
+/// apply.
 #[test]
 fn conformance_missing_features_match_id_registers() {
     let shown = Features::arm_smmuv3();
@@ -212,6 +214,6 @@ fn conformance_missing_features_match_id_registers() {
         .split_whitespace()
         .map(str::to_owned)
         .collect();
-    let said = "Hyp, PRI, MPAM, DPT, MSI, SEV, ECMDQ, SECURE_IMPL all 0, STALL_MODEL = 1";
-    assert!(words.join(" ").contains(said));
+    let sentence = "Hyp, PRI, MPAM, DPT, MSI, SEV, ECMDQ, SECURE_IMPL all 0, STALL_MODEL = 1";
+    assert!(words.join(" ").contains(sentence));
 }

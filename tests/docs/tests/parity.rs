@@ -10,7 +10,7 @@ use smmuv3_docs::{
 
 const PAGE: &str = "parity.md";
 
-/// What the page compares.
+/// The headings of the page.
 const HEADINGS: [&str; 15] = [
     "## Properties",
     "## Command lines and machines",
@@ -38,7 +38,7 @@ fn all_rows() -> Vec<Row> {
         .collect()
 }
 
-/// Verdict and tests are the last two cells.
+/// Returns verdict and tests, the last two cells.
 fn verdict_and_tests(row: &Row) -> Option<(&str, &str)> {
     match &row.cells[..] {
         [_, .., verdict, tests] => Some((verdict, tests)),
@@ -46,7 +46,7 @@ fn verdict_and_tests(row: &Row) -> Option<(&str, &str)> {
     }
 }
 
-/// Whether a text names a section of a specification, such as 6.3.9.
+/// Returns whether a text names a section of a specification, such as 6.3.9.
 fn names_a_section(text: &str) -> bool {
     let digit = |c: char| c.is_ascii_digit();
     text.split(|c: char| !digit(c) && c != '.').any(|word| {
@@ -55,7 +55,7 @@ fn names_a_section(text: &str) -> bool {
     })
 }
 
-fn complaint(row: &Row, tests: &Tests) -> Option<String> {
+fn problem(row: &Row, tests: &Tests) -> Option<String> {
     let what = row.cell(0);
     let Some((verdict, evidence)) = verdict_and_tests(row) else {
         return Some(format!("{what}: no verdict, no tests"));
@@ -87,11 +87,11 @@ fn complaint(row: &Row, tests: &Tests) -> Option<String> {
 #[test]
 fn parity_rows_have_verdict_reason_and_tests() {
     let tests = Tests::collect();
-    let complaints: Vec<_> = all_rows()
+    let problems: Vec<_> = all_rows()
         .iter()
-        .filter_map(|row| complaint(row, &tests))
+        .filter_map(|row| problem(row, &tests))
         .collect();
-    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn parity_only_cmdqv_is_missing() {
     assert_eq!(missing, ["`cmdqv`"]);
 }
 
-/// The opcodes that the C device knows by name.
+/// The opcodes that the C device names.
 const OPCODES: [u8; 24] = [
     0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x18, 0x1a, 0x20, 0x21, 0x22, 0x23,
     0x28, 0x2a, 0x30, 0x40, 0x41, 0x44, 0x45, 0x46,

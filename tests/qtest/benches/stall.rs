@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! How long a guest can stall the machine: it publishes the largest queue, full,
-//! again and again, while QMP is asked in a loop. For both devices in the same
-//! run: the longest write of a doorbell, and the longest answer of QMP.
+//! How long a guest can stall the machine: it publishes a full queue of the
+//! largest size repeatedly, while another thread sends QMP commands. Prints the
+//! longest doorbell write and the longest QMP reply for both devices in the
+//! same run.
 
 use std::{
     io,
@@ -29,10 +30,10 @@ use smmuv3_qtest::{
 const LARGEST: u32 = 19;
 /// Guest physical address of the queue.
 const QUEUE: u64 = RAM + 0x100_0000;
-/// How often the queue is published.
+/// Number of times that the queue is published.
 const LAPS: u32 = 4;
 
-/// What took how long at most.
+/// The longest times.
 #[derive(Clone, Copy, Default)]
 struct Stall {
     doorbell: Duration,
@@ -41,7 +42,7 @@ struct Stall {
     total: Duration,
 }
 
-/// The guest: writes doorbells, and waits for the queue to be consumed.
+/// Runs the guest: writes doorbells and waits until the queue is consumed.
 fn guest(qtest: &mut Qtest, base: u64, laps: u32) -> io::Result<Duration> {
     let mut longest = Duration::ZERO;
     for lap in 1..=laps {
@@ -57,7 +58,7 @@ fn guest(qtest: &mut Qtest, base: u64, laps: u32) -> io::Result<Duration> {
     Ok(longest)
 }
 
-/// The administrator: asks until it is over.
+/// Runs the administrator: sends QMP commands until the guest is done.
 fn administrator(qmp: &mut Qmp, over: &AtomicBool) -> io::Result<(Duration, u32)> {
     let mut longest = Duration::ZERO;
     let mut answers = 0;
@@ -100,12 +101,13 @@ fn measure(machine: &mut Machine, laps: u32) -> Stall {
     })
 }
 
-/// Without accel: the SMMU's own caches are invalidated.
+/// Measures without accel, where the SMMU's own caches are invalidated.
 fn in_software(binary: &Path) -> Stall {
     measure(&mut Builder::virt(binary).smmu("").start(), LAPS)
 }
 
-/// With a device of a simulated host: each call of it takes its time.
+/// Measures with an assigned device of a simulated host, each of whose calls is
+/// delayed.
 fn on_a_host(binary: &Path) -> Stall {
     let mut bench = Setup::of(binary, "smmu a")
         .smmu(EXPLICIT)

@@ -25,7 +25,7 @@ use crate::{
 };
 use serde_json::json;
 
-/// Properties that need no host: what `auto` would give is named.
+/// Properties without `auto`, so that they do not depend on the host.
 pub const EXPLICIT: &str = "accel=on,ats=on,ril=on,oas=44,ssidsize=0";
 
 /// Guest physical address of the Command queue.
@@ -34,10 +34,10 @@ pub const QUEUE: u64 = RAM;
 pub const TABLE: u64 = RAM + 0x10_0000;
 /// log2 of the entries of the Stream table: buses 0 to 15.
 pub const TABLE_LOG2: u32 = 12;
-/// Guest physical address where nothing is.
+/// Guest physical address of nothing.
 pub const NOWHERE: u64 = 0x0e00_0000_0000;
 
-/// STE words 0 and 1: `V`, and `Config` as named (5.2).
+/// STE words 0 and 1: `V`, and `Config` as named (§5.2).
 pub mod ste {
     /// Not valid: aborts
     pub const INVALID: [u64; 2] = [0, 0];
@@ -48,7 +48,8 @@ pub mod ste {
     /// Stage 2, which this SMMU does not have
     pub const STAGE2: [u64; 2] = [1 | (0b110 << 1), 0];
 
-    /// Stage 1 with one Context descriptor at `context`, Write-Back, Inner Shareable.
+    /// Returns a stage-1 STE with one CD at `context`, Write-Back, Inner
+    /// Shareable.
     pub const fn stage1(context: u64) -> [u64; 2] {
         [
             1 | (0b101 << 1) | context,
@@ -56,13 +57,13 @@ pub mod ste {
         ]
     }
 
-    /// A stage 1.
+    /// A stage-1 STE.
     pub const FIRST: [u64; 2] = stage1(0x4100_0000);
-    /// Another one.
+    /// Another stage-1 STE.
     pub const SECOND: [u64; 2] = stage1(0x4200_0000);
 }
 
-/// What a vIOMMU takes in the host, without devices' own objects.
+/// The host objects of a vIOMMU, without those of its devices.
 pub const VIOMMU: [(&str, usize); 5] = [
     ("ioas", 1),
     ("s2", 1),
@@ -76,7 +77,7 @@ pub const GBPA_UPDATE: u32 = 1 << 31;
 /// `GBPA.ABORT`
 pub const GBPA_ABORT: u32 = 1 << 20;
 
-/// A directory that goes with the test.
+/// A directory that is deleted with the test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -91,7 +92,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // a test that fails leaves its log
+        // a failed test leaves its log
         if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -107,7 +108,7 @@ fn memfd(name: &str) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// A device's file, with as much memory as its BAR has.
+/// Returns the file of a device, as long as its BAR.
 fn device_file(name: &str) -> OwnedFd {
     let file = File::from(memfd(&format!("simhost-device-{name}")));
     file.set_len(BAR_BYTES).expect("memory");
@@ -116,7 +117,7 @@ fn device_file(name: &str) -> OwnedFd {
 
 /// Bytes of BAR 0 of a device of the host.
 const BAR_BYTES: u64 = 16 << 10;
-/// How the names of those begin whose BAR the host lets QEMU map.
+/// Name prefix of devices whose BAR QEMU can map.
 pub const MAPPED: &str = "mapped";
 /// Vendor and device of a device of the host.
 pub const IDENTITY: u32 = 0x0010_1b36;
@@ -124,8 +125,8 @@ pub const IDENTITY: u32 = 0x0010_1b36;
 /// Number of the root bus that the SMMU serves.
 const ROOT_BUS: u32 = 8;
 
-/// The guest's `StreamID` of the device in slot `slot`, once the guest has
-/// numbered its buses ([`Bench::smmu`]).
+/// Returns the guest's `StreamID` of the device in `slot`, after
+/// [`Bench::smmu`] has numbered the buses.
 pub const fn sid(slot: u32) -> u32 {
     (ROOT_BUS + slot) << 8
 }
@@ -138,23 +139,23 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A `virt` machine with an SMMU of these properties before `pcie.1`, on a
-    /// host with one SMMU, "a", that has everything.
+    /// Returns a `virt` machine with an SMMU of these properties in front of
+    /// `pcie.1`, on a host with one SMMU, "a", that has every feature.
     pub fn new(properties: &str) -> Self {
         Self::on_host("smmu a", properties)
     }
 
-    /// The same on a host whose script begins with `lines`.
+    /// Returns such a machine on a host whose script begins with `lines`.
     pub fn on_host(lines: &str, properties: &str) -> Self {
         Self::without_smmu(lines).smmu(properties)
     }
 
-    /// A machine without an SMMU yet.
+    /// Returns a machine without an SMMU yet.
     pub fn without_smmu(lines: &str) -> Self {
         Self::of(&qemu(), lines)
     }
 
-    /// The same with another binary.
+    /// Returns a machine without an SMMU, run by `binary`.
     pub fn of(binary: &Path, lines: &str) -> Self {
         let directory = Directory::new();
         fs::write(directory.0.join("script"), format!("{lines}\n")).expect("the script");
@@ -191,7 +192,7 @@ impl Setup {
         self
     }
 
-    /// Appends `-device` with what is no device of the host.
+    /// Appends `-device` with a device that is not the host's.
     #[must_use]
     pub fn device(mut self, device: &str) -> Self {
         self.builder = self.builder.device(device);
@@ -205,34 +206,33 @@ impl Setup {
         self
     }
 
-    /// Has these trace events written to standard error.
+    /// Enables trace events on standard error.
     #[must_use]
     pub fn trace(mut self, pattern: &str) -> Self {
         self.builder = self.builder.args(["-trace", pattern]);
         self
     }
 
-    /// Says something to the host.
+    /// Appends a line to the host's script.
     #[must_use]
-    pub fn say(self, line: &str) -> Self {
-        say(&self.directory.0, line);
+    pub fn script(self, line: &str) -> Self {
+        append(&self.directory.0, line);
         self
     }
 
-    /// Makes the host have a device `name`, behind its SMMU `smmu`, without
-    /// assigning it; gives the descriptor's number in QEMU.
+    /// Adds a device `name` behind the SMMU `smmu` to the host without
+    /// assigning it. Returns the number of its descriptor in QEMU.
     pub fn spare(&mut self, name: &str, smmu: &str) -> RawFd {
         static SID: AtomicU32 = AtomicU32::new(0x70);
         let sid = SID.fetch_add(1, Ordering::Relaxed);
-        say(
+        append(
             &self.directory.0,
             &format!("device {name} smmu={smmu} sid={sid:#x}"),
         );
         self.builder.fd(device_file(name))
     }
 
-    /// Adds a root port, called after its number, in front of which a device
-    /// can be plugged in.
+    /// Adds the root port `slotN`, which takes a hot-plugged device.
     #[must_use]
     pub fn slot(mut self, slot: u32) -> Self {
         self.slots.push(slot);
@@ -259,11 +259,11 @@ impl Setup {
         }
     }
 
-    /// Starts a QEMU that may refuse.
+    /// Starts QEMU, which may refuse the command line.
     ///
     /// # Errors
     ///
-    /// How it ended.
+    /// The exit of the QEMU process.
     #[track_caller]
     pub fn try_start(self) -> Result<Bench, Box<Finished>> {
         let journal = Journal::new(&self.directory.0.join("log"));
@@ -277,7 +277,7 @@ impl Setup {
         Ok(bench)
     }
 
-    /// Starts a QEMU that is to refuse.
+    /// Runs a QEMU that must refuse the command line.
     #[track_caller]
     pub fn refuse(self) -> Box<Finished> {
         match self.builder.try_start() {
@@ -287,12 +287,12 @@ impl Setup {
     }
 }
 
-/// The properties of an assigned device.
+/// Returns the properties of an assigned device.
 pub fn vfio_pci(name: &str, fd: RawFd, bus: &str) -> String {
     format!("vfio-pci,id={name},fd={fd},iommufd=iommufd0,bus={bus}")
 }
 
-fn say(directory: &Path, line: &str) {
+fn append(directory: &Path, line: &str) {
     let path = directory.join("script");
     let mut file = OpenOptions::new()
         .append(true)
@@ -304,7 +304,7 @@ fn say(directory: &Path, line: &str) {
 
 /// A machine with assigned devices.
 pub struct Bench {
-    // ended before the directory goes
+    // ended before the directory is deleted
     machine: Machine,
     journal: RefCell<Journal>,
     directory: Directory,
@@ -312,29 +312,30 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// One SMMU, and the device "d0" in slot 1.
+    /// Starts a machine with one SMMU and the device "d0" in slot 1.
     #[track_caller]
     pub fn with_one_device() -> Self {
         Setup::new(EXPLICIT).assign("d0", 1).start()
     }
 
-    /// The same, and "d1" in slot 2.
+    /// Starts a machine with one SMMU and the devices "d0" in slot 1 and "d1"
+    /// in slot 2.
     #[track_caller]
     pub fn with_two_devices() -> Self {
         Setup::new(EXPLICIT).assign("d0", 1).assign("d1", 2).start()
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub const fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// The machine, to be used by more than one.
+    /// Returns the machine, to be used from several threads.
     pub const fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
     }
 
-    /// The guest boots: it numbers its buses, and gives its only SMMU a Command
+    /// Boots the guest: numbers its buses and gives its only SMMU a Command
     /// queue and an empty Stream table. The SMMU is disabled.
     #[track_caller]
     pub fn smmu(&self) -> Smmu<'_> {
@@ -344,8 +345,8 @@ impl Bench {
         smmu
     }
 
-    /// The guest boots and translates: "d0" in slot 1 has the first of these
-    /// stages 1, "d1" in slot 2 the second.
+    /// Boots the guest with SMMUEN set: "d0" in slot 1 gets the first of these
+    /// STEs, "d1" in slot 2 the second.
     #[track_caller]
     pub fn translating(&self, entries: &[[u64; 2]]) -> Smmu<'_> {
         let smmu = self.smmu();
@@ -357,7 +358,7 @@ impl Bench {
         smmu
     }
 
-    /// Numbers the buses behind the slots, as [`sid`] has it.
+    /// Numbers the buses behind the slots as [`sid`] expects.
     #[track_caller]
     pub fn number_buses(&self) {
         let ecam = Ecam::of(&self.machine);
@@ -370,7 +371,7 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// What QEMU says about it.
+    /// The error that QEMU returns.
     #[track_caller]
     pub fn plug(&self, name: &str, fd: RawFd, slot: u32) -> Result<(), String> {
         let arguments = json!({
@@ -381,7 +382,7 @@ impl Bench {
         result.map(|_| ()).map_err(|error| error.description)
     }
 
-    /// Unplugs the device in a slot, with the guest's consent.
+    /// Unplugs the device in a slot; the guest powers the slot off.
     #[track_caller]
     pub fn unplug(&self, name: &str, slot: u32) {
         self.machine.qmp("device_del", json!({ "id": name }));
@@ -389,24 +390,24 @@ impl Bench {
         self.machine.wait_event("DEVICE_DELETED");
     }
 
-    /// A file of the host.
+    /// Returns the path of a file in the host's directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
     }
 
-    /// Tells the host something.
-    pub fn say(&self, line: &str) {
-        say(&self.directory.0, line);
+    /// Appends a line to the host's script.
+    pub fn script(&self, line: &str) {
+        append(&self.directory.0, line);
     }
 
-    /// The host's log up to now.
+    /// Reads the host's log up to now.
     #[track_caller]
     pub fn journal(&self) -> Ref<'_, Journal> {
         self.journal.borrow_mut().update();
         self.journal.borrow()
     }
 
-    /// Forgets which calls were made.
+    /// Drops the calls that were made so far.
     #[track_caller]
     pub fn mark(&self) {
         let mut journal = self.journal.borrow_mut();
@@ -424,8 +425,8 @@ impl Bench {
         }
     }
 
-    /// Checks how many objects of each kind the host has; what is not named
-    /// must not be there. Devices are not counted.
+    /// Checks how many objects of each kind the host has; kinds that are not
+    /// named must not exist. Devices are not counted.
     #[track_caller]
     pub fn expect_objects(&self, when: &str, expected: &[(&str, usize)]) {
         let journal = self.journal();
@@ -435,7 +436,8 @@ impl Bench {
         assert_eq!(actual, expected, "{when}");
     }
 
-    /// Calls since the mark that make or destroy an object, or attach a device.
+    /// Returns the calls since the mark that create or destroy an object, or
+    /// attach a device.
     #[track_caller]
     pub fn changes(&self) -> Vec<String> {
         let journal = self.journal();
@@ -453,22 +455,21 @@ impl Bench {
         .collect()
     }
 
-    /// Asks QEMU to end, and checks that it ended well and had nothing to
-    /// complain about.
+    /// Ends QEMU, and checks its exit status and that it logged nothing.
     #[track_caller]
     pub fn finish(self) {
         let finished = self.end();
-        assert_eq!(finished.complaints(), [""; 0], "{finished}");
+        assert_eq!(finished.error_lines(), [""; 0], "{finished}");
     }
 
-    /// The same for a QEMU that the host has given reason to complain.
+    /// Ends a QEMU that has logged host errors, and checks its exit status.
     #[track_caller]
-    pub fn finish_after_complaints(self) {
+    pub fn finish_with_errors(self) {
         let finished = self.end();
-        assert_ne!(finished.complaints(), [""; 0], "{finished}");
+        assert_ne!(finished.error_lines(), [""; 0], "{finished}");
     }
 
-    /// Asks QEMU to end, and checks that it ended well.
+    /// Ends QEMU and checks its exit status.
     #[track_caller]
     pub fn end(self) -> Finished {
         let finished = self.machine.quit();
@@ -485,21 +486,23 @@ pub fn prepare(smmu: &Smmu<'_>, queue: u64, table: u64) {
     smmu.setup_stream_table(table, TABLE_LOG2);
 }
 
-/// What a guest does with its SMMU.
+/// The SMMU as a guest driver uses it.
 pub trait Guest {
     /// Writes words 0 and 1 of an STE of the table at `TABLE`.
     fn write_ste(&self, sid: u32, ste: [u64; 2]);
 
-    /// The same and `CMD_CFGI_STE`, `CMD_SYNC`.
+    /// Writes words 0 and 1 of an STE, then submits `CMD_CFGI_STE` and
+    /// `CMD_SYNC`.
     fn install(&self, sid: u32, ste: [u64; 2]);
 
-    /// Commands and `CMD_SYNC`, which must be consumed without an error.
+    /// Submits commands and `CMD_SYNC`, which must be consumed without an
+    /// error.
     fn commands(&self, commands: &[Command]);
 
-    /// A command and `CMD_SYNC`, which must end in a command error.
+    /// Submits a command and `CMD_SYNC`, which must end in a command error.
     fn fails(&self, command: Command);
 
-    /// `GBPA` with `Update`.
+    /// Writes `GBPA` with `Update`.
     fn gbpa(&self, value: u32);
 }
 
@@ -541,14 +544,14 @@ impl Guest for Smmu<'_> {
     }
 }
 
-/// The PCI Express configuration space, as a guest reaches it.
+/// The PCI Express configuration space as the guest accesses it.
 pub struct Ecam<'a> {
     machine: &'a Machine,
     base: u64,
 }
 
 impl<'a> Ecam<'a> {
-    /// That of a machine.
+    /// Returns the configuration space of a machine.
     pub const fn of(machine: &'a Machine) -> Self {
         Self {
             machine,
@@ -560,7 +563,7 @@ impl<'a> Ecam<'a> {
         self.base + (((bus << 20) | (devfn << 12) | offset) as u64)
     }
 
-    /// Guest physical address of the window.
+    /// Returns the guest physical address of the window.
     pub const fn base(&self) -> u64 {
         self.base
     }
@@ -579,8 +582,8 @@ impl<'a> Ecam<'a> {
         self.machine.read_sized(self.address(bus, devfn, offset), 2) as u32
     }
 
-    /// Tells the slot of the root port at `bus` and `devfn` that its device may
-    /// go: power off, indicator off (PCI Express, Slot Control).
+    /// Powers the slot of the root port at `bus` and `devfn` off, so that its
+    /// device can be removed (PCI Express, Slot Control).
     #[track_caller]
     pub fn power_off(&self, bus: u32, devfn: u32) {
         let control = self.slot_control(bus, devfn);
@@ -588,16 +591,16 @@ impl<'a> Ecam<'a> {
             .write_sized(control, (1 << 10) | (0b11 << 8), 2);
     }
 
-    /// Gives the slot of the root port at `bus` and `devfn` power: without it the
-    /// function there does not answer.
+    /// Powers the slot of the root port at `bus` and `devfn` on: without power
+    /// the function does not answer.
     #[track_caller]
     pub fn power_on(&self, bus: u32, devfn: u32) {
         let control = self.slot_control(bus, devfn);
         self.machine.write_sized(control, 0b01 << 8, 2);
     }
 
-    /// Guest physical address of the Slot Control register of the root port at
-    /// `bus` and `devfn`.
+    /// Returns the guest physical address of the Slot Control register of the
+    /// root port at `bus` and `devfn`.
     #[track_caller]
     pub fn slot_control(&self, bus: u32, devfn: u32) -> u64 {
         let express = self.capability(bus, devfn, 0x10);
@@ -612,7 +615,7 @@ impl<'a> Ecam<'a> {
         self.machine.write_sized(at, 1 << 15, 2);
     }
 
-    /// Offset of an extended capability, if the function has it.
+    /// Returns the offset of an extended capability, if the function has it.
     #[track_caller]
     pub fn extended_capability(&self, bus: u32, devfn: u32, id: u32) -> Option<u32> {
         let mut at = 0x100;

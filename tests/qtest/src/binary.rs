@@ -5,20 +5,21 @@
 
 use std::{env, ffi::OsString, path::PathBuf};
 
-/// The binary with the Rust device, from `QEMU_BIN`.
+/// Returns the binary with the Rust device, from `QEMU_BIN`.
 ///
 /// # Panics
 ///
-/// If the variable does not name a file: a test without its subject has failed.
+/// If the variable does not name a file: a test that has nothing to test has
+/// failed.
 pub fn qemu() -> PathBuf {
     named("QEMU_BIN", "qemu-system-aarch64 with the Rust arm-smmuv3")
 }
 
-/// The same QEMU with the C device, from `QEMU_C_BIN`.
+/// Returns the same QEMU with the C device, from `QEMU_C_BIN`.
 ///
 /// # Panics
 ///
-/// As [`qemu`].
+/// See [`qemu`].
 pub fn qemu_c() -> PathBuf {
     named(
         "QEMU_C_BIN",
@@ -26,17 +27,18 @@ pub fn qemu_c() -> PathBuf {
     )
 }
 
-/// The runtime of `AddressSanitizer`, from `QEMU_ASAN`, if the binary needs it.
+/// Returns the runtime of `AddressSanitizer`, from `QEMU_ASAN`, if the binary
+/// needs it.
 pub fn sanitizer() -> Option<OsString> {
     set("QEMU_ASAN")
 }
 
-/// The simulated host, from `SIMHOST`; otherwise the one that cargo puts beside
-/// the tests.
+/// Returns the simulated host, from `SIMHOST`; otherwise the one that cargo
+/// puts beside the tests.
 ///
 /// # Panics
 ///
-/// If it is not there.
+/// If the device is not there.
 pub fn simulated_host() -> PathBuf {
     let own = || {
         let test = env::current_exe().expect("this test's path");

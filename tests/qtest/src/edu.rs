@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! QEMU's `edu`: a PCI device that reads and writes memory when told to, in one
-//! access each, and never says how that ended.
+//! QEMU's `edu`: a PCI device that reads and writes memory on request, in one
+//! access each, and does not report errors.
 
 use std::cell::Cell;
 
@@ -11,13 +11,13 @@ use crate::{
     Machine,
 };
 
-/// What is appended to `-device` for it. It masks addresses otherwise.
+/// Property for `-device edu`, which masks addresses by default.
 pub const DEVICE: &str = "edu,dma_mask=0xffffffffffffffff";
 
 /// Bytes of its buffer.
 pub const BUFFER: u64 = 4096;
 
-/// The first half of the buffer is what it writes, the second what it has read.
+/// The device writes the first half of the buffer; it reads into the second.
 const INBOX: u64 = BUFFER / 2;
 /// Words that it can write.
 const WORDS: u64 = INBOX / 4;
@@ -31,7 +31,7 @@ const COMMAND: u64 = 0x98;
 
 /// Where the buffer is for the device itself.
 const BUFFER_AT: u64 = 0x4_0000;
-/// How long a transfer takes, in nanoseconds.
+/// Duration of a transfer, in nanoseconds.
 const DURATION: u64 = 101_000_000;
 
 /// A direction.
@@ -54,23 +54,23 @@ pub struct Edu<'a> {
 }
 
 impl<'a> Edu<'a> {
-    /// The `edu` of `virt` whose `StreamID` is `sid`, with its BAR `index` MiB
-    /// into the window. Nothing may translate yet: the words to write come from
-    /// RAM.
+    /// Returns the `edu` of `virt` whose `StreamID` is `sid`, with its BAR
+    /// `index` MiB into the window. No stage may translate yet, because the
+    /// device loads the words that it writes from RAM.
     ///
     /// # Panics
     ///
-    /// If it is not there.
+    /// If the device is not there.
     #[track_caller]
     pub fn new(machine: &'a Machine, sid: u32, index: u64) -> Self {
         Self::of(&VIRT, machine, sid, index)
     }
 
-    /// The same of another board.
+    /// Returns the `edu` of another board.
     ///
     /// # Panics
     ///
-    /// If it is not there.
+    /// If the device is not there.
     #[track_caller]
     pub fn of(board: &'static Board, machine: &'a Machine, sid: u32, index: u64) -> Self {
         let edu = Self {
@@ -84,7 +84,7 @@ impl<'a> Edu<'a> {
         edu
     }
 
-    /// Programs it again, as after a reset.
+    /// Programs the device again after a reset.
     #[track_caller]
     pub fn program(&self) {
         let (machine, ram) = (self.machine, self.board.ram);
@@ -99,7 +99,7 @@ impl<'a> Edu<'a> {
         machine.write_memory(ram, &before);
     }
 
-    /// Its `StreamID`.
+    /// Returns the `StreamID` of the device.
     pub const fn sid(&self) -> u32 {
         self.sid
     }
@@ -123,7 +123,7 @@ impl<'a> Edu<'a> {
         machine.clock_step(DURATION);
     }
 
-    /// Makes its interrupt a message that writes `data` to `iova`.
+    /// Programs the MSI: a write of `data` to `iova`.
     #[track_caller]
     pub fn program_msi(&self, iova: u64, data: u16) {
         let config = self.board.config(self.sid);
@@ -136,13 +136,13 @@ impl<'a> Edu<'a> {
         machine.write_sized(at + 2, 1, 2);
     }
 
-    /// Raises its interrupt.
+    /// Raises the interrupt of the device.
     #[track_caller]
     pub fn raise(&self) {
         self.machine.write32(self.registers + RAISE, 1);
     }
 
-    /// One access of 4 bytes; what is read is dropped, what is written too.
+    /// Makes one access of 4 bytes and drops the data.
     #[track_caller]
     pub fn access(&self, access: Access, iova: u64) {
         match access {
@@ -151,7 +151,7 @@ impl<'a> Edu<'a> {
         }
     }
 
-    /// Writes a word that is not the one before to `iova`; the word.
+    /// Writes another word than the last one to `iova` and returns it.
     #[track_caller]
     pub fn write(&self, iova: u64) -> u32 {
         let index = self.next.get();
@@ -160,7 +160,7 @@ impl<'a> Edu<'a> {
         self.word(index)
     }
 
-    /// Writes the first `count` bytes of what it can write to `iova`; the bytes.
+    /// Writes the first `count` bytes of its buffer to `iova` and returns them.
     #[track_caller]
     pub fn write_bytes(&self, iova: u64, count: u64) -> Vec<u8> {
         assert!(count <= INBOX);
@@ -169,26 +169,28 @@ impl<'a> Edu<'a> {
         words.take(count as usize).collect()
     }
 
-    /// Reads `count` bytes from `iova`, to be had with [`deliver`](Self::deliver).
+    /// Reads `count` bytes from `iova`; [`deliver`](Self::deliver) writes them
+    /// back to memory.
     #[track_caller]
     pub fn read(&self, iova: u64, count: u64) {
         assert!(count <= BUFFER - INBOX);
         self.transfer(Access::Read, iova, INBOX, count);
     }
 
-    /// Reads as many bytes from `iova` as its buffer has; it has no words to write then.
+    /// Reads as many bytes from `iova` as the buffer holds, which overwrites
+    /// the words to write.
     #[track_caller]
     pub fn read_all(&self, iova: u64) {
         self.transfer(Access::Read, iova, 0, BUFFER);
     }
 
-    /// Writes as many bytes to `iova` as its buffer has.
+    /// Writes as many bytes to `iova` as the buffer holds.
     #[track_caller]
     pub fn write_all(&self, iova: u64) {
         self.transfer(Access::Write, iova, 0, BUFFER);
     }
 
-    /// Writes the first `count` bytes of what it has read last to `iova`.
+    /// Writes the first `count` bytes of the last read to `iova`.
     #[track_caller]
     pub fn deliver(&self, iova: u64, count: u64) {
         self.transfer(Access::Write, iova, INBOX, count);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What QEMU hands to a guest's firmware: the files of the `fw_cfg` device, and
-//! the ACPI tables in one of them.
+//! The files of QEMU's `fw_cfg` device, with the ACPI tables that QEMU passes
+//! to firmware.
 
 use crate::{machine::RAM, until, Machine};
 
 /// The DMA interface of the `virt` machine's `fw_cfg`.
 const DMA: u64 = 0x0902_0010;
-/// Guest physical addresses for a request and for what it brings.
+/// Guest physical addresses of a request and of its result.
 const REQUEST: u64 = RAM + 0x700_0000;
 const BUFFER: u64 = REQUEST + 0x1000;
 
@@ -39,7 +39,7 @@ fn be32(bytes: &[u8]) -> usize {
         .fold(0, |value, byte| (value << 8) | usize::from(*byte))
 }
 
-/// The file `name`.
+/// Returns the file `name`.
 ///
 /// # Panics
 ///
@@ -58,7 +58,7 @@ pub fn file(machine: &Machine, name: &str) -> Vec<u8> {
     panic!("fw_cfg has no file {name}");
 }
 
-/// The ACPI table with this signature, if there is one.
+/// Returns the ACPI table with this signature, if there is one.
 ///
 /// # Panics
 ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The simulated host's log, as a test asks it: what was called, what exists,
-//! and what every device is attached to.
+//! The simulated host's log: the calls, the objects, and what each device is
+//! attached to.
 
 use std::{
     collections::BTreeMap,
@@ -12,18 +12,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What an assigned device's transactions go through in the host.
+/// The translation that an assigned device is attached to in the host.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum On {
-    /// Nothing: they are blocked
+    /// Nothing: its transactions are blocked
     Nothing,
     /// Stage 2 alone, as VFIO attached it: the guest's memory
     Stage2,
-    /// The abort translation of the vIOMMU
+    /// The abort HWPT of the vIOMMU
     Abort,
-    /// The bypass translation of the vIOMMU
+    /// The bypass HWPT of the vIOMMU
     Bypass,
-    /// Stage 1 as these words of an STE say, in stage 2
+    /// A nested HWPT made of these words of an STE
     Nested([u64; 2]),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Debug for On {
     }
 }
 
-/// Calls that make or destroy an object, attach a device, or invalidate.
+/// Calls that create or destroy an object, attach a device, or invalidate.
 const CHANGING: [&str; 7] = [
     "VIOMMU_ALLOC",
     "VDEVICE_ALLOC",
@@ -68,18 +68,18 @@ impl Line {
         Self { word, fields }
     }
 
-    /// A field, or nothing.
+    /// Returns a field, or an empty string.
     pub fn text(&self, key: &str) -> &str {
         self.fields.get(key).map_or("", String::as_str)
     }
 
-    /// A field that is a number.
+    /// Returns a field that is a number.
     #[track_caller]
     pub fn number(&self, key: &str) -> u64 {
         number(self.text(key))
     }
 
-    /// Commands or words of an STE.
+    /// Returns a field of commands or of the words of an STE.
     #[track_caller]
     pub fn words(&self, key: &str) -> Vec<[u64; 2]> {
         let text = self.text(key);
@@ -118,7 +118,7 @@ fn number(text: &str) -> u64 {
 /// A device in the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
-    /// What it is attached to
+    /// The HWPT that it is attached to
     pub on: On,
     /// The guest's `StreamID` that the host reports its events with
     pub sid: Option<u64>,
@@ -129,24 +129,24 @@ pub struct Device {
 pub struct Call(Line);
 
 impl Call {
-    /// Its name
+    /// Returns its name.
     pub fn operation(&self) -> &str {
         self.0.text("op")
     }
 
-    /// The kind of page table that it is about
+    /// Returns the kind of HWPT that it is about.
     pub fn kind(&self) -> &str {
         self.0.text("kind")
     }
 
-    /// The commands of an invalidation
+    /// Returns the commands of an invalidation.
     #[track_caller]
     pub fn commands(&self) -> Vec<[u64; 2]> {
         self.0.words("cmds")
     }
 }
 
-/// The log, followed.
+/// The log, read as it grows.
 pub struct Journal {
     path: PathBuf,
     offset: u64,
@@ -158,7 +158,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The log in `path`, from its beginning.
+    /// Returns the log in `path`, from its beginning.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -169,7 +169,7 @@ impl Journal {
         }
     }
 
-    /// Reads what has been added.
+    /// Reads the lines that were added.
     #[track_caller]
     pub fn update(&mut self) {
         let mut bytes = Vec::new();
@@ -206,17 +206,17 @@ impl Journal {
         }
     }
 
-    /// Forgets which calls were made.
+    /// Drops the calls that were made so far.
     pub fn mark(&mut self) {
         self.recent.clear();
     }
 
-    /// The device `name`.
+    /// Returns the device `name`.
     pub fn device(&self, name: &str) -> Option<Device> {
         self.devices.get(name).copied()
     }
 
-    /// How many objects of each kind there are.
+    /// Returns how many objects of each kind there are.
     pub fn objects(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();
         for kind in self.objects.values() {
@@ -225,7 +225,7 @@ impl Journal {
         counts
     }
 
-    /// ID of an object of this kind.
+    /// Returns the ID of an object of this kind.
     pub fn id(&self, kind: &str) -> Option<u64> {
         let mut objects = self.objects.iter();
         objects
@@ -233,7 +233,7 @@ impl Journal {
             .map(|((_, id), _)| *id)
     }
 
-    /// The calls of `operation` since the mark, in order.
+    /// Returns the calls of `operation` since the mark, in order.
     pub fn calls(&self, operation: &str) -> Vec<Call> {
         self.recent
             .iter()
@@ -243,8 +243,8 @@ impl Journal {
             .collect()
     }
 
-    /// The names of the calls since the mark that change what is translated or
-    /// cached, in order.
+    /// Returns the names of the calls since the mark that change what is
+    /// translated or cached, in order.
     pub fn order(&self) -> Vec<&str> {
         self.recent
             .iter()
@@ -254,7 +254,8 @@ impl Journal {
             .collect()
     }
 
-    /// How often the device `name` was reset on its own since the mark.
+    /// Returns how often the function of device `name` was reset since the
+    /// mark.
     pub fn function_level_resets(&self, name: &str) -> usize {
         self.recent
             .iter()
@@ -262,7 +263,7 @@ impl Journal {
             .count()
     }
 
-    /// What the device `name` has been on since the mark, in order.
+    /// Returns what the device `name` was attached to since the mark, in order.
     pub fn history(&self, name: &str) -> Vec<On> {
         self.recent
             .iter()
@@ -271,7 +272,7 @@ impl Journal {
             .collect()
     }
 
-    /// The commands that each invalidation since the mark has handed over.
+    /// Returns the commands of each invalidation since the mark.
     pub fn batches(&self) -> Vec<Vec<[u64; 2]>> {
         self.calls("HWPT_INVALIDATE")
             .iter()
@@ -279,7 +280,7 @@ impl Journal {
             .collect()
     }
 
-    /// How many calls since the mark have failed.
+    /// Returns how many calls since the mark have failed.
     pub fn failures(&self) -> usize {
         self.recent
             .iter()
@@ -287,8 +288,8 @@ impl Journal {
             .count()
     }
 
-    /// The blocks of commands that the SMMU `smmu` has completed since the
-    /// mark, as it got them.
+    /// Returns the blocks of commands that the SMMU `smmu` has completed since
+    /// the mark, as the host issued them.
     pub fn issued(&self, smmu: &str) -> Vec<Vec<[u64; 2]>> {
         self.recent
             .iter()

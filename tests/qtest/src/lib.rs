@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A client for QEMU as a test bench: start a binary, drive its devices through
-//! the qtest protocol, talk to it through QMP, and look at how it ended.
+//! A client for QEMU as a test bench: it starts a binary, drives its devices
+//! through the qtest protocol, sends QMP commands, and checks the exit status.
 //!
-//! Everything here is for tests: what goes wrong panics, with the command line
-//! and what QEMU said. Every wait has a time limit, and QEMU does not outlive
-//! the [`Machine`] that stands for it.
+//! Everything here is for tests: failures panic with the command line and
+//! QEMU's standard error. Every wait has a time limit, and QEMU does not
+//! outlive the [`Machine`] that stands for it.
 
 pub mod assigned;
 pub mod binary;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A socket with lines of text in both directions: both protocols are that.
+//! A socket with lines of text in both directions, which both protocols are.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -18,7 +18,7 @@ pub struct LineStream {
 impl LineStream {
     /// # Errors
     ///
-    /// The socket does not take a time limit.
+    /// The time limit cannot be set.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(*TIMEOUT))?;
         stream.set_write_timeout(Some(*TIMEOUT))?;
@@ -30,7 +30,7 @@ impl LineStream {
 
     /// # Errors
     ///
-    /// The peer is gone or does not read.
+    /// The peer has closed the socket or does not read.
     pub fn send(&mut self, line: &str) -> io::Result<()> {
         let mut text = String::with_capacity(line.len() + 1);
         text.push_str(line);
@@ -38,11 +38,11 @@ impl LineStream {
         self.reader.get_mut().write_all(text.as_bytes())
     }
 
-    /// The next line, without its end.
+    /// Returns the next line without its end.
     ///
     /// # Errors
     ///
-    /// The peer is gone, or silent for [`TIMEOUT`].
+    /// The peer has closed the socket, or sent nothing for [`TIMEOUT`].
     pub fn receive(&mut self) -> io::Result<String> {
         self.reader.read_until(b'\n', &mut self.partial)?;
         if self.partial.pop() != Some(b'\n') {

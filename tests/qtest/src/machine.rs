@@ -18,8 +18,8 @@ pub const RAM: u64 = 0x4000_0000;
 
 /// A running QEMU.
 ///
-/// All methods panic when QEMU is gone or does not answer; the message has the
-/// command line and QEMU's standard error.
+/// All methods panic when QEMU has ended or does not answer; the message has
+/// the command line and QEMU's standard error.
 pub struct Machine {
     process: Process,
     qtest: RefCell<Qtest>,
@@ -36,7 +36,7 @@ impl Machine {
     }
 
     #[track_caller]
-    fn alive<T>(&self, result: io::Result<T>) -> T {
+    fn connected<T>(&self, result: io::Result<T>) -> T {
         match result {
             Ok(value) => value,
             Err(error) => panic!("{error}\n{}", self.process),
@@ -46,7 +46,7 @@ impl Machine {
     #[track_caller]
     fn qtest<T>(&self, function: impl FnOnce(&mut Qtest) -> io::Result<T>) -> T {
         let result = function(&mut self.qtest.borrow_mut());
-        self.alive(result)
+        self.connected(result)
     }
 
     /// Reads 4 bytes with one access.
@@ -105,27 +105,27 @@ impl Machine {
         self.qtest(|qtest| qtest.request(&format!("memset {address:#x} {size:#x} {byte:#x}")));
     }
 
-    /// Sends a request of the qtest protocol and gives what follows `OK`.
+    /// Sends a request of the qtest protocol and returns what follows `OK`.
     #[track_caller]
     pub fn request(&self, request: &str) -> String {
         self.qtest(|qtest| qtest.request(request))
     }
 
-    /// Writes 4 bytes to each address, then reads 4 bytes, in one go: nothing
-    /// that QEMU has put off is done in between.
+    /// Writes 4 bytes to each address, then reads 4 bytes, in one batch: no
+    /// bottom half of QEMU runs in between.
     #[track_caller]
     pub fn write32_then_read32(&self, writes: &[(u64, u32)], read: u64) -> u32 {
         self.qtest(|qtest| qtest.write_then_read(writes, read)) as u32
     }
 
-    /// Sends requests of the qtest protocol in one go, likewise, and gives the
-    /// number that each answers with (0 if none).
+    /// Sends requests of the qtest protocol in one batch and returns the number
+    /// in each reply (0 if there is none).
     #[track_caller]
     pub fn requests(&self, requests: &[String]) -> Vec<u64> {
         let answers = self.qtest(|qtest| qtest.requests(requests));
         let number = |answer: &String| match answer.as_str() {
             "" => 0,
-            number => self.alive(parse_number(number)),
+            number => self.connected(parse_number(number)),
         };
         answers.iter().map(number).collect()
     }
@@ -136,24 +136,24 @@ impl Machine {
         self.request(&format!("irq_intercept_in {path}"));
     }
 
-    /// Reports changes of the outputs called `name` of the device at `path`
-    /// from now on; they reach nothing else any more.
+    /// Reports changes of the outputs `name` of the device at `path` from now
+    /// on; they are disconnected from their receivers.
     #[track_caller]
     pub fn intercept_outputs(&self, path: &str, name: &str) {
         self.request(&format!("irq_intercept_out {path} {name}"));
     }
 
-    /// Changes of intercepted lines since the last call, up to this moment.
+    /// Returns the changes of intercepted lines since the last call.
     #[track_caller]
     pub fn take_irqs(&self) -> Vec<Irq> {
         self.qtest(|qtest| {
-            // an answer comes after all that happened before it
+            // a reply comes after all lines about earlier events
             qtest.read_value(RAM, 1)?;
             Ok(qtest.take_irqs())
         })
     }
 
-    /// Lets virtual time go on by nanoseconds.
+    /// Advances virtual time by nanoseconds.
     #[track_caller]
     pub fn clock_step(&self, nanoseconds: u64) {
         self.request(&format!("clock_step {nanoseconds}"));
@@ -172,22 +172,22 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// What QEMU says about it.
+    /// The error that QEMU returns.
     #[track_caller]
     #[allow(clippy::needless_pass_by_value)] // json!({...}) at every call
     pub fn try_qmp(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let result = self.qmp.borrow_mut().execute(command, &arguments);
-        self.alive(result)
+        self.connected(result)
     }
 
     /// Waits for a QMP event. Events before it are dropped.
     #[track_caller]
     pub fn wait_event(&self, name: &str) -> Value {
         let result = self.qmp.borrow_mut().wait_event(name);
-        self.alive(result)
+        self.connected(result)
     }
 
-    /// Executes a command of the human monitor and gives its output.
+    /// Executes a command of the human monitor and returns its output.
     #[track_caller]
     pub fn monitor(&self, command_line: &str) -> String {
         let output = self.qmp(
@@ -197,7 +197,7 @@ impl Machine {
         output.as_str().unwrap_or_default().to_owned()
     }
 
-    /// A property of an object.
+    /// Returns a property of an object.
     #[track_caller]
     pub fn qom_get(&self, path: &str, property: &str) -> Value {
         self.qmp("qom-get", json!({ "path": path, "property": property }))
@@ -210,24 +210,24 @@ impl Machine {
         self.wait_event("RESET");
     }
 
-    /// The state of the machine, such as `running`.
+    /// Returns the state of the machine, such as `running`.
     #[track_caller]
     pub fn status(&self) -> String {
         let status = self.qmp("query-status", json!({}));
         status["status"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Both connections, for two who use them at the same time.
+    /// Returns both connections, for use by two threads.
     pub fn connections(&mut self) -> (&mut Qtest, &mut Qmp) {
         (self.qtest.get_mut(), self.qmp.get_mut())
     }
 
-    /// What QEMU has written to its standard error so far.
+    /// Returns QEMU's standard error so far.
     pub fn stderr(&self) -> String {
         self.process.stderr()
     }
 
-    /// QEMU's process identifier.
+    /// Returns QEMU's process identifier.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

@@ -5,49 +5,49 @@
 
 use crate::{machine::RAM, Machine};
 
-/// Where a machine has what drivers of PCI devices need.
+/// Addresses of a machine that drivers of PCI devices need.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
     /// Configuration space, 4 KiB for each function
     pub ecam: u64,
-    /// A window for BARs that has nothing of the machine's own in it
+    /// A window for BARs that the machine does not use
     pub window: u64,
     /// RAM
     pub ram: u64,
 }
 
-/// The `virt` machine.
+/// The addresses of `virt`.
 pub const VIRT: Board = Board {
     ecam: 0x40_1000_0000,
     window: 0x1000_0000,
     ram: RAM,
 };
 
-/// The `sbsa-ref` machine.
+/// The addresses of `sbsa-ref`.
 pub const SBSA_REF: Board = Board {
     ecam: 0xf000_0000,
     window: 0x9000_0000,
     ram: 1 << 40,
 };
 
-/// The `StreamID` of a function: its bus, device and function numbers.
+/// Returns the `StreamID` of a function: its bus, device and function numbers.
 pub const fn sid(bus: u32, device: u32) -> u32 {
     (bus << 8) | (device << 3)
 }
 
-/// Where the configuration space of the function `sid` of `virt` is.
+/// Returns where the configuration space of the function `sid` of `virt` is.
 pub const fn config(sid: u32) -> u64 {
     VIRT.config(sid)
 }
 
 impl Board {
-    /// Where the configuration space of the function `sid` is.
+    /// Returns where the configuration space of the function `sid` is.
     pub const fn config(&self, sid: u32) -> u64 {
         self.ecam + ((sid as u64) << 12)
     }
 
-    /// Gives the function `sid` of `machine` a BAR 0 at `bar`, and lets it
-    /// answer and do DMA.
+    /// Gives the function `sid` of `machine` a BAR 0 at `bar`, and enables
+    /// memory decoding and bus mastering.
     ///
     /// # Panics
     ///

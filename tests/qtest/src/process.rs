@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! QEMU as a process: its command line, what it inherits, how it ends.
+//! QEMU as a process: its command line, inherited descriptors and exit status.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// `binary` without display and default devices. Nothing else is implied.
+    /// Returns a command line of `binary` without display and default devices.
     pub fn new(binary: impl AsRef<Path>) -> Self {
         Self {
             binary: binary.as_ref().to_owned(),
@@ -44,14 +44,14 @@ impl Builder {
         .args(["-display", "none", "-nodefaults"])
     }
 
-    /// A `virt` machine without CPUs that run: the test is the only initiator.
-    /// It has firmware (an empty one) and the bridge `pcie.1` with its own root
-    /// bus number 8, for an SMMU to serve.
+    /// Returns a `virt` machine whose CPUs do not run: the test is the only
+    /// initiator. It has firmware (an empty one) and the bridge `pcie.1` with
+    /// its own root bus number 8, for an SMMU to serve.
     pub fn virt(binary: impl AsRef<Path>) -> Self {
         Self::virt_with(binary, "")
     }
 
-    /// The same with machine options, such as `"iommu=smmuv3"`.
+    /// Returns a `virt` machine with machine options, such as `"iommu=smmuv3"`.
     pub fn virt_with(binary: impl AsRef<Path>, options: &str) -> Self {
         let mut machine = String::from("virt,accel=qtest");
         for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -97,7 +97,7 @@ impl Builder {
         self
     }
 
-    /// Has QEMU load a library before its own.
+    /// Adds a library to `LD_PRELOAD`.
     #[must_use]
     pub fn preload(mut self, library: impl AsRef<OsStr>) -> Self {
         self.preloaded.push(library.as_ref().to_owned());
@@ -112,8 +112,8 @@ impl Builder {
         self
     }
 
-    /// Lets QEMU inherit `fd`, under the number that is returned (the number it
-    /// has here). It is closed here when QEMU has been started.
+    /// Lets QEMU inherit `fd` under the number that is returned. The test's
+    /// copy is closed when QEMU has been started.
     pub fn fd(&mut self, fd: OwnedFd) -> RawFd {
         let number = fd.as_raw_fd();
         self.inherited.push(fd);
@@ -124,7 +124,8 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If it does not come up: then with the command line and what QEMU said.
+    /// If QEMU does not start; the message has the command line and QEMU's
+    /// standard error.
     #[track_caller]
     pub fn start(self) -> Machine {
         match self.try_start() {
@@ -133,15 +134,15 @@ impl Builder {
         }
     }
 
-    /// Starts QEMU; if it ends before it answers on QMP: how it ended.
+    /// Starts QEMU, which may end before it answers on QMP.
     ///
     /// # Errors
     ///
-    /// How QEMU ended.
+    /// The exit of a QEMU process.
     ///
     /// # Panics
     ///
-    /// If it cannot be run at all, or neither answers nor ends.
+    /// If QEMU cannot be run, or neither answers nor ends.
     pub fn try_start(mut self) -> Result<Machine, Box<Finished>> {
         let qtest_socket = self.socket("qtest");
         let qmp_socket = self.socket("qmp");
@@ -166,13 +167,13 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If it cannot be run, or does not end within [`TIMEOUT`].
+    /// If QEMU cannot be run, or does not end within [`TIMEOUT`].
     #[track_caller]
     pub fn run(self) -> Finished {
         self.spawn().finish()
     }
 
-    /// The test's end of a character device that is a socket.
+    /// Adds a socket character device and returns the test's end of it.
     fn socket(&mut self, id: &str) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         let number = self.fd(theirs.into());
@@ -210,14 +211,14 @@ impl Builder {
     }
 }
 
-/// Variables that have `libraries` loaded; before them, what a binary with
-/// `AddressSanitizer` insists on being the first.
+/// Returns the variables that preload `libraries`, after the runtime of
+/// `AddressSanitizer`, which must be the first.
 fn preloading(libraries: Vec<OsString>) -> BTreeMap<&'static str, OsString> {
     let mut variables = BTreeMap::new();
     let mut all = libraries;
     if let Some(runtime) = sanitizer() {
         all.insert(0, runtime);
-        // QEMU frees nothing at its end, and may ask for more than there is
+        // QEMU frees nothing at exit, and probes allocations that are too large
         let options = "detect_leaks=0:allocator_may_return_null=1";
         variables.insert("ASAN_OPTIONS", options.into());
     }
@@ -227,7 +228,7 @@ fn preloading(libraries: Vec<OsString>) -> BTreeMap<&'static str, OsString> {
     variables
 }
 
-/// Keeps `numbers` open across exec, and lets QEMU die with the test.
+/// Keeps `numbers` open across exec, and has QEMU killed with the test.
 fn prepare_child(numbers: &[RawFd]) -> io::Result<()> {
     for &number in numbers {
         // SAFETY: changes a flag of a file descriptor that this process owns.
@@ -251,7 +252,7 @@ fn command_line(binary: &Path, arguments: &[OsString]) -> String {
     line
 }
 
-/// What a pipe has carried so far.
+/// The output of a pipe so far.
 #[derive(Debug)]
 struct Captured {
     text: Arc<Mutex<Vec<u8>>>,
@@ -281,7 +282,7 @@ impl Captured {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// All of it: the other end is closed.
+    /// Returns all of the text, after the other end was closed.
     fn complete(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -300,21 +301,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// What QEMU has written to its standard error so far.
+    /// Returns QEMU's standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Its process identifier.
+    /// Returns the process identifier.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for the end.
+    /// Waits until QEMU has ended.
     ///
     /// # Panics
     ///
-    /// If it does not come within [`TIMEOUT`].
+    /// If QEMU does not end within [`TIMEOUT`].
     #[track_caller]
     pub fn finish(mut self) -> Finished {
         let start = Instant::now();
@@ -349,7 +350,7 @@ impl Drop for Process {
     }
 }
 
-/// How QEMU ended.
+/// The exit of a QEMU process.
 #[derive(Debug)]
 pub struct Finished {
     /// Its exit status
@@ -362,35 +363,37 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// What QEMU reported: the lines of its standard error.
-    pub fn complaints(&self) -> Vec<&str> {
+    /// Returns the lines of QEMU's standard error.
+    pub fn error_lines(&self) -> Vec<&str> {
         self.stderr
             .lines()
             .filter(|line| !line.is_empty())
             .collect()
     }
 
-    /// The standard output of a QEMU that ended well.
+    /// Returns the standard output of a QEMU that succeeded.
     ///
     /// # Panics
     ///
-    /// If it did not.
+    /// If QEMU failed.
     #[track_caller]
     pub fn output(&self) -> &str {
         assert!(self.status.success(), "QEMU failed\n{self}");
         &self.stdout
     }
 
-    /// The one line with which QEMU refused to start: exit status 1, no signal.
+    /// Returns the one line with which QEMU refused to start: exit status 1, no
+    /// signal.
     ///
     /// # Panics
     ///
-    /// If it started, died of a signal, or said nothing or more than one thing.
+    /// If QEMU started, was killed by a signal, or printed another number of
+    /// lines than one.
     #[track_caller]
     pub fn refusal(&self) -> &str {
         assert_eq!(self.status.signal(), None, "QEMU died of a signal\n{self}");
         assert_eq!(self.status.code(), Some(1), "QEMU's exit status\n{self}");
-        match self.complaints().as_slice() {
+        match self.error_lines().as_slice() {
             [line] => line,
             lines => panic!("one line was expected, not {}\n{self}", lines.len()),
         }

@@ -9,12 +9,12 @@ use serde_json::{json, Value};
 
 use crate::line::LineStream;
 
-/// What QEMU answers to a command that fails.
+/// QEMU's reply to a command that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QmpError {
-    /// Such as `GenericError`
+    /// The class, such as `GenericError`
     pub class: String,
-    /// For humans
+    /// The message
     pub description: String,
 }
 
@@ -35,7 +35,7 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// The connection is broken or silent.
+    /// The connection is closed or silent.
     pub(crate) fn connect(stream: LineStream) -> io::Result<Self> {
         let mut qmp = Self {
             stream,
@@ -51,7 +51,7 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// The outer one: the connection is broken or silent. The inner one: the
+    /// The outer one: the connection is closed or silent. The inner one: the
     /// command has failed.
     pub fn execute(
         &mut self,
@@ -74,7 +74,7 @@ impl Qmp {
         }
     }
 
-    /// The next event called `name`. Those before it are dropped.
+    /// Returns the next event called `name`. Those before it are dropped.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The qtest protocol: one line a request, one line an answer, and lines about
-//! interrupts in between.
+//! The qtest protocol: one line for a request, one line for a reply, and lines
+//! about interrupts in between.
 
 use std::{collections::VecDeque, io};
 
@@ -13,12 +13,12 @@ use crate::line::LineStream;
 pub struct Irq {
     /// Number of the line
     pub line: u32,
-    /// Whether it went up
+    /// Whether it was raised
     pub raised: bool,
 }
 
-/// Most bytes in one transfer: QEMU searches what it has got of a line again
-/// with each piece that arrives.
+/// Maximum number of bytes in one transfer. QEMU scans a partial line again
+/// with each piece that arrives, so long lines are slow.
 const CHUNK: usize = 16 << 10;
 
 /// A connection.
@@ -35,22 +35,22 @@ impl Qtest {
         }
     }
 
-    /// Sends a request and gives what follows `OK`.
+    /// Sends a request and returns what follows `OK`.
     ///
     /// # Errors
     ///
-    /// The connection is broken, or the answer is not `OK`.
+    /// The connection is closed, or the reply is not `OK`.
     pub fn request(&mut self, request: &str) -> io::Result<String> {
         self.stream.send(request)?;
         self.answer(request)
     }
 
-    /// Writes 4 bytes to each address, then reads 4 bytes, in one go: nothing
-    /// that QEMU's main loop has put off is done in between.
+    /// Writes 4 bytes to each address, then reads 4 bytes, in one batch: no
+    /// bottom half of QEMU's main loop runs in between.
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub fn write_then_read(&mut self, writes: &[(u64, u32)], read: u64) -> io::Result<u64> {
         let mut requests: Vec<String> = writes
             .iter()
@@ -61,12 +61,13 @@ impl Qtest {
         parse_number(answers.last().map_or("", String::as_str))
     }
 
-    /// Sends requests in one go, as [`write_then_read`](Self::write_then_read);
-    /// gives what follows each `OK`.
+    /// Sends requests in one batch, like
+    /// [`write_then_read`](Self::write_then_read), and returns what follows
+    /// each `OK`.
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub fn requests(&mut self, requests: &[String]) -> io::Result<Vec<String>> {
         self.stream.send(&requests.join("\n"))?;
         requests
@@ -92,7 +93,7 @@ impl Qtest {
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub fn read_value(&mut self, address: u64, size: u32) -> io::Result<u64> {
         let answer = self.request(&format!("read{} {address:#x}", suffix(size)))?;
         parse_number(&answer)
@@ -102,7 +103,7 @@ impl Qtest {
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub fn write_value(&mut self, address: u64, value: u64, size: u32) -> io::Result<()> {
         let request = format!("write{} {address:#x} {value:#x}", suffix(size));
         self.request(&request).map(drop)
@@ -112,7 +113,7 @@ impl Qtest {
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub fn read_memory(&mut self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut at = address;
         for chunk in buffer.chunks_mut(CHUNK) {
@@ -127,7 +128,7 @@ impl Qtest {
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request).
+    /// See [`request`](Self::request).
     pub fn write_memory(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
         let mut at = address;
         for chunk in bytes.chunks(CHUNK) {
@@ -138,8 +139,8 @@ impl Qtest {
         Ok(())
     }
 
-    /// The changes of interrupt lines since the last call. Those that an
-    /// earlier request has caused are among them.
+    /// Returns the changes of interrupt lines since the last call, with those
+    /// that an earlier request has caused.
     pub fn take_irqs(&mut self) -> Vec<Irq> {
         self.irqs.drain(..).collect()
     }

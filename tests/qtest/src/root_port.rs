@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A `PCIe` root port that writes to memory when told to: an initiator that
-//! every machine has, and the only emulated one that may be behind an
-//! accelerated SMMU. It writes what its MSI-X table says when it has completed
-//! a command for its slot.
+//! A `PCIe` root port that writes to memory on request: the only emulated
+//! initiator that may be behind an accelerated SMMU. It writes what its MSI-X
+//! table says when it has completed a command for its slot.
 
 use crate::{pci, Machine};
 
 /// Where the root port's MSI-X table is mapped.
 const BAR: u64 = 0x1000_0000;
 
-/// The root port `rp1` of a machine, programmed to write a number when told to.
+/// The root port `rp1` of a machine, programmed to write a number on request.
 pub struct RootPort<'a> {
     machine: &'a Machine,
     config: u64,
-    /// Where its Slot Control register is
+    /// Guest physical address of its Slot Control register
     slot_control: u64,
     written: u32,
 }
@@ -26,8 +25,8 @@ const INTERRUPTS: u64 = 0x30;
 const COMPLETED: u64 = 0x10;
 
 impl<'a> RootPort<'a> {
-    /// The `pcie-root-port` whose id is `rp1` and whose `StreamID`, bus number
-    /// and device, is `sid`.
+    /// Returns the `pcie-root-port` whose id is `rp1` and whose `StreamID`, bus
+    /// number and device, is `sid`.
     #[track_caller]
     pub fn new(machine: &'a Machine, sid: u32) -> Self {
         let mut port = Self {
@@ -46,7 +45,7 @@ impl<'a> RootPort<'a> {
         port
     }
 
-    /// Programs it again, as after a reset.
+    /// Programs the device again after a reset.
     #[track_caller]
     pub fn program(&self) {
         let machine = self.machine;
@@ -55,7 +54,7 @@ impl<'a> RootPort<'a> {
         machine.write_sized(self.config + 4, 6, 2);
         let msix = self.config + self.capability(0x11);
         machine.write_sized(msix + 2, 0x8000, 2);
-        // what has been completed before is no news
+        // what has been completed before is not reported
         machine.write_sized(self.slot_control + 2, COMPLETED, 2);
     }
 
@@ -70,7 +69,7 @@ impl<'a> RootPort<'a> {
         panic!("the root port has no capability {id:#x}");
     }
 
-    /// Writes a number that has not been used to `iova`; the number.
+    /// Writes a number that has not been used to `iova` and returns it.
     #[track_caller]
     pub fn write(&mut self, iova: u64) -> u32 {
         self.written += 1;
@@ -85,7 +84,7 @@ impl<'a> RootPort<'a> {
         self.written
     }
 
-    /// A write to `iova` arrives at `address`.
+    /// Checks that a write to `iova` arrives at `address`.
     #[track_caller]
     pub fn arrives(&mut self, iova: u64, address: u64) {
         let number = self.write(iova);
@@ -96,7 +95,7 @@ impl<'a> RootPort<'a> {
         );
     }
 
-    /// A write to `iova` does not arrive at any of `addresses`.
+    /// Checks that a write to `iova` does not arrive at any of `addresses`.
     #[track_caller]
     pub fn is_aborted(&mut self, iova: u64, addresses: &[u64]) {
         let machine = self.machine;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A driver for the SMMU of a [`Machine`], as small as tests need it.
+//! A minimal driver for the SMMU of a [`Machine`].
 
 use std::cell::Cell;
 
@@ -31,7 +31,7 @@ pub mod irq {
     pub const GERROR: u32 = 3;
 }
 
-/// Offsets of registers, by the specification's names (6.1).
+/// Offsets of registers, by the specification's names (§6.1).
 #[allow(missing_docs)]
 pub mod reg {
     pub const IDR0: u64 = 0x00;
@@ -85,7 +85,7 @@ pub const GERROR_IRQEN: u32 = 1 << 0;
 /// `GERROR.CMDQ_ERR`
 pub const CMDQ_ERR: u32 = 1 << 0;
 
-/// `CMDQ_CONS.ERR` codes (6.3.28).
+/// `CMDQ_CONS.ERR` codes (§6.3.28).
 pub mod cerror {
     /// Illegal command
     pub const ILL: u32 = 1;
@@ -95,7 +95,7 @@ pub mod cerror {
     pub const ATC_INV_SYNC: u32 = 3;
 }
 
-/// The SMMU of a machine, and where its driver is in the Command queue.
+/// The SMMU of a machine, with its driver's state of the Command queue.
 pub struct Smmu<'a> {
     machine: &'a Machine,
     base: u64,
@@ -111,7 +111,7 @@ struct Queue {
 }
 
 impl<'a> Smmu<'a> {
-    /// The only SMMU of `machine`.
+    /// Returns the only SMMU of `machine`.
     ///
     /// # Panics
     ///
@@ -125,7 +125,8 @@ impl<'a> Smmu<'a> {
         Self::at(machine, base)
     }
 
-    /// The SMMU of `machine` whose register file is at `base`, see [`bases`].
+    /// Returns the SMMU of `machine` whose register file is at `base`, see
+    /// [`bases`].
     pub const fn at(machine: &'a Machine, base: u64) -> Self {
         Self {
             machine,
@@ -138,12 +139,12 @@ impl<'a> Smmu<'a> {
         }
     }
 
-    /// Guest physical address of the register file.
+    /// Returns the guest physical address of the register file.
     pub const fn base(&self) -> u64 {
         self.base
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub const fn machine(&self) -> &'a Machine {
         self.machine
     }
@@ -172,19 +173,20 @@ impl<'a> Smmu<'a> {
         self.machine.write64(self.base + register, value);
     }
 
-    /// `CMDQ_CONS.RD`
+    /// Returns `CMDQ_CONS.RD`.
     #[track_caller]
     pub fn cons(&self) -> u32 {
         self.read(reg::CMDQ_CONS) & 0xf_ffff
     }
 
-    /// `CMDQ_CONS.ERR`; it means something only while [`error`](Self::error).
+    /// Returns `CMDQ_CONS.ERR`, which is valid only while
+    /// [`error`](Self::error).
     #[track_caller]
     pub fn cons_err(&self) -> u32 {
         self.read(reg::CMDQ_CONS) >> 24
     }
 
-    /// Whether `GERROR.CMDQ_ERR` is active.
+    /// Returns whether `GERROR.CMDQ_ERR` is active.
     #[track_caller]
     pub fn error(&self) -> bool {
         (self.read(reg::GERROR) ^ self.read(reg::GERRORN)) & CMDQ_ERR != 0
@@ -214,14 +216,14 @@ impl<'a> Smmu<'a> {
         self.write(reg::CR0, cr0 | CMDQEN);
     }
 
-    /// The same from the first entry on.
+    /// Sets up the Command queue with both pointers at the first entry.
     #[track_caller]
     pub fn setup_queue(&self, base: u64, log2size: u32) {
         self.setup_queue_at(base, log2size, 0);
     }
 
-    /// Goes on with the Command queue that the registers describe, as a driver
-    /// does whose machine has moved to another QEMU.
+    /// Adopts the Command queue that the registers describe, like the driver of
+    /// a machine that was migrated.
     #[track_caller]
     pub fn adopt_queue(&self) {
         let base = self.read64(reg::CMDQ_BASE);
@@ -232,7 +234,7 @@ impl<'a> Smmu<'a> {
         });
     }
 
-    /// Sets up a linear Stream table, with the SMMU disabled meanwhile.
+    /// Sets up a linear Stream table, with the SMMU disabled while it changes.
     #[track_caller]
     pub fn setup_stream_table(&self, base: u64, log2size: u32) {
         let cr0 = self.read(reg::CR0);
@@ -256,12 +258,12 @@ impl<'a> Smmu<'a> {
         assert_eq!(self.read(reg::CR0ACK) & bits, 0, "CR0ACK");
     }
 
-    /// Where `CMDQ_PROD` is after what has been pushed.
+    /// Returns `CMDQ_PROD` after the commands that were pushed.
     pub fn prod(&self) -> u32 {
         self.queue.get().prod
     }
 
-    /// Guest physical address of the slot that a pointer names.
+    /// Returns the guest physical address of the slot that a pointer names.
     pub fn slot(&self, pointer: u32) -> u64 {
         let queue = self.queue.get();
         let index = pointer & ((1 << queue.log2size) - 1);
@@ -284,7 +286,7 @@ impl<'a> Smmu<'a> {
         }
     }
 
-    /// Writes commands into the next slots. The doorbell does not ring.
+    /// Writes commands into the next slots, without the doorbell.
     #[track_caller]
     pub fn push(&self, commands: &[Command]) {
         let mut queue = self.queue.get();
@@ -294,14 +296,14 @@ impl<'a> Smmu<'a> {
         self.queue.set(queue);
     }
 
-    /// Writes `CMDQ_PROD`.
+    /// Writes `CMDQ_PROD` (the doorbell).
     #[track_caller]
     pub fn ring(&self) {
         self.write(reg::CMDQ_PROD, self.prod());
     }
 
-    /// Waits until the queue is consumed up to what has been pushed. One
-    /// doorbell consumes a slice, the main loop the rest.
+    /// Waits until every command that was pushed is consumed. A doorbell
+    /// consumes one time slice, the main loop the rest.
     #[track_caller]
     pub fn wait_consumed(&self) {
         self.wait_cons(self.prod());
@@ -313,7 +315,7 @@ impl<'a> Smmu<'a> {
         until("consumption", || (self.cons() == pointer).then_some(()));
     }
 
-    /// Pushes commands, rings, and waits until they are consumed.
+    /// Pushes commands, writes the doorbell, and waits until they are consumed.
     #[track_caller]
     pub fn submit(&self, commands: &[Command]) {
         self.push(commands);
@@ -327,7 +329,7 @@ impl<'a> Smmu<'a> {
         self.machine.intercept_outputs(PATH, "sysbus-irq");
     }
 
-    /// How often the lines went up since the last call, by line.
+    /// Returns how often each line was raised since the last call.
     #[track_caller]
     pub fn pulses(&self) -> [u32; 4] {
         let mut counts = [0; 4];
@@ -338,7 +340,7 @@ impl<'a> Smmu<'a> {
     }
 }
 
-/// Guest physical addresses of the SMMUs of a machine, ascending.
+/// Returns the guest physical addresses of the SMMUs of a machine, ascending.
 #[track_caller]
 pub fn bases(machine: &Machine) -> Vec<u64> {
     let mut bases: Vec<u64> = machine

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use crate::Machine;
 
-/// What a mapping allows.
+/// The permissions of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allow {
     /// Everything
@@ -30,7 +30,7 @@ pub enum Stage {
 
 /// `AF`
 const ACCESS: u64 = 1 << 10;
-/// `AP[1]`: unprivileged accesses, which those of PCI functions are (13.7)
+/// `AP[1]`: unprivileged accesses, which those of PCI functions are (§13.7)
 const USER: u64 = 1 << 6;
 /// `AP[2]`
 const READ_ONLY: u64 = 1 << 7;
@@ -38,7 +38,7 @@ const READ_ONLY: u64 = 1 << 7;
 const NOT_GLOBAL: u64 = 1 << 11;
 
 impl Stage {
-    /// The attributes of a leaf.
+    /// Returns the attributes of a leaf.
     const fn attributes(self, allow: Allow) -> u64 {
         let permissions = match (self, allow) {
             (Self::One, Allow::ReadWrite) => USER | NOT_GLOBAL,
@@ -63,7 +63,7 @@ pub struct Tables<'a> {
 const PAGE: u64 = 4096;
 
 impl<'a> Tables<'a> {
-    /// Empty tables, in memory from `base` on.
+    /// Returns empty tables in memory from `base` on.
     pub const fn new(machine: &'a Machine, stage: Stage, base: u64) -> Self {
         Self {
             machine,
@@ -73,12 +73,13 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Address of the first table.
+    /// Returns the address of the first table.
     pub const fn base(&self) -> u64 {
         self.base
     }
 
-    /// Where the descriptor of `input` is in the table of a level.
+    /// Returns the address of the descriptor of `input` in the table of a
+    /// level.
     const fn slot(table: u64, level: u32, input: u64) -> u64 {
         table + 8 * ((input >> (39 - 9 * level)) & 0x1ff)
     }
@@ -102,12 +103,12 @@ impl<'a> Tables<'a> {
         Self::slot(table, level, input)
     }
 
-    /// Address of the table of pages for `input`.
+    /// Returns the address of the level-3 table for `input`.
     pub fn pages(&self, input: u64) -> u64 {
         self.next_level(self.leaf(2, input))
     }
 
-    /// Has the table of pages for `input` be at `table`.
+    /// Makes `table` the level-3 table for `input`.
     pub fn lead(&self, input: u64, table: u64) {
         self.machine.write64(self.leaf(2, input), table | 3);
     }
@@ -126,7 +127,7 @@ impl<'a> Tables<'a> {
         self.machine.write64(leaf, output | attributes | 1);
     }
 
-    /// Has pages lead to where a block of 2 MiB does.
+    /// Replaces a block of 2 MiB by pages with the same outputs.
     pub fn split(&self, input: u64) {
         let slot = self.leaf(2, input);
         let block = self.machine.read64(slot);

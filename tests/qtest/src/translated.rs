@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! An SMMU that translates one device's stream, by tables in the middle of
-//! guest memory.
+//! An SMMU that translates the stream of one device by tables in guest memory.
 
 use crate::{
     command::{Command, CFGI_ALL, SYNC, TLBI_NSNH_ALL},
@@ -23,9 +22,9 @@ const STAGE2: u64 = RAM + 8 * MIB;
 /// Memory that nothing here uses, up to the end of the first 128 MiB.
 pub const FREE: u64 = RAM + 16 * MIB;
 
-/// What the Context descriptor says.
+/// The fields of the Context descriptor.
 pub const ASID: u16 = 0x77;
-/// What the Stream table entry says.
+/// The fields of the Stream table entry.
 pub const VMID: u16 = 0x55;
 
 /// Which stages translate.
@@ -40,7 +39,7 @@ pub enum Stages {
 }
 
 impl Stages {
-    /// The value of the property `stage`.
+    /// Returns the value of the property `stage`.
     pub const fn property(self) -> &'static str {
         match self {
             Self::One => "1",
@@ -49,7 +48,7 @@ impl Stages {
         }
     }
 
-    /// The VMID of its translations: 0 where an SMMU has no stage 2.
+    /// Returns the VMID of its translations: 0 where an SMMU has no stage 2.
     pub const fn vmid(self) -> u16 {
         match self {
             Self::One => 0,
@@ -57,7 +56,7 @@ impl Stages {
         }
     }
 
-    /// `STE.Config`
+    /// Returns `STE.Config`.
     const fn config(self) -> u64 {
         match self {
             Self::One => 0b101,
@@ -73,17 +72,17 @@ pub struct Translated<'a> {
     pub machine: &'a Machine,
     /// Its only SMMU
     pub smmu: Smmu<'a>,
-    /// From what the device sends, if there is a stage 1
+    /// Tables of stage 1, from input addresses of the device
     pub stage1: Tables<'a>,
-    /// From what stage 1 leads to, or from what the device sends
+    /// Tables of stage 2, from IPAs, or from input addresses of the device
     pub stage2: Tables<'a>,
     stages: Stages,
     sid: u32,
 }
 
 impl<'a> Translated<'a> {
-    /// Programs the SMMU for the stream `sid`. Nothing is mapped, except that
-    /// memory is where it is for a stage 2 behind a stage 1.
+    /// Programs the SMMU for the stream `sid`. Nothing is mapped, except that a
+    /// stage 2 behind a stage 1 maps the tables' memory to itself.
     #[track_caller]
     pub fn new(machine: &'a Machine, stages: Stages, sid: u32) -> Self {
         let translated = Self {
@@ -114,12 +113,12 @@ impl<'a> Translated<'a> {
         smmu.submit(&[CFGI_ALL, TLBI_NSNH_ALL, SYNC]);
     }
 
-    /// The stages that translate.
+    /// Returns the stages that translate.
     pub const fn stages(&self) -> Stages {
         self.stages
     }
 
-    /// The tables that translate what the device sends.
+    /// Returns the tables that translate what the device sends.
     pub const fn input(&self) -> &Tables<'a> {
         match self.stages {
             Stages::One | Stages::Both => &self.stage1,
@@ -127,7 +126,8 @@ impl<'a> Translated<'a> {
         }
     }
 
-    /// The Stream table entry (5.2): both tables have 39 bits and begin at level 1.
+    /// Returns the Stream table entry (§5.2): both tables have 39 bits and
+    /// start at level 1.
     pub const fn entry(&self) -> [u64; 4] {
         let word0 = CONTEXT | (self.stages.config() << 1) | 1;
         let (t0sz, start_1, aa64, record) = (25 << 32, 1 << 38, 1 << 51, 1 << 58);
@@ -138,7 +138,7 @@ impl<'a> Translated<'a> {
         }
     }
 
-    /// Writes the entry into the table; nobody is told.
+    /// Writes the entry into the table without a `CMD_CFGI_STE`.
     pub fn write_entry(&self, entry: [u64; 4]) {
         for (index, word) in (0..).zip(entry) {
             let at = STREAM_TABLE + 64 * u64::from(self.sid) + 8 * index;
@@ -146,7 +146,8 @@ impl<'a> Translated<'a> {
         }
     }
 
-    /// The Context descriptor (5.4): lower addresses of 39 bits, faults recorded.
+    /// The Context descriptor (§5.4): lower addresses of 39 bits, faults
+    /// recorded.
     fn write_context(&self) {
         let (epd1, valid, aa64, record) = (1 << 30, 1 << 31, 1 << 41, 3 << 45);
         let asid = u64::from(ASID) << 48;
@@ -155,7 +156,7 @@ impl<'a> Translated<'a> {
         self.machine.write64(CONTEXT + 8, self.stage1.base());
     }
 
-    /// The record in an entry of the Event queue.
+    /// Returns the record in an entry of the Event queue.
     pub fn event(&self, entry: u32) -> [u64; 4] {
         let at = EVENTS + 32 * u64::from(entry & 0xf);
         [0, 8, 16, 24].map(|offset| self.machine.read64(at + offset))

@@ -53,7 +53,7 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// The device whose `StreamID` is `sid`.
+    /// Returns the device whose `StreamID` is `sid`.
     #[track_caller]
     pub fn new(machine: &'a Machine, sid: u32) -> Self {
         let config = pci::config(sid);
@@ -93,17 +93,17 @@ impl<'a> Driver<'a> {
         assert_eq!(self.status(), 0);
     }
 
-    /// Whether the device wants to be reset: it could not go on.
+    /// Returns whether the device needs a reset after an error.
     pub fn needs_reset(&self) -> bool {
         self.status() & NEEDS_RESET != 0
     }
 
-    /// Says that there is something in the queue.
+    /// Notifies the device of a request in the queue.
     pub fn notify(&self) {
         self.machine.write_sized(self.doorbell, 0, 2);
     }
 
-    /// [`notify`](Self::notify) as a request of the qtest protocol.
+    /// Returns [`notify`](Self::notify) as a request of the qtest protocol.
     pub fn notify_request(&self) -> String {
         format!("writew {:#x} 0", self.doorbell)
     }
@@ -132,7 +132,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Where in BAR 4 a structure is.
+/// Returns the offset of a structure in BAR 4.
 #[track_caller]
 fn structure(machine: &Machine, config: u64, kind: u64) -> u64 {
     let mut at = machine.read_sized(config + 0x34, 1);
@@ -151,20 +151,21 @@ fn structure(machine: &Machine, config: u64, kind: u64) -> u64 {
 /// A buffer of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer {
-    /// As the device sees it
+    /// Its address for the device
     pub address: u64,
-    /// In bytes
+    /// Its length in bytes
     pub length: u32,
     /// Whether the device writes it
     pub writable: bool,
 }
 
-/// Flags of a descriptor, where they are in its second word.
+/// Flags in the second word of a descriptor.
 const NEXT: u64 = 1 << 32;
 const WRITE: u64 = 2 << 32;
 
 impl Buffer {
-    /// The words of a descriptor; `next` is the number of the one that follows.
+    /// Returns the words of a descriptor; `next` is the number of the one that
+    /// follows.
     fn descriptor(&self, next: Option<u64>) -> [u64; 2] {
         let direction = if self.writable { WRITE } else { 0 };
         let chain = next.map_or(0, |number| NEXT | (number << 48));
@@ -180,7 +181,7 @@ pub struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// An empty queue in the page at the guest physical address `base`.
+    /// Returns an empty queue in the page at the guest physical address `base`.
     pub fn new(machine: &'a Machine, base: u64) -> Self {
         machine.fill_memory(base, 4096, 0);
         Self {
@@ -210,7 +211,7 @@ impl<'a> Queue<'a> {
             .write_sized(ring + 2, self.available.get().into(), 2);
     }
 
-    /// How many requests the device has not finished yet.
+    /// Returns how many requests are pending.
     #[track_caller]
     pub fn pending(&self) -> u16 {
         let used = self.machine.read_sized(self.base + USED + 2, 2) as u16;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Waiting, never for ever.
+//! Waiting with a time limit.
 
 use std::{
     env,
@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take: as many seconds as the variable `PATIENCE` says.
-/// Without it, more than enough: the machine may be busy.
+/// The time limit of every wait: the seconds in the variable `PATIENCE`, or by
+/// default enough for a busy machine.
 pub static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
     let seconds = env::var("PATIENCE").map_or(60, |value| {
         value
@@ -21,11 +21,11 @@ pub static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
     Duration::from_secs(seconds)
 });
 
-/// Asks `probe` until it answers.
+/// Calls `probe` until it returns a value.
 ///
 /// # Panics
 ///
-/// After [`TIMEOUT`], with `what` was waited for.
+/// After [`TIMEOUT`]; the message names `what` was waited for.
 #[track_caller]
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The client itself, against a QEMU without anything of ours.
+//! Tests of the client itself, with the C device.
 
 use serde_json::json;
 use smmuv3_qtest::{command, machine::RAM, qemu_c, smmu, smmu::reg, Builder, Smmu};

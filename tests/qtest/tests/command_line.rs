@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Real command lines: what is wrong ends with exit status 1 and one line that
-//! says what, never with a signal; what is right starts.
+//! Command lines with accel=on: an illegal one exits with status 1 and one line
+//! of error, never by a signal; a legal one starts.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 use smmuv3_qtest::{qemu, smmu, Builder, Finished, Machine};
 
-/// Everything that could be `auto` is given, so no assigned device is needed.
+/// Properties without `auto`, so that no assigned device is needed.
 const FIXED: &str = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
 
-/// A machine with CPUs that could run, as a user on a machine without KVM has it.
+/// Returns a machine with TCG, like that of a user without KVM.
 fn tcg(binary: PathBuf) -> Builder {
     Builder::new(binary)
         .args([
@@ -27,7 +27,7 @@ fn tcg(binary: PathBuf) -> Builder {
         .device("pxb-pcie,id=pcie.1,bus_nr=8,bus=pcie.0")
 }
 
-/// The refusal has all of `words`.
+/// Checks that the command line is refused with all of `words`.
 #[track_caller]
 fn refused(builder: Builder, words: &[&str]) {
     let finished: Finished = builder.run();
@@ -37,7 +37,7 @@ fn refused(builder: Builder, words: &[&str]) {
     }
 }
 
-/// QEMU starts, runs, and has nothing to complain about.
+/// Checks that QEMU starts, runs and logs nothing.
 #[track_caller]
 fn accepted(builder: Builder) {
     let machine = builder.start();
@@ -158,7 +158,8 @@ fn accel_emulated_endpoint_on_root_bus_is_refused() {
     );
 }
 
-/// QEMU tells an endpoint's IOMMU once, when the endpoint is made.
+/// QEMU calls `get_address_space` for an endpoint only once, when it is
+/// realized.
 #[test]
 fn accel_endpoint_before_smmu_is_refused() {
     for bus in ["pcie.0", "rp1", "below"] {
@@ -175,7 +176,7 @@ fn accel_endpoint_before_smmu_is_refused() {
     }
 }
 
-/// Behind a conventional bridge the PCI core lets an endpoint ask in the bridge's name.
+/// Behind a conventional bridge the PCI core passes the bridge's `devfn`.
 #[test]
 fn accel_endpoint_before_smmu_behind_bridge_is_refused() {
     for bridge in ["pcie-pci-bridge", "i82801b11-bridge"] {
@@ -189,22 +190,22 @@ fn accel_endpoint_before_smmu_behind_bridge_is_refused() {
     }
 }
 
-/// Bridges behind which the PCI core asks for an endpoint in another function's name, on
-/// a bus called `conventional`.
+/// Bridges behind which the PCI core passes another function's `devfn`, with
+/// the bus `conventional`.
 const CONVENTIONAL: [&str; 3] = [
     "pcie-pci-bridge,id=conventional",
     "i82801b11-bridge,id=conventional",
     "pci-bridge,chassis_nr=7,id=conventional",
 ];
 
-/// A machine with an SMMU at `pcie.0`, and a conventional bridge there.
+/// Returns a machine with an SMMU and a conventional bridge at `pcie.0`.
 fn with_conventional(bridge: &str) -> Builder {
     Builder::virt(qemu())
         .device(format!("arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,{FIXED}"))
         .device(format!("{bridge},bus=pcie.0,addr=5"))
 }
 
-/// What a refusal names: endpoint, bridge, SMMU, and what to do.
+/// Words of a refusal: endpoint, bridge, SMMU, and what to do.
 const NAMES: [&str; 4] = [
     "emulated endpoint e1000 'nic' behind bridge",
     "'smmuv3.1'",
@@ -273,7 +274,8 @@ fn accel_endpoint_behind_bridge_elsewhere_is_accepted() {
     }
 }
 
-/// Plugging `driver` into `bus` fails, with all of `words`, and QEMU goes on.
+/// Checks that hot-plug of `driver` into `bus` fails with all of `words`, and
+/// that QEMU keeps running.
 #[track_caller]
 fn plug_refused(machine: &Machine, driver: &str, bus: &str, words: &[&str]) {
     let plug = json!({ "driver": driver, "id": "nic", "romfile": "", "bus": bus, "addr": "0x2" });
@@ -311,7 +313,7 @@ fn accel_hot_plug_behind_hot_plugged_bridge_is_refused() {
     plug_refused(&machine, "e1000", "conventional", &NAMES);
 }
 
-/// libvirt writes them in this order.
+/// libvirt puts the bridges first.
 #[test]
 fn accel_bridges_before_smmu_are_accepted() {
     accepted(
@@ -436,7 +438,7 @@ fn accel_with_only_migratable_is_refused() {
     refused(builder, &["migratable"]);
 }
 
-/// A machine as libvirt describes it.
+/// Returns a machine as libvirt describes it.
 fn libvirt(smmu: &serde_json::Value) -> Builder {
     Builder::new(qemu())
         .args(["-machine", "virt,accel=qtest", "-bios", "/dev/null"])

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a guest is told about its SMMUs: ACPI tables and device tree must be
-//! those of a machine with the C device, byte by byte.
+//! ACPI tables and device tree must equal those of a machine with the C device
+//! byte by byte.
 
 use std::{env, fs, path::PathBuf, process};
 
@@ -86,7 +86,7 @@ impl Case {
     }
 }
 
-/// `ask` gets the same answer from both binaries; that answer.
+/// Checks that `ask` returns the same value for both binaries, and returns it.
 #[track_caller]
 fn same<T: PartialEq>(case: Case, ask: impl Fn(&Machine) -> T) -> T {
     let (rust, c) = (ask(&case.start(qemu())), ask(&case.start(qemu_c())));
@@ -94,7 +94,7 @@ fn same<T: PartialEq>(case: Case, ask: impl Fn(&Machine) -> T) -> T {
     rust
 }
 
-/// The nodes of an IORT: their types, and the bytes of each.
+/// Returns the nodes of an IORT: type and bytes of each.
 fn nodes(iort: &[u8]) -> Vec<(u8, &[u8])> {
     let word = |at: usize| {
         let bytes = iort[at..at + 4].try_into().expect("four bytes");

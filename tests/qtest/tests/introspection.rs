@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What QEMU tells about `arm-smmuv3` without a guest: the Rust device must be
-//! indistinguishable from the C device for users, libvirt and old machine types.
+//! Introspection of `arm-smmuv3`: the Rust device must be indistinguishable
+//! from the C device for users, libvirt and old machine types.
 
 use std::path::PathBuf;
 
 use serde_json::{json, Value};
 use smmuv3_qtest::{qemu, qemu_c, smmu::PATH, Builder, Machine};
 
-/// `ask` gets the same answer from both binaries; that answer.
+/// Checks that `ask` returns the same value for both binaries, and returns it.
 #[track_caller]
 fn same<T: PartialEq + std::fmt::Debug>(ask: impl Fn(PathBuf) -> T) -> T {
     let (rust, c) = (ask(qemu()), ask(qemu_c()));
@@ -17,12 +17,12 @@ fn same<T: PartialEq + std::fmt::Debug>(ask: impl Fn(PathBuf) -> T) -> T {
     rust
 }
 
-/// A machine without anything, for questions about types.
+/// Starts an empty machine for introspection.
 fn bare(binary: PathBuf) -> Machine {
     Builder::new(binary).args(["-machine", "none"]).start()
 }
 
-/// What `-device ARGUMENT` prints.
+/// Returns what `-device ARGUMENT` prints.
 fn help(binary: PathBuf, argument: &str) -> Vec<String> {
     let finished = Builder::new(binary)
         .args(["-machine", "virt", "-device", argument])
@@ -30,7 +30,7 @@ fn help(binary: PathBuf, argument: &str) -> Vec<String> {
     finished.output().lines().map(str::to_owned).collect()
 }
 
-/// `device-list-properties`, by name.
+/// Returns `device-list-properties` by name.
 fn properties(binary: PathBuf) -> Vec<Value> {
     let answer = bare(binary).qmp(
         "device-list-properties",
@@ -144,7 +144,7 @@ fn libvirt_probe_finds_device_and_properties() {
 
 #[test]
 fn repeated_introspection_does_not_crash_qemu() {
-    // each answer makes an instance and throws it away
+    // each reply instantiates the type and frees the instance
     let machine = bare(qemu());
     let ask = || {
         machine.qmp(
@@ -160,7 +160,7 @@ fn repeated_introspection_does_not_crash_qemu() {
     assert_eq!(finished.stderr, "");
 }
 
-/// The user's properties of the SMMU of a machine.
+/// Returns the values of the user's properties of the SMMU of a machine.
 fn values(machine: &Machine) -> Value {
     let names = [
         "accel",
@@ -180,7 +180,7 @@ fn values(machine: &Machine) -> Value {
     Value::Object(pairs.into_iter().collect())
 }
 
-/// An SMMU with `options` in a `machine`.
+/// Returns a `machine` with an SMMU with `options`.
 fn instance(binary: PathBuf, machine: &str, options: &str) -> Machine {
     let machine = format!("{machine},accel=qtest");
     Builder::new(binary)
@@ -222,7 +222,7 @@ fn user_overrides_old_machine_type_properties() {
 
 #[test]
 fn newest_machine_type_fixes_no_property() {
-    // what the user does not give is auto; the rest would be auto as well
+    // properties that the user does not set are auto
     let fixed = [
         ("ats", "off"),
         ("ril", "on"),

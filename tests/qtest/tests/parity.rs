@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! `docs/parity.md` leaves nothing out: QEMU is asked what properties and trace
-//! events there are, and each must have a row.
+//! Checks that each property and trace event that QEMU lists has a row in
+//! `docs/parity.md`.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use smmuv3_qtest::{qemu, qemu_c, Builder, Machine};
 
 const PAGE: &str = "parity.md";
 
-/// What is named in the first cells of the table below a heading.
+/// Returns the names in the first cells of the table below a heading.
 fn listed(heading: &str) -> Vec<String> {
     page::rows(&page::text(PAGE), heading)
         .iter()
@@ -24,7 +24,7 @@ fn listed(heading: &str) -> Vec<String> {
         .collect()
 }
 
-/// The names in an answer of QMP.
+/// Returns the names in a QMP reply.
 fn names(answer: &Value) -> BTreeSet<String> {
     let entries = answer.as_array().expect("a list").iter();
     entries
@@ -53,7 +53,7 @@ fn parity_properties_have_one_row() {
     expect_listed_once("## Properties", |machine| {
         let arguments = json!({ "typename": "arm-smmuv3" });
         let mut found = names(&machine.qmp("device-list-properties", arguments));
-        // what every device of a system bus has
+        // property of every sysbus device
         found.retain(|name| !name.starts_with("sysbus-irq"));
         found
     });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Where the writes of a device behind the SMMU go: a `PCIe` root port, the only
-//! emulated function that may be there. It writes what its MSI-X table says
-//! when it reports an error.
+//! Translation of MSIs of a `PCIe` root port, the only emulated initiator that
+//! may be behind an accelerated SMMU. It writes an MSI when it reports an
+//! error.
 
 use smmuv3_qtest::{
     command::{self, SYNC},
@@ -16,7 +16,7 @@ use smmuv3_qtest::{
 /// Bus 8, device 1
 const SID: u32 = 0x808;
 
-/// Where tables are, and what the port writes to.
+/// Guest physical addresses of tables and of the port's MSIs.
 const QUEUE: u64 = RAM;
 const STREAM_TABLE: u64 = RAM + (1 << 20);
 const LOG2SIZE: u32 = 12;
@@ -24,7 +24,7 @@ const SECOND_LEVEL: u64 = RAM + (2 << 20);
 const CONTEXT: u64 = RAM + (3 << 20);
 const TRANSLATION: u64 = RAM + (4 << 20);
 const PAGE: u64 = RAM + (32 << 20);
-/// The address that the port writes to, if nothing translates.
+/// The address of the port's MSIs, in RAM for the case without translation.
 const IOVA: u64 = RAM + (64 << 20) + 0x340;
 
 fn start() -> Machine {
@@ -34,7 +34,7 @@ fn start() -> Machine {
         .start()
 }
 
-/// Word 0 of a Stream table entry (5.2).
+/// Word 0 of a Stream table entry (§5.2).
 mod ste {
     pub const ABORT: u64 = 1;
     pub const BYPASS: u64 = 1 | (0b100 << 1);
@@ -58,12 +58,12 @@ fn enable(machine: &Machine) -> Smmu<'_> {
     smmu
 }
 
-/// What a guest's driver does after it has changed the entry.
+/// Invalidates the STE, like a driver that has changed it.
 fn invalidate(smmu: &Smmu<'_>) {
     smmu.submit(&[command::cfgi_ste(SID), SYNC]);
 }
 
-/// A Context descriptor (5.4) for lower addresses of 39 bits.
+/// A Context descriptor (§5.4) for a lower half of 39 bits.
 struct Context {
     granule: u64,
     size: u64,
@@ -108,9 +108,9 @@ impl Context {
 const TABLE: u64 = 3;
 const BLOCK: u64 = 1;
 const LEAF: u64 = 3;
-/// `AP[1]`: unprivileged accesses, which those of PCI functions are (13.7).
+/// `AP[1]`: unprivileged accesses, which those of PCI functions are (§13.7).
 const USER: u64 = 1 << 6;
-/// `AF` with it.
+/// `AF` and `AP[1]`.
 const ACCESS: u64 = (1 << 10) | USER;
 const READ_ONLY: u64 = 1 << 7;
 
@@ -129,7 +129,7 @@ fn map_page(machine: &Machine, attributes: u64) {
     set_descriptor(machine, level3, 3, IOVA, PAGE | attributes | LEAF);
 }
 
-/// An SMMU that translates the port's page.
+/// Sets up an SMMU that translates the port's page.
 fn translating(machine: &Machine) -> Smmu<'_> {
     map_page(machine, ACCESS);
     Context::default().write(machine);
@@ -249,7 +249,7 @@ fn port_msi_two_level_strtab_every_split() {
     }
 }
 
-/// M13
+/// Vector M13.
 #[test]
 fn port_msi_strtab_changed_to_linear() {
     let machine = start();
@@ -301,10 +301,10 @@ fn port_msi_remap_applies_after_tlbi() {
     port.arrives(IOVA, TRANSLATED);
     let level3 = TRANSLATION + 0x2000;
     for page in 1..10_u64 {
-        let moved = PAGE + (page << 12);
-        set_descriptor(&machine, level3, 3, IOVA, moved | ACCESS | LEAF);
+        let target = PAGE + (page << 12);
+        set_descriptor(&machine, level3, 3, IOVA, target | ACCESS | LEAF);
         smmu.submit(&[command::tlbi_nh_va(7, IOVA), SYNC]);
-        port.arrives(IOVA, moved + (IOVA & 0xfff));
+        port.arrives(IOVA, target + (IOVA & 0xfff));
     }
     set_descriptor(&machine, level3, 3, IOVA, 0);
     smmu.submit(&[command::tlbi_nh_va(7, IOVA), SYNC]);
@@ -417,7 +417,7 @@ fn port_msi_bypasses_after_reset() {
     port.arrives(IOVA, IOVA);
 }
 
-/// Tables full of noise that is often nearly right.
+/// Random tables, many of them nearly legal.
 #[test]
 fn port_msi_random_tables_do_not_crash_qemu() {
     let machine = start();

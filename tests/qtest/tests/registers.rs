@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The register file, through MMIO accesses of a real machine. Expectations
-//! are written down here from sections 6.1 to 6.3, not taken from the device's
-//! own tables.
+//! The register file through MMIO. Expected values follow §6.1 to §6.3, not the
+//! device's own tables.
 
 use smmuv3_qtest::{
     command,
@@ -20,7 +19,7 @@ fn start(options: &str) -> Machine {
     Builder::virt(qemu()).smmu(options).start()
 }
 
-/// 32 bits of the register file that are not always zero.
+/// A 32-bit word of the register file that is not always zero.
 struct Word {
     name: &'static str,
     offset: u64,
@@ -39,7 +38,7 @@ const fn word(name: &'static str, offset: u64, reset: u32, writable: u32) -> Wor
     }
 }
 
-/// Page 0 with [`PROFILE`]. What is missing is RES0.
+/// The words of page 0 with [`PROFILE`]; all others are RES0.
 const WORDS: &[Word] = &[
     word("IDR0", 0x00, 0x0d44_101a, 0),
     word("IDR1", 0x04, 0x0273_0010, 0),
@@ -83,10 +82,10 @@ fn reset_value(offset: u64) -> u32 {
         .map_or(0, |word| word.reset)
 }
 
-/// The part of a page where registers are; the rest is RES0 (6.1).
+/// The part of a page that has registers; the rest is RES0 (§6.1).
 const REGISTERS: u64 = 0x1000;
 
-/// All 32-bit words of page 0's registers.
+/// Returns all 32-bit words of the registers of page 0.
 fn snapshot(smmu: &Smmu<'_>) -> Vec<u32> {
     (0..REGISTERS)
         .step_by(4)
@@ -94,7 +93,7 @@ fn snapshot(smmu: &Smmu<'_>) -> Vec<u32> {
         .collect()
 }
 
-/// The words that differ, for people.
+/// Formats the words that differ.
 fn differences(left: &[u32], right: &[u32]) -> Vec<String> {
     left.iter()
         .zip(right)
@@ -186,14 +185,14 @@ fn read_only_and_undefined_offsets_ignore_writes() {
             let writable = WORDS
                 .iter()
                 .any(|word| word.offset == register && word.writable != 0);
-            // GBPA is writable in its own way
+            // GBPA is written with Update
             if !writable && !enables.contains(&register) && register != reg::GBPA {
                 smmu.write(offset, value);
             }
         }
         assert_same(&snapshot(&smmu), &before);
     }
-    // M10, M11: what other profiles have
+    // vectors M10 and M11: words that depend on the profile
     for offset in [
         reg::IDR6,
         0x4000,
@@ -210,7 +209,7 @@ fn read_only_and_undefined_offsets_ignore_writes() {
     }
 }
 
-/// M08: without MSIs their registers do not exist.
+/// Vector M08: without MSIs their registers are RES0.
 #[test]
 fn irq_cfg_registers_are_res0_without_msi() {
     let machine = start(PROFILE);
@@ -226,7 +225,7 @@ fn irq_cfg_registers_are_res0_without_msi() {
     }
 }
 
-/// M01, M02
+/// Vectors M01 and M02.
 #[test]
 fn cr0_enables_are_acknowledged_in_cr0ack() {
     for (options, expected) in [
@@ -253,7 +252,7 @@ fn cr0_enables_are_acknowledged_in_cr0ack() {
     }
 }
 
-/// M03
+/// Vector M03.
 #[test]
 fn irq_ctrl_enables_are_acknowledged() {
     let machine = start(PROFILE);
@@ -265,7 +264,7 @@ fn irq_ctrl_enables_are_acknowledged() {
     }
 }
 
-/// M04
+/// Vector M04.
 #[test]
 fn gerror_is_read_only() {
     let machine = start(PROFILE);
@@ -277,7 +276,7 @@ fn gerror_is_read_only() {
     assert_eq!(smmu.pulses(), [0; 4]);
 }
 
-/// M05
+/// Vector M05.
 #[test]
 fn gbpa_changes_only_with_update() {
     let machine = start(PROFILE);
@@ -290,12 +289,12 @@ fn gbpa_changes_only_with_update() {
     assert_eq!(smmu.read(reg::GBPA), 0x001f_3f1f, "fields that exist");
     smmu.write(reg::GBPA, 0x8000_0000);
     assert_eq!(smmu.read(reg::GBPA), 0);
-    // 64-bit, together with its read-only neighbour STATUSR
+    // 64-bit write, together with the read-only STATUSR
     smmu.write64(reg::STATUSR, 0x8010_0000_ffff_ffff);
     assert_eq!(smmu.read64(reg::STATUSR), 0x0010_0000_0000_0000);
 }
 
-/// `registers` ignore writes while `enable` is set, and take them before and after.
+/// Checks that `registers` ignore writes exactly while `enable` is set.
 #[track_caller]
 fn guarded(enable: u32, registers: &[(u64, u32)]) {
     let machine = start(PROFILE);
@@ -318,10 +317,10 @@ fn guarded(enable: u32, registers: &[(u64, u32)]) {
     }
 }
 
-/// M06
+/// Vector M06.
 #[test]
 fn cmdqen_guards_cmdq_registers() {
-    // an index that does not exist with LOG2SIZE 0 would not show
+    // index bits beyond LOG2SIZE 0 read as zero
     guarded(
         CMDQEN,
         &[
@@ -332,7 +331,7 @@ fn cmdqen_guards_cmdq_registers() {
     );
 }
 
-/// M12
+/// Vector M12.
 #[test]
 fn eventqen_guards_eventq_registers() {
     guarded(
@@ -368,7 +367,7 @@ fn smmuen_guards_strtab_registers() {
     );
 }
 
-/// M14
+/// Vector M14.
 #[test]
 fn cr1_fields_are_guarded_by_their_enables() {
     let machine = start(PROFILE);
@@ -388,7 +387,7 @@ fn cr1_fields_are_guarded_by_their_enables() {
     }
 }
 
-/// M13, as far as it can be seen here.
+/// Vector M13, as far as registers show it.
 #[test]
 fn strtab_format_changes_both_ways() {
     let machine = start(PROFILE);
@@ -399,7 +398,7 @@ fn strtab_format_changes_both_ways() {
     }
 }
 
-/// M07
+/// Vector M07.
 #[test]
 fn register_halves_are_written_separately() {
     let machine = start(PROFILE);
@@ -484,7 +483,7 @@ fn unused_cmdq_index_bits_read_as_zero() {
     }
 }
 
-/// V105 and 6.3.20
+/// Vector V105 and §6.3.20.
 #[test]
 fn gerrorn_stores_implemented_errors() {
     let machine = start(PROFILE);
@@ -511,7 +510,7 @@ fn base_address_above_oas_is_truncated() {
     }
 }
 
-/// The ID registers, with the properties that shape them.
+/// Returns the ID registers for these properties.
 fn id_registers(machine: &Machine) -> Vec<u32> {
     let smmu = Smmu::find(machine);
     let ids = (reg::IDR0..=reg::AIDR).chain(reg::ID_REGS..REGISTERS);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Trace events: who reads the C device's traces can read these.
+//! Trace events have the format of the C device's.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,8 @@ use smmuv3_qtest::{
     Builder, Smmu,
 };
 
-/// What a device traces while a driver sets it up, uses it, and makes a mistake.
+/// Returns the trace of a driver that sets the device up, uses it, and issues
+/// an illegal command.
 fn trace(binary: PathBuf) -> Vec<String> {
     let machine = Builder::virt(binary)
         .smmu("accel=on,ats=off,ril=on,ssidsize=0,oas=44")
@@ -43,14 +44,14 @@ fn trace(binary: PathBuf) -> Vec<String> {
     smmu.acknowledge();
     let finished = machine.quit();
     finished
-        .complaints()
+        .error_lines()
         .into_iter()
         .map(str::to_owned)
         .collect()
 }
 
-/// The lines of one event. How events of different kinds follow one another is
-/// each device's own affair: the C device consumes one command at a time.
+/// Returns the lines of one event. The order of different events may differ,
+/// because the C device consumes one command at a time.
 fn lines<'a>(trace: &'a [String], event: &str) -> Vec<&'a str> {
     let with_name = |line: &&str| line.split(' ').next() == Some(event);
     trace.iter().map(String::as_str).filter(with_name).collect()

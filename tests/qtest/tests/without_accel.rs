@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Real command lines of an SMMU that translates by itself: what the C device
-//! accepts is accepted, and shows the same; what it refuses is refused, with one
-//! line about the same property and exit status 1.
+//! Command lines with accel=off: those that the C device accepts are accepted
+//! with the same registers; those that it refuses are refused with exit status
+//! 1 and one line that names the same property.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 use smmuv3_qtest::{qemu, qemu_c, smmu, smmu::reg, Builder, Machine, Smmu};
 
-/// The registers that say what the SMMU is.
+/// The ID registers.
 const IDENTITY: [u64; 8] = [
     reg::IDR0,
     reg::IDR1,
@@ -27,7 +27,8 @@ const STAGES: u32 = 3;
 const STAGE_1: u32 = 2;
 const STAGE_2: u32 = 1;
 
-/// What a machine's only SMMU says of itself; QEMU has nothing to complain about.
+/// Returns the ID registers of a machine's only SMMU, and checks that QEMU logs
+/// nothing.
 #[track_caller]
 fn identity(machine: Machine) -> [u32; 8] {
     let found = Smmu::find(&machine);
@@ -38,7 +39,8 @@ fn identity(machine: Machine) -> [u32; 8] {
     registers
 }
 
-/// Both binaries start with this, and show the same; `IDR0`.
+/// Checks that both binaries start with the same ID registers, and returns
+/// `IDR0`.
 #[track_caller]
 fn accepted(builder: impl Fn(PathBuf) -> Builder) -> u32 {
     let rust = identity(builder(qemu()).start());
@@ -47,7 +49,7 @@ fn accepted(builder: impl Fn(PathBuf) -> Builder) -> u32 {
     rust[0]
 }
 
-/// Both binaries refuse this; what is said has all of `words`.
+/// Checks that both binaries refuse the command line, with all of `words`.
 #[track_caller]
 fn refused(words: &[&str], builder: impl Fn(PathBuf) -> Builder) {
     for binary in [qemu(), qemu_c()] {
@@ -63,12 +65,12 @@ fn refused(words: &[&str], builder: impl Fn(PathBuf) -> Builder) {
     }
 }
 
-/// An SMMU of the command line.
+/// Returns a machine with `-device arm-smmuv3`.
 fn with(options: &str) -> impl Fn(PathBuf) -> Builder + '_ {
     move |binary| Builder::virt(binary).smmu(options)
 }
 
-/// `sbsa-ref`, which has an SMMU.
+/// Returns a `sbsa-ref` machine.
 fn sbsa(binary: PathBuf) -> Builder {
     Builder::new(binary)
         .args(["-machine", "sbsa-ref,accel=qtest"])
@@ -89,7 +91,7 @@ fn user_smmu_starts_with_every_stage() {
     }
 }
 
-/// What is neither 2 nor nested is stage 1, as it always was.
+/// Any value other than "2" and "nested" selects stage 1, like in the C device.
 #[test]
 fn unknown_stage_is_stage1() {
     for stage in ["foo", "", "3", "Nested", "1 "] {
@@ -221,7 +223,7 @@ fn machine_smmu_property_needing_accel_is_refused() {
     }
 }
 
-/// QEMU sets an error over another one here, and aborts; the overlay mends that.
+/// Without the overlay, QEMU sets an error over another one here and aborts.
 #[test]
 fn user_smmu_beside_machine_smmu_is_refused() {
     for options in [
@@ -286,7 +288,7 @@ fn missing_unsuitable_or_occupied_bus_is_refused() {
     });
 }
 
-/// Emulated devices come before it or after it, as without accel ever.
+/// Emulated devices may precede or follow the SMMU.
 #[test]
 fn emulated_devices_behind_smmu_are_accepted() {
     for endpoint in [

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Errors as the kernel gives them, with their names.
+//! Errors as the kernel returns them, with their names.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
-/// What a simulated call gives.
+/// The result of a simulated call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
 macro_rules! errnos {
@@ -29,7 +29,7 @@ errnos! {
 }
 
 impl Errno {
-    /// The error called `name`.
+    /// Returns the error called `name`.
     pub fn named(name: &str) -> Option<Self> {
         let entry = Self::ALL.iter().find(|(_, known)| *known == name);
         entry.map(|(errno, _)| *errno)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The functions of the C library that are taken over, and all of this crate's
-//! unsafe code. Each looks at the file descriptor; what is not simulated goes to
-//! the kernel as it came.
+//! The functions of the C library that are replaced, and all of this crate's
+//! unsafe code. A call on a file descriptor that is not simulated goes to the
+//! kernel unchanged.
 
 use std::{
     cell::Cell,
@@ -62,8 +62,8 @@ fn set_errno(number: c_int) {
     }
 }
 
-/// Requests of iommufd and VFIO: their type is `;`, and none has a size or
-/// direction.
+/// Returns whether this is a request of iommufd or VFIO: their type is `;`, and
+/// none has a size or direction.
 const fn is_simulated(request: c_ulong) -> bool {
     request & 0xffff_ff00 == 0x3b00
 }
@@ -84,7 +84,7 @@ fn with_host<R>(function: impl FnOnce(&mut Host, &mut OwnMemory) -> R) -> Option
         drop(state);
         value
     });
-    // the look must not be noticed
+    // identifying a descriptor must not change errno
     set_errno(errno);
     INSIDE.set(false);
     result
@@ -102,7 +102,7 @@ fn simulated<R>(
     .flatten()
 }
 
-/// The C library's convention: errno, and -1.
+/// Returns the C library's convention: errno, and -1.
 fn finish(result: Result<c_long>) -> c_long {
     match result {
         Ok(value) => value,
@@ -115,8 +115,8 @@ fn finish(result: Result<c_long>) -> c_long {
 
 /// # Safety
 ///
-/// As the C library's function. It takes its third argument where a variadic
-/// function finds it.
+/// Replaces the C library's function. Its third argument is in the register
+/// where a variadic function finds it.
 #[no_mangle]
 pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
     if is_simulated(request) {
@@ -149,7 +149,7 @@ unsafe fn read_at(fd: c_int, buffer: *mut c_void, count: usize, offset: i64) -> 
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn pread(fd: c_int, buffer: *mut c_void, count: usize, offset: i64) -> isize {
     // SAFETY: promised by the caller.
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn pread(fd: c_int, buffer: *mut c_void, count: usize, off
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn pread64(
     fd: c_int,
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn pread64(
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn __pread64_chk(
     fd: c_int,
@@ -206,7 +206,7 @@ unsafe fn write_at(fd: c_int, buffer: *const c_void, count: usize, offset: i64) 
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn pwrite(
     fd: c_int,
@@ -220,7 +220,7 @@ pub unsafe extern "C" fn pwrite(
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn pwrite64(
     fd: c_int,
@@ -234,7 +234,7 @@ pub unsafe extern "C" fn pwrite64(
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, count: usize) -> isize {
     let answer = with_host(|host, _| {
@@ -252,7 +252,7 @@ pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, count: usize) -> i
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn ppoll(
     files: *mut libc::pollfd,
@@ -260,7 +260,7 @@ pub unsafe extern "C" fn ppoll(
     timeout: *const libc::timespec,
     mask: *const libc::sigset_t,
 ) -> c_int {
-    /// Bytes of a signal mask, as the kernel has it.
+    /// Bytes of a signal mask in the kernel.
     const MASK: usize = 8;
 
     if !files.is_null() {
@@ -278,7 +278,7 @@ pub unsafe extern "C" fn ppoll(
 
 /// # Safety
 ///
-/// As the C library's function.
+/// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
     simulated(fd, |host, _, file| host.close(file, fd));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a file descriptor stands for.
+//! The simulated files that file descriptors stand for.
 
 use std::{
     fs,
@@ -9,10 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How the name of a memfd begins that stands for an open /dev/iommu.
+/// Name prefix of a memfd that stands for an open /dev/iommu.
 pub const IOMMUFD_PREFIX: &str = "simhost-iommufd-";
-/// How the name of a memfd begins that stands for the cdev of an assigned
-/// device. The rest is the device's name in the script.
+/// Name prefix of a memfd that stands for the cdev of an assigned device; the
+/// rest of the name is the device's name in the script.
 pub const DEVICE_PREFIX: &str = "simhost-device-";
 
 /// An open file that is simulated.
@@ -27,7 +27,7 @@ pub enum File {
 }
 
 impl File {
-    /// What a script calls it: an event queue goes with its iommufd.
+    /// Returns its name in scripts: that of the iommufd for an event queue.
     pub fn name(&self) -> &str {
         match self {
             Self::Iommufd(name) | Self::Device(name) | Self::Veventq(name, _) => name,
@@ -35,7 +35,8 @@ impl File {
     }
 }
 
-/// What `fd` stands for, if it is simulated and came from outside.
+/// Returns what `fd` stands for, if it is a simulated file that the test has
+/// opened.
 pub fn identify(fd: RawFd) -> Option<File> {
     let target = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     from_link(target.to_str()?)
@@ -50,7 +51,7 @@ fn from_link(target: &str) -> Option<File> {
     Some(File::Device(name.strip_prefix(DEVICE_PREFIX)?.to_owned()))
 }
 
-/// The socket that a test sends the events of a virtual event queue to.
+/// Returns the socket that a test sends the events of a virtual event queue to.
 pub fn veventq_path(directory: &Path, iommufd: &str, id: u32) -> PathBuf {
     directory.join(format!("veventq-{iommufd}-{id}"))
 }

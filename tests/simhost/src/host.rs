@@ -20,7 +20,7 @@ use crate::{
     vfio::VfioDevice,
 };
 
-/// What an ioctl did, for the log.
+/// The effects of an ioctl, for the log.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// Further fields of the line `call`
@@ -45,7 +45,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host whose files are in `directory`.
+    /// Returns a host whose files are in `directory`.
     pub fn new(directory: &Path, script: Script, log: Log) -> Self {
         Self {
             directory: directory.to_owned(),
@@ -59,12 +59,12 @@ impl Host {
         }
     }
 
-    /// The process has got a descriptor.
+    /// Records a descriptor of the process.
     pub(crate) fn opened(&mut self, file: File, fd: RawFd) {
         self.open.entry(file).or_default().insert(fd);
     }
 
-    /// The virtual event queue of which `fd` is a descriptor.
+    /// Returns the virtual event queue of which `fd` is a descriptor.
     pub fn veventq(&self, fd: RawFd) -> Option<File> {
         let mut files = self.open.iter();
         let known =
@@ -72,19 +72,19 @@ impl Host {
         known.map(|(file, _)| file.clone())
     }
 
-    /// The process waits for a descriptor.
+    /// Records that the process polls a descriptor.
     pub fn poll(&mut self, fd: RawFd) {
         if let Some(File::Veventq(iommufd, id)) = self.veventq(fd) {
             self.poll_veventq(&iommufd, id);
         }
     }
 
-    /// `read`, called with a descriptor of a virtual event queue: the script's
-    /// word on it. Tells whether anything is read at all.
+    /// Applies the script to a `read` of a virtual event queue. Returns whether
+    /// the queue is read at all.
     ///
     /// # Errors
     ///
-    /// What the script says.
+    /// The errno of the script.
     pub fn read_veventq(&mut self, file: &File, fd: RawFd) -> Result<bool> {
         let call = |operation| Circumstances {
             operation,
@@ -95,11 +95,11 @@ impl Host {
         Ok(self.take_fault(&call("VEVENTQ_EMPTY")).is_none())
     }
 
-    /// Takes note of what the test has written, and of a descriptor.
+    /// Reads new lines of the script, and records a descriptor.
     ///
     /// # Errors
     ///
-    /// What a file says that is dead.
+    /// The errno of a lost file.
     fn arrive(&mut self, file: &File, fd: RawFd) -> Result<()> {
         if let Err(lines) = self.script.refresh() {
             for line in lines {
@@ -107,19 +107,19 @@ impl Host {
             }
         }
         self.opened(file.clone(), fd);
-        self.bury();
+        self.detach_lost();
         self.note_recoveries();
-        match self.script.death_of(file.name()) {
+        match self.script.loss_of(file.name()) {
             Some(errno) => Err(errno),
             None => Ok(()),
         }
     }
 
-    /// Devices that are no more access nothing. Their driver waits for QEMU to
-    /// close the file before it unbinds them: objects stay until then.
-    fn bury(&mut self) {
-        let dead: Vec<String> = self.script.dead().map(str::to_owned).collect();
-        for name in dead {
+    /// Detaches lost devices. Their driver waits for QEMU to close the file
+    /// before it unbinds them, so their objects stay until then.
+    fn detach_lost(&mut self) {
+        let lost: Vec<String> = self.script.lost().map(str::to_owned).collect();
+        for name in lost {
             let binding = self.devices.get(&name).and_then(|it| it.binding.clone());
             let Some((iommufd, id)) = binding else {
                 continue;
@@ -133,8 +133,9 @@ impl Host {
         }
     }
 
-    /// Logs what devices are on whose recovery has begun or ended. In the end a device
-    /// is on what it was attached to last, as Linux restores it.
+    /// Logs the attachment of devices whose recovery has started or ended.
+    /// After a recovery a device is attached to its last HWPT again, as in
+    /// Linux.
     fn note_recoveries(&mut self) {
         let names: Vec<String> = self.devices.keys().cloned().collect();
         for name in names {
@@ -153,11 +154,11 @@ impl Host {
         }
     }
 
-    /// `ioctl`, called with a descriptor `fd` of `file`.
+    /// Handles an `ioctl` with a descriptor `fd` of `file`.
     ///
     /// # Errors
     ///
-    /// What the kernel would say, or the script says.
+    /// The errno of the kernel or of the script.
     pub fn ioctl(
         &mut self,
         memory: &mut dyn Memory,
@@ -181,11 +182,11 @@ impl Host {
         }
     }
 
-    /// `pread`, called with a descriptor of `file`.
+    /// Handles a `pread` with a descriptor of `file`.
     ///
     /// # Errors
     ///
-    /// As [`ioctl`](Self::ioctl).
+    /// See [`ioctl`](Self::ioctl).
     pub fn pread(
         &mut self,
         file: &File,
@@ -200,11 +201,11 @@ impl Host {
         }
     }
 
-    /// `pwrite`, called with a descriptor of `file`.
+    /// Handles a `pwrite` with a descriptor of `file`.
     ///
     /// # Errors
     ///
-    /// As [`ioctl`](Self::ioctl).
+    /// See [`ioctl`](Self::ioctl).
     pub fn pwrite(&mut self, file: &File, fd: RawFd, bytes: &[u8], offset: u64) -> Result<usize> {
         self.arrive(file, fd)?;
         match file {
@@ -213,8 +214,8 @@ impl Host {
         }
     }
 
-    /// A descriptor is about to be closed. With the last one of a file, what
-    /// the file stands for goes.
+    /// Handles the close of a descriptor. The last one of a file destroys what
+    /// the file stands for.
     pub fn close(&mut self, file: &File, fd: RawFd) {
         let last = self
             .open
@@ -234,7 +235,7 @@ impl Host {
         }
     }
 
-    /// Lets the script decide on a call: the error that it is to give.
+    /// Applies the script to a call and returns its error.
     pub(crate) fn fault(&mut self, call: &Circumstances<'_>) -> Result<()> {
         match self.take_fault(call) {
             Some(Fault {
@@ -244,19 +245,19 @@ impl Host {
         }
     }
 
-    /// Lets the script decide on a call, and takes the time that it says.
+    /// Applies the script to a call, and sleeps for its delay.
     pub(crate) fn take_fault(&mut self, call: &Circumstances<'_>) -> Option<Fault> {
         let fault = self.script.take(call)?;
         thread::sleep(fault.delay);
         Some(fault)
     }
 
-    /// The objects of an iommufd.
+    /// Returns the objects of an iommufd.
     pub(crate) fn objects(&mut self, iommufd: &str) -> &mut Objects {
         self.iommufds.entry(iommufd.to_owned()).or_default()
     }
 
-    /// The log's line on what a device is attached to.
+    /// Returns the log line of a device's attachment.
     pub(crate) fn state_of_device(&self, name: &str) -> String {
         let attached = || {
             let (iommufd, id) = self.devices.get(name)?.binding.as_ref()?;
@@ -353,7 +354,7 @@ mod tests {
                 "device d0 smmu=a sid=0x70",
                 "device d1 smmu=b sid=0x71",
             ] {
-                script.obey(line).expect("a good line");
+                script.apply(line).expect("a good line");
             }
             Self {
                 host: Host::new(Path::new("/none"), script, Log::in_memory()),
@@ -362,11 +363,11 @@ mod tests {
         }
 
         fn script(&mut self, line: &str) {
-            self.host.script.obey(line).expect("a good line");
+            self.host.script.apply(line).expect("a good line");
         }
 
-        /// An ioctl with a struct of 32-bit words, of which the first, the
-        /// size, is added; gives the struct.
+        /// Makes an ioctl with a struct of 32-bit words, to which the size is
+        /// prepended. Returns the struct.
         fn ioctl(&mut self, fd: RawFd, request: u64, words: &[u32]) -> Result<Vec<u32>> {
             let size = 4 * (1 + words.len() as u32);
             let bytes: Vec<u8> = [&[size], words]
@@ -536,7 +537,7 @@ mod tests {
         let ioas = p.ioas();
         let stage2 = p.stage2(device, ioas).expect("nesting");
         p.attach(20, stage2).expect("its own SMMU");
-        p.script("die d0");
+        p.script("lose d0");
         p.script("clear");
         assert_eq!(p.attach(20, stage2), Err(Errno::ENODEV));
         let of = File::Device("d0".into());
@@ -544,7 +545,7 @@ mod tests {
         assert_eq!(config, Err(Errno::ENODEV));
         assert_eq!(p.state(), "device name=d0 kind=none");
         p.ioas();
-        p.script("die i errno=EBADF");
+        p.script("lose i errno=EBADF");
         let words = [0, 0];
         let result = p.ioctl(10, uapi::IOAS_ALLOC.number, &words);
         assert_eq!(result, Err(Errno::EBADF));
@@ -653,7 +654,7 @@ mod tests {
         p.host.close(&File::Device("d0".into()), 20);
         assert_eq!(p.destroy(stage2), Ok(()));
         assert_eq!(p.destroy(device), Err(Errno::ENOENT));
-        assert_eq!(p.bind(20), device, "the file can be opened anew");
+        assert_eq!(p.bind(20), device, "the file can be opened again");
         p.host.close(&File::Iommufd("i".into()), 10);
         assert_eq!(p.host.objects("i").iter().count(), 0);
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! `IOMMU_HWPT_INVALIDATE` on a vIOMMU: which commands a kernel takes, what it
-//! makes of them, and what it says when one is bad.
+//! `IOMMU_HWPT_INVALIDATE` on a vIOMMU: which commands a kernel accepts, what
+//! it issues, and how it reports an illegal one.
 
 use crate::{
     errno::{Errno, Result},
@@ -14,7 +14,7 @@ pub type Command = [u64; 2];
 
 /// Commands that the driver issues with one `CMD_SYNC`.
 pub const BLOCK: usize = 63;
-/// The largest array that the kernel takes.
+/// The longest array that the kernel accepts.
 pub const MOST: u32 = 1 << 19;
 
 const TLBI_NH_ALL: u64 = 0x10;
@@ -42,15 +42,15 @@ const LEAF: u64 = 1;
 const TTL: u64 = 0b11 << 8;
 const TG: u64 = 0b11 << 10;
 
-/// How a kernel reports an array with a bad command in it.
+/// How a kernel reports an array with an illegal command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Contract {
     /// Opcodes and `StreamIDs` are validated, but no other field; otherwise as
     /// [`Validating`](Self::Validating). Linux 6.13 to 7.3.3.
     Unvalidated,
     /// Every field is validated, one command after the other. `entry_num` is
-    /// the index of the bad command, so it counts the commands before it in its
-    /// block, which were not issued. Linux 7.3.4.
+    /// the index of the illegal command, so it counts the commands before it in
+    /// its block, which were not issued. Linux 7.3.4.
     #[default]
     Validating,
     /// A block is validated as a whole before it is issued. `entry_num` is the
@@ -60,7 +60,7 @@ pub enum Contract {
 }
 
 impl Contract {
-    /// By the name that a script gives it.
+    /// Returns the contract with this name in scripts.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "unvalidated" => Some(Self::Unvalidated),
@@ -71,22 +71,22 @@ impl Contract {
     }
 }
 
-/// What the kernel needs to know of the vIOMMU.
+/// The properties of the vIOMMU that the kernel uses.
 pub trait Viommu {
-    /// The SMMU that commands are issued to
+    /// Returns the SMMU that commands are issued to.
     fn smmu(&self) -> &Smmu;
-    /// VMID of stage 2
+    /// Returns the VMID of stage 2.
     fn vmid(&self) -> u16;
-    /// The host's `StreamID` of the vDEVICE `vsid`
+    /// Returns the host's `StreamID` of the vDEVICE `vsid`.
     fn stream(&self, vsid: u32) -> Option<u32>;
 }
 
-/// What becomes of an array of commands.
+/// The result of an array of commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the ioctl returns
+    /// The return value of the ioctl
     pub result: Result<()>,
-    /// What it writes back
+    /// The `entry_num` that is written back
     pub entry_num: u32,
     /// The blocks that were issued and completed, as they were issued
     pub issued: Vec<Vec<Command>>,
@@ -121,8 +121,8 @@ pub fn run(contract: Contract, viommu: &dyn Viommu, commands: &[Command]) -> Out
     outcome
 }
 
-/// What `entry_num` is when the first block times out: all of it but the last
-/// is counted, except where only what was issued is.
+/// Returns `entry_num` when the first block times out: all of it but the last
+/// command, except under the contract that counts issued commands only.
 pub fn entry_num_of_timeout(contract: Contract, count: u32) -> u32 {
     match contract {
         Contract::BlockStart => 0,
@@ -130,7 +130,7 @@ pub fn entry_num_of_timeout(contract: Contract, count: u32) -> u32 {
     }
 }
 
-/// The command as the host issues it.
+/// Returns the command as the host issues it.
 ///
 /// # Errors
 ///
@@ -159,8 +159,8 @@ pub fn convert(contract: Contract, viommu: &dyn Viommu, command: Command) -> Res
     }
 }
 
-/// The fields that a command may have besides the opcode; none if it may not be
-/// given at all.
+/// Returns the fields that a command may have besides the opcode, or `None` if
+/// the command is not supported.
 fn allowed(smmu: &Smmu, opcode: u64) -> Option<Command> {
     if smmu.refuses.map(u64::from) == Some(opcode) {
         return None;
@@ -188,7 +188,7 @@ fn allowed(smmu: &Smmu, opcode: u64) -> Option<Command> {
     }
 }
 
-/// Combinations of allowed fields that are not.
+/// Returns whether the combination of allowed fields is legal.
 fn is_legal(smmu: &Smmu, [word0, word1]: Command) -> bool {
     match word0 & OPCODE {
         TLBI_NH_VA | TLBI_NH_VAA => {
@@ -235,7 +235,7 @@ mod tests {
     const VA: Command = [0x5_0000_0000_0012, 0x1001];
     const BAD: Command = [0, 0];
 
-    /// Whether it worked, `entry_num`, and how many commands were issued.
+    /// Returns the success, `entry_num`, and the number of issued commands.
     fn summary(contract: Contract, count: usize, bad: Option<usize>) -> (bool, u32, usize) {
         let mut commands = vec![VA; count];
         if let Some(bad) = bad {

@@ -22,10 +22,10 @@ use crate::{
     uapi::{self, Argument, Command},
 };
 
-/// What an I/O address space has: all of 48 bits but the window of MSI doorbells.
+/// The ranges of an I/O address space: 48 bits except for the MSI window.
 const IOVA_RANGES: [[u64; 2]; 2] = [[0, 0x7ff_ffff], [0x810_0000, (1 << 48) - 1]];
 
-/// One call of one iommufd.
+/// One call on one iommufd.
 struct Call<'a> {
     memory: &'a mut dyn Memory,
     iommufd: &'a str,
@@ -118,7 +118,7 @@ impl Host {
         Some(device.name.clone())
     }
 
-    /// The SMMU of a device.
+    /// Returns the SMMU of a device.
     fn smmu_of(&mut self, iommufd: &str, device: Id) -> Result<Smmu> {
         let name = self.objects(iommufd).device(device)?.smmu.clone();
         self.script.smmu(&name).cloned().ok_or(Errno::ENODEV)
@@ -181,7 +181,8 @@ impl Host {
         Ok(())
     }
 
-    /// `IOAS_MAP` and `IOAS_MAP_FILE` have length and address in the same places.
+    /// Handles `IOAS_MAP` and `IOAS_MAP_FILE`, which have length and address in
+    /// the same places.
     fn ioas_map(&mut self, call: &mut Call<'_>) -> Result<()> {
         let (flags, id) = (call.argument.u32(4), call.argument.u32(8));
         let (length, iova) = (call.argument.u64(24), call.argument.u64(32));
@@ -299,7 +300,7 @@ impl Host {
                     nested: smmu::nested(ste)?,
                 }
             }
-            // nesting goes through vIOMMUs here
+            // nested HWPTs are allocated on vIOMMUs only
             Object::Stage2 { .. } => return Err(Errno::EOPNOTSUPP),
             _ => return Err(Errno::EINVAL),
         };
@@ -418,16 +419,16 @@ impl Host {
         call.respond()
     }
 
-    /// A thread waits for a file. As long as it does the kernel has it open,
-    /// whoever closes it meanwhile.
+    /// Records that a thread polls the file. The kernel keeps it open until the
+    /// poll ends, even if another thread closes it.
     pub(crate) fn poll_veventq(&mut self, iommufd: &str, id: Id) {
         if let Ok(Object::Veventq { polled, .. }) = self.objects(iommufd).get_mut(id) {
             *polled = true;
         }
     }
 
-    /// The last descriptor is closed. The worst case is what happens here: a
-    /// thread that has polled the file is polling it at this moment.
+    /// Handles the close of the last descriptor. Models the worst case: a
+    /// thread that has polled the file is still polling it.
     pub(crate) fn close_veventq(&mut self, iommufd: &str, id: Id) {
         if let Ok(Object::Veventq { open, polled, .. }) = self.objects(iommufd).get_mut(id) {
             *open = *polled;
@@ -453,8 +454,8 @@ impl Host {
         outcome.result
     }
 
-    /// Errors that come before any command is looked at: with what is written
-    /// back.
+    /// Handles `HWPT_INVALIDATE`. Errors that are detected before any command
+    /// is read come with the value that is written back.
     fn invalidate(&mut self, call: &mut Call<'_>) -> std::result::Result<Outcome, (Errno, u32)> {
         let [id, kind, length, count, reserved] =
             [4, 16, 20, 24, 28].map(|at| call.argument.u32(at));
@@ -516,7 +517,7 @@ impl Host {
         Ok(outcome)
     }
 
-    /// The vIOMMU `id`; none if the object is one that caches nothing.
+    /// Returns the vIOMMU `id`, or `None` if the object caches nothing.
     fn viommu(&mut self, iommufd: &str, id: Id) -> Result<Option<Target>> {
         let objects = self.objects(iommufd).clone();
         let (stage2, name) = match objects.get(id)? {

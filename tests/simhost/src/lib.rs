@@ -6,18 +6,18 @@
 //! QEMU is started with this library in `LD_PRELOAD` and is given memfds as
 //! `-object iommufd,fd=N` and `-device vfio-pci,fd=M,...`. Calls on file
 //! descriptors whose memfd is named [`file::IOMMUFD_PREFIX`] or
-//! [`file::DEVICE_PREFIX`] are answered by a model of what Linux does with
+//! [`file::DEVICE_PREFIX`] are handled by a model of what Linux does with
 //! /dev/iommu and with the cdev of an assigned device behind an `SMMUv3`; every
 //! other call goes to the kernel.
 //!
-//! A test and the library talk through the directory that the environment
-//! variable `SIMHOST_DIR` names:
+//! A test and the library communicate through the directory that the
+//! environment variable `SIMHOST_DIR` names:
 //!
 //! * `script`, written by the test at any time, read before every call that is
-//!   simulated: the machine ([`script`]) and what shall go wrong;
+//!   simulated: the machine ([`script`]) and the failures to inject;
 //! * `log`, written by the library before the call returns: every call with its
-//!   arguments and its result, every object that comes or goes, and which page
-//!   table each device is on after each change ([`log`]);
+//!   arguments and its result, every object that is created or destroyed, and the
+//!   HWPT of each device after each change ([`log`]);
 //! * `veventq-*`, sockets, one for every virtual event queue that QEMU has open:
 //!   a datagram that the test sends is what QEMU reads.
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What happened, one line each, for a test to read.
+//! The log of calls and objects that a test reads, one event a line.
 //!
 //! A line is a word and fields `key=value`:
 //!
@@ -20,7 +20,7 @@ use std::{
     path::Path,
 };
 
-/// Where lines go.
+/// The destination of log lines.
 #[derive(Debug)]
 pub struct Log(Sink);
 
@@ -36,7 +36,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         Ok(Self(Sink::File(file)))
@@ -48,7 +48,7 @@ impl Log {
         Self(Sink::Lines(Vec::new()))
     }
 
-    /// The lines since the last time.
+    /// Returns the lines since the last time.
     #[cfg(test)]
     pub fn take(&mut self) -> Vec<String> {
         match &mut self.0 {
@@ -57,11 +57,12 @@ impl Log {
         }
     }
 
-    /// Writes a line, with one call: whoever reads sees all of it or nothing.
+    /// Writes a line with one call, so that a reader sees all of it or nothing.
     pub fn line(&mut self, line: impl fmt::Display) {
         match &mut self.0 {
             Sink::File(file) => {
-                // nobody is there to tell; a test misses the line and says so
+                // errors cannot be reported here; the test fails because the
+                // line is missing
                 let _ = file.write_all(format!("{line}\n").as_bytes());
             }
             #[cfg(test)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The caller's memory, as a kernel sees it: an address may be anything.
+//! The caller's memory as the kernel accesses it: addresses may be invalid.
 
 use std::{
     fs::{File, OpenOptions},
@@ -28,7 +28,8 @@ pub trait Memory {
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()>;
 }
 
-/// The memory of this process, by way of the kernel: a bad address is an error.
+/// The memory of this process, accessed through the kernel: an invalid address
+/// is an error.
 #[derive(Debug)]
 pub struct OwnMemory(File);
 
@@ -37,7 +38,7 @@ impl OwnMemory {
     ///
     /// # Errors
     ///
-    /// There is no /proc.
+    /// /proc is not mounted.
     pub fn open() -> io::Result<Self> {
         OpenOptions::new()
             .read(true)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The objects of one iommufd, what refers to what, and what each device is
+//! The objects of one iommufd, their references, and what each device is
 //! attached to.
 
 use std::{collections::BTreeMap, fmt};
@@ -26,7 +26,7 @@ pub enum Object {
         ioas: Id,
         /// The SMMU whose format it has
         smmu: String,
-        /// Can a vIOMMU be made of it?
+        /// Whether a vIOMMU can be allocated on it
         nest_parent: bool,
         /// Its VMID
         vmid: u16,
@@ -38,31 +38,31 @@ pub enum Object {
         /// The SMMU
         smmu: String,
     },
-    /// What a guest's STE says, nested in the stage 2 of a vIOMMU
+    /// A guest's STE, nested in the stage 2 of a vIOMMU
     Nested {
         /// The vIOMMU
         viommu: Id,
         /// Words 0 and 1 of the STE
         ste: [u64; 2],
-        /// What it does
+        /// The translation that it selects
         nested: Nested,
     },
-    /// A device as the guest knows it
+    /// A vDEVICE
     Vdevice {
         /// The vIOMMU that it is behind
         viommu: Id,
-        /// The device; none if that is gone
+        /// The device, or `None` after it was unbound
         device: Option<Id>,
         /// The guest's `StreamID`
         virt_id: u64,
     },
-    /// A queue of events for the guest
+    /// A vEVENTQ
     Veventq {
         /// The vIOMMU whose events it has
         viommu: Id,
-        /// Is its file open?
+        /// Whether its file is open
         open: bool,
-        /// Was its file ever polled?
+        /// Whether its file was polled
         polled: bool,
     },
     /// A device that is bound
@@ -72,15 +72,15 @@ pub enum Object {
 /// A device that is bound to an iommufd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its name
+    /// Returns its name.
     pub name: String,
     /// The SMMU that it is behind
     pub smmu: String,
     /// Its `StreamID` in the host
     pub sid: u32,
-    /// The page table that it is attached to; none: it is blocked
+    /// The HWPT that it is attached to, or `None` if it is blocked
     pub attached: Option<Id>,
-    /// The guest's `StreamID` as the driver noted it when it was attached
+    /// The guest's `StreamID` at the time of the attachment
     pub noted_vsid: Option<u64>,
 }
 
@@ -96,7 +96,7 @@ impl Mappings {
     /// # Errors
     ///
     /// `EINVAL`: not whole pages, or beyond the end of the address space;
-    /// `EEXIST`: something is there.
+    /// `EEXIST`: the range is occupied.
     pub fn map(&mut self, iova: u64, length: u64) -> Result<()> {
         if length == 0 || (iova | length) % Self::PAGE != 0 {
             return Err(Errno::EINVAL);
@@ -110,11 +110,11 @@ impl Mappings {
         Ok(())
     }
 
-    /// Unmaps what is in a range; gives how many bytes that was.
+    /// Unmaps a range and returns how many bytes were mapped.
     ///
     /// # Errors
     ///
-    /// `ENOENT`: nothing is there; `EINVAL`: a mapping is there in part.
+    /// `ENOENT`: nothing is mapped; `EINVAL`: the range cuts a mapping.
     pub fn unmap(&mut self, iova: u64, length: u64) -> Result<u64> {
         let everything = iova == 0 && length == u64::MAX;
         let last = iova
@@ -136,7 +136,7 @@ impl Mappings {
 }
 
 impl Object {
-    /// What script and log call it.
+    /// Returns its name in scripts and logs.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Ioas(_) => "ioas",
@@ -149,7 +149,8 @@ impl Object {
         }
     }
 
-    /// Does this object keep `id` from being destroyed?
+    /// Returns whether this object refers to `id`, which then cannot be
+    /// destroyed.
     fn refers_to(&self, id: Id) -> bool {
         match self {
             Self::Ioas(_) => false,
@@ -163,7 +164,7 @@ impl Object {
     }
 }
 
-/// What script and log call a nested translation.
+/// Returns the name of a nested HWPT in scripts and logs.
 pub const fn nested_kind(nested: Nested) -> &'static str {
     match nested {
         Nested::Abort => "abort",
@@ -173,7 +174,7 @@ pub const fn nested_kind(nested: Nested) -> &'static str {
 }
 
 impl fmt::Display for Object {
-    /// The fields of the log's line `new`.
+    /// Returns the fields of the log's line `new`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kind={}", self.kind())?;
         match self {
@@ -206,7 +207,7 @@ impl fmt::Display for Object {
 pub struct Objects(BTreeMap<Id, Object>);
 
 impl Objects {
-    /// Adds an object under the lowest free ID.
+    /// Adds an object with the lowest free ID.
     pub fn add(&mut self, object: Object) -> Id {
         let mut id = 1;
         while self.0.contains_key(&id) {
@@ -216,7 +217,7 @@ impl Objects {
         id
     }
 
-    /// The object `id`.
+    /// Returns the object `id`.
     ///
     /// # Errors
     ///
@@ -225,7 +226,7 @@ impl Objects {
         self.0.get(&id).ok_or(Errno::ENOENT)
     }
 
-    /// The object `id`.
+    /// Returns the object `id`.
     ///
     /// # Errors
     ///
@@ -234,7 +235,7 @@ impl Objects {
         self.0.get_mut(&id).ok_or(Errno::ENOENT)
     }
 
-    /// The device `id`.
+    /// Returns the device `id`.
     ///
     /// # Errors
     ///
@@ -246,12 +247,12 @@ impl Objects {
         }
     }
 
-    /// All objects.
+    /// Returns all objects.
     pub fn iter(&self) -> impl Iterator<Item = (Id, &Object)> {
         self.0.iter().map(|(id, object)| (*id, object))
     }
 
-    /// `IOMMU_DESTROY`
+    /// Destroys an object (`IOMMU_DESTROY`).
     ///
     /// # Errors
     ///
@@ -269,7 +270,7 @@ impl Objects {
         self.0.remove(&id).ok_or(Errno::ENOENT)
     }
 
-    /// The vDEVICE of the device `device`.
+    /// Returns the vDEVICE of the device `device`.
     pub fn vdevice_of(&self, device: Id) -> Option<(Id, u64)> {
         self.0.values().find_map(|object| match object {
             Object::Vdevice {
@@ -281,7 +282,7 @@ impl Objects {
         })
     }
 
-    /// The device that the guest behind `viommu` knows as `virt_id`.
+    /// Returns the device that is bound to `virt_id` in `viommu`.
     pub fn device_of(&self, viommu: Id, virt_id: u64) -> Option<&Device> {
         self.0.values().find_map(|object| match object {
             Object::Vdevice {
@@ -293,7 +294,7 @@ impl Objects {
         })
     }
 
-    /// `IOMMU_VDEVICE_ALLOC`
+    /// Allocates a vDEVICE (`IOMMU_VDEVICE_ALLOC`).
     ///
     /// # Errors
     ///
@@ -317,14 +318,15 @@ impl Objects {
         }))
     }
 
-    /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: attaches, or replaces what is attached.
-    /// On failure the device stays on what it has.
+    /// Attaches a device, or replaces its attachment
+    /// (`VFIO_DEVICE_ATTACH_IOMMUFD_PT`). On failure the device stays attached
+    /// to what it has.
     ///
     /// # Errors
     ///
-    /// `ENOENT`: no such object, or stage 1 is to translate for a device that
-    /// the vIOMMU has no vDEVICE of; `EINVAL`: it is no page table, or one of
-    /// another SMMU.
+    /// `ENOENT`: no such object, or the HWPT translates stage 1 and the device
+    /// has no vDEVICE in the vIOMMU; `EINVAL`: it is no HWPT, or one of another
+    /// SMMU.
     pub fn attach(&mut self, device: Id, table: Id) -> Result<()> {
         let smmu = &self.device(device)?.smmu;
         let vsid = match self.get(table)? {
@@ -352,7 +354,7 @@ impl Objects {
         Ok(())
     }
 
-    /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`: the device is blocked.
+    /// Detaches a device, which blocks it (`VFIO_DEVICE_DETACH_IOMMUFD_PT`).
     ///
     /// # Errors
     ///
@@ -368,8 +370,8 @@ impl Objects {
         }
     }
 
-    /// The device's file is closed: the device goes, and its vDEVICE becomes an
-    /// empty shell that can only be destroyed.
+    /// Unbinds the device when its file is closed. Its vDEVICE remains and can
+    /// only be destroyed.
     pub fn unbind(&mut self, device: Id) {
         self.0.remove(&device);
         for object in self.0.values_mut() {
@@ -474,7 +476,7 @@ mod tests {
             .attach(t.devices[0], abort)
             .expect("no vDEVICE is needed");
         assert_eq!(t.objects.attach(t.devices[0], nested), Err(Errno::ENOENT));
-        assert_eq!(t.attached(0), Some(abort), "it stays on what it had");
+        assert_eq!(t.attached(0), Some(abort), "it stays attached");
         let other = t.objects.add(Object::Viommu {
             stage2: t.stage2,
             smmu: "smmu0".into(),

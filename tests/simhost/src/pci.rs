@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! The configuration space of an assigned device: an `NVMe` controller with one
-//! 64-bit BAR, a PCI Express endpoint that can be reset on its own.
+//! 64-bit BAR, a PCI Express endpoint with Function Level Reset.
 
 /// Bytes of configuration space.
 pub const CONFIG_SIZE: u64 = 4096;
@@ -62,7 +62,7 @@ impl Default for ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// Reads up to the end of the space; gives how much that was.
+    /// Reads up to the end of the space and returns the length.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let rest = usize::try_from(offset)
             .ok()
@@ -73,7 +73,7 @@ impl ConfigSpace {
         count
     }
 
-    /// Does this write ask for a function level reset?
+    /// Returns whether this write initiates a Function Level Reset.
     pub fn asks_for_reset(offset: u64, bytes: &[u8]) -> bool {
         let (at, bit) = RESET;
         let index = (at as u64).checked_sub(offset).map(|index| index as usize);
@@ -82,8 +82,8 @@ impl ConfigSpace {
             .is_some_and(|byte| byte & bit != 0)
     }
 
-    /// Writes what is writable, up to the end of the space; gives how much was
-    /// taken.
+    /// Writes the writable bits up to the end of the space and returns the
+    /// length.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> usize {
         let start = offset.min(CONFIG_SIZE) as usize;
         let count = bytes.len().min(self.bytes.len() - start);
@@ -95,7 +95,7 @@ impl ConfigSpace {
         count
     }
 
-    /// A function level reset.
+    /// Performs a Function Level Reset.
     pub fn reset(&mut self) {
         *self = Self::default();
     }

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a test tells the host: the machine, and what shall go wrong.
+//! The script that a test writes: the machine, and the failures to inject.
 //!
 //! A line is a word and fields `key=value`:
 //!
 //! * `smmu NAME [idr0=.. .. idr5=.. flags=.. iidr=.. aidr=.. kind=.. nesting=off
-//!   ats=off refuses=OPCODE]`: an SMMU, which has everything else; a second line about it
-//!   replaces the first
+//!   ats=off refuses=OPCODE]`: an SMMU, which has everything else; a second line
+//!   about it replaces the first
 //! * `device NAME smmu=NAME sid=N`
 //! * `contract unvalidated|validating|block-start`: which kernel's `IOMMU_HWPT_INVALIDATE`
 //!   this is ([`Contract`])
 //! * `fail OP [errno=NAME] [skip=N] [count=N] [device=NAME] [kind=KIND]
 //!   [entry_num=N] [issued=N] [delay_ms=N]`: the calls of OP that match, after
 //!   the first `skip`, `count` times (default: for ever), are delayed, then fail
-//!   with `errno` (default: work as ever). `entry_num` is what an invalidation
-//!   writes back, `issued` how many of its commands complete although it fails.
-//!   `fail VEVENTQ_EMPTY`, without `errno`: reads of a virtual event queue bring
-//!   nothing, and leave it as readable as it is.
+//!   with `errno` (default: succeed). `entry_num` is what an invalidation writes
+//!   back, `issued` how many of its commands complete although it fails. `fail
+//!   VEVENTQ_EMPTY`, without `errno`: reads of a virtual event queue return
+//!   nothing, and leave it readable.
 //! * `clear`: no more failures.
-//! * `die NAME [errno=NAME]`: the iommufd or the device of this name is no more,
+//! * `lose NAME [errno=NAME]`: the iommufd or the device of this name is no more,
 //!   which nothing undoes: no call on its file works (default: `ENODEV`), and
 //!   such a device is attached to nothing.
 //! * `recover NAME`, `recovered NAME`: the kernel resets a device and restores what it
@@ -45,27 +45,27 @@ pub struct DeviceLine {
     pub sid: u32,
 }
 
-/// What is known of a call when it is to be decided whether it fails.
+/// The properties of a call that select a failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Circumstances<'a> {
     /// The call's name
     pub operation: &'a str,
     /// The device that it is about
     pub device: Option<&'a str>,
-    /// The kind of page table that it is about
+    /// Returns the kind of HWPT that it is about.
     pub kind: Option<&'a str>,
 }
 
-/// What happens instead of what should.
+/// An injected failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
-    /// What the call returns; none: it works
+    /// The errno of the call, or `None` if it succeeds
     pub errno: Option<Errno>,
-    /// What an invalidation writes back
+    /// The `entry_num` that an invalidation writes back
     pub entry_num: Option<u32>,
     /// How many commands of an invalidation complete
     pub issued: u32,
-    /// How long it takes
+    /// The delay of the call
     pub delay: Duration,
 }
 
@@ -100,7 +100,7 @@ pub struct Script {
     devices: BTreeMap<String, DeviceLine>,
     contract: Contract,
     rules: Vec<Rule>,
-    dead: BTreeMap<String, Errno>,
+    lost: BTreeMap<String, Errno>,
     recovering: BTreeSet<String>,
 }
 
@@ -113,7 +113,7 @@ struct Source {
 }
 
 impl Script {
-    /// The script in `path`.
+    /// Returns the script in `path`.
     pub fn at(path: &Path) -> Self {
         Self {
             source: Some(Source {
@@ -125,42 +125,42 @@ impl Script {
         }
     }
 
-    /// The SMMU called `name`.
+    /// Returns the SMMU called `name`.
     pub fn smmu(&self, name: &str) -> Option<&Smmu> {
         self.smmus.get(name)
     }
 
-    /// The device called `name`.
+    /// Returns the device called `name`.
     pub fn device(&self, name: &str) -> Option<&DeviceLine> {
         self.devices.get(name)
     }
 
-    /// What calls on the file called `name` say, if that is dead.
-    pub fn death_of(&self, name: &str) -> Option<Errno> {
-        self.dead.get(name).copied()
+    /// Returns the errno of calls on the file called `name`, if it is lost.
+    pub fn loss_of(&self, name: &str) -> Option<Errno> {
+        self.lost.get(name).copied()
     }
 
-    /// Everything that is dead.
-    pub fn dead(&self) -> impl Iterator<Item = &str> {
-        self.dead.keys().map(String::as_str)
+    /// Returns the names of all lost files.
+    pub fn lost(&self) -> impl Iterator<Item = &str> {
+        self.lost.keys().map(String::as_str)
     }
 
-    /// Is the kernel recovering the device called `name`? Until that is over, a device
-    /// is blocked, and attachments are refused.
+    /// Returns whether the kernel is recovering the device called `name`. Until
+    /// the recovery ends, the device is blocked and attachments are refused.
     pub fn is_recovering(&self, name: &str) -> bool {
         self.recovering.contains(name)
     }
 
-    /// How invalidations are reported.
+    /// Returns the contract by which invalidations are reported.
     pub const fn contract(&self) -> Contract {
         self.contract
     }
 
-    /// Obeys the lines that were added since the last time.
+    /// Applies the lines that were added since the last call.
     ///
     /// # Errors
     ///
-    /// The lines that mean nothing.
+    /// The lines with a syntax error.
     pub fn refresh(&mut self) -> Result<(), Vec<String>> {
         let lines = self
             .source
@@ -169,7 +169,7 @@ impl Script {
             .unwrap_or_default();
         let bad: Vec<String> = lines
             .lines()
-            .filter(|line| self.obey(line).is_none())
+            .filter(|line| self.apply(line).is_none())
             .map(str::to_owned)
             .collect();
         if bad.is_empty() {
@@ -179,8 +179,8 @@ impl Script {
         }
     }
 
-    /// Obeys a line; none if it means nothing.
-    pub fn obey(&mut self, line: &str) -> Option<()> {
+    /// Applies a line; returns `None` if it has a syntax error.
+    pub fn apply(&mut self, line: &str) -> Option<()> {
         let mut words = line.split_whitespace();
         let Some(verb) = words.next() else {
             return Some(());
@@ -205,10 +205,10 @@ impl Script {
                     .insert(name.to_owned(), DeviceLine { smmu, sid });
             }
             ("fail", Some(operation)) => self.rules.push(fields.rule(operation)?),
-            ("die", Some(name)) => {
+            ("lose", Some(name)) => {
                 fields.knows_only(&["errno"])?;
                 let errno = fields.errno()?.unwrap_or(Errno::ENODEV);
-                self.dead.insert(name.to_owned(), errno);
+                self.lost.insert(name.to_owned(), errno);
             }
             ("recover", Some(name)) if fields.0.is_empty() => {
                 self.recovering.insert(name.to_owned());
@@ -221,7 +221,7 @@ impl Script {
         Some(())
     }
 
-    /// Whether, and how, a call fails.
+    /// Returns the failure of a call, if there is one.
     pub fn take(&mut self, call: &Circumstances<'_>) -> Option<Fault> {
         let mut fault = None;
         for rule in self.rules.iter_mut().filter(|rule| rule.matches(call)) {
@@ -238,7 +238,7 @@ impl Script {
 }
 
 impl Source {
-    /// What has been added, up to the last complete line.
+    /// Returns the text that was added, up to the last complete line.
     fn new_lines(&mut self) -> String {
         if self.file.is_none() {
             self.file = File::open(&self.path).ok();
@@ -265,8 +265,8 @@ impl Source {
 struct Fields<'a>(BTreeMap<&'a str, &'a str>);
 
 impl Fields<'_> {
-    /// The number of a field; the inner none if there is no such field, the
-    /// outer one if it is no number.
+    /// Returns the number in a field: the inner `None` if there is no such
+    /// field, the outer one if it is no number.
     #[allow(clippy::option_option)]
     fn number(&self, key: &str) -> Option<Option<u64>> {
         let Some(text) = self.0.get(key) else {
@@ -279,7 +279,7 @@ impl Fields<'_> {
         value.ok().map(Some)
     }
 
-    /// The error of a line, as [`number`](Self::number).
+    /// Returns the error of a line, as [`number`](Self::number).
     #[allow(clippy::option_option)]
     fn errno(&self) -> Option<Option<Errno>> {
         match self.0.get("errno") {
@@ -363,7 +363,7 @@ mod tests {
     fn script(lines: &[&str]) -> Script {
         let mut script = Script::default();
         for line in lines {
-            assert_eq!(script.obey(line), Some(()), "{line}");
+            assert_eq!(script.apply(line), Some(()), "{line}");
         }
         script
     }
@@ -403,20 +403,20 @@ mod tests {
             results,
             [None, Some(Errno::EBUSY), Some(Errno::EBUSY), None]
         );
-        script.obey("fail ATTACH errno=EIO").expect("a good line");
+        script.apply("fail ATTACH errno=EIO").expect("a good line");
         assert_eq!(errno(&mut script, "ATTACH", "e", "s2"), Some(Errno::EIO));
-        script.obey("clear").expect("a good line");
+        script.apply("clear").expect("a good line");
         assert_eq!(errno(&mut script, "ATTACH", "e", "s2"), None);
     }
 
     #[test]
-    fn script_die_is_permanent() {
-        let mut script = script(&["die d0", "die iommufd0 errno=EBADF", "clear"]);
-        assert_eq!(script.death_of("d0"), Some(Errno::ENODEV));
-        assert_eq!(script.death_of("iommufd0"), Some(Errno::EBADF));
-        assert_eq!(script.death_of("d1"), None);
-        script.obey("die d1").expect("a good line");
-        assert_eq!(script.dead().collect::<Vec<_>>(), ["d0", "d1", "iommufd0"]);
+    fn script_lose_is_permanent() {
+        let mut script = script(&["lose d0", "lose iommufd0 errno=EBADF", "clear"]);
+        assert_eq!(script.loss_of("d0"), Some(Errno::ENODEV));
+        assert_eq!(script.loss_of("iommufd0"), Some(Errno::EBADF));
+        assert_eq!(script.loss_of("d1"), None);
+        script.apply("lose d1").expect("a good line");
+        assert_eq!(script.lost().collect::<Vec<_>>(), ["d0", "d1", "iommufd0"]);
     }
 
     #[test]
@@ -431,14 +431,14 @@ mod tests {
             "device d sid=1",
             "contract verbal",
             "clear now",
-            "die",
-            "die d0 errno=EWHAT",
-            "die d0 count=1",
+            "lose",
+            "lose d0 errno=EWHAT",
+            "lose d0 count=1",
             "recover",
             "recovered",
             "recover d0 errno=EBUSY",
         ] {
-            assert_eq!(Script::default().obey(line), None, "{line}");
+            assert_eq!(Script::default().apply(line), None, "{line}");
         }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The host's SMMUs, as far as a VMM sees them.
+//! The host's SMMUs as a VMM sees them.
 
 use crate::{
     errno::{Errno, Result},
@@ -15,7 +15,7 @@ pub struct Smmu {
     pub name: String,
     /// IDR0 to IDR5
     pub idr: [u32; 6],
-    /// What kind of IOMMU iommufd says it is
+    /// The IOMMU type that iommufd reports
     pub kind: u32,
     /// `iommu_hw_info_arm_smmuv3.flags`
     pub flags: u32,
@@ -23,17 +23,17 @@ pub struct Smmu {
     pub iidr: u32,
     /// AIDR
     pub aidr: u32,
-    /// Does its driver offer vIOMMUs?
+    /// Whether its driver supports vIOMMUs
     pub nesting: bool,
-    /// Does the system support ATS?
+    /// Whether the system supports ATS
     pub ats: bool,
-    /// An opcode that its driver does not take, for whatever reason
+    /// An opcode that its driver refuses
     pub refuses: Option<u32>,
 }
 
 impl Smmu {
-    /// An SMMU with everything that QEMU's `arm-smmuv3` can show a guest: two
-    /// stages, ATS, 16-bit ASIDs, two-level tables, range invalidation, all
+    /// Returns an SMMU with all features that QEMU's `arm-smmuv3` can expose:
+    /// two stages, ATS, 16-bit ASIDs, two-level tables, range invalidation, all
     /// granules, 20 bits of `SubstreamID`, 48 bits of address.
     pub fn new(name: &str) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Smmu {
         }
     }
 
-    /// Bits in an ASID.
+    /// Returns the number of ASID bits.
     pub const fn asid_bits(&self) -> u32 {
         if self.idr[0] & (1 << 12) != 0 {
             16
@@ -70,31 +70,31 @@ impl Smmu {
         }
     }
 
-    /// IDR1.SSIDSIZE
+    /// Returns IDR1.SSIDSIZE.
     pub const fn ssid_bits(&self) -> u32 {
         (self.idr[1] >> 6) & 0x1f
     }
 
-    /// IDR3.RIL
+    /// Returns IDR3.RIL.
     pub const fn has_ranges(&self) -> bool {
         self.idr[3] & (1 << 10) != 0
     }
 
-    /// IDR5.DS
+    /// Returns IDR5.DS.
     pub const fn has_ds(&self) -> bool {
         self.idr[5] & (1 << 7) != 0
     }
 
-    /// IDR0.ATS, and the system supports it.
+    /// Returns IDR0.ATS, if the system supports ATS.
     pub const fn has_ats(&self) -> bool {
         self.ats && self.idr[0] & (1 << 10) != 0
     }
 }
 
-/// What a nested translation does, by the STE that it was made of.
+/// The translation that an STE selects for a nested HWPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Nested {
-    /// Nothing passes. So does an STE that is not valid.
+    /// Aborts all transactions, like an STE that is not valid.
     Abort,
     /// Stage 2 alone.
     Bypass,
@@ -107,12 +107,12 @@ const STE0_ALLOWED: u64 = 1 | (0b111 << 1) | (0b11 << 4) | (((1 << 46) - 1) << 6
 /// `S1DSS`, `S1CIR`, `S1COR`, `S1CSH`, `S1STALLD`, `EATS`
 const STE1_ALLOWED: u64 = 0xff | (1 << 27) | (0b11 << 28);
 
-/// What the driver makes of words 0 and 1 of a guest's STE.
+/// Returns the translation that words 0 and 1 of a guest's STE select.
 ///
 /// # Errors
 ///
-/// `EIO`: a field that a guest does not have, another stage, or another way of
-/// ATS.
+/// `EIO`: a field that the guest may not set, another stage, or another ATS
+/// mode.
 pub fn nested(ste: [u64; 2]) -> Result<Nested> {
     if ste[0] & 1 == 0 {
         return Ok(Nested::Abort);

@@ -95,7 +95,7 @@ pub const IRQ_EVENTFD: u32 = 1 << 0;
 pub struct Argument {
     address: u64,
     bytes: Vec<u8>,
-    /// How much of it the caller has
+    /// The size that the caller gave
     theirs: usize,
 }
 
@@ -146,12 +146,12 @@ impl Argument {
         array
     }
 
-    /// The 32-bit field at `offset`.
+    /// Returns the 32-bit field at `offset`.
     pub fn u32(&self, offset: usize) -> u32 {
         u32::from_ne_bytes(self.array(offset))
     }
 
-    /// The 64-bit field at `offset`.
+    /// Returns the 64-bit field at `offset`.
     pub fn u64(&self, offset: usize) -> u64 {
         u64::from_ne_bytes(self.array(offset))
     }
@@ -166,21 +166,21 @@ impl Argument {
         self.bytes[offset..offset + 8].copy_from_slice(&value.to_ne_bytes());
     }
 
-    /// Copies it back, as much of it as the caller has.
+    /// Copies the struct back, up to the caller's size.
     pub fn respond(&self, memory: &mut dyn Memory) -> Result<()> {
         let length = self.theirs.min(self.bytes.len());
         memory.write(self.address, &self.bytes[..length])
     }
 }
 
-/// A 32-bit word of the caller's memory.
+/// Returns a 32-bit word of the caller's memory.
 pub fn read_u32(memory: &dyn Memory, address: u64) -> Result<u32> {
     let mut word = [0; 4];
     memory.read(address, &mut word)?;
     Ok(u32::from_ne_bytes(word))
 }
 
-/// Little-endian 64-bit words of the caller's memory.
+/// Reads little-endian 64-bit words of the caller's memory.
 pub fn read_words<const N: usize>(memory: &dyn Memory, address: u64) -> Result<[u64; N]> {
     let mut words = [0; N];
     for (word, at) in words.iter_mut().zip((address..).step_by(8)) {

@@ -17,18 +17,18 @@ use crate::{
 };
 
 const BAR0: u32 = 0;
-/// How the names of devices begin whose BAR can be mapped: it is what their file has
-/// from its beginning on.
+/// Name prefix of devices whose BAR can be mapped; it is at offset 0 of their
+/// file.
 const MAPPED: &str = "mapped";
 const CONFIG: u32 = 7;
 const REGIONS: u32 = 9;
 const IRQS: u32 = 5;
 /// The error and the request interrupt have one vector each.
 const FIRST_IRQ: u32 = 3;
-/// Which bits of an offset in the file are the number of the region.
+/// The bits of a file offset that are the number of the region.
 const REGION_SHIFT: u32 = 40;
 
-/// An assigned device, from the side of VFIO.
+/// An assigned device in VFIO.
 #[derive(Debug, Default)]
 pub struct VfioDevice {
     /// The iommufd that it is bound to, and its ID there
@@ -41,7 +41,7 @@ impl Host {
         self.devices.entry(name.to_owned()).or_default()
     }
 
-    /// The region that an offset in the file is in, and the offset there.
+    /// Returns the region of a file offset, and the offset in the region.
     fn region(offset: u64) -> (u32, u64) {
         (
             (offset >> REGION_SHIFT) as u32,
@@ -121,7 +121,7 @@ impl Host {
         result.map(|()| 0)
     }
 
-    /// The script's word on a call that concerns only the device.
+    /// Applies the script to a call that concerns only the device.
     fn simple(&mut self, operation: &str, name: &str) -> Result<()> {
         self.fault(&Circumstances {
             operation,
@@ -274,7 +274,7 @@ impl Host {
         Ok(())
     }
 
-    /// The last descriptor is closed: the device is unbound and given back.
+    /// Handles the close of the last descriptor: the device is unbound.
     pub(crate) fn close_device(&mut self, name: &str) {
         if let Some((iommufd, id)) = self.devices.remove(name).and_then(|device| device.binding) {
             self.objects(&iommufd).unbind(id);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A machine whose SMMU has a Command queue, and what tests do with it.
+//! A machine whose SMMU has a Command queue, with the operations of the tests.
 
 use std::fmt::Display;
 
@@ -19,7 +19,7 @@ pub const PROFILE: &str = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
 /// Guest physical address of nothing.
 pub const NOWHERE: u64 = 0x6000_0000;
 
-/// A machine with one SMMU.
+/// Starts a machine with one SMMU.
 pub fn machine() -> Builder {
     Builder::virt(qemu()).smmu(PROFILE)
 }
@@ -42,13 +42,12 @@ pub fn with_queue_of(machine: Builder, log2size: u32, test: impl FnOnce(&Smmu<'_
     test(&smmu);
 }
 
-/// Where consumption is.
+/// The state of consumption.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Queue {
-    /// It is at `CMDQ_CONS.RD`, and no error is active.
+    /// `CMDQ_CONS.RD`, without an active error.
     Idle(u32),
-    /// It has stopped at the command that `CMDQ_CONS.RD` names, for the reason
-    /// in `CMDQ_CONS.ERR`.
+    /// Stopped at `CMDQ_CONS.RD` with the reason in `CMDQ_CONS.ERR`.
     Stopped(u32, u32),
 }
 
@@ -63,7 +62,7 @@ impl Queue {
     }
 }
 
-/// Interrupts since one last looked.
+/// Interrupts since the last check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Interrupts {
     pub syncs: u32,
@@ -80,31 +79,30 @@ impl Interrupts {
     }
 }
 
-/// What tests do with the queue, and see of it.
+/// Operations and checks of the queue.
 pub trait Steps {
-    /// Pushes commands and rings; what comes of them is for the test to see.
-    fn feed(&self, commands: &[Command]);
+    /// Pushes commands and writes the doorbell, without waiting.
+    fn push_and_ring(&self, commands: &[Command]);
 
-    /// A new queue, whatever has become of the last one.
-    fn renew(&self, base: u64, log2size: u32);
+    /// Sets up a new queue, whatever the state of the old one.
+    fn new_queue(&self, base: u64, log2size: u32);
 
-    /// A new queue in what is at `base`, full of that.
-    fn offer(&self, base: u64, log2size: u32);
+    /// Sets up a full queue at `base` without writing to its memory.
+    fn queue_at(&self, base: u64, log2size: u32);
 
-    /// Gives the queue this very value of `CMDQ_BASE`, and one command to
-    /// consume.
+    /// Writes this value to `CMDQ_BASE` and consumes one command.
     fn consume_one_at(&self, cmdq_base: u64);
 
-    /// Checks where consumption is.
+    /// Checks the state of consumption.
     fn expect(&self, when: impl Display, queue: Queue);
 
-    /// Checks which interrupts there were since the last call.
+    /// Checks the interrupts since the last call.
     fn expect_interrupts(&self, when: impl Display, interrupts: Interrupts);
 
-    /// Checks both.
+    /// Checks the state of consumption and the interrupts.
     fn expect_both(&self, when: impl Display, queue: Queue, interrupts: Interrupts);
 
-    /// Checks what becomes of `commands` in a new queue.
+    /// Checks the result of `commands` in a new queue.
     fn expect_of(&self, commands: &[Command], when: impl Display, queue: Queue);
 
     /// Checks `GERROR` and `GERRORN`.
@@ -119,21 +117,21 @@ pub trait Steps {
 
 impl Steps for Smmu<'_> {
     #[track_caller]
-    fn feed(&self, commands: &[Command]) {
+    fn push_and_ring(&self, commands: &[Command]) {
         self.push(commands);
         self.ring();
     }
 
     #[track_caller]
-    fn renew(&self, base: u64, log2size: u32) {
+    fn new_queue(&self, base: u64, log2size: u32) {
         self.disable(CMDQEN);
         self.acknowledge();
         self.setup_queue(base, log2size);
     }
 
     #[track_caller]
-    fn offer(&self, base: u64, log2size: u32) {
-        self.renew(base, log2size);
+    fn queue_at(&self, base: u64, log2size: u32) {
+        self.new_queue(base, log2size);
         self.write(reg::CMDQ_PROD, 1 << log2size);
     }
 
@@ -166,8 +164,8 @@ impl Steps for Smmu<'_> {
 
     #[track_caller]
     fn expect_of(&self, commands: &[Command], when: impl Display, queue: Queue) {
-        self.renew(RAM, 4);
-        self.feed(commands);
+        self.new_queue(RAM, 4);
+        self.push_and_ring(commands);
         self.expect(when, queue);
     }
 
@@ -184,7 +182,7 @@ impl Steps for Smmu<'_> {
 
     #[track_caller]
     fn expect_usable(&self) {
-        self.renew(RAM, 4);
+        self.new_queue(RAM, 4);
         self.submit(&[SYNC_IRQ]);
         self.expect("a new queue in RAM", Queue::Idle(1));
     }

@@ -34,7 +34,7 @@ fn cmd_sync_signals_by_cs() {
             cons += syncs.len() as u32;
             smmu.expect_both(what, Idle(cons), Interrupts::of(interrupts, 0));
         }
-        smmu.feed(&[SYNC_CS_3]);
+        smmu.push_and_ring(&[SYNC_CS_3]);
         smmu.expect_both("CS 3: illegal", Stopped(6, cerror::ILL), Interrupts::ERROR);
     });
 }

@@ -19,19 +19,19 @@ use crate::bench::{
 fn cmdqen_consumes_queued_commands() {
     with_queue(4, |smmu| {
         smmu.disable(CMDQEN);
-        smmu.feed(&[TLBI_NSNH_ALL, SYNC_IRQ]);
+        smmu.push_and_ring(&[TLBI_NSNH_ALL, SYNC_IRQ]);
         smmu.expect_both("disabled", Idle(0), Interrupts::NONE);
         smmu.enable(CMDQEN);
         smmu.expect_both("enabled", Idle(2), Interrupts::SYNC);
     });
 }
 
-/// C03
+/// Vector C03.
 #[test]
 fn disabled_cmdq_reports_no_error() {
     with_queue(4, |smmu| {
         for (base, error) in [(RAM, cerror::ILL), (NOWHERE, cerror::ABT)] {
-            smmu.renew(RAM, 4);
+            smmu.new_queue(RAM, 4);
             smmu.write_slots(0, &[RESERVED]);
             smmu.disable(CMDQEN);
             smmu.write64(reg::CMDQ_BASE, base | 4);

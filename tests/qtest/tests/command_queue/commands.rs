@@ -56,7 +56,8 @@ fn expect_legal(properties: &str, legal: &[u8]) {
 
 #[test]
 fn every_opcode_is_consumed_or_illegal() {
-    // accel=on: a host takes no commands about EL2, which are lenient in software only
+    // accel=on: commands for EL2 are accepted in software only, because no host
+    // takes them
     let always = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x30, 0x46,
     ];
@@ -65,8 +66,8 @@ fn every_opcode_is_consumed_or_illegal() {
     expect_legal(&with_ats, &[&always[..], &[0x40]].concat());
 }
 
-/// What depends on SMMUEN (6.3.9.6): with it clear a command that would be
-/// IGNORED is illegal all the same if it is (4.1.3).
+/// Commands that are IGNORED while SMMUEN is clear (§6.3.9.6) are still checked
+/// for being illegal (§4.1.3).
 #[test]
 fn command_ignored_without_smmuen_can_be_illegal() {
     let with_ats = PROFILE.replace("ats=off", "ats=on");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Queues and tables in memory that is not memory.
+//! Queues and tables in device memory.
 
 use smmuv3_qtest::{
     command,
@@ -22,7 +22,7 @@ use crate::bench::{
 fn cmdq_outside_ram_is_cerror_abt() {
     with_queue(4, |smmu| {
         for log2size in [0, 4, 8, 19] {
-            smmu.offer(NOWHERE, log2size);
+            smmu.queue_at(NOWHERE, log2size);
             smmu.expect_both(
                 format_args!("LOG2SIZE {log2size}"),
                 Stopped(0, cerror::ABT),
@@ -35,7 +35,7 @@ fn cmdq_outside_ram_is_cerror_abt() {
 
 #[test]
 fn cmdq_leaving_ram_stops_at_its_end() {
-    // RAM ends 1 MiB behind an address that suits a queue of 2 MiB
+    // RAM ends 1 MiB behind an address that is aligned for a queue of 2 MiB
     with_queue_of(machine().args(["-m", "129"]), 4, |smmu| {
         let base = RAM + (128 << 20);
         let inside = (1_u32 << 20) / 16;
@@ -57,7 +57,7 @@ fn cmdq_leaving_ram_stops_at_its_end() {
 fn cmdq_in_own_registers_does_not_crash_qemu() {
     with_queue(4, |smmu| {
         for log2size in [0, 1, 4, 8, 12, 13] {
-            smmu.offer(smmu.base(), log2size);
+            smmu.queue_at(smmu.base(), log2size);
             assert!(smmu.error(), "LOG2SIZE {log2size}");
             smmu.expect_running(log2size);
         }
@@ -65,8 +65,8 @@ fn cmdq_in_own_registers_does_not_crash_qemu() {
     });
 }
 
-/// What a page of `virt`'s address space holds: nothing legal as a command, or
-/// legal by chance; QEMU survives either.
+/// The content of device memory may or may not be legal commands; QEMU must not
+/// crash or hang.
 #[test]
 fn cmdq_in_any_device_does_not_crash_qemu() {
     let machine = machine()
@@ -92,7 +92,7 @@ fn cmdq_in_any_device_does_not_crash_qemu() {
         NOWHERE,
     ] {
         for log2size in [0, 6, 12] {
-            smmu.offer(base, log2size);
+            smmu.queue_at(base, log2size);
             smmu.expect_running(format_args!("a queue at {base:#x}"));
         }
     }
@@ -102,12 +102,12 @@ fn cmdq_in_any_device_does_not_crash_qemu() {
 #[test]
 fn cmdq_in_empty_flash_is_illegal() {
     with_queue(4, |smmu| {
-        smmu.offer(0, 4);
+        smmu.queue_at(0, 4);
         smmu.expect("empty flash", Stopped(0, cerror::ILL));
     });
 }
 
-/// Bad tables are no matter of the Command queue (7.2).
+/// An invalid Stream table is no Command queue error (§7.2).
 #[test]
 fn strtab_outside_ram_is_no_cmdq_error() {
     with_queue(4, |smmu| {

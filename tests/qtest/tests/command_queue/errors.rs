@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! How an illegal command stops the queue, and how the queue goes on.
+//! Illegal commands stop the queue; acknowledging the error resumes it.
 
 use smmuv3_qtest::{
     command,
@@ -17,7 +17,7 @@ use crate::bench::{
     Steps,
 };
 
-/// Two commands that are fine, one that is not, two more.
+/// Two legal commands, an illegal one, and two legal ones.
 const BAD_THIRD: [Command; 5] = [
     command::tlbi_nh_va(5, 0x1000),
     command::tlbi_nh_va(5, 0x2000),
@@ -26,21 +26,21 @@ const BAD_THIRD: [Command; 5] = [
     SYNC_IRQ,
 ];
 
-/// Where they stop the queue.
+/// The state of the queue when they stop it.
 const AT_THIRD: Queue = Stopped(2, cerror::ILL);
 
 /// Runs a test on a queue that [`BAD_THIRD`] has just stopped.
 #[track_caller]
 fn with_stopped_queue(test: impl FnOnce(&Smmu<'_>)) {
     with_queue(4, |smmu| {
-        smmu.feed(&BAD_THIRD);
+        smmu.push_and_ring(&BAD_THIRD);
         smmu.expect("two are fine", AT_THIRD);
         test(smmu);
     });
 }
 
-/// Puts commands from the one that is not fine on, and acknowledges the error;
-/// all is consumed then.
+/// Replaces commands from the illegal one on and acknowledges the error; all
+/// must be consumed then.
 #[track_caller]
 fn repair(smmu: &Smmu<'_>, commands: &[Command]) {
     smmu.write_slots(2, commands);
@@ -59,7 +59,7 @@ fn illegal_command_stops_cmdq_at_its_index() {
     });
 }
 
-/// V91
+/// Vector V91.
 #[test]
 fn acknowledged_cmdq_error_resumes() {
     with_stopped_queue(|smmu| {
@@ -69,7 +69,7 @@ fn acknowledged_cmdq_error_resumes() {
     });
 }
 
-/// V93
+/// Vector V93.
 #[test]
 fn command_still_illegal_is_new_error() {
     with_stopped_queue(|smmu| {
@@ -85,7 +85,7 @@ fn command_still_illegal_is_new_error() {
     });
 }
 
-/// V95
+/// Vector V95.
 #[test]
 fn prod_may_move_back_while_error_is_active() {
     with_stopped_queue(|smmu| {
@@ -95,7 +95,7 @@ fn prod_may_move_back_while_error_is_active() {
     });
 }
 
-/// V97
+/// Vector V97.
 #[test]
 fn cmdqen_toggle_does_not_acknowledge_error() {
     with_stopped_queue(|smmu| {
@@ -109,7 +109,7 @@ fn cmdqen_toggle_does_not_acknowledge_error() {
     });
 }
 
-/// V99
+/// Vector V99.
 #[test]
 fn following_commands_are_refetched_after_error() {
     with_stopped_queue(|smmu| {
@@ -118,19 +118,19 @@ fn following_commands_are_refetched_after_error() {
     });
 }
 
-/// V103
+/// Vector V103.
 #[test]
 fn error_behind_wrap_of_full_cmdq_has_its_index() {
     with_queue(4, |smmu| {
         smmu.setup_queue_at(RAM, 4, 0xf);
         let mut commands = [SYNC; 16];
         commands[1] = RESERVED;
-        smmu.feed(&commands);
+        smmu.push_and_ring(&commands);
         smmu.expect("behind the wrap", Stopped(0x10, cerror::ILL));
     });
 }
 
-/// C01
+/// Vector C01.
 #[test]
 fn acknowledgement_does_not_start_disabled_cmdq() {
     with_stopped_queue(|smmu| {
@@ -143,11 +143,11 @@ fn acknowledgement_does_not_start_disabled_cmdq() {
     });
 }
 
-/// C02
+/// Vector C02.
 #[test]
 fn commands_queued_during_error_wait_for_acknowledgement() {
     with_stopped_queue(|smmu| {
-        smmu.feed(&[SYNC_IRQ; 3]);
+        smmu.push_and_ring(&[SYNC_IRQ; 3]);
         smmu.expect_both("three more", AT_THIRD, Interrupts::ERROR);
         smmu.write_slots(2, &[SYNC]);
         smmu.acknowledge();
@@ -159,7 +159,7 @@ fn commands_queued_during_error_wait_for_acknowledgement() {
 fn gerror_without_irq_enable_raises_no_irq() {
     with_queue(4, |smmu| {
         smmu.write(reg::IRQ_CTRL, 0);
-        smmu.feed(&[RESERVED]);
+        smmu.push_and_ring(&[RESERVED]);
         smmu.expect("not enabled", Stopped(0, cerror::ILL));
         smmu.write(reg::IRQ_CTRL, GERROR_IRQEN);
         smmu.expect_interrupts("enabling later delivers nothing", Interrupts::NONE);
@@ -168,12 +168,13 @@ fn gerror_without_irq_enable_raises_no_irq() {
     });
 }
 
-/// 6.3.20: toggling GERRORN without an error makes one, as long as it lasts.
+/// Toggling GERRORN without an error makes one active until it is toggled back
+/// (§6.3.20).
 #[test]
 fn spurious_gerrorn_toggle_stops_cmdq() {
     with_queue(4, |smmu| {
         smmu.write(reg::GERRORN, CMDQ_ERR);
-        smmu.feed(&[SYNC_IRQ]);
+        smmu.push_and_ring(&[SYNC_IRQ]);
         assert_eq!(smmu.cons(), 0);
         smmu.write(reg::GERRORN, 0);
         smmu.expect_both("undone", Idle(1), Interrupts::SYNC);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Where the queue is, how large it is, and how its pointers wrap.
+//! Base, size and wrap of the Command queue.
 
 use smmuv3_qtest::{
     command,
@@ -44,7 +44,7 @@ fn full_cmdq_is_consumed_from_every_index() {
     });
 }
 
-/// V05 and V14
+/// Vectors V05 and V14.
 #[test]
 fn cmdq_base_is_aligned_to_queue_size() {
     with_queue(4, |smmu| {
@@ -64,7 +64,7 @@ fn cmdq_base_is_aligned_to_queue_size() {
     });
 }
 
-/// V11, with IDR1.CMDQS 19
+/// Vector V11 with IDR1.CMDQS 19.
 #[test]
 fn cmdq_size_above_idr1_is_capped() {
     with_queue(4, |smmu| {
@@ -78,7 +78,8 @@ fn cmdq_size_above_idr1_is_capped() {
     });
 }
 
-/// The wrap flag is another bit then; what there is no room for is dropped.
+/// The wrap flag is another bit then; index bits beyond the new size are
+/// dropped.
 #[test]
 fn cmdq_resize_truncates_indexes() {
     with_queue(8, |smmu| {
@@ -98,7 +99,7 @@ fn cmdq_resize_truncates_indexes() {
     });
 }
 
-/// V15
+/// Vector V15.
 #[test]
 fn cmdq_base_above_oas_is_truncated() {
     with_queue(4, |smmu| {
@@ -108,7 +109,7 @@ fn cmdq_base_above_oas_is_truncated() {
     });
 }
 
-/// V12
+/// Vector V12.
 #[test]
 fn cmdq_prod_ignores_bits_above_wrap() {
     with_queue(4, |smmu| {
@@ -119,7 +120,7 @@ fn cmdq_prod_ignores_bits_above_wrap() {
     });
 }
 
-/// V16: CONSTRAINED UNPREDICTABLE, and nothing is consumed.
+/// Vector V16: CONSTRAINED UNPREDICTABLE; nothing is consumed.
 #[test]
 fn inconsistent_cmdq_is_not_consumed() {
     with_queue(4, |smmu| {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The Command queue through real registers and guest memory: what is
-//! consumed, how it stops, how it goes on. No device is assigned, so nothing
-//! reaches a host.
+//! The Command queue through registers and guest memory: consumption, errors
+//! and resumption. No device is assigned, so no host is involved.
 
 mod bench;
 mod cmd_sync;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A queue whose consumption reaches a host does not migrate.
+//! Migration is blocked with accel=on.
 
 use serde_json::json;
 

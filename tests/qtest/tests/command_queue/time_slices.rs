@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Work without bound: a doorbell consumes a slice, the main loop the rest.
+//! Time slices: a doorbell consumes one slice of the queue, the main loop the
+//! rest.
 
 use smmuv3_qtest::{
     command,
@@ -19,11 +20,11 @@ use crate::bench::{
 /// log2 of the entries of the largest queue.
 const LARGEST: u32 = 19;
 
-/// What is consumed before a doorbell returns, at most.
+/// The most commands that are consumed before a doorbell returns.
 const SLICE: u32 = 4096;
 
-/// Runs a test on a machine with a full queue of the largest size. The doorbell
-/// has not rung.
+/// Runs a test on a machine with a full queue of the largest size, before the
+/// doorbell.
 #[track_caller]
 fn with_largest_queue_of(machine: Builder, test: impl FnOnce(&Smmu<'_>)) {
     with_queue_of(machine, LARGEST, |smmu| {
@@ -40,13 +41,14 @@ fn fill(smmu: &Smmu<'_>) {
     smmu.push(&commands);
 }
 
-/// A machine that writes a line for each command: slow enough to be watched.
+/// Starts a machine that traces each command, which is slow enough to be
+/// observed.
 fn slow_machine() -> Builder {
     machine().args(["-trace", "smmuv3_cmdq_opcode", "-D", "/dev/null"])
 }
 
-/// Makes writes that start a full queue; gives `CMDQ_CONS.RD` right behind
-/// them, before QEMU does anything else. A slice is consumed by then, no more.
+/// Makes writes that start a full queue and returns `CMDQ_CONS.RD` in the same
+/// batch of requests, when exactly one slice has been consumed.
 #[track_caller]
 fn slice_after(smmu: &Smmu<'_>, writes: &[(u64, u32)]) -> u32 {
     let writes: Vec<(u64, u32)> = writes
@@ -109,7 +111,8 @@ fn cmdqen_clear_stops_between_slices() {
     });
 }
 
-/// What was fetched before the queue is disabled is not used after it (3.21.2).
+/// Commands that were fetched before the queue was disabled are not executed
+/// after it (§3.21.2).
 #[test]
 fn commands_rewritten_between_slices_are_refetched() {
     with_largest_queue_of(machine(), |smmu| {
@@ -126,7 +129,7 @@ fn reset_between_slices_empties_cmdq() {
     with_largest_queue_of(slow_machine(), |smmu| {
         smmu.ring();
         smmu.machine().system_reset();
-        // also if the reset should have come late
+        // even if the reset was late
         smmu.pulses();
         for _ in 0..10 {
             let pointers = (smmu.read(reg::CMDQ_CONS), smmu.read(reg::CMDQ_PROD));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A guest with assigned devices, on a simulated host.
+//! A randomized guest with assigned devices on a simulated host.
 
 use std::{
     os::fd::RawFd,
@@ -27,20 +27,21 @@ use crate::{
     resources::{Resources, RETURNING},
 };
 
-/// How long QEMU may take to answer, on a machine that has more to do. A host
-/// that is slow is so for some milliseconds.
+/// Time limit for an answer of QEMU on a busy machine. The simulated host
+/// delays calls by some milliseconds.
 pub const BOUND: Duration = Duration::from_secs(10);
 
 /// Guest physical address of the Event queue.
 const EVENTS: u64 = RAM + 0x80_0000;
-/// The root port that nothing is behind, and that writes to memory itself.
+/// The root port without a device behind it, which writes to memory itself.
 const PORT: u32 = 3;
-/// Devices that can be plugged in, in one life.
+/// Devices that can be plugged in during one run.
 const SPARES: u64 = 100;
-/// Errors in a row after which the host is healed: else there is no end to them.
+/// Successive errors after which host faults are cleared, so that the queue can
+/// be consumed.
 const PATIENCE: u64 = 8;
 
-/// What was done, for whoever is to find out why it failed.
+/// The operations so far, which are printed on failure.
 struct History(Vec<String>);
 
 impl Drop for History {
@@ -66,17 +67,17 @@ struct World<'a> {
     capacity: u32,
     /// The host does not detach devices
     holds: bool,
-    /// It has once not done so: what such a device was on cannot be destroyed
+    /// A detach has failed: the HWPT of such a device cannot be destroyed
     has_held: bool,
-    /// Nothing comes but the end
+    /// The run is about to end
     ends: bool,
-    /// Where devices were last seen
+    /// Last known attachments
     seen: [On; SLOTS],
 }
 
-/// A whole life.
+/// Runs one guest.
 #[track_caller]
-pub fn live(seed: u64, steps: u64, report: &mut Report) {
+pub fn run(seed: u64, steps: u64, report: &mut Report) {
     let mut random = Random::new(seed);
     let contract = random.of(&CONTRACTS);
     let script = format!("smmu a\ncontract {contract}");
@@ -110,7 +111,7 @@ pub fn live(seed: u64, steps: u64, report: &mut Report) {
         ends: false,
         seen: [On::Nothing; SLOTS],
     };
-    // once through what takes memory for good
+    // run once through operations that allocate memory for good
     world.unplug(1);
     world.reset();
     let before = world.at_rest();
@@ -128,14 +129,14 @@ pub fn live(seed: u64, steps: u64, report: &mut Report) {
         assert_eq!(after, before.1, "objects that the host is left with");
     }
     if once_in(&mut world.random, 2) {
-        world.outlive();
+        world.lose_host();
     }
     drop(world);
     bench.end();
 }
 
 impl World<'_> {
-    /// Everything is as in the beginning; what there is then.
+    /// Returns to the initial state and returns the resources in use.
     #[track_caller]
     fn at_rest(&mut self) -> (Resources, Vec<(String, usize)>) {
         self.settle();
@@ -167,44 +168,45 @@ impl World<'_> {
             17 => self.heal(),
             18 => self.swap(),
             19 => self.reset_function(),
-            20 => self.run_wild(),
+            20 => self.run_random(),
             21 if once_in(&mut self.random, 3) => self.reset(),
-            _ => self.meddle(),
+            _ => self.random_operation(),
         }
         self.check();
     }
 
-    /// What can happen at any time, whatever the state of registers and tables.
+    /// Makes a random operation that is possible in any state of registers and
+    /// tables.
     #[track_caller]
-    fn meddle(&mut self) {
+    fn random_operation(&mut self) {
         let slot = below(&mut self.random, SLOTS as u64) as usize;
         match below(&mut self.random, 8) {
             0 | 1 if self.model.device(slot).is_some() => self.unplug(slot),
             0..=2 if self.model.device(slot).is_none() => self.plug(slot),
             3 | 4 => {
                 let count = host::report_events(self.bench, &mut self.random);
-                self.say(format!("{count} events"));
+                self.note(format!("{count} events"));
                 self.report.events += count;
             }
             5 => self.pause(),
             6 => {
-                generator::stir(self.bench.machine(), &mut self.random);
-                self.say("the soup is stirred".into());
+                generator::write_random_page(self.bench.machine(), &mut self.random);
+                self.note("random page tables".into());
             }
             _ => {
                 let iova = generator::iova(&mut self.random);
                 self.port.write(iova);
                 self.report.transactions += 1;
-                self.say(format!("the root port writes to {iova:#x}"));
+                self.note(format!("the root port writes to {iova:#x}"));
             }
         }
     }
 
-    fn say(&mut self, what: String) {
+    fn note(&mut self, what: String) {
         self.history.0.push(what);
     }
 
-    /// Looks at everything.
+    /// Checks the attachments and the log of the host.
     #[track_caller]
     fn check(&mut self) {
         let start = Instant::now();
@@ -219,7 +221,7 @@ impl World<'_> {
             };
             let on = self.bench.journal().device(name).map(|device| device.on);
             let on = on.unwrap_or_else(|| panic!("{name} is not in the host"));
-            if self.model.wild {
+            if self.model.random_state {
                 assert_ne!(on, On::Stage2, "{name} has the guest's memory");
             } else {
                 let allowed = self.model.allowed(slot);
@@ -234,7 +236,7 @@ impl World<'_> {
         }
     }
 
-    /// Takes note of what the host has done.
+    /// Records what the host has done.
     #[track_caller]
     fn observe(&mut self) {
         let journal = self.bench.journal();
@@ -251,7 +253,7 @@ impl World<'_> {
         self.bench.mark();
     }
 
-    /// Commands into the queue, which has room for them.
+    /// Pushes commands into the queue, which has room for them.
     #[track_caller]
     fn push(&mut self, commands: &[Command]) {
         for (number, command) in (0..).zip(commands) {
@@ -262,14 +264,14 @@ impl World<'_> {
         self.report.commands += commands.len() as u64;
     }
 
-    /// How many commands there is room for, but for a `CMD_SYNC`.
+    /// Returns how many commands fit into the queue besides a `CMD_SYNC`.
     fn room(&self) -> u64 {
         (self.capacity - self.ledger.waiting())
             .saturating_sub(1)
             .into()
     }
 
-    /// Makes room for as many commands.
+    /// Waits until the queue has room for `count` commands.
     #[track_caller]
     fn make_room(&mut self, count: u64) {
         if self.room() < count {
@@ -277,8 +279,8 @@ impl World<'_> {
         }
     }
 
-    /// Everything in the queue is consumed, as a driver has it that meets errors:
-    /// a bad command is replaced, what is aborted is repeated. Gives the errors.
+    /// Consumes the queue like a driver that handles errors: replaces illegal
+    /// commands and retries aborted ones. Returns the number of errors.
     #[track_caller]
     fn finish(&mut self) -> u64 {
         self.push(&[command::SYNC]);
@@ -312,12 +314,12 @@ impl World<'_> {
         }
         self.report.command_errors += errors;
         if errors > 0 {
-            self.say(format!("{errors} command errors"));
+            self.note(format!("{errors} command errors"));
         }
         errors
     }
 
-    /// A configuration command, which takes effect by `then`.
+    /// Submits a configuration command and applies `then` to the model.
     #[track_caller]
     fn configuring(&mut self, command: Command, then: impl FnOnce(&mut Model)) {
         self.make_room(1);
@@ -346,9 +348,9 @@ impl World<'_> {
         let entry = self.any_entry();
         self.smmu.write_ste(sid(number as u32 + 1), entry);
         self.model.table[number] = entry;
-        self.say(format!("STE {:#x} = {entry:x?}", sid(number as u32 + 1)));
+        self.note(format!("STE {:#x} = {entry:x?}", sid(number as u32 + 1)));
         if self.model.failing {
-            // a host that fails may have had it read at any time
+            // after a host failure the STE may be read at any time
             self.model.degrade();
         }
     }
@@ -357,13 +359,13 @@ impl World<'_> {
     fn configure(&mut self) {
         let number = below(&mut self.random, SLOTS as u64) as usize;
         let stream = sid(number as u32 + 1);
-        self.say(format!("CFGI_STE {stream:#x}"));
+        self.note(format!("CFGI_STE {stream:#x}"));
         self.configuring(command::cfgi_ste(stream), |model| model.configure(number));
     }
 
     #[track_caller]
     fn configure_all(&mut self) {
-        self.say("CFGI_ALL".into());
+        self.note("CFGI_ALL".into());
         self.configuring(command::CFGI_ALL, Model::configure_all);
     }
 
@@ -379,7 +381,7 @@ impl World<'_> {
         if self.model.failing {
             self.model.degrade();
         }
-        self.say(format!("SMMUEN={}", self.model.enabled));
+        self.note(format!("SMMUEN={}", self.model.enabled));
     }
 
     #[track_caller]
@@ -390,10 +392,10 @@ impl World<'_> {
         if self.model.failing {
             self.model.degrade();
         }
-        self.say(format!("GBPA.ABORT={}", self.model.gbpa_abort));
+        self.note(format!("GBPA.ABORT={}", self.model.gbpa_abort));
     }
 
-    /// Invalidations, waited for or not.
+    /// Submits invalidations, with or without a `CMD_SYNC`.
     #[track_caller]
     fn invalidate(&mut self) {
         let wanted = 1 + below(&mut self.random, 150);
@@ -412,7 +414,7 @@ impl World<'_> {
         }
         self.push(&commands);
         let waits = once_in(&mut self.random, 2);
-        self.say(format!("{count} invalidations, waited for: {waits}"));
+        self.note(format!("{count} invalidations, waited for: {waits}"));
         let failing = self.model.failing;
         if waits {
             self.finish();
@@ -427,7 +429,7 @@ impl World<'_> {
         }
     }
 
-    /// Commands that may be some.
+    /// Submits random commands.
     #[track_caller]
     fn noise(&mut self) {
         self.make_room(8);
@@ -437,38 +439,38 @@ impl World<'_> {
             .take(count as usize)
             .collect();
         let text = format!("commands {commands:x?}");
-        self.say(text);
+        self.note(text);
         self.push(&commands);
         self.finish();
-        // which of them configure what is not for the model to know
+        // the model does not decode these commands
         self.configure_all();
     }
 
     #[track_caller]
     fn fail(&mut self) {
         let line = host::failure(&mut self.random);
-        self.bench.say(&line);
+        self.bench.script(&line);
         self.model.failing = true;
         self.model.degrade();
         if line.starts_with("fail DETACH") {
             self.holds = true;
             self.has_held = true;
         }
-        self.say(line);
+        self.note(line);
     }
 
     #[track_caller]
     fn heal(&mut self) {
-        self.bench.say("clear");
+        self.bench.script("clear");
         self.model.failing = false;
-        self.say("the host can again".into());
+        self.note("host faults cleared".into());
     }
 
     #[track_caller]
     fn swap(&mut self) {
         self.model.swap();
         self.number_buses();
-        self.say("the buses swap their numbers".into());
+        self.note("bus numbers swapped".into());
     }
 
     #[track_caller]
@@ -491,7 +493,7 @@ impl World<'_> {
         ecam.power_on(8, (slot as u32 + 1) << 3);
         let stream = sid(self.model.entry(slot) as u32 + 1);
         ecam.function_level_reset(stream >> 8, 0);
-        self.say(format!("the function {stream:#x} is reset"));
+        self.note(format!("the function {stream:#x} is reset"));
     }
 
     #[track_caller]
@@ -503,7 +505,7 @@ impl World<'_> {
         }
         machine.qmp("cont", json!({}));
         self.report.stops += 1;
-        self.say("stop, cont".into());
+        self.note("stop, cont".into());
     }
 
     #[track_caller]
@@ -516,24 +518,27 @@ impl World<'_> {
         let on = self.bench.journal().device(&name).map(|device| device.on);
         assert_eq!(on, Some(On::Nothing), "{name} is unplugged");
         self.report.unplugged += 1;
-        self.say(format!("{name} is unplugged from slot {}", slot + 1));
+        self.note(format!("{name} is unplugged from slot {}", slot + 1));
     }
 
     #[track_caller]
     fn plug(&mut self, slot: usize) {
-        // the last are for the end of this life, when the host is a good one
+        // the last are for the end of the run, without host faults
         let reserve = if self.ends { 0 } else { SLOTS };
         if self.spares.len() <= reserve {
             return;
         }
         let (name, fd) = self.spares.pop().expect("a spare device");
         let result = self.bench.plug(&name, fd, slot as u32 + 1);
-        self.say(format!("{name} into slot {}: {result:?}", slot + 1));
+        self.note(format!("{name} into slot {}: {result:?}", slot + 1));
         if result.is_ok() {
             self.model.plug(slot, &name);
             self.report.plugged += 1;
         } else {
-            assert!(self.model.failing || self.model.wild, "{name}: {result:?}");
+            assert!(
+                self.model.failing || self.model.random_state,
+                "{name}: {result:?}"
+            );
             self.model.refuse();
             let on = self.bench.journal().device(&name).map(|device| device.on);
             assert!(
@@ -543,12 +548,12 @@ impl World<'_> {
         }
     }
 
-    /// The guest loses its mind, for a while.
+    /// Makes random accesses and commands for a while.
     #[track_caller]
-    fn run_wild(&mut self) {
-        self.say("wild".into());
-        self.model.wild = true;
-        self.ledger.forget_queue();
+    fn run_random(&mut self) {
+        self.note("random accesses".into());
+        self.model.random_state = true;
+        self.ledger.drop_queue();
         for _ in 0..=below(&mut self.random, 6) {
             let machine = self.bench.machine();
             match below(&mut self.random, 4) {
@@ -568,7 +573,7 @@ impl World<'_> {
                     }
                 }
                 2 => self.fail(),
-                _ => self.meddle(),
+                _ => self.random_operation(),
             }
             let accesses = below(&mut self.random, 60);
             for _ in 0..accesses {
@@ -583,32 +588,32 @@ impl World<'_> {
     #[track_caller]
     fn reset(&mut self) {
         self.bench.machine().system_reset();
-        self.say("system_reset".into());
+        self.note("system_reset".into());
         self.report.resets += 1;
         self.model.reset();
-        self.ledger.forget_queue();
+        self.ledger.drop_queue();
         self.check();
         self.settle();
     }
 
-    /// The host dies, one file after the other, and the guest goes on.
+    /// Loses the host's files one after the other; the guest keeps running.
     #[track_caller]
-    fn outlive(&mut self) {
+    fn lose_host(&mut self) {
         let devices = (0..SLOTS).filter_map(|slot| self.model.device(slot));
         let mut files: Vec<String> = devices.map(str::to_owned).collect();
         files.push("iommufd0".into());
         self.model.failing = true;
-        self.model.wild = true;
+        self.model.random_state = true;
         while !files.is_empty() {
             let number = below(&mut self.random, files.len() as u64) as usize;
             let name = files.swap_remove(number);
             let errno = self.random.of(&["EBADF", "ENODEV", "EIO"]);
-            self.bench.say(&format!("die {name} errno={errno}"));
-            self.say(format!("{name} dies"));
-            self.report.deaths += 1;
-            self.invalidate_in_vain();
+            self.bench.script(&format!("lose {name} errno={errno}"));
+            self.note(format!("{name} is lost"));
+            self.report.lost_files += 1;
+            self.invalidate_on_failing_host();
             for _ in 0..4 {
-                self.meddle();
+                self.random_operation();
                 self.check();
             }
         }
@@ -620,11 +625,12 @@ impl World<'_> {
         self.check();
     }
 
-    /// Invalidations of which none may be called complete that is not.
+    /// Submits invalidations, of which none may complete that the host has not
+    /// executed.
     #[track_caller]
-    fn invalidate_in_vain(&mut self) {
+    fn invalidate_on_failing_host(&mut self) {
         let commands = [(); 3].map(|()| self.ledger.fresh());
-        self.ledger.forget_queue();
+        self.ledger.drop_queue();
         self.smmu.disable(CMDQEN);
         self.smmu.setup_queue(QUEUE, 4);
         self.push(&[&commands[..], &[command::SYNC]].concat());
@@ -636,12 +642,12 @@ impl World<'_> {
         let (count, lost) = self.ledger.consumed(self.smmu.cons());
         self.report.invalidations += count;
         self.report.lost += lost;
-        assert_eq!(lost, 0, "invalidations that a dead host has not executed");
+        assert_eq!(lost, 0, "invalidations that a lost host has not executed");
         self.smmu.acknowledge();
     }
 
-    /// A driver takes over, on a host that can: from here on everything is
-    /// known.
+    /// Clears host faults and initializes the SMMU like a driver, so that the
+    /// model is exact again.
     #[track_caller]
     fn settle(&mut self) {
         self.heal();
@@ -657,7 +663,7 @@ impl World<'_> {
         let log2size = 3 + below(&mut self.random, 7) as u32;
         self.smmu.setup_queue(QUEUE, log2size);
         self.capacity = 1 << log2size;
-        self.ledger.forget_queue();
+        self.ledger.drop_queue();
         for (number, entry) in (1..).zip(self.model.table) {
             self.smmu.write_ste(sid(number), entry);
         }
@@ -667,8 +673,8 @@ impl World<'_> {
         self.smmu.write(reg::EVENTQ_CONS, 0);
         self.smmu.enable(SMMUEN | EVENTQEN);
         self.model.enable();
-        self.model.wild = false;
-        self.say(format!("settled, a queue of 2^{log2size}"));
+        self.model.random_state = false;
+        self.note(format!("settled, a queue of 2^{log2size}"));
         self.push(&[command::CFGI_ALL]);
         let errors = self.finish();
         assert_eq!(errors, 0, "a driver that does nothing wrong");

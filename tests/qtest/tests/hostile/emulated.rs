@@ -2,8 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! A guest with emulated devices behind an SMMU without accel: the SMMU walks
-//! what the guest has made at random. The machine moves from one QEMU to another
-//! now and then.
+//! random page tables. The machine is migrated to another QEMU now and then.
 
 use std::{env, fs, path::PathBuf, process, time::Instant};
 
@@ -26,20 +25,20 @@ use crate::{
     resources::{Resources, RETURNING},
 };
 
-/// The devices. The first is the one whose stream a good driver sets up.
+/// The devices. A valid driver sets up the stream of the first.
 const SIDS: [u32; 2] = [pci::sid(0, 4), pci::sid(0, 5)];
-/// What the driver maps.
+/// The IOVAs that the driver maps.
 const IOVA: u64 = 0x0123_4000;
-/// Where to, one after the other.
+/// The output addresses, one after the other.
 const PAGES: [u64; 2] = [SCRATCH + 0x10_0000, SCRATCH + 0x20_0000];
-/// What the driver writes into, up to where the soup begins.
+/// Memory for the driver's tables, up to the random page tables.
 const DRIVER: u64 = RAM + 0x10_0000;
-/// What is filled at a time: QEMU keeps as much for the next time.
+/// Bytes that are filled at a time: QEMU keeps a buffer of that size.
 const CHUNK: usize = 0x4_0000;
 /// `GBPA.Update`, with `ABORT` clear
 const BYPASS: u32 = 1 << 31;
 
-/// Registers that move, in the order in which they are compared.
+/// Registers that are migrated, in the order in which they are compared.
 const MOVING: [u64; 18] = [
     reg::CR0,
     reg::CR0ACK,
@@ -72,27 +71,27 @@ fn builder(stages: Stages) -> Builder {
     })
 }
 
-/// A whole life.
+/// Runs one guest.
 #[track_caller]
-pub fn live(seed: u64, steps: u64, report: &mut Report) {
+pub fn run(seed: u64, steps: u64, report: &mut Report) {
     let mut random = Random::new(seed);
     let stages = random.of(&[Stages::One, Stages::Two, Stages::Both]);
     let mut machine = builder(stages).start();
     let mut rest = steps;
     while rest > 0 {
         let part = rest.min(20 + below(&mut random, 100));
-        Station::new(&machine, stages, &mut random, report).stay(part);
+        Station::new(&machine, stages, &mut random, report).run(part);
         rest -= part;
         if rest > 0 {
-            machine = moved(machine, stages);
-            report.moves += 1;
+            machine = migrated_machine(machine, stages);
+            report.migrations += 1;
         }
     }
     let finished = machine.quit();
     assert!(finished.status.success(), "{finished}");
 }
 
-/// A file for the state of a machine.
+/// Returns a file for the state of a machine.
 struct State(PathBuf);
 
 impl State {
@@ -112,7 +111,7 @@ fn registers(machine: &Machine) -> Vec<u32> {
     MOVING.iter().map(|offset| smmu.read(*offset)).collect()
 }
 
-/// Waits for a migration to end well.
+/// Waits until a migration has completed.
 #[track_caller]
 fn migrated(machine: &Machine) {
     until("end of the migration", || {
@@ -125,9 +124,9 @@ fn migrated(machine: &Machine) {
     });
 }
 
-/// The machine in another QEMU.
+/// Migrates the machine to another QEMU.
 #[track_caller]
-fn moved(source: Machine, stages: Stages) -> Machine {
+fn migrated_machine(source: Machine, stages: Stages) -> Machine {
     let file = State(env::temp_dir().join(format!("hostile-{}", process::id())));
     source.qmp("stop", json!({}));
     let before = registers(&source);
@@ -138,12 +137,16 @@ fn moved(source: Machine, stages: Stages) -> Machine {
     let machine = builder(stages).args(["-incoming", "defer"]).start();
     machine.qmp("migrate-incoming", json!({ "uri": file.uri() }));
     migrated(&machine);
-    assert_eq!(registers(&machine), before, "registers of a moved machine");
+    assert_eq!(
+        registers(&machine),
+        before,
+        "registers of a migrated machine"
+    );
     machine.qmp("cont", json!({}));
     machine
 }
 
-/// A stay in one QEMU.
+/// The machine in one QEMU.
 struct Station<'a> {
     machine: &'a Machine,
     stages: Stages,
@@ -178,7 +181,7 @@ impl<'a> Station<'a> {
     }
 
     #[track_caller]
-    fn stay(&mut self, steps: u64) {
+    fn run(&mut self, steps: u64) {
         self.reset();
         self.settle();
         let before = Resources::of(self.machine);
@@ -195,7 +198,7 @@ impl<'a> Station<'a> {
     fn step(&mut self) {
         let machine = self.machine;
         match below(self.random, 16) {
-            0..=2 => generator::stir(machine, self.random),
+            0..=2 => generator::write_random_page(machine, self.random),
             3 | 4 => self.write_entries(),
             5..=7 => self.transact(),
             8 | 9 => self.command(),
@@ -211,7 +214,7 @@ impl<'a> Station<'a> {
         }
     }
 
-    /// QEMU answers in time.
+    /// Checks that QEMU answers in time.
     #[track_caller]
     fn check(&mut self) {
         let start = Instant::now();
@@ -221,7 +224,7 @@ impl<'a> Station<'a> {
         self.report.silence = self.report.silence.max(silence);
     }
 
-    /// Entries for both streams, wherever the Stream table is.
+    /// Writes STEs for both streams, wherever the Stream table is.
     #[track_caller]
     fn write_entries(&mut self) {
         let base = self.smmu.read64(reg::STRTAB_BASE) & 0x000f_ffff_ffff_ffc0;
@@ -235,8 +238,9 @@ impl<'a> Station<'a> {
         }
     }
 
-    /// Events are not recorded in flash memory. With each record there QEMU lays
-    /// out its memory anew, and tens of MiB wait for RCU: no leak would show.
+    /// Moves the Event queue out of flash memory, where each record makes QEMU
+    /// rebuild its memory map. The tens of MiB that wait for RCU then would
+    /// hide a leak.
     #[track_caller]
     fn leave_flash(&self) {
         const FLASH_END: u64 = 0x0800_0000;
@@ -257,7 +261,7 @@ impl<'a> Station<'a> {
                 let noise = self.random.next();
                 let inside = generator::iova(self.random);
                 let iova = self.random.of(&[inside, inside, inside, noise & !3]);
-                // what is outside of scratch memory is not to be written to
+                // memory outside of the scratch area must not be written
                 let access = if iova == inside {
                     self.random.of(&[Access::Read, Access::Write])
                 } else {
@@ -269,7 +273,7 @@ impl<'a> Station<'a> {
         }
     }
 
-    /// Commands in a queue that may be any, and may stand still.
+    /// Submits commands to a queue that may be misconfigured or stopped.
     #[track_caller]
     fn command(&mut self) {
         let count = 1 + below(self.random, 40);
@@ -296,8 +300,8 @@ impl<'a> Station<'a> {
         self.report.accesses += count;
     }
 
-    /// A random driver may have disabled everything, and what is disabled does
-    /// nothing.
+    /// Enables the SMMU and its queues, which random accesses may have
+    /// disabled.
     #[track_caller]
     fn enable(&mut self) {
         let smmu = &self.smmu;
@@ -321,8 +325,8 @@ impl<'a> Station<'a> {
         }
     }
 
-    /// A good driver takes over: translations are what its tables say, the last
-    /// ones after each invalidation, and nobody else's device gets through.
+    /// Resets the SMMU with a valid driver: translations follow its tables
+    /// after each invalidation, and the other device is aborted.
     #[track_caller]
     fn settle(&mut self) {
         disable(&self.smmu);
@@ -377,7 +381,7 @@ impl<'a> Station<'a> {
     }
 }
 
-/// Everything off, nothing translates.
+/// Clears CR0, so that nothing is translated.
 fn disable(smmu: &Smmu<'_>) {
     smmu.write(reg::CR0, 0);
     smmu.write(reg::IRQ_CTRL, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A host that fails, in all the ways that the simulated one can.
+//! Random failures of the simulated host.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -32,7 +32,7 @@ const ERRNOS: [&str; 20] = [
     "ETIMEDOUT",
 ];
 
-/// The calls that fail, more than once those that matter more.
+/// The calls that fail; the important ones are listed several times.
 const CALLS: [&str; 14] = [
     "HWPT_INVALIDATE",
     "HWPT_INVALIDATE",
@@ -50,20 +50,20 @@ const CALLS: [&str; 14] = [
     "GET_HW_INFO",
 ];
 
-/// How kernels report what is wrong with a command.
+/// Contracts by which kernels report an illegal command.
 pub const CONTRACTS: [&str; 3] = ["unvalidated", "validating", "block-start"];
 
-/// A line of the script that makes something fail.
+/// Returns a line of the script that injects a failure.
 pub fn failure(random: &mut Random) -> String {
     let call = random.of(&CALLS);
     let mut line = format!("fail {call}");
     match below(random, 8) {
         0 => {
-            // it only takes its time
+            // only a delay
             let (time, count) = (1 + below(random, 4), 1 + below(random, 10));
             return format!("{line} delay_ms={time} count={count}");
         }
-        // a system call that is always interrupted is no host's
+        // no host interrupts a system call every time
         1 => line += &format!(" errno=EINTR count={}", 1 + below(random, 3)),
         2 | 3 => {
             line += &format!(
@@ -92,7 +92,8 @@ pub fn failure(random: &mut Random) -> String {
     line
 }
 
-/// Lets the host report what may be events. Gives how many there were room for.
+/// Makes the host report random events, valid or not. Returns how many fit into
+/// the queue.
 #[track_caller]
 pub fn report_events(bench: &Bench, random: &mut Random) -> u64 {
     let Some(id) = bench.journal().id("veventq") else {
@@ -100,7 +101,7 @@ pub fn report_events(bench: &Bench, random: &mut Random) -> u64 {
     };
     let path = bench.file(&format!("veventq-iommufd0-{id}"));
     let socket = UnixDatagram::unbound().expect("a socket");
-    // the queue may be full, and nobody reads it while the guest has none
+    // the queue may be full: QEMU does not read it while EVENTQEN is clear
     socket.set_nonblocking(true).expect("a socket");
     let mut sent = 0;
     for _ in 0..1 + below(random, 6) {
@@ -123,7 +124,7 @@ pub fn report_events(bench: &Bench, random: &mut Random) -> u64 {
         if once_in(random, 6) {
             bytes.truncate(below(random, 41) as usize);
         }
-        // and what the kernel returns when there is no more
+        // and the empty read that ends the kernel's events
         let all = [&bytes[..], &[]];
         sent += u64::from(
             all.iter()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Invalidations, each of which is another one: those that the guest was told to
-//! be complete must have been executed by the host.
+//! A ledger of distinct invalidations: each that CONS passes must have been
+//! executed by the host.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -11,39 +11,41 @@ use smmuv3_qtest::{
     journal::Journal,
 };
 
-/// The ASID by which they are known.
+/// The ASID that marks these invalidations.
 const ASID: u16 = 0x5a5a;
-/// What is compared: the host puts its VMID into them.
+/// The bits that are compared: the host inserts its VMID.
 const WORD0: u64 = !(0xffff << 32);
 
-/// What the host makes of `CMD_TLBI_NSNH_ALL`: `CMD_TLBI_NH_ALL` of one VMID.
+/// Opcode that the host issues for `CMD_TLBI_NSNH_ALL`: `CMD_TLBI_NH_ALL` of
+/// one VMID.
 const EVERYTHING: u8 = 0x10;
 
-/// A command in the queue: its slot, and the page if it is one of these.
+/// A command in the queue: its slot, and the page of an invalidation of the
+/// ledger.
 #[derive(Clone, Copy)]
 struct Queued {
     pointer: u32,
     page: Option<u64>,
 }
 
-/// What has become of invalidations.
+/// The state of all invalidations.
 #[derive(Default)]
 pub struct Ledger {
     next: u64,
     queued: VecDeque<Queued>,
-    /// What the host has executed
+    /// Pages whose invalidation the host has executed
     issued: HashSet<u64>,
     /// No device was on stage 1 when these, and all before them, were in the queue
     excused: u64,
     /// Some of those were not executed: everything must be invalidated before a
-    /// device is on stage 1 again
+    /// device is attached to stage 1 again
     is_stale: bool,
-    /// Everything was invalidated after these, and all before them, had been made
+    /// Everything was invalidated after these, and all before them, were issued
     flushed: u64,
 }
 
 impl Ledger {
-    /// An invalidation that has not been used.
+    /// Returns an invalidation that has not been used.
     pub fn fresh(&mut self) -> Command {
         self.next += 1;
         command::tlbi_nh_va(ASID, self.next << 12)
@@ -54,7 +56,7 @@ impl Ledger {
         same.then_some(word1 >> 12)
     }
 
-    /// A command is in the slot that `pointer` names.
+    /// Records a command in the slot that `pointer` names.
     pub fn queued(&mut self, pointer: u32, command: Command) {
         self.queued.push_back(Queued {
             pointer,
@@ -62,18 +64,19 @@ impl Ledger {
         });
     }
 
-    /// How many commands are in the queue.
+    /// Returns the number of commands in the queue.
     pub fn waiting(&self) -> u32 {
         self.queued.len() as u32
     }
 
-    /// The queue is another one.
-    pub fn forget_queue(&mut self) {
+    /// Drops the commands of a queue that was replaced.
+    pub fn drop_queue(&mut self) {
         self.queued.clear();
     }
 
-    /// Looks at what the host has done, which needs it only if there `is_use`: a
-    /// device on stage 1, whose transactions use what is cached.
+    /// Records what the host has executed. It must execute invalidations only
+    /// if there `is_use`: a device on stage 1, whose transactions use the
+    /// host's caches.
     #[track_caller]
     pub fn observe(&mut self, journal: &Journal, is_use: bool) {
         for command in journal.issued("a").into_iter().flatten() {
@@ -92,8 +95,8 @@ impl Ledger {
         }
     }
 
-    /// The guest is told that everything before `cons` is consumed. Gives how
-    /// many invalidations that were, and how many of them the host has not
+    /// Records that CONS has reached `cons`. Returns the number of
+    /// invalidations that it passed, and of those that the host has not
     /// executed.
     pub fn consumed(&mut self, cons: u32) -> (u64, u64) {
         let (mut count, mut lost) = (0, 0);
@@ -113,8 +116,8 @@ impl Ledger {
         (count, lost)
     }
 
-    /// The first command is reported to be a bad one; the guest puts another
-    /// into its place.
+    /// Records that the guest has replaced the first command, which was
+    /// illegal.
     pub fn replaced(&mut self) {
         if let Some(first) = self.queued.front_mut() {
             first.page = None;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Guests of chance that mean harm, on a host that fails, one after the other
-//! for as long as asked: QEMU lives on and answers, no invalidation is lost,
-//! every device is where registers, tables and commands say, and at the end
-//! everything is as it was at the beginning.
+//! Randomized malicious guests with host fault injection. QEMU must not crash
+//! or hang, no invalidation may be lost, every device must be attached as
+//! registers, tables and commands select, and no file, host object or memory
+//! may leak.
 //!
-//! `SEED=N` repeats one guest, `TIME=N` is for how many seconds new ones come,
-//! `STEPS=N` how much each of them does.
+//! `SEED=N` repeats one guest, `TIME=N` is the number of seconds for new
+//! guests, `STEPS=N` the number of operations of each.
 
 mod assigned;
 mod emulated;
@@ -26,14 +26,14 @@ use std::{
 
 use report::Report;
 
-/// Guests that have been, for ever.
+/// Seeds of guests that run every time.
 const KNOWN: [u64; 4] = [1, 2, 3, 4];
-/// What each of them does, unless asked.
+/// Default number of operations of each guest.
 const STEPS: u64 = 150;
-/// How long new ones come, unless asked, in seconds.
+/// Default time for new guests, in seconds.
 const TIME: u64 = 4;
 
-/// The number in a variable.
+/// Returns the number in an environment variable.
 #[track_caller]
 fn variable(name: &str) -> Option<u64> {
     let value = env::var(name).ok().filter(|value| !value.is_empty())?;
@@ -42,16 +42,16 @@ fn variable(name: &str) -> Option<u64> {
     Some(number.unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
-/// Runs guests of a kind: `guest` is given a seed, the number of steps, and
-/// where to count.
+/// Runs guests of a kind: `guest` gets a seed, the number of steps, and the
+/// statistics.
 #[track_caller]
 fn run(kind: &str, guest: impl Fn(u64, u64, &mut Report)) {
     let mut report = Report::default();
     let steps = variable("STEPS").unwrap_or(STEPS);
     let mut one = |seed: u64| {
         println!("{kind}: SEED={seed:#x} STEPS={steps}");
-        let life = AssertUnwindSafe(|| guest(seed, steps, &mut report));
-        if let Err(panic) = catch_unwind(life) {
+        let one_guest = AssertUnwindSafe(|| guest(seed, steps, &mut report));
+        if let Err(panic) = catch_unwind(one_guest) {
             println!("{kind}, up to SEED={seed:#x} STEPS={steps}:\n{report}");
             resume_unwind(panic);
         }
@@ -66,7 +66,7 @@ fn run(kind: &str, guest: impl Fn(u64, u64, &mut Report)) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let mut fresh = since_1970.map_or(0, |since| since.as_nanos() as u64);
         while start.elapsed() < time {
-            // so that seeds of one run have nothing in common
+            // so that the seeds of one run are unrelated
             fresh = fresh.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
             one(fresh);
         }
@@ -76,10 +76,10 @@ fn run(kind: &str, guest: impl Fn(u64, u64, &mut Report)) {
 
 #[test]
 fn hostile_guest_with_assigned_devices_is_contained() {
-    run("assigned devices", assigned::live);
+    run("assigned devices", assigned::run);
 }
 
 #[test]
 fn hostile_guest_with_emulated_devices_is_contained() {
-    run("emulated devices", emulated::live);
+    run("emulated devices", emulated::run);
 }

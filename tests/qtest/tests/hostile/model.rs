@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Where devices have to be, by what the guest has said.
+//! A model of what each device is attached to, by the guest's configuration.
 
 use smmuv3_qtest::{assigned::ste, journal::On};
 
-/// Slots that devices are in.
+/// Number of slots with devices.
 pub const SLOTS: usize = 2;
 
-/// What the guest has said of one slot.
+/// The configuration of one slot.
 #[derive(Clone, Debug)]
 struct Slot {
     /// The device in it
     device: Option<String>,
-    /// Which entry is the slot's by the numbers of the buses
+    /// Index of the slot's STE, by the bus numbers
     entry: usize,
-    /// What was made of the entry then
+    /// The attachment that the STE selected when it was last read
     installed: On,
-    /// What may have been made of it since
+    /// Attachments that may have been made since
     since: Vec<On>,
-    /// The host has failed: the device may be on less
+    /// The host has failed: the device may be attached to less
     degraded: bool,
 }
 
-/// What the guest has said.
+/// The guest's configuration.
 #[derive(Debug)]
 pub struct Model {
     pub enabled: bool,
     pub gbpa_abort: bool,
     /// The host fails
     pub failing: bool,
-    /// Registers and tables are unknown
-    pub wild: bool,
+    /// Registers and tables are random
+    pub random_state: bool,
     /// Entries in memory
     pub table: [[u64; 2]; SLOTS],
     slots: [Slot; SLOTS],
@@ -44,7 +44,7 @@ impl Model {
             enabled: false,
             gbpa_abort: false,
             failing: false,
-            wild: false,
+            random_state: false,
             table: [ste::INVALID; SLOTS],
             slots: devices.map(|name| {
                 let entry = entry.next().unwrap_or_default();
@@ -59,8 +59,8 @@ impl Model {
         }
     }
 
-    /// What an entry makes of a device's stream.
-    fn meaning(entry: [u64; 2]) -> On {
+    /// Returns the attachment that an STE selects.
+    fn attachment(entry: [u64; 2]) -> On {
         match entry[0] & 0b1111 {
             0b1001 => On::Bypass,
             0b1011 => On::Nested(entry),
@@ -72,12 +72,12 @@ impl Model {
         self.slots[slot].device.as_deref()
     }
 
-    /// Which entry is that of a slot.
+    /// Returns the index of a slot's STE.
     pub fn entry(&self, slot: usize) -> usize {
         self.slots[slot].entry
     }
 
-    /// Where the device of a slot may be.
+    /// Returns what the device of a slot may be attached to.
     pub fn allowed(&self, slot: usize) -> Vec<On> {
         let Slot {
             entry,
@@ -96,76 +96,78 @@ impl Model {
         }
         let mut allowed = vec![wanted, On::Abort, On::Nothing];
         if self.enabled {
-            // it has been looked at anew, which is always permitted
-            allowed.push(Self::meaning(self.table[entry]));
+            // it may have been reattached, which is always permitted
+            allowed.push(Self::attachment(self.table[entry]));
             allowed.extend(since);
         }
         allowed
     }
 
-    fn look(&mut self, slot: usize) {
+    fn reattach(&mut self, slot: usize) {
         let slot = &mut self.slots[slot];
-        slot.installed = Self::meaning(self.table[slot.entry]);
+        slot.installed = Self::attachment(self.table[slot.entry]);
         slot.since.clear();
         slot.degraded = self.failing;
     }
 
-    /// A command names the stream of one entry. What was aborted for not completing
-    /// its invalidations stays so until it is named itself.
+    /// Handles a command for the stream of one STE. A quarantined stream stays
+    /// on abort until a command names it.
     pub fn configure(&mut self, entry: usize) {
-        self.look_where(|slot| slot.entry == entry);
+        self.reattach_where(|slot| slot.entry == entry);
     }
 
-    fn look_again_where(&mut self, applies: impl Fn(&Slot) -> bool) {
+    fn reattach_keeping_quarantine(&mut self, applies: impl Fn(&Slot) -> bool) {
         let degraded = self.slots.clone().map(|slot| slot.degraded);
-        self.look_where(applies);
+        self.reattach_where(applies);
         for (slot, was) in self.slots.iter_mut().zip(degraded) {
             slot.degraded |= was;
         }
     }
 
-    fn look_where(&mut self, applies: impl Fn(&Slot) -> bool) {
+    fn reattach_where(&mut self, applies: impl Fn(&Slot) -> bool) {
         for slot in 0..SLOTS {
             if self.enabled && applies(&self.slots[slot]) {
-                self.look(slot);
+                self.reattach(slot);
             }
         }
     }
 
-    /// A command names all streams.
+    /// Handles a command for all streams.
     pub fn configure_all(&mut self) {
-        self.look_where(|_| true);
+        self.reattach_where(|_| true);
     }
 
     pub fn enable(&mut self) {
         self.enabled = true;
-        self.look_again_where(|_| true);
+        self.reattach_keeping_quarantine(|_| true);
     }
 
-    /// The host has failed in a way that may show in any device.
+    /// Records a host failure that may affect any device.
     pub fn degrade(&mut self) {
         for slot in &mut self.slots {
             slot.degraded = true;
         }
     }
 
-    /// The buses swap their numbers: each device has the other's entry at once.
+    /// Swaps the bus numbers: each device is reattached by the other's STE at
+    /// once.
     pub fn swap(&mut self) {
         let [first, second] = &mut self.slots;
         std::mem::swap(&mut first.entry, &mut second.entry);
-        self.look_again_where(|_| true);
+        self.reattach_keeping_quarantine(|_| true);
     }
 
-    /// A device comes into a slot.
+    /// Plugs a device into a slot.
     pub fn plug(&mut self, slot: usize, name: &str) {
         self.slots[slot].device = Some(name.to_owned());
-        self.look(slot);
+        self.reattach(slot);
     }
 
-    /// A device has not come. The others may have made room for it.
+    /// Records a refused hot-plug, for which other devices may have been
+    /// reattached.
     pub fn refuse(&mut self) {
         for slot in &mut self.slots {
-            slot.since.push(Self::meaning(self.table[slot.entry]));
+            slot.since.push(Self::attachment(self.table[slot.entry]));
         }
     }
 
@@ -173,11 +175,11 @@ impl Model {
         self.slots[slot].device = None;
     }
 
-    /// Out of reset.
+    /// Resets the model.
     pub fn reset(&mut self) {
         self.enabled = false;
         self.gbpa_abort = false;
-        self.wild = false;
+        self.random_state = false;
         for (number, slot) in self.slots.iter_mut().enumerate() {
             slot.entry = number;
             slot.since.clear();

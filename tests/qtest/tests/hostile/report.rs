@@ -1,42 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What was done to devices, and how they took it.
+//! Statistics of a run.
 
 use std::{fmt, time::Duration};
 
-/// Counts of a run.
+/// The counts of a run.
 #[derive(Default)]
 pub struct Report {
     pub guests: u64,
     pub steps: u64,
-    /// Accesses to registers of no purpose
+    /// Random register accesses
     pub accesses: u64,
     pub commands: u64,
-    /// Invalidations that were looked for in the host, or in what devices do
+    /// Invalidations that were checked in the host, or by a device's DMA
     pub invalidations: u64,
-    /// Of these, those that were not there
+    /// Of these, those that were lost
     pub lost: u64,
     pub command_errors: u64,
     /// Calls of the host that failed
     pub failures: u64,
-    /// Files of the host that died
-    pub deaths: u64,
-    /// Events that the host reported, good and bad
+    /// Files of the host that were lost
+    pub lost_files: u64,
+    /// Events that the host reported, valid or not
     pub events: u64,
     pub transactions: u64,
     pub resets: u64,
     pub stops: u64,
     pub plugged: u64,
     pub unplugged: u64,
-    pub moves: u64,
-    /// How often every device was exactly where the guest had said
+    pub migrations: u64,
+    /// How often the attachment of every device was checked
     pub checks: u64,
-    /// Guests at whose end files, the host's objects and memory were counted
+    /// Guests after which files, host objects and memory were checked
     pub counted: u64,
-    /// By how much QEMU's memory grew at most, in KiB
+    /// Largest growth of QEMU's memory, in KiB
     pub growth: u64,
-    /// The longest time that QEMU took to answer
+    /// Longest time that QEMU took to answer
     pub silence: Duration,
 }
 
@@ -45,27 +45,27 @@ impl fmt::Display for Report {
         for (what, count) in [
             ("guests", self.guests),
             ("steps", self.steps),
-            ("accesses to registers at random", self.accesses),
+            ("random register accesses", self.accesses),
             ("commands consumed", self.commands),
             ("  that stopped the queue", self.command_errors),
-            ("invalidations followed", self.invalidations),
+            ("invalidations checked", self.invalidations),
             ("  lost", self.lost),
-            ("failures of the host", self.failures),
-            ("deaths of the host's files", self.deaths),
-            ("events of the host", self.events),
+            ("host errors", self.failures),
+            ("host files lost", self.lost_files),
+            ("host events", self.events),
             ("transactions of emulated devices", self.transactions),
             ("system resets", self.resets),
-            ("stops of the machine", self.stops),
+            ("machine stops", self.stops),
             ("devices plugged in", self.plugged),
             ("devices unplugged", self.unplugged),
-            ("machines moved", self.moves),
-            ("checks of where every device is", self.checks),
-            ("ends with nothing left behind", self.counted),
-            ("  most growth of memory (KiB)", self.growth),
+            ("migrations", self.migrations),
+            ("checks of every attachment", self.checks),
+            ("guests checked for leaks", self.counted),
+            ("  largest growth of memory (KiB)", self.growth),
         ] {
             writeln!(f, "  {what:<36} {count:>10}")?;
         }
         let silence = self.silence.as_secs_f64() * 1000.0;
-        writeln!(f, "  {:<36} {silence:>10.1}", "longest answer of QMP (ms)")
+        writeln!(f, "  {:<36} {silence:>10.1}", "longest QMP reply (ms)")
     }
 }

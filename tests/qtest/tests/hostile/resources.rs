@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a QEMU holds.
+//! Resources that a QEMU process holds.
 
 use std::{
     collections::BTreeMap,
@@ -13,29 +13,29 @@ use smmuv3_qtest::{sanitizer, Machine};
 
 use crate::report::Report;
 
-/// Has malloc return what is freed to the kernel at once, but for small pieces:
-/// else what waits for RCU at the worst moment is QEMU's for good.
+/// Makes malloc return freed memory to the kernel at once, except for small
+/// blocks. Otherwise memory that waits for RCU at a bad moment stays with the
+/// process for good.
 pub const RETURNING: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "1024");
 
-/// How much more memory QEMU may have at the end, in KiB. It is not what is in
-/// use that can be counted, but what malloc has for it, also for what waits for
-/// RCU at the worst moment. A guest of a soak test does thousands of things: what
-/// is lost with each shows all the same.
+/// Tolerated growth of QEMU's memory, in KiB. Only the memory that malloc holds
+/// can be counted, which includes memory that waits for RCU. A soak test does
+/// thousands of operations, so a leak in one of them is still visible.
 const TOLERANCE: u64 = 8 << 10;
-/// What QEMU itself loses with each `vfio-pci` that is plugged in and out, in KiB:
-/// 35, with whatever SMMU or none.
+/// KiB that QEMU itself leaks with each `vfio-pci` that is plugged in and out:
+/// 35, with any SMMU or none.
 const LOST_BY_PLUGGING: u64 = 40;
-/// How long RCU may take to have its turn, on a machine that has more to do.
+/// Time limit for an RCU grace period on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The guest's own memory, in KiB.
+/// Memory of the guest, in KiB.
 const GUEST: u64 = 128 << 10;
 
-/// What one QEMU holds at a moment.
+/// The resources of one QEMU process at a time.
 #[derive(Debug)]
 pub struct Resources {
-    /// What its descriptors stand for, and how many there are of each
+    /// The targets of its descriptors, with the number of descriptors of each
     files: BTreeMap<String, usize>,
-    /// Memory that is no file's and not the guest's, in KiB
+    /// Anonymous memory without the guest's, in KiB
     memory: u64,
 }
 
@@ -48,15 +48,16 @@ impl Resources {
             let target = entry.and_then(|entry| fs::read_link(entry.path()));
             let Ok(target) = target else { continue };
             let name = target.to_string_lossy().into_owned();
-            // each one that a test may plug in is there until it was
+            // a spare device's descriptor is open until the device is plugged
+            // in
             if !name.contains("simhost-device-") {
-                // sockets and the like have numbers
+                // sockets and similar files have numbers
                 let kind = name.split('[').next().unwrap_or_default().to_owned();
                 *files.entry(kind).or_default() += 1;
             }
         }
         let maps = fs::read_to_string(format!("{process}/smaps")).expect("its memory");
-        // AddressSanitizer keeps what is freed, to see who uses it
+        // AddressSanitizer keeps freed memory in quarantine
         let counts = sanitizer().is_none();
         Self {
             files,
@@ -64,8 +65,8 @@ impl Resources {
         }
     }
 
-    /// Nothing is left of what has come since, except for what QEMU itself loses
-    /// with so many devices `plugged` in and out.
+    /// Checks that nothing leaked since, except for what QEMU itself leaks with
+    /// so many devices `plugged` in and out.
     #[track_caller]
     pub fn return_to(&self, machine: &Machine, plugged: u64, report: &mut Report) {
         let tolerance = TOLERANCE + LOST_BY_PLUGGING * plugged;
@@ -88,7 +89,7 @@ impl Resources {
     }
 }
 
-/// KiB of anonymous memory but for the guest's.
+/// Returns the KiB of anonymous memory without the guest's.
 fn anonymous(maps: &str) -> u64 {
     let field = |line: &str, name: &str| {
         let value = line.strip_prefix(name)?.trim_start_matches([':', ' ']);

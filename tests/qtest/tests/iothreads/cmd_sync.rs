@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Events of another thread's accesses, and what a `CMD_SYNC` says of them
-//! (4.7.3).
+//! Events of accesses in an I/O thread, and what a `CMD_SYNC` guarantees for
+//! them (§4.7.3).
 
 use smmuv3_qtest::{
     command::SYNC,
@@ -16,18 +16,18 @@ const ROUNDS: u16 = 60;
 
 const ALL: [Stages; 3] = [Stages::One, Stages::Two, Stages::Both];
 
-/// Records so far.
+/// Returns the number of records so far.
 fn events(disk: &Disk<'_>) -> u32 {
     disk.smmu.read(reg::EVENTQ_PROD)
 }
 
-/// The driver has read all records.
+/// Acknowledges all records.
 fn acknowledge(disk: &Disk<'_>) {
     disk.smmu.write(reg::EVENTQ_CONS, events(disk));
 }
 
-/// The device has seen its access abort: the record of that is there when a
-/// `CMD_SYNC` completes.
+/// The device has seen its access abort, so the record must be in the Event
+/// queue when a `CMD_SYNC` completes.
 #[test]
 fn iothread_fault_is_recorded_before_sync_completes() {
     for stages in ALL {
@@ -48,8 +48,8 @@ fn iothread_fault_is_recorded_before_sync_completes() {
     }
 }
 
-/// QEMU asks when the disk's driver maps a page for a request, and again when it copies
-/// from the buffer that it used instead: two records, not one for every 4 bytes of it.
+/// QEMU translates when it maps a page for a request, and again when it copies
+/// from the bounce buffer: two records, not one for every 4 bytes.
 #[test]
 fn unmapped_page_of_request_is_two_records() {
     for stages in ALL {
@@ -85,7 +85,8 @@ fn no_event_of_invalidated_mapping_after_sync() {
         let machine = machine(stages);
         let mut disk = Disk::new(&machine, stages);
         for round in 0..ROUNDS {
-            // one of the last, so that the thread gets there about when it is mapped
+            // one of the last, so that the thread accesses it about when it is
+            // mapped
             let request = REQUESTS - 1 - round % 8;
             disk.unmap_data(request);
             disk.read();
@@ -100,12 +101,12 @@ fn no_event_of_invalidated_mapping_after_sync() {
     }
 }
 
-/// A request that does nothing but take some milliseconds.
+/// A qtest request that only takes some milliseconds.
 const WAIT: &str = "memset 0x44000000 0x1000000 0";
 
-/// Has the disk fault, then writes to registers before QEMU's main loop has had
-/// its turn: it would pass on what waits for it. The record must be there. The
-/// other thread may be late, but not always.
+/// Makes the disk fault, then writes to registers before QEMU's main loop runs,
+/// which would record pending events. The record must be in the queue; the I/O
+/// thread may be late, but not every time.
 #[track_caller]
 fn a_record_is_there_after(writes: impl Fn(&Disk<'_>) -> Vec<(u64, u32)>) {
     for stages in ALL {

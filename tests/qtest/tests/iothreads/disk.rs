@@ -18,31 +18,31 @@ use smmuv3_qtest::{
 /// `StreamID` of the disk.
 pub const SID: u32 = pci::sid(0, 6);
 
-/// Where the device sees its queue, headers and statuses of requests, and data.
-/// There is memory at these addresses too, for when nothing translates: a device
-/// that is told to do I/O with a device may wait for the lock that whoever waits
-/// for the device has.
+/// IOVAs of the queue, of headers and statuses of requests, and of data. There
+/// is RAM at these addresses too, for accesses that are not translated:
+/// otherwise the disk would access MMIO and could wait for the BQL while the
+/// main thread waits for the disk.
 const RING: u64 = FREE + (64 << 20);
 const HEADERS: u64 = RING + 0x1000;
 const DATA: u64 = RING + (8 << 20);
 
-/// And where these are.
+/// Guest physical addresses of these.
 const RING_AT: u64 = FREE;
 const HEADERS_AT: u64 = FREE + 0x1000;
 const STATUSES: u64 = 0x800;
 const DATA_AT: u64 = FREE + (16 << 20);
 
-/// How far from there other pages are.
+/// Distance of the other data pages.
 const ELSEWHERE: u64 = 8 << 20;
 
-/// Requests at a time: each has three descriptors.
+/// Concurrent requests: each has three descriptors.
 pub const REQUESTS: u16 = 16;
 /// Bytes of a request: several pages
 const BYTES: u32 = 1 << 16;
 
-/// What is in a page before the disk has been read.
+/// Content of a page before the disk is read.
 const FRESH: u8 = 0xa5;
-/// What is in a status before the disk has been read.
+/// Value of a status before the disk is read.
 const UNKNOWN: u8 = 0xff;
 
 /// The disk's thread and its contents.
@@ -54,7 +54,7 @@ pub const ARGUMENTS: [[&str; 2]; 2] = [
     ],
 ];
 
-/// The SMMU and the disk behind it.
+/// Adds the SMMU and the disk behind it.
 pub fn devices(stages: Stages) -> [String; 2] {
     [
         format!(
@@ -67,7 +67,7 @@ pub fn devices(stages: Stages) -> [String; 2] {
     ]
 }
 
-/// A machine whose disk is behind the SMMU.
+/// Returns a machine whose disk is behind the SMMU.
 pub fn machine(stages: Stages) -> Machine {
     let with_arguments = ARGUMENTS
         .into_iter()
@@ -78,9 +78,9 @@ pub fn machine(stages: Stages) -> Machine {
         .start()
 }
 
-/// Has the disk's thread run only while QEMU's main thread has nothing to do, and
-/// stand still wherever it is as soon as that has: both share a CPU, and the main
-/// thread goes first.
+/// Lets the disk's I/O thread run only while QEMU's main thread is idle, and
+/// preempts it at any point: both share a CPU, and the main thread has
+/// priority.
 #[track_caller]
 pub fn yield_to_the_main_thread(machine: &Machine) {
     let run = |program: &str, arguments: &[&str]| {
@@ -109,7 +109,7 @@ pub fn yield_to_the_main_thread(machine: &Machine) {
     run("chrt", &["--idle", "--pid", "0", &thread.to_string_lossy()]);
 }
 
-/// The disk, its queue, and the SMMU before it.
+/// The disk, its queue, and its SMMU.
 pub struct Disk<'a> {
     driver: Driver<'a>,
     queue: Queue<'a>,
@@ -125,7 +125,7 @@ impl<'a> Deref for Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    /// The disk of [`machine`], set up, with everything mapped.
+    /// Sets up the disk of [`machine`] with everything mapped.
     #[track_caller]
     pub fn new(machine: &'a Machine, stages: Stages) -> Self {
         let disk = Self {
@@ -142,27 +142,27 @@ impl<'a> Disk<'a> {
         disk
     }
 
-    /// Where the device sees the data of a request.
+    /// Returns the IOVA of the data of a request.
     pub fn data(request: u16) -> u64 {
         DATA + u64::from(BYTES) * u64::from(request)
     }
 
-    /// Where the descriptors of all data are: in one table.
+    /// Returns the address of the table that has the descriptors of all data.
     pub fn table_of_data(&self) -> u64 {
         self.input().pages(DATA)
     }
 
-    /// The descriptors of a table of data for pages that nobody looks at.
-    pub fn moved(descriptors: &[u8]) -> Vec<u8> {
-        let moved = |bytes: &[u8]| {
+    /// Returns the descriptors of a data table that maps unused pages.
+    pub fn remapped(descriptors: &[u8]) -> Vec<u8> {
+        let remap = |bytes: &[u8]| {
             let descriptor = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
             let is_valid = descriptor & 1 != 0;
             (descriptor + if is_valid { ELSEWHERE } else { 0 }).to_le_bytes()
         };
-        descriptors.chunks_exact(8).flat_map(moved).collect()
+        descriptors.chunks_exact(8).flat_map(remap).collect()
     }
 
-    /// How many pages of data are not as they were before the disk has been read.
+    /// Returns how many pages of data have changed since before the read.
     pub fn touched(&self) -> usize {
         let page = |number| format!("readb {:#x}", DATA_AT + 4096 * number as u64);
         let requests: Vec<String> = (0..Self::pages()).map(page).collect();
@@ -173,12 +173,12 @@ impl<'a> Disk<'a> {
             .count()
     }
 
-    /// How many pages of data there are.
+    /// Returns the number of pages of data.
     pub const fn pages() -> usize {
         REQUESTS as usize * BYTES as usize / 4096
     }
 
-    /// Has the tables of all data be at `table`.
+    /// Makes `table` the table of all data.
     #[track_caller]
     pub fn lead_data(&self, table: u64) {
         self.input().lead(DATA, table);
@@ -206,15 +206,15 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// Takes the first page of a request's data away, and waits until no one
-    /// uses it any more.
+    /// Unmaps the first page of a request's data and waits until no thread uses
+    /// it.
     #[track_caller]
     pub fn unmap_data(&self, request: u16) {
         self.input().unmap(Self::data(request));
         self.submit(&[self.invalidate(request)]);
     }
 
-    /// Puts it back.
+    /// Maps it again.
     #[track_caller]
     pub fn remap_data(&self, request: u16) {
         self.input().map(
@@ -225,14 +225,14 @@ impl<'a> Disk<'a> {
         self.submit(&[self.invalidate(request)]);
     }
 
-    /// Makes requests to read the disk available, and tells the device.
+    /// Makes requests to read the disk available and notifies the device.
     #[track_caller]
     pub fn read(&self) {
         self.make_available();
         self.driver.notify();
     }
 
-    /// Makes requests to read the disk available; the device does not know yet.
+    /// Makes requests to read the disk available without a notification.
     #[track_caller]
     pub fn make_available(&self) {
         let machine = self.machine;
@@ -257,17 +257,17 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// What tells it, as a request of the qtest protocol.
+    /// Returns the notification as a request of the qtest protocol.
     pub fn notify_request(&self) -> String {
         self.driver.notify_request()
     }
 
-    /// Whether all that was asked for has been done.
+    /// Returns whether all requests are complete.
     pub fn is_idle(&self) -> bool {
         self.queue.pending() == 0
     }
 
-    /// Waits until all is done, and finds the data of every request in its page.
+    /// Waits until all requests are complete and checks the data of each.
     #[track_caller]
     pub fn arrives(&self) {
         until("end of the requests", || self.is_idle().then_some(()));
@@ -282,14 +282,14 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// The first page of a request is as it was before it.
+    /// Checks that the first page of a request has not changed.
     #[track_caller]
     pub fn is_untouched(&self, request: u16) {
         let data = self.machine.read_memory(Self::data_at(request), 4096);
         assert!(data.iter().all(|byte| *byte == FRESH), "{request}: data");
     }
 
-    /// Waits until the device has done all, or cannot go on.
+    /// Waits until the device has completed all requests or needs a reset.
     #[track_caller]
     pub fn settles(&self) {
         until("end of the requests", || {
@@ -297,7 +297,7 @@ impl<'a> Disk<'a> {
         });
     }
 
-    /// Resets the device and begins anew.
+    /// Resets the device and sets it up again.
     #[track_caller]
     pub fn restart(&mut self) {
         self.driver.reset();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Bursts of invalidations while an I/O thread looks up what it needs. Nothing that
-//! they invalidate has changed, so no request fails, and no event is lost.
+//! Bursts of invalidations while an I/O thread translates. The mappings do not
+//! change, so no request may fail and no event may be recorded.
 //!
-//! `BURST=30000 cargo test --package smmuv3-qtest --test iothreads burst -- --nocapture`
-//! prints a table of 40 rounds with as many commands each.
+//! `BURST=30000 cargo test --package smmuv3-qtest --test iothreads burst --
+//! --nocapture` prints a table of 40 rounds of that many commands.
 
 use std::env;
 
@@ -18,30 +18,31 @@ use smmuv3_qtest::{
 
 use crate::disk::{machine, Disk, REQUESTS, SID};
 
-/// Commands of a burst that is not asked for otherwise, and its rounds.
+/// Default number of commands of a burst, and of rounds.
 const BURST: u32 = 3000;
 const ROUNDS: u32 = 3;
-/// Rounds of one that is.
+/// Rounds of a burst of `BURST` commands.
 const LONG_ROUNDS: u32 = 40;
 
-/// Commands for each doorbell; 64 are Linux's. The last is all at once.
+/// Commands for each doorbell: Linux has 64, the last is all at once.
 const PER_DOORBELL: [u32; 6] = [1, 8, 64, 257, 513, u32::MAX];
 
 /// log2 of the entries of the Command queue.
 const LOG2SIZE: u32 = 15;
-/// And where it is: above what [`Disk`] uses.
+/// Guest physical address of the Command queue, above the memory of [`Disk`].
 const QUEUE: u64 = RAM + (120 << 20);
 
-/// Of what a burst consists.
+/// The commands of a burst.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     /// Invalidations of another VMID and ASID
     Foreign,
-    /// Of the same VMID and another ASID, or of other addresses where there is none
+    /// Invalidations of the same VMID and another ASID, or of other addresses
+    /// where there is no ASID
     Neighbours,
-    /// Of what the disk uses
+    /// Invalidations of the disk's pages
     Own,
-    /// Of everything
+    /// Invalidations of everything
     All,
 }
 
@@ -69,14 +70,14 @@ impl Kind {
     }
 }
 
-/// What became of rounds.
+/// Results of the rounds.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     /// The disk needed a reset
     broken: u32,
     /// There was an event
     events: u32,
-    /// The Event queue said that it had overflowed
+    /// The Event queue has overflowed
     overflows: u32,
 }
 
@@ -98,7 +99,7 @@ fn round(disk: &mut Disk<'_>, burst: &[Command], per_doorbell: u32, outcome: &mu
         let prod = (start + done) % pointers;
         requests.push(format!("writel {doorbell:#x} {prod:#x}"));
     }
-    // not so many at once that answers have no room
+    // not more at once than the socket holds replies for
     for some in requests.chunks(256) {
         machine.requests(some);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Requests, and at the same time everything that a driver does to an SMMU.
+//! Requests that race with a driver's accesses to the SMMU.
 
 use std::{
     thread,
@@ -21,8 +21,8 @@ const ROUNDS: u32 = 60;
 
 const ALL: [Stages; 3] = [Stages::One, Stages::Two, Stages::Both];
 
-/// Invalidations that a guest may do at any time; they change nothing.
-fn harmless(stages: Stages) -> Vec<Command> {
+/// Returns invalidations that change no translation.
+fn no_op_invalidations(stages: Stages) -> Vec<Command> {
     let vmid = u64::from(VMID) << 32;
     let mut commands = vec![
         command::cfgi_ste(SID),
@@ -61,7 +61,7 @@ fn io_survives_concurrent_tlbi() {
     for stages in ALL {
         let machine = machine(stages);
         let disk = Disk::new(&machine, stages);
-        let commands = harmless(stages);
+        let commands = no_op_invalidations(stages);
         let (mut rounds, mut at_once) = (0, 0);
         while rounds < ROUNDS || at_once < ROUNDS {
             assert!(rounds < 50 * ROUNDS, "{at_once}: they hardly ever meet");
@@ -79,7 +79,7 @@ fn io_survives_concurrent_tlbi() {
     }
 }
 
-/// What has been invalidated, and waited for, is not used by any thread.
+/// After a TLBI and `CMD_SYNC` no thread uses the old translation.
 #[test]
 fn unmapped_page_is_not_written_after_sync() {
     for stages in ALL {
@@ -102,8 +102,8 @@ fn unmapped_page_is_not_written_after_sync() {
     }
 }
 
-/// Translation begins and ends in the middle of requests, streams abort, events
-/// are recorded from the other thread. Requests fail; nothing else does.
+/// SMMUEN and STEs change in the middle of requests, and the I/O thread records
+/// events. Requests fail; QEMU does not crash or hang.
 #[test]
 fn racy_guest_does_not_crash_qemu() {
     for stages in ALL {
@@ -136,12 +136,12 @@ fn racy_guest_does_not_crash_qemu() {
     }
 }
 
-/// How long the other thread works before it is interrupted, at most.
+/// Longest time that the I/O thread runs before it is preempted.
 const LONGEST: u64 = 400;
 
-/// All pages are taken away while the other thread looks them up, and stands still
-/// for that wherever it is. What it uses at that moment is lost to it, but it must
-/// not remember any of it when there are other pages in their places.
+/// All pages are unmapped while the I/O thread walks their tables and is
+/// preempted at a random point. It may use stale pages for the current access,
+/// but must not cache them once other pages are mapped there.
 #[test]
 fn walk_racing_tlbi_is_not_cached() {
     for stages in ALL {
@@ -151,7 +151,7 @@ fn walk_racing_tlbi_is_not_cached() {
         let mut random = Random::new(1);
         let table = disk.table_of_data();
         let descriptors = machine.read_memory(table, 4096);
-        let elsewhere = Disk::moved(&descriptors);
+        let elsewhere = Disk::remapped(&descriptors);
         let mut halfway = 0;
         for round in 0..4 * ROUNDS {
             disk.make_available();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Tables that are registers of devices. A thread without the Big QEMU Lock leaves
-//! those alone, or it could wait for who waits for it: to the guest that is an
-//! external abort, which the specification permits of any address.
+//! Tables in device memory. A walk without the BQL does not read it, because it
+//! could deadlock with the main thread; the guest sees an external abort, which
+//! the specification permits for any address.
 
 use smmuv3_qtest::{
     assigned::{self, Setup, IDENTITY, MAPPED},
@@ -16,14 +16,14 @@ use smmuv3_qtest::{
 
 use crate::disk::{devices, machine, Disk, ARGUMENTS};
 
-/// The machine's real-time clock, whose registers read as something.
+/// The machine's real-time clock, whose registers are not zero.
 const CLOCK: u64 = 0x0901_0000;
 
-/// `F_CD_FETCH` (7.3.10), `F_WALK_EABT` (7.3.12)
+/// `F_CD_FETCH` (§7.3.10), `F_WALK_EABT` (§7.3.12)
 const F_CD_FETCH: u64 = 0x09;
 const F_WALK_EABT: u64 = 0x0b;
 
-/// The number of the first event that a read of the disk leaves behind.
+/// Returns the number of the first event that a read of the disk records.
 #[track_caller]
 fn event_of_a_read(disk: &Disk<'_>) -> u64 {
     let before = disk.smmu.read(reg::EVENTQ_PROD);
@@ -55,8 +55,8 @@ fn cd_in_device_is_external_abort() {
     assert_eq!(event_of_a_read(&disk), F_CD_FETCH);
 }
 
-/// The BAR of an assigned device that QEMU has mapped is memory to QEMU's core, but
-/// reading it is still a device's affair.
+/// The mapped BAR of an assigned device is a RAM region for QEMU, but reading
+/// it still accesses the device.
 #[test]
 fn page_table_in_mapped_bar_is_external_abort() {
     const BAR: u64 = 0x2000_0000;
@@ -70,7 +70,7 @@ fn page_table_in_mapped_bar_is_external_abort() {
         let machine = bench.machine();
         bench.number_buses();
         let port = pci::VIRT.config(pci::sid(8, 1));
-        // the window to the bus behind it, and that it forwards what is in it
+        // the MMIO window of the bus behind it, and memory decoding
         let window = (BAR >> 16) as u32 & 0xfff0;
         machine.write32(port + 0x20, window | (window << 16));
         machine.write_sized(port + 4, 6, 2);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! An SMMU without accel has no way to tell a host what the guest maps: a device
-//! of the host is refused behind it, and never has the run of guest memory.
+//! An SMMU without accel cannot pass the guest's mappings to the host: an
+//! assigned device behind it is refused, so that it is never attached to guest
+//! memory as a whole.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -11,7 +12,7 @@ use crate::{
     journal::On,
 };
 
-/// What is said has all of these.
+/// Words of the error.
 const WORDS: [&str; 2] = ["MAP notifier", "not"];
 
 #[test]
@@ -41,7 +42,7 @@ fn hot_plug_of_assigned_without_accel_is_refused() {
     bench.expect_objects("nothing is left of it", &[]);
 }
 
-/// Elsewhere it is as ever: on guest memory as a whole.
+/// A device that is not behind the SMMU is attached to guest memory as a whole.
 #[test]
 fn assigned_device_elsewhere_is_accepted() {
     let mut setup = Setup::new("");

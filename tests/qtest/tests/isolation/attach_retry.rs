@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A host that refuses for a while: what the guest wants is kept and tried again, and
-//! until then the device is blocked.
+//! A host that refuses attachments for a while: the device retries them and
+//! stays blocked until one succeeds.
 
 use std::{thread, time::Duration};
 
@@ -35,31 +35,31 @@ fn until_on(bench: &Bench, name: &str, on: On) {
 fn attach_during_recovery_is_retried_by_the_timer() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("recover d0");
+    bench.script("recover d0");
     smmu.install(sid(1), ste::SECOND);
     bench.expect("while the host recovers it", &[("d0", On::Nothing)]);
     thread::sleep(A_WHILE);
     bench.expect("still", &[("d0", On::Nothing)]);
     bench.mark();
-    bench.say("recovered d0");
+    bench.script("recovered d0");
     until_on(&bench, "d0", On::Nested(ste::SECOND));
     let history = bench.journal().history("d0");
     assert!(!history.contains(&On::Nested(ste::FIRST)), "{history:?}");
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
 fn attach_during_recovery_is_retried_by_a_doorbell() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("recover d0");
+    bench.script("recover d0");
     smmu.install(sid(1), ste::SECOND);
-    // by now the timer waits for longer than the test takes
+    // by now the timer's delay is longer than the test
     thread::sleep(A_WHILE);
-    bench.say("recovered d0");
+    bench.script("recovered d0");
     smmu.commands(&[command::TLBI_NSNH_ALL]);
     bench.expect("at once", &[("d0", On::Nested(ste::SECOND))]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -67,10 +67,10 @@ fn revoked_stage1_is_not_restored_by_recovery() {
     for entry in [ste::INVALID, ste::ABORT] {
         let bench = Bench::with_one_device();
         let smmu = bench.translating(&[ste::FIRST]);
-        bench.say("recover d0");
+        bench.script("recover d0");
         smmu.install(sid(1), entry);
         bench.mark();
-        bench.say("recovered d0");
+        bench.script("recovered d0");
         smmu.commands(&[command::TLBI_NSNH_ALL]);
         thread::sleep(A_WHILE);
         smmu.commands(&[command::TLBI_NSNH_ALL]);
@@ -80,7 +80,7 @@ fn revoked_stage1_is_not_restored_by_recovery() {
             history.iter().all(|on| !revoked.contains(on)),
             "{history:?}"
         );
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -88,11 +88,11 @@ fn revoked_stage1_is_not_restored_by_recovery() {
 fn block_of_exposed_device_is_retried() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("fail ATTACH kind=abort errno=EIO count=3");
-    bench.say("fail DETACH errno=EIO count=3");
+    bench.script("fail ATTACH kind=abort errno=EIO count=3");
+    bench.script("fail DETACH errno=EIO count=3");
     smmu.install(sid(1), ste::ABORT);
     until_on(&bench, "d0", On::Abort);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -101,11 +101,11 @@ fn transient_attach_errors_are_retried() {
         for errno in ["EBUSY", "ENOMEM"] {
             let bench = Bench::with_one_device();
             let smmu = bench.smmu();
-            bench.say(&format!("fail {call} errno={errno} count=4"));
+            bench.script(&format!("fail {call} errno={errno} count=4"));
             smmu.enable(SMMUEN);
             smmu.install(sid(1), ste::FIRST);
             until_on(&bench, "d0", On::Nested(ste::FIRST));
-            bench.finish_after_complaints();
+            bench.finish_with_errors();
         }
     }
 }
@@ -118,7 +118,7 @@ fn interrupted_attach_is_retried_at_once() {
             let smmu = bench.smmu();
             smmu.enable(SMMUEN);
             smmu.write_ste(sid(1), ste::FIRST);
-            bench.say(&format!("fail {call} errno={errno} count=3"));
+            bench.script(&format!("fail {call} errno={errno} count=3"));
             smmu.commands(&[command::cfgi_ste(sid(1))]);
             bench.expect(call, &[("d0", On::Nested(ste::FIRST))]);
             bench.finish();
@@ -133,7 +133,7 @@ fn permanent_attach_error_waits_for_guest() {
         let smmu = bench.smmu();
         smmu.enable(SMMUEN);
         smmu.install(sid(1), ste::ABORT);
-        bench.say(&format!("fail {call} errno=EINVAL count=2"));
+        bench.script(&format!("fail {call} errno=EINVAL count=2"));
         smmu.install(sid(1), ste::FIRST);
         let before = bench.journal().device("d0").map(|device| device.on);
         thread::sleep(A_WHILE);
@@ -141,14 +141,14 @@ fn permanent_attach_error_waits_for_guest() {
             bench.expect(call, &[("d0", On::Abort)]);
             assert_eq!(before, Some(On::Abort));
         }
-        bench.say("clear");
+        bench.script("clear");
         smmu.install(sid(1), ste::FIRST);
         bench.expect("the host can again", &[("d0", On::Nested(ste::FIRST))]);
         bench.end();
     }
 }
 
-/// Some devices do not survive an abort.
+/// Some devices fail for good after an aborted transaction.
 #[test]
 fn stage1_change_is_one_attach() {
     let bench = Bench::with_one_device();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Devices that come and go while another one is in use.
+//! Hot-plug and hot-unplug while another device is in use.
 
 use std::os::fd::RawFd;
 
@@ -12,24 +12,25 @@ use smmuv3_qtest::{
 
 use crate::{
     bench::{sid, ste, Bench, Ecam, Guest, Setup, EXPLICIT},
-    events::{listening, wait_prod, Faults},
+    events::{wait_prod, with_eventq, Faults},
     journal::On,
 };
 
-/// "d0" in slot 1, slot 2, and devices that come into it one after the other.
-fn with_visitors() -> (Bench, Vec<(String, RawFd)>) {
+/// Returns a machine with "d0" in slot 1, and devices to plug into slot 2 one
+/// after the other.
+fn with_spares() -> (Bench, Vec<(String, RawFd)>) {
     let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
-    let visitors = (1..=4)
+    let spares = (1..=4)
         .map(|number| {
             let name = format!("d{number}");
             let fd = setup.spare(&name, "a");
             (name, fd)
         })
         .collect();
-    (setup.start(), visitors)
+    (setup.start(), spares)
 }
 
-/// Commands each of which is another one.
+/// Distinct commands.
 struct Invalidations(u64);
 
 impl Invalidations {
@@ -45,20 +46,20 @@ impl Invalidations {
 
 #[test]
 fn hot_plug_during_invalidations_of_other_device() {
-    let (bench, visitors) = with_visitors();
+    let (bench, spares) = with_spares();
     let smmu = bench.translating(&[ste::FIRST]);
     smmu.write_ste(sid(2), ste::SECOND);
     bench.mark();
     let mut invalidations = Invalidations(0);
     let mut asked = Vec::new();
     let mut leave = |count| {
-        // more than a batch, and no CMD_SYNC: some of it stays in the queue
+        // more than a batch, and no CMD_SYNC: some commands stay in the queue
         let commands = invalidations.next(count);
         smmu.push(&commands);
         smmu.ring();
         asked.extend(commands);
     };
-    for (name, fd) in &visitors {
+    for (name, fd) in &spares {
         leave(100);
         bench.plug(name, *fd, 2).expect("plugged");
         bench.expect("plugged", &[(name, On::Nested(ste::SECOND))]);
@@ -78,7 +79,7 @@ fn hot_plug_during_invalidations_of_other_device() {
         .issued("a")
         .concat()
         .into_iter()
-        // the host puts its VMID into them
+        // the host inserts its VMID
         .map(|[word0, word1]| [word0 & !(0xffff << 32), word1])
         .collect();
     assert!(issued == asked, "each once, in order");
@@ -89,8 +90,8 @@ fn hot_plug_during_invalidations_of_other_device() {
 
 #[test]
 fn hot_plug_during_faults_of_other_device() {
-    let (bench, visitors) = with_visitors();
-    let smmu = listening(&bench);
+    let (bench, spares) = with_spares();
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     let mut expected = 0;
     let mut fault = || {
@@ -100,7 +101,7 @@ fn hot_plug_during_faults_of_other_device() {
         wait_prod(&smmu, expected % 8);
         smmu.write(reg::EVENTQ_CONS, expected % 8);
     };
-    for (name, fd) in &visitors {
+    for (name, fd) in &spares {
         fault();
         bench.plug(name, *fd, 2).expect("plugged");
         fault();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Tables and queues where no guest should have them: QEMU lives on, and no
-//! device gets more than before.
+//! Tables and queues in device memory: QEMU does not crash or hang, and no
+//! device is attached to more than before.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -17,10 +17,10 @@ use crate::{
     journal::On,
 };
 
-/// Interrupt controller, UART, firmware configuration, virtio: as `virt` has them.
+/// Interrupt controller, UART, firmware configuration and virtio of `virt`.
 const DEVICES: [u64; 4] = [0x0800_0000, 0x0900_0000, 0x0902_0000, 0x0a00_0000];
 
-/// Guest physical addresses that are no memory.
+/// Returns guest physical addresses of devices.
 fn places(bench: &Bench, smmu: u64) -> Vec<u64> {
     let ecam = Ecam::of(bench.machine()).base();
     [
@@ -69,8 +69,8 @@ fn cmdq_in_device_is_cmdq_error() {
     bench.end();
 }
 
-/// A guest that has an event unplug the device that it comes from: the Event
-/// queue lies over the Slot Control register of the device's own root port.
+/// The Event queue lies over the Slot Control register of the device's root
+/// port, so that recording an event of the device unplugs it.
 #[test]
 fn eventq_write_may_unplug_last_device() {
     let bench = Bench::with_one_device();

@@ -35,12 +35,12 @@ const OVERFLOW: u32 = 1 << 31;
 /// `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`
 const LOST: u32 = 1;
 
-/// An `F_TRANSLATION` (7.3.12) of a page.
+/// Returns an `F_TRANSLATION` (§7.3.12) of a page.
 const fn fault(page: u64) -> [u64; 4] {
     [0x10 | ((sid(1) as u64) << 32), 0, page << 12, 0]
 }
 
-/// The test as the host's SMMU.
+/// The test in the role of the host's SMMU.
 pub struct Faults {
     socket: UnixDatagram,
     sequence: u32,
@@ -55,7 +55,7 @@ impl Faults {
         }
     }
 
-    /// Lets one read bring these entries: flags, sequence number, record.
+    /// Makes one read return these entries: flags, sequence number, record.
     #[track_caller]
     fn send_together(&self, bench: &Bench, entries: &[(u32, u32, Vec<u64>)]) {
         self.send_to(&Self::path(bench), entries);
@@ -84,7 +84,7 @@ impl Faults {
         self.send_together(bench, &[(flags, sequence, record.to_vec())]);
     }
 
-    /// Wakes QEMU for a read that brings nothing, and after which the file is no
+    /// Wakes QEMU for a read that returns nothing, after which the file is no
     /// longer readable.
     #[track_caller]
     fn wake_for_nothing(&self, bench: &Bench) {
@@ -104,9 +104,9 @@ impl Faults {
     }
 }
 
-/// A device on stage 1, and an Event queue.
+/// Attaches a device to stage 1 and enables the Event queue.
 #[track_caller]
-pub fn listening(bench: &Bench) -> Smmu<'_> {
+pub fn with_eventq(bench: &Bench) -> Smmu<'_> {
     let smmu = bench.smmu();
     open_queue(&smmu, QUEUE);
     smmu.enable(SMMUEN);
@@ -131,7 +131,7 @@ pub fn wait_prod(smmu: &Smmu<'_>, value: u32) {
     });
 }
 
-/// Address field of the record in a slot.
+/// Returns the page of the record in a slot.
 #[track_caller]
 fn page(smmu: &Smmu<'_>, slot: u64) -> u64 {
     let at = QUEUE + 32 * slot;
@@ -142,7 +142,7 @@ fn page(smmu: &Smmu<'_>, slot: u64) -> u64 {
 #[test]
 fn host_faults_are_recorded_with_guest_stream_id() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     for number in 1..=3 {
         faults.report(&bench, number);
@@ -156,13 +156,14 @@ fn host_faults_are_recorded_with_guest_stream_id() {
     bench.finish();
 }
 
-/// The host's event comes while QEMU is busy with an older command, so before it
-/// can have polled for it: it is not to come after the `CMD_SYNC` (4.7.3).
+/// The host reports the event while QEMU executes a preceding command, before
+/// QEMU has polled the vEVENTQ. The record must not come after the `CMD_SYNC`
+/// (§4.7.3).
 #[test]
 fn host_fault_is_recorded_before_sync_completes() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
-    bench.say("fail HWPT_INVALIDATE delay_ms=400");
+    let smmu = with_eventq(&bench);
+    bench.script("fail HWPT_INVALIDATE delay_ms=400");
     for round in 1..=3 {
         let path = Faults::path(&bench);
         let prod = smmu.prod();
@@ -189,7 +190,7 @@ fn host_fault_is_recorded_before_sync_completes() {
 #[test]
 fn host_fault_raises_irq_on_empty_eventq() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     smmu.intercept_irqs();
     smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN);
     let mut faults = Faults::new();
@@ -206,7 +207,7 @@ fn host_fault_raises_irq_on_empty_eventq() {
 #[test]
 fn full_eventq_overflows_and_resumes_with_room() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     for number in 1..=6 {
         faults.report(&bench, number);
@@ -229,13 +230,13 @@ fn full_eventq_overflows_and_resumes_with_room() {
 #[test]
 fn lost_host_events_toggle_ovflg() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     faults.report(&bench, 1);
     faults.lose(&bench);
     wait_prod(&smmu, OVERFLOW | 1);
     smmu.write(reg::EVENTQ_CONS, OVERFLOW | 1);
-    // a gap in the numbers: others were lost without a word
+    // a gap in the sequence numbers: the host has lost events without a report
     faults.sequence += 5;
     faults.report(&bench, 2);
     faults.sequence += 5;
@@ -248,7 +249,7 @@ fn lost_host_events_toggle_ovflg() {
 #[test]
 fn veventq_sequence_wrap_is_no_loss() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     faults.sequence = i32::MAX as u32;
     faults.report(&bench, 1);
@@ -261,7 +262,7 @@ fn veventq_sequence_wrap_is_no_loss() {
 #[test]
 fn host_fault_to_eventq_outside_ram_is_gerror() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     smmu.disable(EVENTQEN);
     open_queue(&smmu, NOWHERE);
     Faults::new().report(&bench, 1);
@@ -271,7 +272,7 @@ fn host_fault_to_eventq_outside_ram_is_gerror() {
     bench.finish();
 }
 
-/// How many event queues the host has.
+/// Returns how many event queues the host has.
 fn queues(bench: &Bench) -> usize {
     bench
         .journal()
@@ -284,8 +285,8 @@ fn queues(bench: &Bench) -> usize {
 #[test]
 fn veventq_exists_while_eventqen() {
     let bench = Bench::with_one_device();
-    assert_eq!(queues(&bench), 0, "nobody listens");
-    let smmu = listening(&bench);
+    assert_eq!(queues(&bench), 0, "EVENTQEN=0");
+    let smmu = with_eventq(&bench);
     assert_eq!(queues(&bench), 1);
     for _ in 0..3 {
         smmu.disable(EVENTQEN);
@@ -295,7 +296,7 @@ fn veventq_exists_while_eventqen() {
     }
     bench.machine().system_reset();
     assert_eq!(queues(&bench), 0, "reset");
-    listening(&bench);
+    with_eventq(&bench);
     assert_eq!(queues(&bench), 1, "the next boot");
     let mut faults = Faults::new();
     faults.report(&bench, 3);
@@ -309,14 +310,14 @@ fn veventq_exists_while_eventqen() {
 #[test]
 fn eventqen_clear_discards_host_events() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
-    // the host has an event that QEMU has not got yet
-    bench.say("fail VEVENTQ_READ errno=EAGAIN");
+    let smmu = with_eventq(&bench);
+    // the host has an event that QEMU has not read yet
+    bench.script("fail VEVENTQ_READ errno=EAGAIN");
     Faults::new().report(&bench, 1);
     smmu.disable(EVENTQEN);
-    bench.say("clear");
+    bench.script("clear");
     smmu.enable(EVENTQEN);
-    // a queue of its own, which begins to count anew
+    // a new queue, which starts to count at 0
     Faults::new().report(&bench, 2);
     wait_prod(&smmu, 1);
     assert_eq!(page(&smmu, 0), 2);
@@ -326,15 +327,15 @@ fn eventqen_clear_discards_host_events() {
 #[test]
 fn busy_veventq_is_destroyed_before_next() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
-    bench.say("fail DESTROY errno=EBUSY count=1");
+    let smmu = with_eventq(&bench);
+    bench.script("fail DESTROY errno=EBUSY count=1");
     smmu.disable(EVENTQEN);
     assert_eq!(queues(&bench), 1, "it is busy");
     smmu.enable(EVENTQEN);
     assert_eq!(queues(&bench), 1, "another one");
     Faults::new().report(&bench, 1);
     wait_prod(&smmu, 1);
-    bench.say("fail DESTROY errno=EBUSY count=1");
+    bench.script("fail DESTROY errno=EBUSY count=1");
     smmu.disable(EVENTQEN);
     bench.unplug("d0", 1);
     bench.expect_objects("the last device is gone", &[]);
@@ -345,8 +346,8 @@ fn busy_veventq_is_destroyed_before_next() {
 fn interrupted_veventq_read_is_retried() {
     for errno in ["EINTR", "EAGAIN", "ENOMEM"] {
         let bench = Bench::with_one_device();
-        let smmu = listening(&bench);
-        bench.say(&format!("fail VEVENTQ_READ errno={errno} count=3"));
+        let smmu = with_eventq(&bench);
+        bench.script(&format!("fail VEVENTQ_READ errno={errno} count=3"));
         let mut faults = Faults::new();
         faults.report(&bench, 1);
         faults.report(&bench, 2);
@@ -359,8 +360,8 @@ fn interrupted_veventq_read_is_retried() {
 #[test]
 fn unreadable_veventq_is_closed_until_eventqen() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
-    bench.say("fail VEVENTQ_READ errno=EIO count=1");
+    let smmu = with_eventq(&bench);
+    bench.script("fail VEVENTQ_READ errno=EIO count=1");
     Faults::new().report(&bench, 1);
     until("the end of the queue", || {
         (queues(&bench) == 0).then_some(())
@@ -372,18 +373,18 @@ fn unreadable_veventq_is_closed_until_eventqen() {
     wait_prod(&smmu, 1);
     assert_eq!(page(&smmu, 0), 2);
     let finished = bench.end();
-    assert_eq!(finished.complaints().len(), 1, "{finished}");
+    assert_eq!(finished.error_lines().len(), 1, "{finished}");
 }
 
 #[test]
 fn always_ready_empty_veventq_does_not_spin_qemu() {
-    // an error that is no error, and the end of a file
+    // an errno of 0, and the end of file
     for errno in [Some("EAGAIN"), None] {
         let bench = Bench::with_one_device();
-        let smmu = listening(&bench);
+        let smmu = with_eventq(&bench);
         match errno {
-            Some(errno) => bench.say(&format!("fail VEVENTQ_READ errno={errno}")),
-            None => bench.say("fail VEVENTQ_EMPTY"),
+            Some(errno) => bench.script(&format!("fail VEVENTQ_READ errno={errno}")),
+            None => bench.script("fail VEVENTQ_EMPTY"),
         }
         Faults::new().report(&bench, 1);
         until("the end of the queue", || {
@@ -391,16 +392,16 @@ fn always_ready_empty_veventq_does_not_spin_qemu() {
         });
         assert_eq!(smmu.read(reg::EVENTQ_PROD), 0);
         let finished = bench.end();
-        assert_eq!(finished.complaints().len(), 1, "{finished}");
+        assert_eq!(finished.error_lines().len(), 1, "{finished}");
     }
 }
 
-/// What a `CMD_SYNC` has read already, before the main loop comes to it, is no fault of
-/// the kernel's, however often that happens.
+/// A `CMD_SYNC` drains the vEVENTQ before the main loop runs, so that its read
+/// returns nothing. This is not a kernel error, however often it happens.
 #[test]
 fn wakeups_of_drained_veventq_keep_it_open() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     for _ in 0..1500 {
         faults.wake_for_nothing(&bench);
@@ -416,7 +417,7 @@ fn wakeups_of_drained_veventq_keep_it_open() {
 #[test]
 fn every_event_of_one_read_is_recorded() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let faults = Faults::new();
     let event = |sequence, page| (0, sequence, fault(page).to_vec());
     // a loss in the middle, after which any number may follow
@@ -432,7 +433,7 @@ fn every_event_of_one_read_is_recorded() {
 #[test]
 fn truncated_host_event_is_dropped() {
     let bench = Bench::with_one_device();
-    let smmu = listening(&bench);
+    let smmu = with_eventq(&bench);
     let mut faults = Faults::new();
     faults.send_together(&bench, &[(0, 0, fault(1)[..3].to_vec())]);
     faults.sequence = 1;
@@ -462,13 +463,13 @@ fn first_device_plugged_with_eventqen_gets_veventq() {
 #[test]
 fn host_without_veventq_does_not_stop_guest() {
     let bench = Bench::with_one_device();
-    bench.say("fail VEVENTQ_ALLOC errno=EOPNOTSUPP");
-    let smmu = listening(&bench);
+    bench.script("fail VEVENTQ_ALLOC errno=EOPNOTSUPP");
+    let smmu = with_eventq(&bench);
     for _ in 0..10 {
         smmu.disable(EVENTQEN);
         smmu.enable(EVENTQEN);
     }
     bench.expect("as ever", &[("d0", On::Nested(ste::stage1(0x4100_0000)))]);
     let finished = bench.end();
-    assert_eq!(finished.complaints().len(), 1, "{finished}");
+    assert_eq!(finished.error_lines().len(), 1, "{finished}");
 }

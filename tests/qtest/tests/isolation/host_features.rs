@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Hosts that lack what the guest is promised, and hosts that `auto` asks.
+//! Hosts that lack features of the guest's SMMU, and properties set to `auto`.
 
 use smmuv3_qtest::{fw_cfg::acpi_table, qemu, qemu_c, smmu::reg};
 
@@ -10,13 +10,13 @@ use crate::{
     journal::On,
 };
 
-// The registers of a host that has everything, see tests/simhost.
+// Registers of a host with every feature, see tests/simhost.
 const IDR0: u32 = 0x0d4c_143b;
 const IDR1: u32 = (19 << 21) | (19 << 16) | (20 << 6) | 32;
 const IDR3: u32 = (1 << 2) | (1 << 10) | (2 << 11);
 const IDR5: u32 = 0b101 | (0b111 << 4);
 
-/// The extended capability of a function with PASIDs.
+/// The PASID extended capability.
 const PASID: u32 = 0x1b;
 
 #[test]
@@ -45,15 +45,15 @@ fn host_lacking_shown_feature_is_refused() {
         eprintln!("a host that lacks {field}");
         let line = format!("smmu a idr{register}={value:#x}");
         let refusal = Setup::on_host(&line, properties).assign("d0", 1).refuse();
-        let complaint = refusal.refusal();
-        assert!(complaint.contains(field), "{field}: {complaint}");
+        let error = refusal.refusal();
+        assert!(error.contains(field), "{field}: {error}");
     }
 }
 
 #[test]
 fn host_forcing_stalls_is_refused() {
-    // a guest that is told that nothing stalls leaves CD.S clear, which is
-    // ILLEGAL there (6.3.1)
+    // a guest whose SMMU never stalls leaves CD.S clear, which is ILLEGAL on
+    // this host (§6.3.1)
     let line = format!("smmu a idr0={:#x}", IDR0 & !(0b11 << 24) | (0b10 << 24));
     let refusal = Setup::on_host(&line, EXPLICIT).assign("d0", 1).refuse();
     assert!(refusal.refusal().contains("IDR0.STALL_MODEL"));
@@ -123,7 +123,7 @@ fn features_without_property_follow_host() {
     }
 }
 
-/// A guest that may have set CD.HAD0 is not given a host that ignores it (§5.4).
+/// A guest that may set CD.HAD0 must not run on a host that ignores it (§5.4).
 #[test]
 fn host_without_shown_had_is_refused() {
     let lines = format!("smmu a\nsmmu b idr3={:#x}", IDR3 & !(1 << 2));
@@ -188,7 +188,7 @@ fn auto_properties_match_c_device() {
             "accel=on,ats=off,oas=44",
             "accel=on,ssidsize=3",
         ] {
-            let told = [qemu(), qemu_c()].map(|binary| {
+            let values = [qemu(), qemu_c()].map(|binary| {
                 let started = Setup::of(&binary, &line)
                     .smmu(properties)
                     .assign("d0", 1)
@@ -202,7 +202,7 @@ fn auto_properties_match_c_device() {
                     (registers, pasid, acpi_table(bench.machine(), "IORT"))
                 })
             });
-            let [rust, c] = told.map(Result::ok);
+            let [rust, c] = values.map(Result::ok);
             assert_eq!(rust, c, "{properties} on {line}");
         }
     }
@@ -223,7 +223,7 @@ fn ssidsize_exposes_pasid_capability() {
     }
 }
 
-/// Fields that `auto` takes from the first host, and a host that has less.
+/// Fields that `auto` takes from the first host, and a host with less.
 const LESS: [(&str, &str); 4] = [
     ("IDR0.ATS", "idr0=0x0d4c103b"),
     ("IDR1.SSIDSIZE", "idr1=0x27304e0"),
@@ -235,7 +235,7 @@ const LESS: [(&str, &str); 4] = [
 fn second_host_must_match_auto_properties() {
     for (field, line) in LESS {
         let lines = format!("smmu a\nsmmu b {line}");
-        // plugged in later, and there from the start
+        // hot-plugged, and present from the start
         let host = || {
             let mut setup = Setup::on_host(&lines, "accel=on").assign("d0", 1).slot(2);
             let fd = setup.spare("d1", "b");
@@ -268,7 +268,11 @@ fn auto_properties_are_fixed_by_first_host() {
         let before = registers();
         bench.unplug("d0", 1);
         bench.plug("d1", fd, 1).expect("it has more");
-        assert_eq!(registers(), before, "what a guest has seen stays");
+        assert_eq!(
+            registers(),
+            before,
+            "registers stay as the guest has read them"
+        );
         bench.expect("another host SMMU", &[("d1", On::Bypass)]);
         bench.machine().system_reset();
         assert_eq!(registers(), before, "after reset too");

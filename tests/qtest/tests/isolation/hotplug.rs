@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Devices that come and go: what a new one is on, and what is left of an old one.
+//! Hot-plug and hot-unplug: what a new device is attached to, and the objects
+//! that an old one leaves.
 
 use serde_json::json;
 use smmuv3_qtest::{command, smmu::SMMUEN};
@@ -11,7 +12,7 @@ use crate::{
     journal::On,
 };
 
-/// What a vIOMMU and `n` devices on stage 1 take in the host.
+/// Returns the host objects of a vIOMMU and `n` devices on stage 1.
 fn viommu_and_nested(n: usize) -> Vec<(&'static str, usize)> {
     [&VIOMMU[..], &[("nested", n), ("vdevice", n)]].concat()
 }
@@ -33,26 +34,26 @@ fn cold_plugged_devices_share_one_viommu() {
     bench.finish();
 }
 
-/// A started machine, and the descriptor of a device `name` that is to come.
+/// Returns a started machine, and the descriptor of a device `name` to plug in.
 #[track_caller]
 fn with_spare(name: &str, mut setup: Setup) -> (Bench, i32) {
     let fd = setup.spare(name, "a");
     (setup.start(), fd)
 }
 
-/// "d0" in slot 1, slot 2 for "d1".
+/// Returns a machine with "d0" in slot 1, and slot 2 free for "d1".
 #[track_caller]
 fn with_a_free_slot() -> (Bench, i32) {
     with_spare("d1", Setup::new(EXPLICIT).assign("d0", 1).slot(2))
 }
 
-/// Slot 1 for "d0".
+/// Returns a machine with slot 1 free for "d0".
 #[track_caller]
 fn with_only_a_free_slot() -> (Bench, i32) {
     with_spare("d0", Setup::new(EXPLICIT).slot(1))
 }
 
-/// "d0" in slot 1, and "d1" to come after it there.
+/// Returns a machine with "d0" in slot 1, and "d1" to replace it there.
 #[track_caller]
 fn with_a_successor() -> (Bench, i32) {
     with_spare("d1", Setup::new(EXPLICIT).assign("d0", 1))
@@ -215,9 +216,9 @@ fn two_iommufds_behind_one_smmu_are_refused() {
 fn quarantined_device_can_be_replaced() {
     let (bench, fd) = with_a_successor();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT");
     smmu.fails(command::atc_inv_all(sid(1)));
-    bench.say("clear");
+    bench.script("clear");
     bench.expect("quarantine", &[("d0", On::Abort)]);
     bench.unplug("d0", 1);
     bench.expect_objects("nothing is left", &[]);
@@ -251,8 +252,8 @@ fn failed_realize_frees_device_objects() {
     bench.finish();
 }
 
-/// Where a device's requests carry its bridge's `StreamID`, the host cannot be told which
-/// device that is.
+/// Requests behind a conventional bridge carry the bridge's `StreamID`, so no
+/// vDEVICE can be bound for the device.
 #[test]
 fn assigned_device_behind_conventional_bridge_is_refused() {
     for (bridge, bus) in [

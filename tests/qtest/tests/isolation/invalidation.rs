@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Invalidations on their way to the host: batches, and hosts that fail.
+//! Invalidations that are sent to the host: batches, and hosts that fail.
 
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,14 @@ use crate::{
 
 const STAGE1: [u64; 2] = ste::stage1(0x4100_0000);
 
-/// Different commands: what becomes of each can be told.
+/// Returns `count` distinct commands, so that each can be found in the log.
 fn tlbis(count: u64) -> Vec<Command> {
     (0..count)
         .map(|page| command::tlbi_nh_va(5, 0x1000 * (page + 1)))
         .collect()
 }
 
-/// A device on stage 1, and the calls for that forgotten.
+/// Attaches a device to stage 1 and sets the log's mark after that.
 #[track_caller]
 fn translating(bench: &Bench) -> Smmu<'_> {
     let smmu = bench.smmu();
@@ -36,23 +36,25 @@ fn translating(bench: &Bench) -> Smmu<'_> {
     smmu
 }
 
-/// How many commands each call has handed over.
+/// Returns how many commands each call has passed.
 fn sizes(bench: &Bench) -> Vec<usize> {
     bench.journal().batches().iter().map(Vec::len).collect()
 }
 
-/// Commands as the host issues them for a guest with VMID 1 there.
+/// Returns commands as the host issues them for a guest whose VMID in the host
+/// is 1.
 fn as_issued(commands: &[Command]) -> Vec<Command> {
     let issued = |[word0, word1]: &Command| [word0 | (1 << 32), *word1];
     commands.iter().map(issued).collect()
 }
 
-/// All that the host's SMMU has completed since the mark.
+/// Returns all commands that the host's SMMU has completed since the mark.
 fn completed(bench: &Bench) -> Vec<Command> {
     bench.journal().issued("a").concat()
 }
 
-/// Submits commands that the host is to fail at; gives error code and CONS.RD.
+/// Submits commands that the host must fail, and returns the error code and
+/// CONS.RD.
 #[track_caller]
 fn fails(smmu: &Smmu<'_>, commands: &[Command]) -> (u32, u32) {
     let start = smmu.prod();
@@ -107,7 +109,7 @@ fn cmd_sync_waits_for_slow_host() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.intercept_irqs();
-    bench.say("fail HWPT_INVALIDATE delay_ms=200 count=1");
+    bench.script("fail HWPT_INVALIDATE delay_ms=200 count=1");
     let start = Instant::now();
     smmu.push(&[&tlbis(3)[..], &[command::SYNC_IRQ]].concat());
     smmu.ring();
@@ -140,11 +142,11 @@ fn commands_for_unbound_stream_are_not_forwarded() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let unknown = [sid(2), 0x1_0000 | sid(1), 0xffff_ffff];
-    for stranger in unknown {
+    for stream in unknown {
         smmu.commands(&[
-            command::cfgi_cd_all(stranger),
-            command::cfgi_cd(stranger, 0),
-            command::atc_inv_all(stranger),
+            command::cfgi_cd_all(stream),
+            command::cfgi_cd(stream, 0),
+            command::atc_inv_all(stream),
         ]);
     }
     assert_eq!(sizes(&bench), [0; 0]);
@@ -159,7 +161,7 @@ fn host_rejected_command_is_cerror_ill() {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
         let commands = tlbis(5);
-        bench.say(&format!(
+        bench.script(&format!(
             "fail HWPT_INVALIDATE errno=EIO entry_num={at} count=1"
         ));
         let result = fails(&smmu, &[&commands[..], &[command::SYNC]].concat());
@@ -167,9 +169,9 @@ fn host_rejected_command_is_cerror_ill() {
         assert_eq!(
             completed(&bench),
             as_issued(&commands[..at]),
-            "older ones only"
+            "preceding ones only"
         );
-        // the guest's driver overwrites the command, and goes on
+        // the guest's driver overwrites the command and resumes
         smmu.write_slots(smmu.cons(), &[command::SYNC]);
         smmu.acknowledge();
         smmu.wait_consumed();
@@ -180,22 +182,22 @@ fn host_rejected_command_is_cerror_ill() {
     }
 }
 
-/// Batches of 1 to 130 commands with an offender at every place in them: it is
-/// named, what is before it is complete, and so is what comes after it once it
-/// is out of the way.
+/// Runs batches of 1 to 130 commands with an offending command at every index.
+/// CONS must be at its index with all preceding commands complete, and the
+/// following commands must complete once it is replaced.
 #[track_caller]
-fn the_offender_is_found(contract: &str) {
+fn check_offending_command(contract: &str) {
     let bench = Setup::on_host(&format!("smmu a\ncontract {contract}"), EXPLICIT)
         .assign("d0", 1)
         .start();
     let smmu = translating(&bench);
-    let offender = command::tlbi_nh_vaa(0x9000);
-    bench.say("smmu a refuses=0x13");
+    let offending = command::tlbi_nh_vaa(0x9000);
+    bench.script("smmu a refuses=0x13");
     for count in 1..=130 {
         for at in 0..count {
             let case = format!("{contract}: {at} of {count}");
             let mut commands = tlbis(count);
-            commands[at as usize] = offender;
+            commands[at as usize] = offending;
             bench.mark();
             let start = smmu.prod();
             smmu.push(&[&commands[..], &[command::SYNC]].concat());
@@ -208,12 +210,12 @@ fn the_offender_is_found(contract: &str) {
                 (cerror::ILL, place),
                 "{case}"
             );
-            let (older, newer) = (&commands[..at as usize], &commands[at as usize + 1..]);
-            assert_eq!(completed(&bench), as_issued(older), "{case}");
+            let (preceding, following) = (&commands[..at as usize], &commands[at as usize + 1..]);
+            assert_eq!(completed(&bench), as_issued(preceding), "{case}");
             smmu.write_slots(place, &[command::SYNC]);
             smmu.acknowledge();
             smmu.wait_consumed();
-            let good = [older, newer].concat();
+            let good = [preceding, following].concat();
             assert_eq!(completed(&bench), as_issued(&good), "{case}");
         }
     }
@@ -223,17 +225,17 @@ fn the_offender_is_found(contract: &str) {
 
 #[test]
 fn offending_command_found_by_unvalidated_contract() {
-    the_offender_is_found("unvalidated");
+    check_offending_command("unvalidated");
 }
 
 #[test]
 fn offending_command_found_by_validating_contract() {
-    the_offender_is_found("validating");
+    check_offending_command("validating");
 }
 
 #[test]
 fn offending_command_found_by_block_start_contract() {
-    the_offender_is_found("block-start");
+    check_offending_command("block-start");
 }
 
 #[test]
@@ -241,7 +243,7 @@ fn entry_num_beyond_batch_is_ignored() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     let commands = tlbis(8);
-    bench.say("fail HWPT_INVALIDATE errno=EIO entry_num=1000 count=1");
+    bench.script("fail HWPT_INVALIDATE errno=EIO entry_num=1000 count=1");
     smmu.commands(&commands);
     assert_eq!(completed(&bench), as_issued(&commands), "nothing is lost");
     bench.finish();
@@ -252,7 +254,7 @@ fn interrupted_invalidate_is_retried() {
     for errno in ["EINTR", "EAGAIN"] {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
-        bench.say(&format!("fail HWPT_INVALIDATE errno={errno} count=3"));
+        bench.script(&format!("fail HWPT_INVALIDATE errno={errno} count=3"));
         smmu.commands(&tlbis(4));
         assert_eq!(sizes(&bench), [4, 4, 4, 4]);
         assert_eq!(completed(&bench), as_issued(&tlbis(4)));
@@ -264,7 +266,7 @@ fn interrupted_invalidate_is_retried() {
 fn timeout_retries_whole_batch() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
-    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT count=1");
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT count=1");
     smmu.commands(&tlbis(4));
     assert_eq!(sizes(&bench), [4, 4]);
     assert_eq!(completed(&bench), as_issued(&tlbis(4)));
@@ -275,7 +277,7 @@ fn timeout_retries_whole_batch() {
 fn enomem_makes_batches_smaller() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
-    bench.say("fail HWPT_INVALIDATE errno=ENOMEM count=1");
+    bench.script("fail HWPT_INVALIDATE errno=ENOMEM count=1");
     smmu.commands(&tlbis(8));
     assert_eq!(sizes(&bench), [8, 4, 4]);
     assert_eq!(completed(&bench), as_issued(&tlbis(8)));
@@ -288,11 +290,11 @@ fn persistent_errno_is_cerror_abt_and_loses_nothing() {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
         let commands = [&tlbis(3)[..], &[command::SYNC], &tlbis(4), &[command::SYNC]].concat();
-        bench.say(&format!("fail HWPT_INVALIDATE errno={errno} skip=1"));
+        bench.script(&format!("fail HWPT_INVALIDATE errno={errno} skip=1"));
         assert_eq!(fails(&smmu, &commands), (cerror::ABT, 4), "{errno}");
         assert_eq!(completed(&bench), as_issued(&tlbis(3)), "{errno}");
         bench.expect(errno, &[("d0", On::Nested(STAGE1))]);
-        bench.say("clear");
+        bench.script("clear");
         smmu.acknowledge();
         smmu.wait_consumed();
         assert!(!smmu.error(), "{errno}");
@@ -319,17 +321,17 @@ fn unexpected_errno_attaches_all_devices_to_abort() {
         let smmu = translating(&bench);
         smmu.install(sid(2), ste::BYPASS);
         bench.expect("before", &[("d0", On::Nested(STAGE1)), ("d1", On::Bypass)]);
-        bench.say(&format!("fail HWPT_INVALIDATE errno={errno}"));
+        bench.script(&format!("fail HWPT_INVALIDATE errno={errno}"));
         let result = fails(&smmu, &[&tlbis(2)[..], &[command::SYNC]].concat());
         assert_eq!(result, (cerror::ABT, 0), "{errno}");
         bench.expect(errno, &[("d0", On::Abort), ("d1", On::Abort)]);
-        bench.say("clear");
+        bench.script("clear");
         smmu.acknowledge();
         smmu.wait_consumed();
         assert!(!smmu.error(), "{errno}");
         smmu.install(sid(1), STAGE1);
         bench.expect(
-            "configured anew",
+            "configured again",
             &[("d0", On::Nested(STAGE1)), ("d1", On::Abort)],
         );
         bench.finish();
@@ -340,10 +342,10 @@ fn unexpected_errno_attaches_all_devices_to_abort() {
 fn single_unexpected_errno_is_retried() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
-    bench.say("fail HWPT_INVALIDATE errno=EFAULT count=1");
+    bench.script("fail HWPT_INVALIDATE errno=EFAULT count=1");
     smmu.commands(&tlbis(2));
     assert_eq!(completed(&bench), as_issued(&tlbis(2)));
-    bench.expect("forgiven", &[("d0", On::Nested(STAGE1))]);
+    bench.expect("retried", &[("d0", On::Nested(STAGE1))]);
     bench.finish();
 }
 
@@ -352,14 +354,14 @@ fn atc_timeout_quarantines_until_configured() {
     let bench = Bench::with_two_devices();
     let smmu = translating(&bench);
     smmu.install(sid(2), STAGE1);
-    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT");
     let result = fails(&smmu, &[command::atc_inv_all(sid(1)), command::SYNC_IRQ]);
     assert_eq!(result, (cerror::ATC_INV_SYNC, 1), "at the CMD_SYNC");
     bench.expect(
         "quarantine",
         &[("d0", On::Abort), ("d1", On::Nested(STAGE1))],
     );
-    bench.say("clear");
+    bench.script("clear");
     smmu.acknowledge();
     smmu.wait_consumed();
     assert!(
@@ -372,7 +374,7 @@ fn atc_timeout_quarantines_until_configured() {
     );
     smmu.install(sid(1), STAGE1);
     bench.expect(
-        "configured anew",
+        "configured again",
         &[("d0", On::Nested(STAGE1)), ("d1", On::Nested(STAGE1))],
     );
     bench.finish();
@@ -427,14 +429,14 @@ fn wrapping_cmdq_is_forwarded_in_order() {
     bench.finish();
 }
 
-/// Longer than commands without a `CMD_SYNC` may wait for others, in nanoseconds.
+/// Longer than commands without a `CMD_SYNC` are deferred, in nanoseconds.
 const LONG: u64 = 20_000_000;
 
 #[test]
 fn cons_passes_only_completed_commands() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
-    // no CMD_SYNC says when: only CONS.RD does
+    // there is no CMD_SYNC, so CONS.RD alone shows completion
     for count in [1, 10, 63, 64, 100, 126] {
         bench.mark();
         let start = smmu.cons();
@@ -449,8 +451,8 @@ fn cons_passes_only_completed_commands() {
     bench.finish();
 }
 
-/// How many commands there are between two values of a pointer into a queue of
-/// 2^8 entries.
+/// Returns the number of commands between two values of a pointer into a queue
+/// of 2^8 entries.
 const fn distance(from: u32, to: u32) -> usize {
     (to.wrapping_sub(from) & 0x1ff) as usize
 }
@@ -461,7 +463,7 @@ fn failure_without_sync_is_reported() {
         let bench = Bench::with_one_device();
         let smmu = translating(&bench);
         let skip = count / 63;
-        bench.say(&format!("fail HWPT_INVALIDATE errno=ENOMEM skip={skip}"));
+        bench.script(&format!("fail HWPT_INVALIDATE errno=ENOMEM skip={skip}"));
         let start = smmu.cons();
         smmu.push(&tlbis(count));
         smmu.ring();
@@ -469,7 +471,7 @@ fn failure_without_sync_is_reported() {
         until("a command error", || smmu.error().then_some(()));
         assert_eq!(smmu.cons_err(), cerror::ABT);
         assert_eq!(distance(start, smmu.cons()) as u64, 63 * skip);
-        bench.say("clear");
+        bench.script("clear");
         smmu.acknowledge();
         bench.machine().clock_step(LONG);
         smmu.wait_consumed();
@@ -498,8 +500,8 @@ fn cmdqen_clear_leaves_cons_at_completed() {
     }
 }
 
-/// Without SMMUEN nothing translates, so nothing is in an ATC (6.3.9.6); TLBs may
-/// still hold what they held.
+/// Without SMMUEN nothing translates, so nothing is in an ATC (§6.3.9.6); TLBs
+/// may still hold what they held.
 #[test]
 fn atc_inv_not_forwarded_without_smmuen() {
     let bench = Bench::with_one_device();

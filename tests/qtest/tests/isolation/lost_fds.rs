@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Files of the host that die under QEMU: what they stood for cannot be used any
-//! more, by nobody, and the guest goes on.
+//! Host file descriptors that are lost while QEMU runs: neither QEMU nor the
+//! guest can use the objects any more, and the guest keeps running.
 
 use smmuv3_qtest::{
     command,
@@ -20,7 +20,7 @@ const STAGE1: [u64; 2] = ste::stage1(0x4100_0000);
 /// Guest physical address of the Event queue.
 const EVENTS: u64 = RAM + 0x80_0000;
 
-/// "d0" on stage 1, "d1" on bypass, and faults are listened to.
+/// Attaches "d0" to stage 1 and "d1" to bypass, with the Event queue enabled.
 #[track_caller]
 fn translating(bench: &Bench) -> Smmu<'_> {
     let smmu = bench.smmu();
@@ -35,9 +35,10 @@ fn translating(bench: &Bench) -> Smmu<'_> {
     smmu
 }
 
-/// Invalidates, again and again: the command stays at the head of the queue.
+/// Retries an invalidation that fails every time: the command stays at the head
+/// of the queue.
 #[track_caller]
-fn invalidate_in_vain(smmu: &Smmu<'_>) {
+fn invalidate_on_failing_host(smmu: &Smmu<'_>) {
     let start = smmu.prod();
     smmu.push(&[command::tlbi_nh_va(5, 0x1000), command::SYNC]);
     smmu.ring();
@@ -49,9 +50,9 @@ fn invalidate_in_vain(smmu: &Smmu<'_>) {
     until("a command error", || smmu.error().then_some(()));
 }
 
-/// The next guest wants stage 1 for "d0", which may fail.
+/// Boots the next guest, which configures stage 1 for "d0"; this may fail.
 #[track_caller]
-fn boot_again(bench: &Bench) -> Smmu<'_> {
+fn reboot(bench: &Bench) -> Smmu<'_> {
     bench.machine().system_reset();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
@@ -69,31 +70,31 @@ fn lost_iommufd_aborts_devices_and_completes_nothing() {
     for errno in ["EBADF", "ENODEV", "EIO"] {
         let bench = Bench::with_two_devices();
         let smmu = translating(&bench);
-        bench.say(&format!("die iommufd0 errno={errno}"));
+        bench.script(&format!("lose iommufd0 errno={errno}"));
         let start = smmu.prod();
         smmu.push(&[command::tlbi_nh_va(5, 0x1000), command::SYNC]);
         smmu.ring();
         until("a command error", || smmu.error().then_some(()));
         assert_eq!(smmu.cons(), start, "{errno}");
-        // a host that calls everything illegal is believed about commands
-        let is_believed = errno == "EIO";
-        let code = if is_believed {
+        // EIO means an illegal command, even if every command is rejected
+        let is_illegal_command = errno == "EIO";
+        let code = if is_illegal_command {
             cerror::ILL
         } else {
             cerror::ABT
         };
         assert_eq!(smmu.cons_err(), code, "{errno}");
-        if !is_believed {
+        if !is_illegal_command {
             bench.expect(errno, &[("d0", On::Abort), ("d1", On::Abort)]);
         }
-        // nothing new can be made
+        // no object can be allocated
         smmu.disable(SMMUEN);
-        boot_again(&bench);
+        reboot(&bench);
         bench.expect(errno, &[("d0", On::Abort)]);
         bench.unplug("d0", 1);
         bench.unplug("d1", 2);
         bench.expect(errno, &[("d0", On::Nothing), ("d1", On::Nothing)]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -102,9 +103,9 @@ fn lost_device_leaves_other_attached() {
     let bench = Bench::with_two_devices();
     let smmu = translating(&bench);
     smmu.install(sid(2), STAGE1);
-    bench.say("die d0");
+    bench.script("lose d0");
     bench.mark();
-    // the host does what there is to do, also for the dead one
+    // the host completes the commands, those for the lost device included
     smmu.commands(&[
         command::tlbi_nh_va(5, 0x1000),
         command::cfgi_cd_all(sid(1)),
@@ -116,7 +117,7 @@ fn lost_device_leaves_other_attached() {
     let opcodes: Vec<u64> = issued.iter().map(|command| command[0] & 0xff).collect();
     assert_eq!(opcodes, [0x12, 0x06, 0x40, 0x40, 0x12]);
     let others = [("d0", On::Nothing), ("d1", On::Nested(STAGE1))];
-    bench.expect("one is dead", &others);
+    bench.expect("one is lost", &others);
     for entry in [ste::BYPASS, STAGE1, ste::ABORT] {
         smmu.install(sid(1), entry);
         bench.expect("it cannot be configured", &others);
@@ -126,7 +127,7 @@ fn lost_device_leaves_other_attached() {
     bench.unplug("d0", 1);
     bench.machine().system_reset();
     bench.expect("reset", &[("d0", On::Nothing), ("d1", On::Bypass)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -135,11 +136,11 @@ fn guest_survives_loss_of_all_host_fds() {
         let bench = Bench::with_two_devices();
         let smmu = translating(&bench);
         for name in order {
-            bench.say(&format!("die {name}"));
+            bench.script(&format!("lose {name}"));
         }
-        invalidate_in_vain(&smmu);
-        bench.expect("all is dead", &[("d0", On::Nothing), ("d1", On::Nothing)]);
-        // the guest turns every switch that there is
+        invalidate_on_failing_host(&smmu);
+        bench.expect("all are lost", &[("d0", On::Nothing), ("d1", On::Nothing)]);
+        // the guest toggles every enable
         smmu.disable(SMMUEN | EVENTQEN);
         smmu.gbpa(GBPA_ABORT);
         smmu.gbpa(0);
@@ -148,12 +149,12 @@ fn guest_survives_loss_of_all_host_fds() {
         bench.machine().qmp("stop", serde_json::json!({}));
         assert_eq!(bench.machine().status(), "paused");
         bench.machine().qmp("cont", serde_json::json!({}));
-        let fresh = boot_again(&bench);
+        let fresh = reboot(&bench);
         bench.unplug("d1", 2);
         bench.unplug("d0", 1);
-        // nothing is left that a command could reach
+        // no device is left for a command
         fresh.acknowledge();
         fresh.commands(&[command::tlbi_nh_va(5, 0x1000)]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A host that does not complete invalidations, for good or for long: the guest goes
-//! on, with its assigned devices blocked, and nothing stale is ever used.
+//! A host that does not complete invalidations for a long time, or for ever:
+//! the guest keeps running with its assigned devices blocked, and no stale
+//! translation is used.
 
 use smmuv3_qtest::{
     command::{self, SYNC, TLBI_NSNH_ALL},
@@ -15,14 +16,15 @@ use crate::{
     journal::{Journal, On},
 };
 
-/// Errors that the guest meets before the host is given up on.
+/// Number of command errors before the host is treated as lost.
 const MAX_ERRORS: usize = 8;
 
-/// What the host makes of `CMD_TLBI_NSNH_ALL`: `CMD_TLBI_NH_ALL` of one VMID.
+/// Opcode that the host issues for `CMD_TLBI_NSNH_ALL`: `CMD_TLBI_NH_ALL` of
+/// one VMID.
 const EVERYTHING: u8 = 0x10;
 
-/// Waits for the queue's end, and acknowledges errors on the way as Linux does,
-/// `times` at most. Returns how many there were.
+/// Waits until the queue is consumed, and acknowledges up to `times` errors as
+/// Linux does. Returns the number of errors.
 #[track_caller]
 fn acknowledge_up_to(smmu: &Smmu<'_>, times: usize) -> usize {
     let mut errors = 0;
@@ -39,7 +41,8 @@ fn acknowledge_up_to(smmu: &Smmu<'_>, times: usize) -> usize {
     }
 }
 
-/// Has the host executed an invalidation of everything since the mark?
+/// Returns whether the host has executed an invalidation of everything since
+/// the mark.
 fn is_flushed(journal: &Journal) -> bool {
     let issued = journal.issued("a");
     let mut commands = issued.iter().flatten();
@@ -51,7 +54,7 @@ fn lost_host_does_not_lock_up_guest() {
     for errno in ["EBADF", "EFAULT", "ENODEV", "ENOTTY", "ETIMEDOUT", "ENOMEM"] {
         let bench = Bench::with_one_device();
         let smmu = bench.translating(&[ste::FIRST]);
-        bench.say(&format!("fail HWPT_INVALIDATE errno={errno}"));
+        bench.script(&format!("fail HWPT_INVALIDATE errno={errno}"));
         smmu.push(&[command::tlbi_nh_asid(3), SYNC]);
         smmu.ring();
         let errors = acknowledge_up_to(&smmu, 200);
@@ -64,7 +67,7 @@ fn lost_host_does_not_lock_up_guest() {
         smmu.install(sid(1), ste::FIRST);
         bench.expect("it still fails", &[("d0", On::Abort)]);
 
-        bench.say("clear");
+        bench.script("clear");
         bench.mark();
         smmu.install(sid(1), ste::FIRST);
         bench.expect("the host can again", &[("d0", On::Nested(ste::FIRST))]);
@@ -76,18 +79,18 @@ fn lost_host_does_not_lock_up_guest() {
             1,
             "the host is asked again"
         );
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
-/// Each of these calls holds up the whole machine.
+/// Each of these calls blocks the whole machine.
 #[test]
 fn slow_lost_host_gets_at_most_three_calls() {
     for errno in ["ETIMEDOUT", "EBADF", "ENOMEM"] {
         let bench = Bench::with_one_device();
         let smmu = bench.translating(&[ste::FIRST]);
         bench.mark();
-        bench.say(&format!("fail HWPT_INVALIDATE errno={errno} delay_ms=1000"));
+        bench.script(&format!("fail HWPT_INVALIDATE errno={errno} delay_ms=1000"));
         smmu.push(&[command::tlbi_nh_asid(3), command::tlbi_nh_asid(4), SYNC]);
         smmu.ring();
         acknowledge_up_to(&smmu, 200);
@@ -99,7 +102,7 @@ fn slow_lost_host_gets_at_most_three_calls() {
         let calls = bench.journal().batches().len();
         assert!(calls <= 3, "{errno}: {calls} calls of a second");
         bench.expect(errno, &[("d0", On::Abort)]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -107,14 +110,14 @@ fn slow_lost_host_gets_at_most_three_calls() {
 fn device_stuck_on_stage1_keeps_cmdq_error() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("fail HWPT_INVALIDATE errno=EBADF");
-    bench.say("fail ATTACH kind=abort errno=EIO");
-    bench.say("fail DETACH errno=EIO");
+    bench.script("fail HWPT_INVALIDATE errno=EBADF");
+    bench.script("fail ATTACH kind=abort errno=EIO");
+    bench.script("fail DETACH errno=EIO");
     smmu.push(&[command::tlbi_nh_asid(3), SYNC]);
     smmu.ring();
     assert_eq!(acknowledge_up_to(&smmu, 50), 50);
     bench.expect("nothing works", &[("d0", On::Nested(ste::FIRST))]);
-    bench.say("clear");
+    bench.script("clear");
     bench.mark();
     smmu.acknowledge();
     assert_eq!(acknowledge_up_to(&smmu, 50), 0);
@@ -122,10 +125,10 @@ fn device_stuck_on_stage1_keeps_cmdq_error() {
     let is_done = executed.iter().any(|words| words[0] as u8 == 0x11);
     let on = bench.journal().device("d0").map(|device| device.on);
     assert!(is_done || on == Some(On::Abort), "{executed:x?}, {on:?}");
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
-/// The guest's commands went nowhere while there was no device.
+/// The guest's commands had no effect while there was no device.
 #[test]
 fn lost_invalidation_completes_before_device_plug() {
     let mut setup = crate::bench::Setup::new(crate::bench::EXPLICIT).assign("d0", 1);
@@ -146,16 +149,16 @@ fn first_stage1_waits_for_successful_invalidation() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
-    bench.say("fail HWPT_INVALIDATE errno=EIO");
+    bench.script("fail HWPT_INVALIDATE errno=EIO");
     smmu.write_ste(sid(1), ste::FIRST);
     smmu.commands(&[command::cfgi_ste(sid(1))]);
     bench.expect("not invalidated", &[("d0", On::Abort)]);
-    bench.say("clear");
+    bench.script("clear");
     until("the device to be attached", || {
         let device = bench.journal().device("d0");
         device
             .is_some_and(|device| device.on == On::Nested(ste::FIRST))
             .then_some(())
     });
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Assigned devices on a simulated host: at every moment a device is translated
-//! by what the guest's registers and tables say, and by nothing else.
+//! Assigned devices on a simulated host: each device is always attached to what
+//! the guest's registers and tables select.
 
 use smmuv3_qtest::{assigned as bench, journal};
 

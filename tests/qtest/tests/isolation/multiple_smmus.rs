@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Several SMMUs, of the guest and of the host.
+//! Several SMMUs in the guest and in the host.
 
 use smmuv3_qtest::{
     command,
@@ -15,8 +15,8 @@ use crate::{
     journal::On,
 };
 
-/// "d0" behind the guest's first SMMU and the host's "a", "d1" behind the second
-/// and "b".
+/// Returns a machine with "d0" behind the guest's first SMMU and the host's
+/// "a", and "d1" behind the second and "b".
 fn two_smmus() -> Bench {
     let mut setup = Setup::on_host("smmu a\nsmmu b", EXPLICIT)
         .assign("d0", 1)
@@ -31,7 +31,7 @@ fn two_smmus() -> Bench {
 
 /// `StreamID` of "d1".
 const FAR: u32 = 0x1100;
-/// log2 of the entries that a table with `FAR` in it takes is 13.
+/// A table that includes `FAR` has 2^13 entries.
 const FAR_TABLE: u64 = RAM + 0x40_0000;
 
 #[track_caller]
@@ -111,7 +111,7 @@ fn hot_plug_behind_second_host_smmu_is_refused() {
         .expect_err("it is behind another SMMU of the host");
     bench.expect("d1 is refused", &[("d0", On::Bypass), ("d1", On::Nothing)]);
     smmu.enable(SMMUEN);
-    bench.expect("d0 goes on", &[("d0", On::Abort), ("d1", On::Nothing)]);
+    bench.expect("d0 works", &[("d0", On::Abort), ("d1", On::Nothing)]);
     bench.finish();
 }
 
@@ -132,7 +132,7 @@ fn unexpected_errno_aborts_only_devices_of_its_smmu() {
     let stage1 = ste::stage1(0x4100_0000);
     second.write_ste(FAR, stage1);
     second.enable(SMMUEN);
-    bench.say("fail HWPT_INVALIDATE errno=EINVAL count=2");
+    bench.script("fail HWPT_INVALIDATE errno=EINVAL count=2");
     first.push(&[command::TLBI_NSNH_ALL, command::SYNC]);
     first.ring();
     until("a command error", || first.error().then_some(()));
@@ -163,7 +163,8 @@ fn replaced_host_smmu_brings_its_erratum() {
     bench.finish();
 }
 
-/// "d0" and "d1" behind two SMMUs of the guest that are one of the host.
+/// Returns a machine with "d0" and "d1" behind two SMMUs of the guest and one
+/// of the host.
 fn two_on_one(script: &str) -> Setup {
     let mut setup = Setup::on_host(script, EXPLICIT)
         .assign("d0", 1)
@@ -176,7 +177,7 @@ fn two_on_one(script: &str) -> Setup {
     setup.device(&vfio_pci("d1", fd, "far"))
 }
 
-/// The VMIDs of the commands with this opcode that the host's SMMU got.
+/// Returns the VMIDs of the commands with this opcode that the host issued.
 fn vmids(bench: &Bench, opcode: u8) -> Vec<u16> {
     let journal = bench.journal();
     let commands = journal.issued("a").concat().into_iter();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Devices on abort because invalidations did not complete: for how long.
+//! Quarantine of devices whose ATC invalidations timed out, and what clears it.
 
 use smmuv3_qtest::{
     command::{self, SYNC, TLBI_NSNH_ALL},
@@ -18,9 +18,9 @@ use crate::{
 fn smmuen_clear_ends_quarantine() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("fail HWPT_INVALIDATE errno=EFAULT");
+    bench.script("fail HWPT_INVALIDATE errno=EFAULT");
     smmu.fails(TLBI_NSNH_ALL);
-    bench.say("clear");
+    bench.script("clear");
     smmu.acknowledge();
     bench.expect("failed closed", &[("d0", On::Abort)]);
     smmu.disable(SMMUEN);
@@ -34,18 +34,18 @@ fn smmuen_clear_ends_quarantine() {
 fn cfgi_ste_ends_quarantine_of_its_stream() {
     let bench = Bench::with_two_devices();
     let smmu = bench.translating(&[ste::FIRST, ste::SECOND]);
-    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT count=2");
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT count=2");
     smmu.push(&[command::atc_inv_all(sid(1)), SYNC]);
     smmu.ring();
     until("CERROR_ATC_INV_SYNC", || smmu.error().then_some(()));
     assert_eq!(smmu.cons_err(), cerror::ATC_INV_SYNC);
     smmu.acknowledge();
     let quarantined = [("d0", On::Abort), ("d1", On::Nested(ste::SECOND))];
-    bench.expect("d0 is silent", &quarantined);
+    bench.expect("d0 has timed out", &quarantined);
     smmu.commands(&[TLBI_NSNH_ALL]);
     std::thread::sleep(std::time::Duration::from_millis(200));
     smmu.commands(&[TLBI_NSNH_ALL]);
-    bench.expect("d0 was asked", &quarantined);
+    bench.expect("d0 was retried", &quarantined);
     smmu.install(sid(1), ste::FIRST);
     bench.expect("configured", &[("d0", On::Nested(ste::FIRST))]);
     bench.finish();
@@ -64,8 +64,8 @@ fn streams_quarantined_without_retry_are_reattached() {
     for slot in 1..=4 {
         smmu.install(sid(slot), ste::FIRST);
     }
-    // twice the batch, then one device after the other until two did not answer
-    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT count=4");
+    // the batch twice, then each device alone until two have timed out
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT count=4");
     bench.mark();
     let commands = [1, 2, 3, 4].map(|slot| command::atc_inv_all(sid(slot)));
     smmu.push(&[&commands[..], &[SYNC]].concat());

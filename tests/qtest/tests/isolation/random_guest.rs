@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Guests that do anything in any order. After every step each device is where
-//! registers, tables and configuration commands say, by a model of its own.
+//! Randomized guests: after every step each device is attached as a model of
+//! registers, STEs and configuration commands predicts.
 
 use std::env;
 
@@ -28,19 +28,19 @@ impl Random {
     }
 }
 
-/// What the guest has said.
+/// The guest's configuration.
 struct Model {
     enabled: bool,
     gbpa_abort: bool,
     /// STEs in memory
     table: [[u64; 2]; 2],
-    /// Which of them is each device's by the numbers of the buses
+    /// Index of each device's STE, by the bus numbers
     entry: [usize; 2],
-    /// Which of them it was when stage 1 was attached
+    /// Index of the STE when stage 1 was attached
     under: [usize; 2],
-    /// Which of them it was when the device was last looked at
+    /// Index of the STE when the device was last attached
     known: [usize; 2],
-    /// What was made of them when they were last looked at
+    /// The attachment that the STEs selected at that time
     installed: [On; 2],
     /// The host has no memory for a new stage 1
     refused: bool,
@@ -68,7 +68,7 @@ impl Model {
         }
     }
 
-    fn look(&mut self, index: usize) {
+    fn reattach(&mut self, index: usize) {
         let entry = self.table[self.entry[index]];
         let stage1 = On::Nested(entry);
         let same = self.installed[index] == stage1 && self.under[index] == self.entry[index];
@@ -82,20 +82,20 @@ impl Model {
         self.known[index] = self.entry[index];
     }
 
-    /// A command names the stream of one entry.
+    /// Handles a command for the stream of one STE.
     fn configure(&mut self, entry: usize) {
         let named = |index: &usize| self.entry[*index] == entry;
         let indices: Vec<usize> = (0..2).filter(named).collect();
         for index in indices {
-            self.look(index);
+            self.reattach(index);
         }
     }
 
     fn enable(&mut self) {
         self.enabled = true;
-        // what was attached before SMMUEN was 0 is gone
+        // clearing SMMUEN has detached the previous stage 1
         self.installed = [On::Abort; 2];
-        (0..2).for_each(|index| self.look(index));
+        (0..2).for_each(|index| self.reattach(index));
     }
 }
 
@@ -109,7 +109,7 @@ fn any_ste(random: &mut Random) -> [u64; 2] {
     }
 }
 
-/// One step; gives what it was.
+/// Makes one step and returns its description.
 #[track_caller]
 fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) -> String {
     let index = random.below(2) as usize;
@@ -131,7 +131,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
         7 => {
             smmu.commands(&[command::TLBI_NSNH_ALL, command::CFGI_ALL]);
             if model.enabled {
-                (0..2).for_each(|each| model.look(each));
+                (0..2).for_each(|each| model.reattach(each));
             }
             "CFGI_ALL".into()
         }
@@ -152,9 +152,9 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
         }
         10 => {
             model.refused = !model.refused;
-            bench.say("clear");
+            bench.script("clear");
             if model.refused {
-                bench.say("fail HWPT_ALLOC kind=nested errno=EINVAL");
+                bench.script("fail HWPT_ALLOC kind=nested errno=EINVAL");
             }
             format!("the host refuses={}", model.refused)
         }
@@ -165,7 +165,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
                 ecam.number(8, slot << 3, sid(entry as u32 + 1) >> 8);
             }
             if model.enabled {
-                (0..2).for_each(|each| model.look(each));
+                (0..2).for_each(|each| model.reattach(each));
             }
             "the buses swap their numbers".into()
         }
@@ -181,7 +181,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
         }
         13 => {
             let errno = ["EINTR", "ENOMEM", "ETIMEDOUT"][random.below(3) as usize];
-            bench.say(&format!("fail HWPT_INVALIDATE errno={errno} count=1"));
+            bench.script(&format!("fail HWPT_INVALIDATE errno={errno} count=1"));
             smmu.commands(&[command::TLBI_NSNH_ALL]);
             format!("an invalidation meets {errno}")
         }
@@ -222,15 +222,11 @@ fn run(seed: u64) {
     }
     let wanted = (0..2).filter(|index| matches!(model.on(*index), On::Nested(_)));
     let nested = bench.journal().objects().get("nested").copied();
-    assert_eq!(
-        nested.unwrap_or(0),
-        wanted.count(),
-        "stage 1 that nobody uses"
-    );
+    assert_eq!(nested.unwrap_or(0), wanted.count(), "unused nested HWPTs");
     bench.end();
 }
 
-/// The number in a variable.
+/// Returns the number in an environment variable.
 #[track_caller]
 fn variable(name: &str) -> Option<u64> {
     let value = env::var(name).ok()?;
@@ -241,7 +237,8 @@ fn variable(name: &str) -> Option<u64> {
     )
 }
 
-/// `ISOLATION_SEED` repeats one guest, `ISOLATION_GUESTS` is how many there are.
+/// `ISOLATION_SEED` repeats one guest, `ISOLATION_GUESTS` is the number of
+/// guests.
 #[test]
 fn random_guest_devices_match_their_stes() {
     if let Some(seed) = variable("ISOLATION_SEED") {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A command that fails, and everything that a driver may do about it, in every
-//! order (7.1): an order that helps gets the queue going, and no other.
+//! A failed command, and the steps of a driver's recovery in every order
+//! (§7.1): the queue resumes after exactly those orders that fix the error.
 
 use smmuv3_qtest::{
     command,
@@ -15,10 +15,10 @@ use crate::bench::{sid, ste, Bench, Guest};
 /// `IRQ_CTRL.GERROR_IRQEN`
 const GERROR_IRQEN: u32 = 1;
 
-/// What a driver may do.
+/// A step of a driver.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Action {
-    /// What is wrong with the command is put right
+    /// The cause of the error is fixed
     Repair,
     /// `GERRORN` is made equal to `GERROR`
     Acknowledge,
@@ -31,7 +31,7 @@ enum Action {
 
 use Action::{Acknowledge, Add, Disable, Enable, Repair};
 
-/// All orders of `rest` after `begun`.
+/// Collects all orders of `rest` after `begun`.
 fn orders(begun: &[Action], rest: &[Action], found: &mut Vec<Vec<Action>>) {
     if rest.is_empty() {
         found.push(begun.to_vec());
@@ -47,12 +47,12 @@ fn orders(begun: &[Action], rest: &[Action], found: &mut Vec<Vec<Action>>) {
     }
 }
 
-/// What a command is wrong with.
+/// The cause of the error.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     /// Its opcode
     Illegal,
-    /// The host, which has no memory for it
+    /// The host, which has no memory
     Host,
 }
 
@@ -65,12 +65,12 @@ impl Trouble {
     }
 }
 
-/// A queue whose first command fails, and what must be seen of it.
+/// A queue whose first command fails, and its expected state.
 struct Case<'a> {
     bench: &'a Bench,
     smmu: &'a Smmu<'a>,
     trouble: Trouble,
-    /// Where the command is
+    /// Index of the command
     head: u32,
     is_bad: bool,
     is_enabled: bool,
@@ -99,7 +99,7 @@ impl Case<'_> {
                 self.is_bad = false;
                 match self.trouble {
                     Trouble::Illegal => smmu.write_slots(self.head, &[command::SYNC]),
-                    Trouble::Host => self.bench.say("clear"),
+                    Trouble::Host => self.bench.script("clear"),
                 }
                 return;
             }
@@ -174,7 +174,7 @@ fn every_order(trouble: Trouble) {
         match trouble {
             Trouble::Illegal => smmu.push(&[command::RESERVED]),
             Trouble::Host => {
-                bench.say("fail HWPT_INVALIDATE errno=ENOMEM");
+                bench.script("fail HWPT_INVALIDATE errno=ENOMEM");
                 smmu.push(&[command::tlbi_nh_va(5, 0x1000)]);
             }
         }
@@ -187,7 +187,7 @@ fn every_order(trouble: Trouble) {
             case.act(order[done - 1]);
             case.check(&order[..done]);
         }
-        // what the order has left undone
+        // the steps that the order has left out
         if case.is_error {
             smmu.acknowledge();
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A host that refuses: the device goes to abort, or is blocked, and never stays
-//! on what it had.
+//! A host that refuses calls: the device is attached to abort or blocked, and
+//! never keeps its old attachment.
 
 use smmuv3_qtest::smmu::SMMUEN;
 
@@ -43,7 +43,7 @@ fn refused_stage1_attaches_abort() {
                 smmu.enable(SMMUEN);
                 smmu.install(sid(1), before);
                 bench.expect("before", &[("d0", on)]);
-                bench.say(&format!("fail {call} errno={errno}"));
+                bench.script(&format!("fail {call} errno={errno}"));
                 // not a command error: 7.2
                 smmu.install(sid(1), NEW);
                 bench.expect(&format!("{call}: {errno}"), &[("d0", On::Abort)]);
@@ -52,10 +52,10 @@ fn refused_stage1_attaches_abort() {
                     None,
                     "{call}: {errno}"
                 );
-                bench.say("clear");
+                bench.script("clear");
                 smmu.install(sid(1), NEW);
                 bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
-                bench.finish_after_complaints();
+                bench.finish_with_errors();
             }
         }
     }
@@ -66,17 +66,17 @@ fn refused_vdevice_attaches_abort() {
     for errno in ERRNOS {
         let bench = Bench::with_one_device();
         let smmu = bench.smmu();
-        bench.say(&format!("fail VDEVICE_ALLOC errno={errno}"));
+        bench.script(&format!("fail VDEVICE_ALLOC errno={errno}"));
         smmu.enable(SMMUEN);
         smmu.install(sid(1), ste::BYPASS);
         bench.expect("before", &[("d0", On::Bypass)]);
         smmu.install(sid(1), NEW);
         bench.expect(errno, &[("d0", On::Abort)]);
         bench.expect_objects(errno, &VIOMMU);
-        bench.say("clear");
+        bench.script("clear");
         smmu.install(sid(1), NEW);
         bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -87,15 +87,18 @@ fn refused_bypass_attaches_abort() {
         let smmu = bench.smmu();
         smmu.enable(SMMUEN);
         smmu.install(sid(1), OLD);
-        bench.say(&format!("fail ATTACH kind=bypass errno={errno}"));
+        bench.script(&format!("fail ATTACH kind=bypass errno={errno}"));
         smmu.install(sid(1), ste::BYPASS);
         bench.expect(errno, &[("d0", On::Abort)]);
         smmu.disable(SMMUEN);
-        bench.expect("GBPA says bypass, the host no", &[("d0", On::Abort)]);
-        bench.say("clear");
+        bench.expect(
+            "GBPA selects bypass, which the host refuses",
+            &[("d0", On::Abort)],
+        );
+        bench.script("clear");
         smmu.gbpa(0);
         bench.expect("the host can again", &[("d0", On::Bypass)]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -107,13 +110,13 @@ fn refused_abort_blocks_device() {
         smmu.enable(SMMUEN);
         smmu.install(sid(1), OLD);
         bench.expect("before", &[("d0", On::Nested(OLD))]);
-        bench.say(&format!("fail ATTACH kind=abort errno={errno}"));
+        bench.script(&format!("fail ATTACH kind=abort errno={errno}"));
         smmu.install(sid(1), ste::ABORT);
         bench.expect(errno, &[("d0", On::Nothing)]);
-        bench.say("clear");
+        bench.script("clear");
         smmu.install(sid(1), NEW);
         bench.expect("the host can again", &[("d0", On::Nested(NEW))]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -124,17 +127,17 @@ fn refused_attaches_block_device() {
     smmu.enable(SMMUEN);
     smmu.install(sid(1), OLD);
     bench.expect("before", &[("d0", On::Nested(OLD))]);
-    bench.say("fail ATTACH errno=EBUSY");
+    bench.script("fail ATTACH errno=EBUSY");
     smmu.install(sid(1), NEW);
     bench.expect("nothing can be attached", &[("d0", On::Nothing)]);
     smmu.disable(SMMUEN);
     bench.expect("nothing can be attached", &[("d0", On::Nothing)]);
     smmu.gbpa(GBPA_ABORT);
     bench.expect("nothing can be attached", &[("d0", On::Nothing)]);
-    bench.say("clear");
+    bench.script("clear");
     smmu.gbpa(0);
     bench.expect("the host can again", &[("d0", On::Bypass)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -143,15 +146,15 @@ fn refused_block_does_not_end_qemu() {
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
     smmu.install(sid(1), OLD);
-    bench.say("fail ATTACH errno=EBUSY");
-    bench.say("fail DETACH errno=EBUSY");
+    bench.script("fail ATTACH errno=EBUSY");
+    bench.script("fail DETACH errno=EBUSY");
     smmu.install(sid(1), ste::ABORT);
-    // the guest's own stage 1: no more than it gave the device itself
+    // the guest's own stage 1 grants no more than the guest did
     bench.expect("the host does nothing at all", &[("d0", On::Nested(OLD))]);
-    bench.say("clear");
+    bench.script("clear");
     smmu.install(sid(1), ste::ABORT);
     bench.expect("the host can again", &[("d0", On::Abort)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -165,10 +168,10 @@ fn refused_attach_at_smmuen_attaches_abort() {
         let smmu = bench.smmu();
         smmu.write_ste(sid(1), OLD);
         smmu.write_ste(sid(2), NEW);
-        bench.say(&format!("fail {call} errno=ENOMEM device=d0"));
+        bench.script(&format!("fail {call} errno=ENOMEM device=d0"));
         smmu.enable(SMMUEN);
         bench.expect(call, &[("d0", On::Abort), ("d1", On::Nested(NEW))]);
-        bench.finish_after_complaints();
+        bench.finish_with_errors();
     }
 }
 
@@ -177,13 +180,13 @@ fn refused_attaches_are_logged_at_bounded_rate() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
-    bench.say("fail HWPT_ALLOC errno=ENOMEM");
+    bench.script("fail HWPT_ALLOC errno=ENOMEM");
     for _ in 0..100 {
         smmu.install(sid(1), OLD);
     }
     bench.expect("refused", &[("d0", On::Abort)]);
     let finished = bench.end();
-    assert_eq!(finished.complaints().len(), 1, "{finished}");
+    assert_eq!(finished.error_lines().len(), 1, "{finished}");
 }
 
 #[test]
@@ -198,7 +201,7 @@ fn refused_base_objects_fail_startup() {
         for errno in ["ENOMEM", "EOPNOTSUPP", "EBUSY"] {
             let refusal = Setup::new(EXPLICIT)
                 .assign("d0", 1)
-                .say(&format!("fail {call} errno={errno}"))
+                .script(&format!("fail {call} errno={errno}"))
                 .refuse();
             let line = refusal.refusal();
             assert!(line.contains(words), "{call} {errno}: {line}");
@@ -220,7 +223,7 @@ fn refused_hot_plug_frees_objects() {
         let bench = setup.start();
         let smmu = bench.smmu();
         smmu.enable(SMMUEN);
-        bench.say(&format!("fail {call} errno=EBUSY"));
+        bench.script(&format!("fail {call} errno=EBUSY"));
         let error = bench.plug("d0", fd, 1).expect_err(call);
         assert!(!error.is_empty(), "{call}");
         bench.expect_objects(call, &[]);
@@ -238,7 +241,7 @@ fn refused_second_device_keeps_first_attached() {
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
     smmu.install(sid(1), OLD);
-    bench.say("fail ATTACH kind=abort errno=EBUSY");
+    bench.script("fail ATTACH kind=abort errno=EBUSY");
     bench
         .plug("d1", fd, 2)
         .expect_err("its table is empty, and abort is refused");
@@ -246,10 +249,10 @@ fn refused_second_device_keeps_first_attached() {
         "d1 is refused",
         &[("d0", On::Nested(OLD)), ("d1", On::Nothing)],
     );
-    bench.say("clear");
+    bench.script("clear");
     smmu.commands(&[smmuv3_qtest::command::TLBI_NSNH_ALL]);
     smmu.install(sid(1), NEW);
-    bench.expect("d0 goes on", &[("d0", On::Nested(NEW))]);
+    bench.expect("d0 works", &[("d0", On::Nested(NEW))]);
     bench.finish();
 }
 
@@ -262,9 +265,9 @@ fn refused_detach_permits_unplug() {
     smmu.enable(SMMUEN);
     smmu.install(sid(1), OLD);
     smmu.install(sid(2), NEW);
-    bench.say("fail DETACH errno=EBUSY");
+    bench.script("fail DETACH errno=EBUSY");
     bench.unplug("d0", 1);
-    bench.say("clear");
+    bench.script("clear");
     bench.expect(
         "closing the file frees it",
         &[("d0", On::Nothing), ("d1", On::Nested(NEW))],
@@ -274,7 +277,7 @@ fn refused_detach_permits_unplug() {
         "the slot is free",
         &[("d2", On::Nested(OLD)), ("d1", On::Nested(NEW))],
     );
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn refused_destroy_does_not_end_qemu() {
     let bench = Bench::with_one_device();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
-    bench.say("fail DESTROY errno=EBUSY");
+    bench.script("fail DESTROY errno=EBUSY");
     smmu.install(sid(1), OLD);
     smmu.install(sid(1), NEW);
     bench.expect("a new stage 1", &[("d0", On::Nested(NEW))]);
@@ -290,5 +293,5 @@ fn refused_destroy_does_not_end_qemu() {
     bench.expect("abort", &[("d0", On::Abort)]);
     bench.unplug("d0", 1);
     bench.expect("gone", &[("d0", On::Nothing)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }

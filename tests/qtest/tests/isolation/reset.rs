@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! System reset, and guests that number their buses anew.
+//! System reset, function-level reset, and guests that renumber their buses.
 
 use smmuv3_qtest::{command, smmu::SMMUEN, Smmu};
 
@@ -78,29 +78,29 @@ fn function_level_reset_keeps_attachment() {
         assert_eq!(bench.journal().function_level_resets("d1"), 0);
         assert_eq!(bench.journal().order(), [""; 0], "calls of the host");
         bench.expect("after", &devices);
-        // its configuration can change as ever
+        // its configuration can still change
         smmu.install(sid(1), ste::stage1(0x4300_0000));
         bench.expect(
-            "configured anew",
+            "configured again",
             &[("d0", On::Nested(ste::stage1(0x4300_0000)))],
         );
         bench.finish();
     }
 }
 
-/// Another number for the bus of the device in slot 1.
+/// The second number of the bus of the device in slot 1.
 const OTHER_BUS: u32 = 12;
-/// The `StreamID` that the device has then.
+/// The `StreamID` of the device with that bus number.
 const OTHER_SID: u32 = OTHER_BUS << 8;
 
-/// Gives the bus of the device in slot 1 its other number.
+/// Gives the bus of the device in slot 1 its second number.
 #[track_caller]
 fn renumber(bench: &Bench) {
     Ecam::of(bench.machine()).number(ROOT_BUS, 1 << 3, OTHER_BUS);
 }
 
-/// Configures the device by its other `StreamID`, which is the one that the host
-/// reports events with from then on.
+/// Configures the device by its second `StreamID`, with which the host reports
+/// events from then on.
 #[track_caller]
 fn install_by_other_sid(bench: &Bench, smmu: &Smmu<'_>) {
     smmu.install(OTHER_SID, ste::FIRST);
@@ -184,11 +184,11 @@ fn swapped_stream_ids_reattach() {
     bench.finish();
 }
 
-/// Although the host has never been told the old one.
+/// No vDEVICE was ever bound for the old `StreamIDs`.
 #[test]
 fn swapped_stream_ids_reattach_without_vdevices() {
     let bench = Bench::with_two_devices();
-    bench.say("fail VDEVICE_ALLOC errno=ETIMEDOUT");
+    bench.script("fail VDEVICE_ALLOC errno=ETIMEDOUT");
     let smmu = bench.smmu();
     smmu.write_ste(sid(1), ste::BYPASS);
     smmu.write_ste(sid(2), ste::ABORT);
@@ -197,10 +197,10 @@ fn swapped_stream_ids_reattach_without_vdevices() {
     let ecam = Ecam::of(bench.machine());
     ecam.number(ROOT_BUS, 1 << 3, sid(2) >> 8);
     ecam.number(ROOT_BUS, 2 << 3, sid(1) >> 8);
-    // one is configured, and both are looked at
+    // one is configured, and both are reattached
     smmu.commands(&[command::cfgi_ste(sid(1))]);
     bench.expect("after", &[("d0", On::Abort), ("d1", On::Bypass)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
@@ -219,17 +219,17 @@ fn duplicate_stream_id_grants_no_more_than_ste() {
     bench.expect("bypass", &[("d0", On::Bypass), ("d1", On::Bypass)]);
     smmu.install(0, ste::INVALID);
     bench.expect("invalid", &[("d0", On::Abort), ("d1", On::Abort)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }
 
 #[test]
 fn reset_ends_a_quarantine() {
     let bench = Bench::with_one_device();
     let smmu = bench.translating(&[ste::FIRST]);
-    bench.say("fail HWPT_INVALIDATE errno=EFAULT");
+    bench.script("fail HWPT_INVALIDATE errno=EFAULT");
     smmu.fails(command::TLBI_NSNH_ALL);
     bench.expect("failed closed", &[("d0", On::Abort)]);
-    bench.say("clear");
+    bench.script("clear");
     bench.machine().system_reset();
     bench.expect("after reset", &[("d0", On::Bypass)]);
     bench.finish();
@@ -239,11 +239,11 @@ fn reset_ends_a_quarantine() {
 fn reset_with_refused_bypass_attaches_abort() {
     let bench = Bench::with_one_device();
     bench.translating(&[ste::FIRST]);
-    bench.say("fail ATTACH kind=bypass errno=ENOMEM");
+    bench.script("fail ATTACH kind=bypass errno=ENOMEM");
     bench.machine().system_reset();
     bench.expect("after reset", &[("d0", On::Abort)]);
-    bench.say("clear");
+    bench.script("clear");
     bench.machine().system_reset();
     bench.expect("after another reset", &[("d0", On::Bypass)]);
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The simulated host itself, with the C device as its guest: what no other test
-//! here looks at.
+//! The simulated host itself, tested with the C device.
 
 use smmuv3_qtest::{command, qemu_c, smmu::EVENTQEN};
 
@@ -15,7 +14,7 @@ fn slow_host_attach_is_awaited() {
         .assign("d0", 1)
         .start();
     let smmu = bench.smmu();
-    bench.say("fail HWPT_INVALIDATE delay_ms=200 count=1");
+    bench.script("fail HWPT_INVALIDATE delay_ms=200 count=1");
     let start = std::time::Instant::now();
     smmu.submit(&[command::TLBI_NSNH_ALL]);
     assert!(start.elapsed().as_millis() >= 200);
@@ -35,5 +34,5 @@ fn polled_veventq_is_busy_on_close() {
     // the main loop polls the file itself
     bench.unplug("d0", 1);
     assert_eq!(queues(), Some(1), "it was destroyed");
-    bench.finish_after_complaints();
+    bench.finish_with_errors();
 }

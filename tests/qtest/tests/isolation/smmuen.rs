@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! `CR0.SMMUEN` and `GBPA`: what devices are on while the SMMU is disabled, and
-//! what at the moment it is enabled.
+//! `CR0.SMMUEN` and `GBPA`: what devices are attached to while the SMMU is
+//! disabled, and when it is enabled.
 
 use smmuv3_qtest::smmu::{reg, CMDQEN, EVENTQEN, SMMUEN};
 
@@ -11,7 +11,7 @@ use crate::{
     journal::On,
 };
 
-/// STEs, and what they mean for the device.
+/// Returns STEs, and what a device is attached to by each.
 fn entries() -> [([u64; 2], On); 5] {
     let stage1 = ste::stage1(0x4100_0000);
     [
@@ -89,7 +89,7 @@ fn gbpa_attaches_nothing_with_smmuen() {
             bench.mark();
             smmu.gbpa(gbpa);
             bench.expect("after a GBPA write", &[("d0", on)]);
-            assert_eq!(bench.changes(), [""; 0], "nothing is attached anew");
+            assert_eq!(bench.changes(), [""; 0], "nothing is attached");
         }
         smmu.disable(SMMUEN);
         bench.expect("after SMMUEN 1->0", &[("d0", On::Abort)]);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Configuration commands: the Stream table is read again, and what it says now
-//! is what devices are on.
+//! Configuration commands: the STE is read again and the device is attached by
+//! it.
 
 use smmuv3_qtest::{
     command::{self, Command},
@@ -15,7 +15,8 @@ use crate::{
     journal::On,
 };
 
-/// The commands that make the SMMU read the STE of the device in slot 1 again.
+/// Returns the commands that make the SMMU read the STE of the device in slot 1
+/// again.
 fn configuration_commands() -> [Command; 3] {
     [
         command::cfgi_ste(sid(1)),
@@ -24,7 +25,7 @@ fn configuration_commands() -> [Command; 3] {
     ]
 }
 
-/// A device on a stage 1 of its own.
+/// Attaches a device to stage 1.
 #[track_caller]
 fn translating(bench: &Bench) -> Smmu<'_> {
     let smmu = bench.smmu();
@@ -246,7 +247,7 @@ fn cfgi_after_failed_invalidation_waits() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
     smmu.write_ste(sid(1), ste::BYPASS);
-    bench.say("fail HWPT_INVALIDATE errno=ETIMEDOUT");
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT");
     smmu.push(&[
         command::tlbi_nh_asid(1),
         command::cfgi_ste(sid(1)),
@@ -255,11 +256,11 @@ fn cfgi_after_failed_invalidation_waits() {
     smmu.ring();
     until("a command error", || smmu.error().then_some(()));
     let stage1 = ste::stage1(0x4100_0000);
-    bench.expect("CFGI_STE is newer", &[("d0", On::Nested(stage1))]);
-    bench.say("clear");
+    bench.expect("CFGI_STE follows", &[("d0", On::Nested(stage1))]);
+    bench.script("clear");
     smmu.acknowledge();
     smmu.wait_consumed();
-    bench.expect("its turn", &[("d0", On::Bypass)]);
+    bench.expect("executed", &[("d0", On::Bypass)]);
     bench.finish();
 }
 
@@ -267,12 +268,12 @@ fn cfgi_after_failed_invalidation_waits() {
 fn refused_cd_invalidation_attaches_abort() {
     let bench = Bench::with_one_device();
     let smmu = translating(&bench);
-    bench.say("fail HWPT_INVALIDATE errno=EIO entry_num=0 count=1");
+    bench.script("fail HWPT_INVALIDATE errno=EIO entry_num=0 count=1");
     smmu.commands(&[command::cfgi_ste(sid(1))]);
     bench.expect("no command error", &[("d0", On::Abort)]);
     smmu.commands(&[command::cfgi_ste(sid(1))]);
     let stage1 = ste::stage1(0x4100_0000);
-    bench.expect("configured anew", &[("d0", On::Nested(stage1))]);
+    bench.expect("configured again", &[("d0", On::Nested(stage1))]);
     bench.finish();
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Trace events of the accelerated mode: who reads the C device's traces can
-//! read these.
+//! Trace events of the accelerated mode have the format of the C device's.
 
 use std::path::PathBuf;
 
@@ -10,7 +9,7 @@ use smmuv3_qtest::{command, qemu, qemu_c, smmu::SMMUEN};
 
 use crate::bench::{sid, ste, Guest, Setup, EXPLICIT};
 
-/// What a device traces of a guest that configures and unplugs its device.
+/// Returns the trace of a guest that configures and unplugs its device.
 fn trace(binary: PathBuf) -> Vec<String> {
     let bench = Setup::of(&binary, "smmu a")
         .smmu(EXPLICIT)
@@ -27,7 +26,7 @@ fn trace(binary: PathBuf) -> Vec<String> {
     bench.unplug("d0", 1);
     let finished = bench.end();
     finished
-        .complaints()
+        .error_lines()
         .into_iter()
         .map(|line| line.trim_end().to_owned())
         .collect()
@@ -54,11 +53,11 @@ fn accel_trace_events_match_c_device() {
             "left: the Rust device, right: the C device"
         );
     }
-    // the C device says nothing of what it attaches for another reason than a
-    // command; what it says is here, in this order
-    let mut said = lines(&rust, "smmuv3_accel_install_ste").into_iter();
+    // the C device traces only attachments that a command causes; those are
+    // here in the same order
+    let mut traced = lines(&rust, "smmuv3_accel_install_ste").into_iter();
     for line in lines(&c, "smmuv3_accel_install_ste") {
-        assert!(said.any(|other| other == line), "{line}: {rust:#?}");
+        assert!(traced.any(|other| other == line), "{line}: {rust:#?}");
     }
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a guest has made of its SMMU before it moves, and what it expects of it
-//! afterwards.
+//! The state of a guest's SMMU before migration, and its checks afterwards.
 
 use std::path::PathBuf;
 
@@ -21,22 +20,22 @@ const EVENTS_LOG2: u32 = 2;
 const TABLE: u64 = RAM + (4 << 20);
 const SECOND_LEVEL: u64 = RAM + (5 << 20);
 const SPLIT: u32 = 8;
-/// What the root port writes to.
+/// Target address of the root port's writes.
 pub const IOVA: u64 = RAM + (64 << 20) + 0x340;
 
 /// `RA` or `WA` of a base register: a hint that reads as written
 const HINT: u64 = 1 << 62;
-/// `C_BAD_STE` (7.3.5)
+/// `C_BAD_STE` (§7.3.5)
 const C_BAD_STE: u32 = 4;
 /// Bytes of an event record
 const RECORD: u64 = 32;
 
-/// Where the command is that stops the queue, and where the queue ends.
+/// Index of the command that stops the queue, and PROD.
 const WRONG: u32 = QUEUE_LOG2_ENTRIES + 1;
 const END: u32 = WRONG + 4;
 const QUEUE_LOG2_ENTRIES: u32 = 1 << QUEUE_LOG2;
 
-/// How the machine got its SMMU.
+/// How the SMMU is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// `-machine virt,iommu=smmuv3`
@@ -53,7 +52,7 @@ pub enum Table {
 }
 
 impl Form {
-    /// A machine of this form with a root port behind the SMMU.
+    /// Returns a machine of this form with a root port behind the SMMU.
     pub fn builder(self, binary: PathBuf) -> Builder {
         let (builder, bus) = match self {
             Self::Machine => (Builder::virt_with(binary, "iommu=smmuv3"), "pcie.0"),
@@ -62,7 +61,7 @@ impl Form {
         builder.device(format!("pcie-root-port,id=rp1,bus={bus},addr=5,chassis=1"))
     }
 
-    /// The root port's `StreamID`.
+    /// Returns the root port's `StreamID`.
     pub const fn sid(self) -> u32 {
         match self {
             Self::Machine => 5 << 3,
@@ -71,7 +70,7 @@ impl Form {
     }
 }
 
-/// Every register that a driver may read, and a name.
+/// Every register that a driver may read, with a name.
 const REGISTERS: [(&str, u64); 36] = [
     ("IDR0", reg::IDR0),
     ("IDR1", reg::IDR1),
@@ -111,7 +110,7 @@ const REGISTERS: [(&str, u64); 36] = [
     ("EVENTQ_IRQ_CFG2", reg::EVENTQ_IRQ_CFG2),
 ];
 
-/// What all registers say.
+/// Returns the values of all registers.
 #[track_caller]
 pub fn registers(machine: &Machine) -> Vec<(&'static str, u32)> {
     let smmu = Smmu::find(machine);
@@ -121,7 +120,7 @@ pub fn registers(machine: &Machine) -> Vec<(&'static str, u32)> {
         .collect()
 }
 
-/// A guest whose SMMU is busy.
+/// A guest whose SMMU has state in every register.
 #[derive(Clone, Copy, Debug)]
 pub struct Guest {
     pub form: Form,
@@ -156,7 +155,7 @@ impl Guest {
         smmu.write(reg::STRTAB_BASE_CFG, config);
     }
 
-    /// Gives every register that the SMMU has a value other than after reset.
+    /// Writes a value other than the reset value to every register.
     fn program(self, smmu: &Smmu<'_>) {
         smmu.write(reg::CR1, 0xd75);
         smmu.write(reg::CR2, 2);
@@ -172,10 +171,10 @@ impl Guest {
         assert_eq!(smmu.read(reg::CR0ACK), SMMUEN | EVENTQEN | CMDQEN);
     }
 
-    /// Lets the guest live: an event that it has not read, an error that it has
-    /// got over, another that it has not even seen, and commands behind it.
+    /// Creates the state to migrate: an unread event, an acknowledged error, an
+    /// unacknowledged one, and commands behind it.
     #[track_caller]
-    pub fn live(self, machine: &Machine) {
+    pub fn run_to_state(self, machine: &Machine) {
         let smmu = Smmu::find(machine);
         let mut port = RootPort::new(machine, self.form.sid());
         self.program(&smmu);
@@ -199,9 +198,9 @@ impl Guest {
         port.arrives(IOVA, IOVA);
     }
 
-    /// The guest goes on where it was.
+    /// Checks that the guest can resume where it was.
     #[track_caller]
-    pub fn go_on(self, machine: &Machine) {
+    pub fn resume(self, machine: &Machine) {
         machine.qmp("cont", json!({}));
         let smmu = Smmu::find(machine);
         smmu.adopt_queue();
@@ -246,7 +245,7 @@ impl Guest {
     }
 }
 
-/// Word 0 of a Stream table entry (5.2).
+/// Word 0 of a Stream table entry (§5.2).
 pub mod ste {
     pub const BYPASS: u64 = 1 | (0b100 << 1);
 }

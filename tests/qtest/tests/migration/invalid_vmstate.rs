@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Streams with what no device can have saved: the destination says so and
-//! ends, with an exit status and without a signal. The C device takes them and
-//! computes shifts and addresses from them.
+//! Streams that no device can have saved: the destination reports an error and
+//! exits with a status, not by a signal. The C device accepts them and computes
+//! shifts and addresses from them.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -19,15 +19,15 @@ const GUEST: Guest = Guest {
     table: Table::TwoLevels,
 };
 
-/// A sound stream of the C device's.
+/// Returns a valid stream of the C device.
 fn sound() -> Stream {
     let machine = GUEST.form.builder(qemu_c()).start();
-    GUEST.live(&machine);
+    GUEST.run_to_state(&machine);
     Stream::save(machine)
 }
 
-/// A QEMU that is started with `stream` ends at once, and its last words have
-/// all of `words`.
+/// Checks that a QEMU that is started with `stream` exits at once, with all of
+/// `words` in its last line.
 #[track_caller]
 fn refused(stream: &Stream, words: &[&str]) {
     let file = stream.write();
@@ -55,7 +55,7 @@ fn refused_values(name: &str, values: &[u64]) {
 #[test]
 fn valid_vmstate_is_accepted() {
     let machine = sound().load(GUEST.form.builder(qemu()));
-    GUEST.go_on(&machine);
+    GUEST.resume(&machine);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Streams with anything in them. They are refused, or loaded; and a device that
-//! has loaded one goes on, whatever its registers are: it neither dies nor hangs.
+//! Random migration streams are refused or loaded. A device that has loaded one
+//! must not crash or hang QEMU, whatever its registers are.
 
 use serde_json::json;
 use smmuv3_qtest::{
@@ -23,7 +23,7 @@ const GUEST: Guest = Guest {
     table: Table::TwoLevels,
 };
 
-/// Values that programs get wrong, and what else there is.
+/// Returns a random value, more often one at a limit.
 fn value(random: &mut Random, field: Field) -> u64 {
     let all = u64::MAX >> (64 - 8 * field.size);
     let number = random.next();
@@ -31,7 +31,7 @@ fn value(random: &mut Random, field: Field) -> u64 {
     all & random.of(&[0, all, all >> 1, bit, !bit, number, RAM | (number & 0x1f)])
 }
 
-/// Does everything to the SMMU that a driver or a device may do.
+/// Uses the SMMU in every way that a driver or a device may.
 fn exercise(machine: &Machine) {
     machine.qmp("cont", json!({}));
     let mut port = RootPort::new(machine, GUEST.form.sid());
@@ -45,9 +45,9 @@ fn exercise(machine: &Machine) {
     registers(machine);
 }
 
-/// A driver that begins from scratch gets what it wants.
+/// Checks that a driver can initialize the SMMU.
 #[track_caller]
-fn begin_again(machine: &Machine) {
+fn reinitialize(machine: &Machine) {
     machine.system_reset();
     let smmu = Smmu::find(machine);
     let sid = GUEST.form.sid();
@@ -63,7 +63,7 @@ fn begin_again(machine: &Machine) {
 #[test]
 fn random_vmstate_does_not_crash_qemu() {
     let source = GUEST.form.builder(qemu_c()).start();
-    GUEST.live(&source);
+    GUEST.run_to_state(&source);
     let sound = Stream::save(source);
     let mut random = Random::new(0x5eed_0001);
     let (mut loaded, mut refused) = (0, 0);
@@ -81,7 +81,7 @@ fn random_vmstate_does_not_crash_qemu() {
         match stream.load_into(&machine) {
             Ok(()) => {
                 exercise(&machine);
-                begin_again(&machine);
+                reinitialize(&machine);
                 loaded += 1;
             }
             Err(reason) => {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Bits that mean nothing. The C device keeps whatever a guest writes to a
-//! register and saves it; in the Rust device Reserved bits are zero, as section
-//! 6.2 says, and they are dropped on the way.
+//! Reserved register bits. The C device stores and saves whatever a guest
+//! writes; in the Rust device Reserved bits are RES0 (§6.2), so migration drops
+//! them.
 
 use smmuv3_qtest::{
     command::SYNC,
@@ -18,8 +18,8 @@ use crate::{
     stream::Stream,
 };
 
-/// A register to which a guest has written ones: what the C device shows then,
-/// what the Rust device makes of it, and why.
+/// A register to which a guest has written ones: its value in the C device, and
+/// in the Rust device after migration.
 struct Row {
     name: &'static str,
     offset: u64,
@@ -38,9 +38,8 @@ const fn row(name: &'static str, offset: u64, kept: u32, defined: u32) -> Row {
 
 const ALL: u32 = u32::MAX;
 
-/// In the order in which a guest writes them: `CR0` is last. Where nothing else
-/// is said, the rest is RES0. There are no MSIs, so their registers do not
-/// exist; addresses have 44 bits.
+/// Registers in the order in which the guest writes them, `CR0` last. The
+/// registers of MSIs are RES0, and addresses have 44 bits.
 const TABLE: [Row; 25] = [
     row("CR1", reg::CR1, ALL, 0xfff),
     // RECINVSID; no E2H, no PTM without Hyp and BTM
@@ -67,7 +66,7 @@ const TABLE: [Row; 25] = [
     // with OVFLG
     row("EVENTQ_PROD", reg::EVENTQ_PROD, ALL, 0x800f_ffff),
     row("EVENTQ_CONS", reg::EVENTQ_CONS, ALL, 0x800f_ffff),
-    // the C device stores it and never shows it
+    // the C device stores it and reads it as zero
     row("EVENTQ_IRQ_CFG0", reg::EVENTQ_IRQ_CFG0, 0, 0),
     row("EVENTQ_IRQ_CFG0 high", reg::EVENTQ_IRQ_CFG0 + 4, 0, 0),
     // CMDQ_ERR, EVENTQ_ABT_ERR, SFM_ERR
@@ -78,7 +77,7 @@ const TABLE: [Row; 25] = [
     row("CR0ACK", reg::CR0ACK, 0x5df, 0xd),
 ];
 
-/// A machine with the C device, to all of whose registers ones were written.
+/// Starts a machine with the C device and writes ones to all registers.
 fn scribbled() -> Machine {
     let machine = Form::Device.builder(qemu_c()).start();
     let smmu = Smmu::find(&machine);
@@ -101,9 +100,9 @@ fn shows(machine: &Machine, expected: impl Fn(&Row) -> u32) {
 fn migration_drops_reserved_bits_of_c_device() {
     let source = scribbled();
     shows(&source, |row| row.kept);
-    let moved = Stream::save(source).load(Form::Device.builder(qemu()));
-    shows(&moved, |row| row.defined);
-    let back = Stream::save(moved).load(Form::Device.builder(qemu_c()));
+    let migrated = Stream::save(source).load(Form::Device.builder(qemu()));
+    shows(&migrated, |row| row.defined);
+    let back = Stream::save(migrated).load(Form::Device.builder(qemu_c()));
     shows(&back, |row| row.defined);
 }
 

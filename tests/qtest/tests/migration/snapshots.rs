@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Snapshots, as `savevm` and `loadvm` make and use them: the state is loaded by
-//! a device that has lived in the meantime.
+//! Snapshots by `savevm` and `loadvm`: the state is loaded into a device that
+//! was used since.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ use crate::{
     stream::TemporaryFile,
 };
 
-/// Waits for the end of a job, which must have succeeded.
+/// Waits until a job has succeeded.
 #[track_caller]
 fn finish_job(machine: &Machine) {
     let error = until("end of the job", || {
@@ -41,7 +41,7 @@ fn create_image(machine: &Machine, options: &serde_json::Value) {
     finish_job(machine);
 }
 
-/// Gives a machine a disk, which no device uses, for its snapshots.
+/// Adds a disk for snapshots, which no device uses.
 #[track_caller]
 fn add_disk(machine: &Machine, file: &TemporaryFile, new: bool) {
     if new {
@@ -75,8 +75,8 @@ fn snapshot(machine: &Machine, command: &str) {
     finish_job(machine);
 }
 
-/// A snapshot of a machine in `from` is loaded in `to`, where another guest had
-/// a life of its own.
+/// Checks that `to`, where another guest has run, loads a snapshot of a machine
+/// in `from`.
 #[track_caller]
 fn loads(form: Form, from: fn() -> PathBuf, to: fn() -> PathBuf) {
     for (table, other) in [
@@ -87,19 +87,19 @@ fn loads(form: Form, from: fn() -> PathBuf, to: fn() -> PathBuf) {
         let guest = Guest { form, table };
         let source = form.builder(from()).start();
         add_disk(&source, &file, true);
-        guest.live(&source);
+        guest.run_to_state(&source);
         let before = registers(&source);
         snapshot(&source, "snapshot-save");
-        assert_eq!(registers(&source), before, "the source goes on");
+        assert_eq!(registers(&source), before, "the source keeps running");
         assert!(source.quit().status.success());
 
         let machine = form.builder(to()).start();
         add_disk(&machine, &file, false);
-        Guest { form, table: other }.live(&machine);
+        Guest { form, table: other }.run_to_state(&machine);
         snapshot(&machine, "snapshot-load");
         assert_eq!(registers(&machine), before, "{guest:?}");
-        guest.go_on(&machine);
-        assert_eq!(machine.quit().stderr, "", "complaints");
+        guest.resume(&machine);
+        assert_eq!(machine.quit().stderr, "", "log");
     }
 }
 
@@ -121,8 +121,8 @@ fn snapshot_loads_from_rust_to_rust() {
     loads(Form::Device, qemu, qemu);
 }
 
-/// Memory is as it was then, and so is what the SMMU makes of it: nothing that it
-/// has read since counts.
+/// Guest memory is restored, so every cached entry that was read later is
+/// stale.
 #[test]
 fn snapshot_load_flushes_caches() {
     let table = RAM + (4 << 20);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A machine's state in a file, and where in it the SMMU's is.
+//! The state of a machine in a file, with access to the SMMU's section.
 
 use std::{
     env, fs,
@@ -15,11 +15,11 @@ use std::{
 use serde_json::json;
 use smmuv3_qtest::{until, Builder, Machine};
 
-/// What precedes the SMMU's fields: the section's name with its length,
-/// instance 0, version 1.
+/// The header of the SMMU's section: its name with the length, instance 0,
+/// version 1.
 const HEADER: &[u8] = b"\x06smmuv3\0\0\0\0\0\0\0\x01";
 
-/// A field of the SMMU's section: where it begins in it, how many bytes it has.
+/// A field of the SMMU's section: its offset and its size in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     pub name: &'static str,
@@ -27,7 +27,7 @@ pub struct Field {
     pub size: usize,
 }
 
-/// The fields as they follow one another. An array is a field for each element.
+/// The fields in their order. Each element of an array is a field.
 const LAYOUT: [(&str, usize); 29] = [
     ("features", 4),
     ("sid_size", 1),
@@ -61,7 +61,8 @@ const LAYOUT: [(&str, usize); 29] = [
     ("gbpa", 4),
 ];
 
-/// All fields. The last, `gbpa`, is there only if it is not as out of reset.
+/// Returns all fields. The last, `gbpa`, is present only if it differs from its
+/// reset value.
 pub fn fields() -> Vec<Field> {
     let mut offset = 0;
     let place = |(name, size)| {
@@ -76,7 +77,7 @@ pub fn fields() -> Vec<Field> {
         .collect()
 }
 
-/// The field called `name`.
+/// Returns the field called `name`.
 pub fn field(name: &str) -> Field {
     fields()
         .into_iter()
@@ -100,7 +101,7 @@ impl Stream {
         Self(fs::read(&file.0).expect("the saved state"))
     }
 
-    /// Starts a QEMU with this state; its guest does not run yet.
+    /// Starts a QEMU with this state, with the guest stopped.
     #[track_caller]
     pub fn load(&self, builder: Builder) -> Machine {
         let machine = builder.args(["-incoming", "defer"]).start();
@@ -108,7 +109,8 @@ impl Stream {
         machine
     }
 
-    /// Gives this state to a QEMU that waits for one; it stays if it cannot use it.
+    /// Loads this state into a QEMU that waits for it, which keeps running if
+    /// it refuses the state.
     #[track_caller]
     pub fn load_into(&self, machine: &Machine) -> Result<(), String> {
         let file = self.write();
@@ -119,8 +121,8 @@ impl Stream {
         outcome(machine)
     }
 
-    /// Gives this state to a QEMU that waits for one, but what is from `section` on only
-    /// after `meanwhile` has run.
+    /// Loads this state into a QEMU that waits for it, and sends the part from
+    /// `section` on after `meanwhile` has run.
     #[track_caller]
     pub fn load_in_two(&self, machine: &Machine, section: &str, meanwhile: impl FnOnce()) {
         let (first, second) = self.0.split_at(self.section(section));
@@ -138,7 +140,7 @@ impl Stream {
         assert_eq!(outcome(machine), Ok(()), "{}", machine.stderr());
     }
 
-    /// Where the section called `name` begins, which comes after the SMMU's.
+    /// Returns the offset of the section `name`, which follows the SMMU's.
     #[track_caller]
     fn section(&self, name: &str) -> usize {
         /// The kind of the section, and its number
@@ -153,14 +155,14 @@ impl Stream {
         smmu + after - BEGIN
     }
 
-    /// This state as a file.
+    /// Writes this state to a file.
     pub fn write(&self) -> TemporaryFile {
         let file = TemporaryFile::new();
         fs::write(&file.0, &self.0).expect("a file with the state");
         file
     }
 
-    /// Where the SMMU's fields begin.
+    /// Returns the offset of the SMMU's fields.
     #[track_caller]
     pub fn smmu(&self) -> usize {
         let mut found = self
@@ -174,7 +176,7 @@ impl Stream {
         first
     }
 
-    /// The value of a field.
+    /// Returns the value of a field.
     #[track_caller]
     pub fn get(&self, field: Field) -> u64 {
         let at = self.smmu() + field.offset;
@@ -184,7 +186,7 @@ impl Stream {
             .fold(0, |value, byte| (value << 8) | u64::from(*byte))
     }
 
-    /// The same state but for one field.
+    /// Returns the state with another value in one field.
     #[track_caller]
     pub fn with(&self, field: Field, value: u64) -> Self {
         let mut changed = self.clone();
@@ -193,7 +195,7 @@ impl Stream {
         changed
     }
 
-    /// The same state but for the version of the SMMU's section.
+    /// Returns the state with another version of the SMMU's section.
     #[track_caller]
     pub fn with_version(&self, version: u8) -> Self {
         let mut changed = self.clone();
@@ -201,14 +203,14 @@ impl Stream {
         changed
     }
 
-    /// What is before the byte `end` of the SMMU's fields.
+    /// Returns the state up to the byte `end` of the SMMU's fields.
     #[track_caller]
     pub fn cut(&self, end: usize) -> Self {
         Self(self.0[..self.smmu() + end].to_owned())
     }
 }
 
-/// Waits for the end of a migration.
+/// Waits until a migration has ended.
 #[track_caller]
 fn outcome(machine: &Machine) -> Result<(), String> {
     until("end of the migration", || {
@@ -221,11 +223,11 @@ fn outcome(machine: &Machine) -> Result<(), String> {
     })
 }
 
-/// A file that goes with the test.
+/// A file that is deleted with the test.
 pub struct TemporaryFile(PathBuf);
 
 impl TemporaryFile {
-    /// A name for a file that is not there yet.
+    /// Returns a name for a file that does not exist yet.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -233,12 +235,12 @@ impl TemporaryFile {
         Self(env::temp_dir().join(name))
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// As `migrate` and `-incoming` want it.
+    /// Returns its URI for `migrate` and `-incoming`.
     pub fn uri(&self) -> String {
         format!("file:{}", self.0.display())
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Between the two devices, in every direction.
+//! Migration between the two devices, in every direction.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -19,92 +19,93 @@ use crate::{
     stream::{field, Stream},
 };
 
-/// A guest that is moved along `way` finds its registers as they were at every
-/// station, and goes on at the last one.
+/// Migrates a guest along `way`, compares its registers after every migration,
+/// and resumes it after the last one.
 #[track_caller]
-fn moves(form: Form, way: &[fn() -> PathBuf]) {
+fn migrates(form: Form, way: &[fn() -> PathBuf]) {
     for table in [Table::Linear, Table::TwoLevels] {
         let guest = Guest { form, table };
         let mut machine = form.builder(way[0]()).start();
-        guest.live(&machine);
+        guest.run_to_state(&machine);
         let before = registers(&machine);
         for (number, station) in way.iter().enumerate().skip(1) {
             let stream = Stream::save(machine);
             machine = stream.load(form.builder(station()));
             assert_eq!(registers(&machine), before, "station {number}, {guest:?}");
         }
-        guest.go_on(&machine);
-        assert_eq!(machine.quit().stderr, "", "complaints");
+        guest.resume(&machine);
+        assert_eq!(machine.quit().stderr, "", "log");
     }
 }
 
 #[test]
 fn machine_smmu_migrates_from_c_to_rust() {
-    moves(Form::Machine, &[qemu_c, qemu]);
+    migrates(Form::Machine, &[qemu_c, qemu]);
 }
 
 #[test]
 fn machine_smmu_migrates_from_rust_to_c() {
-    moves(Form::Machine, &[qemu, qemu_c]);
+    migrates(Form::Machine, &[qemu, qemu_c]);
 }
 
 #[test]
 fn machine_smmu_migrates_from_c_to_rust_to_c() {
-    moves(Form::Machine, &[qemu_c, qemu, qemu_c]);
+    migrates(Form::Machine, &[qemu_c, qemu, qemu_c]);
 }
 
 #[test]
 fn machine_smmu_migrates_from_rust_to_rust() {
-    moves(Form::Machine, &[qemu, qemu]);
+    migrates(Form::Machine, &[qemu, qemu]);
 }
 
 #[test]
 fn user_smmu_migrates_from_c_to_rust() {
-    moves(Form::Device, &[qemu_c, qemu]);
+    migrates(Form::Device, &[qemu_c, qemu]);
 }
 
 #[test]
 fn user_smmu_migrates_from_rust_to_c() {
-    moves(Form::Device, &[qemu, qemu_c]);
+    migrates(Form::Device, &[qemu, qemu_c]);
 }
 
 #[test]
 fn user_smmu_migrates_from_c_to_rust_to_c() {
-    moves(Form::Device, &[qemu_c, qemu, qemu_c]);
+    migrates(Form::Device, &[qemu_c, qemu, qemu_c]);
 }
 
 #[test]
 fn user_smmu_migrates_from_rust_to_rust() {
-    moves(Form::Device, &[qemu, qemu]);
+    migrates(Form::Device, &[qemu, qemu]);
 }
 
-/// Both ways between the devices.
+/// Both directions between the devices.
 const WAYS: [[fn() -> PathBuf; 2]; 2] = [[qemu_c, qemu], [qemu, qemu_c]];
 
-/// The C device goes on at a doorbell only, which does not come.
+/// The C device would consume the rest at the next doorbell only, which does
+/// not come.
 #[test]
 fn pending_commands_are_consumed_before_migration() {
     const LARGEST: u32 = 19;
-    // a line for each command: slow enough not to be done before QEMU saves
+    // trace each command, which is slow enough not to be done before QEMU saves
     let slow = ["-trace", "smmuv3_cmdq_opcode", "-D", "/dev/null"];
     let source = Form::Device.builder(qemu()).args(slow).start();
     let smmu = Smmu::find(&source);
     smmu.setup_queue(RAM + (16 << 20), LARGEST);
     smmu.push(&vec![TLBI_NSNH_ALL; 1 << LARGEST]);
-    // Nothing but the doorbell's slice is consumed when QEMU is told to stop.
+    // Only the doorbell's slice is consumed when QEMU is stopped.
     let prod = smmu.prod();
     let doorbell = [(smmu.base() + reg::CMDQ_PROD, prod)];
     let cons = source.write32_then_read32(&doorbell, smmu.base() + reg::CMDQ_CONS);
-    assert!(cons < prod, "no command is under way");
+    assert!(cons < prod, "no command is pending");
     let machine = Stream::save(source).load(Form::Device.builder(qemu_c()));
     assert_eq!(Smmu::find(&machine).cons(), prod);
 }
 
-/// A machine that was `live` in `from`, now in `to`.
+/// Migrates a machine that ran `run` from `from` to `to`.
 #[track_caller]
-fn moved(from: fn() -> PathBuf, to: fn() -> PathBuf, live: impl FnOnce(&Smmu<'_>)) -> Machine {
+fn migrated(from: fn() -> PathBuf, to: fn() -> PathBuf, run: impl FnOnce(&Smmu<'_>)) -> Machine {
     let source = Form::Device.builder(from()).start();
-    live(&Smmu::find(&source));
+    run(&Smmu::find(&source));
     Stream::save(source).load(Form::Device.builder(to()))
 }
 
@@ -123,7 +124,7 @@ fn unused_smmu_migrates() {
 #[test]
 fn commands_in_disabled_cmdq_are_consumed_after_migration() {
     for [from, to] in WAYS {
-        let machine = moved(from, to, |smmu| {
+        let machine = migrated(from, to, |smmu| {
             smmu.setup_queue(RAM, 4);
             smmu.disable(CMDQEN);
             smmu.push(&[CFGI_ALL, TLBI_NSNH_ALL, SYNC]);
@@ -144,8 +145,8 @@ const GICD: u64 = 0x0800_0000;
 const GICD_ISPENDR: u64 = GICD + 0x200 + 4 * (CMD_SYNC_INTID / 32);
 const GICD_ICFGR: u64 = GICD + 0xc00 + 4 * (CMD_SYNC_INTID / 16);
 
-/// Commands that came with the state are consumed when the machine runs: a `GICv2` is
-/// loaded after the SMMU, and its state does not have their interrupt.
+/// Commands in the loaded state are consumed only when the machine runs: a
+/// `GICv2` is loaded after the SMMU and would lose their interrupt.
 #[test]
 fn pending_sync_keeps_its_interrupt_while_gicv2_is_loaded() {
     let builder = || Builder::virt_with(qemu(), "iommu=smmuv3,gic-version=2");
@@ -162,7 +163,7 @@ fn pending_sync_keeps_its_interrupt_while_gicv2_is_loaded() {
     let pending =
         |machine: &Machine| machine.read32(GICD_ISPENDR) & (1 << (CMD_SYNC_INTID % 32)) != 0;
     assert!(!pending(&source));
-    // as a device leaves it that is stopped in the middle of the queue
+    // as a device that was stopped in the middle of the queue saves it
     let stream = Stream::save(source)
         .with(field("cr0"), CMDQEN.into())
         .with(field("cr0ack"), CMDQEN.into());
@@ -183,7 +184,7 @@ fn pending_sync_keeps_its_interrupt_while_gicv2_is_loaded() {
     assert!(pending(&machine), "the interrupt is lost");
 }
 
-/// Each SMMU gets its own registers back.
+/// Each SMMU gets its own registers.
 #[test]
 fn two_smmus_migrate_with_their_registers() {
     let builder = |binary: PathBuf| {
@@ -230,8 +231,9 @@ fn sbsa_ref_smmu_migrates() {
     }
 }
 
-/// A guest that waits for a `CMD_SYNC` does not ring again. So nothing may be under
-/// way any more when the machine has stopped: the C device would leave it.
+/// A guest that waits for a `CMD_SYNC` writes no further doorbell, so all
+/// commands must be consumed before the machine has stopped: the C device would
+/// not resume.
 #[test]
 fn running_cmdq_is_consumed_before_migration() {
     const LOG2: u32 = 16;
@@ -249,13 +251,12 @@ fn running_cmdq_is_consumed_before_migration() {
     }
 }
 
-/// What has been cached is not part of the state: the destination reads the
-/// tables as they are.
+/// Caches are not part of the state: the destination walks the tables again.
 #[test]
 fn migration_does_not_transfer_caches() {
     let table = RAM + (4 << 20);
     for [from, to] in WAYS {
-        let machine = moved(from, to, |smmu| {
+        let machine = migrated(from, to, |smmu| {
             let entry = table + 64 * u64::from(Form::Device.sid());
             smmu.setup_stream_table(table, 12);
             smmu.machine().write64(entry, ste::BYPASS);
@@ -269,12 +270,12 @@ fn migration_does_not_transfer_caches() {
     }
 }
 
-/// An Event queue that is full moves as it is, and goes on when there is room.
+/// A full Event queue migrates unchanged and records again when there is room.
 #[test]
 fn full_eventq_migrates() {
     let pointers = |smmu: &Smmu<'_>| (smmu.read(reg::EVENTQ_PROD), smmu.read(reg::EVENTQ_CONS));
     for [from, to] in WAYS {
-        let machine = moved(from, to, |smmu| {
+        let machine = migrated(from, to, |smmu| {
             smmu.setup_stream_table(RAM + (4 << 20), 12);
             smmu.write64(reg::EVENTQ_BASE, (RAM + (2 << 20)) | 1);
             smmu.enable(SMMUEN | EVENTQEN);
@@ -291,8 +292,8 @@ fn full_eventq_migrates() {
     }
 }
 
-/// The C device never leaves the two-level format once it was set, and saves
-/// that; the registers say otherwise, and they are what counts (6.3.25).
+/// The C device never leaves the two-level format once it was set, and saves it
+/// in `features`. `STRTAB_BASE_CFG.FMT` decides (§6.3.25).
 #[test]
 fn migration_derives_strtab_format_from_register() {
     let table = RAM + (4 << 20);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The process that serves a virtio device's queues, as far as QEMU's vhost-user
-//! can tell: it shakes hands, asks for translations, and notes what it is told.
-//! It serves no queue.
+//! A vhost-user backend without queue processing: it negotiates features,
+//! requests translations, and records invalidations.
 
 use std::{
     io::{self, Read, Write},
@@ -20,7 +19,7 @@ use std::{
 
 use smmuv3_qtest::{Builder, TIMEOUT};
 
-/// Requests that are more than noted.
+/// Requests that are not only acknowledged.
 mod request {
     pub const GET_FEATURES: u32 = 1;
     pub const SET_MEM_TABLE: u32 = 5;
@@ -30,17 +29,17 @@ mod request {
     pub const IOTLB_MSG: u32 = 22;
 }
 
-/// The only request of the other direction.
+/// The only request of the backend.
 const BACKEND_IOTLB_MSG: u32 = 1;
 
-/// Flags of a message: version 1, an answer, one is wanted.
+/// Flags of a message: version 1, reply, reply wanted.
 const VERSION: u32 = 1;
 const ANSWER: u32 = 1 << 2;
 const WANTS_ANSWER: u32 = 1 << 3;
 
 /// `VIRTIO_F_VERSION_1`, `VIRTIO_F_ACCESS_PLATFORM`, and that there are protocol features
 const FEATURES: u64 = (1 << 32) | (1 << 33) | (1 << 30);
-/// Answers on demand, and requests of the backend
+/// Replies on demand, and requests of the backend
 const PROTOCOL_FEATURES: u64 = (1 << 3) | (1 << 5);
 
 /// Kinds of messages about translations.
@@ -48,18 +47,18 @@ const MISS: u8 = 1;
 const UPDATE: u8 = 2;
 const INVALIDATE: u8 = 3;
 
-/// How long it takes before a translation is out of use. Who does not wait for
-/// that is found out.
+/// Delay before the backend acknowledges an invalidation, which exposes callers
+/// that do not wait for it.
 const SLOWNESS: Duration = Duration::from_millis(3);
 
-/// Which access is asked for.
+/// The access that is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read = 1,
     Write = 2,
 }
 
-/// A translation that QEMU has given.
+/// A translation that QEMU has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     pub iova: u64,
@@ -69,7 +68,7 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// Where `iova` is by this translation.
+    /// Returns the output address of `iova`.
     pub const fn of(&self, iova: u64) -> Option<u64> {
         match iova.checked_sub(self.iova) {
             Some(offset) if offset < self.size => Some(self.address + offset),
@@ -78,10 +77,10 @@ impl Translation {
     }
 }
 
-/// Addresses that are no longer translated as they were: the first and the last.
+/// An invalidated range: the first and the last address.
 pub type Invalidation = (u64, u64);
 
-/// A piece of guest memory in QEMU's address space.
+/// A region of guest memory in QEMU's address space.
 #[derive(Clone, Copy, Debug)]
 struct Region {
     guest: u64,
@@ -92,25 +91,25 @@ struct Region {
 #[derive(Default)]
 struct State {
     memory: Vec<Region>,
-    /// Where requests go, once QEMU has said so
+    /// The socket for requests, once QEMU has sent it
     requests: Option<UnixStream>,
     update: Option<Translation>,
     invalidations: Vec<Invalidation>,
-    /// The next invalidation is its death
-    mortal: bool,
-    dead: bool,
+    /// Exit at the next invalidation
+    exits_on_invalidation: bool,
+    exited: bool,
 }
 
-/// The process: a thread of the test.
+/// The backend: a thread of the test.
 pub struct Backend {
     state: Arc<Mutex<State>>,
-    /// QEMU's connection, to end it
+    /// The connection to QEMU, to close it
     connection: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Backend {
-    /// Serves a QEMU that is to be started, under the character device `id`.
+    /// Serves the character device `id` of a QEMU that is not started yet.
     pub fn new(builder: Builder, id: &str) -> (Builder, Self) {
         let mut with_socket = builder;
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
@@ -133,7 +132,7 @@ impl Backend {
         lock(&self.state)
     }
 
-    /// Asks for the translation of `iova`; `None` if there is none for this access.
+    /// Requests the translation of `iova`; `None` if the access is refused.
     #[track_caller]
     pub fn translate(&self, iova: u64, access: Access) -> Option<Translation> {
         let mut state = self.state();
@@ -159,12 +158,12 @@ impl Backend {
         }
     }
 
-    /// It will die of the next invalidation, without an answer.
-    pub fn die_when_told(&self) {
-        self.state().mortal = true;
+    /// Makes the backend exit at the next invalidation, without a reply.
+    pub fn exit_on_invalidation(&self) {
+        self.state().exits_on_invalidation = true;
     }
 
-    /// What has been invalidated since the last call.
+    /// Returns the ranges that were invalidated since the last call.
     pub fn invalidations(&self) -> Vec<Invalidation> {
         mem::take(&mut self.state().invalidations)
     }
@@ -183,7 +182,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a message about a translation carries: no size and no address in a request.
+/// Returns the payload of an IOTLB message; a request has no size and no
+/// address.
 fn iotlb(iova: u64, access: u8, kind: u8) -> Vec<u8> {
     let mut payload = vec![0; 32];
     payload[..8].copy_from_slice(&iova.to_le_bytes());
@@ -198,11 +198,11 @@ struct Server {
 }
 
 impl Server {
-    /// Until QEMU hangs up.
+    /// Serves QEMU until it closes the connection.
     fn serve(mut self) {
         while let Ok(Some((message, fds))) = Message::receive(&mut self.stream) {
             let answer = self.handle(&message, fds);
-            if lock(&self.state).dead {
+            if lock(&self.state).exited {
                 let _ = self.stream.shutdown(Shutdown::Both);
                 return;
             }
@@ -223,12 +223,12 @@ impl Server {
         }
     }
 
-    /// What is to be answered in any case.
+    /// Handles a message and returns the reply that it always gets.
     fn handle(&self, message: &Message, fds: Vec<OwnedFd>) -> Option<Vec<u8>> {
         match message.request {
             request::GET_FEATURES => Some(FEATURES.to_le_bytes().to_vec()),
             request::GET_PROTOCOL_FEATURES => Some(PROTOCOL_FEATURES.to_le_bytes().to_vec()),
-            // the queue's number, and that nothing of it has been used
+            // the queue's number, and a used index of 0
             request::GET_VRING_BASE => Some(message.payload[..4].repeat(2)),
             request::SET_MEM_TABLE => {
                 lock(&self.state).memory = message.regions();
@@ -265,14 +265,14 @@ impl Server {
                     address: user - region.user + region.guest,
                 });
             }
-            // DPDK takes it for nothing, and Linux 5.17 to 6.5 refuses it
+            // DPDK ignores it, and Linux 5.17 to 6.5 refuses it
             INVALIDATE if size == 0 => (),
             INVALIDATE => {
                 thread::sleep(SLOWNESS);
                 let last = iova.wrapping_add(size).wrapping_sub(1);
                 let mut state = lock(&self.state);
                 state.invalidations.push((iova, last));
-                state.dead = state.mortal;
+                state.exited = state.exits_on_invalidation;
             }
             _ => (),
         }
@@ -294,7 +294,7 @@ impl Message {
         stream.write_all(&bytes)
     }
 
-    /// The next message with the descriptors that came with it; `None` at the end.
+    /// Returns the next message with its descriptors, or `None` at the end.
     fn receive(stream: &mut UnixStream) -> io::Result<Option<(Self, Vec<OwnedFd>)>> {
         let mut header = [0; 12];
         let Some(fds) = receive_with_fds(stream, &mut header)? else {
@@ -311,13 +311,13 @@ impl Message {
         Ok(Some((message, fds)))
     }
 
-    /// The 64 bits at a byte of the payload; 0 beyond its end.
+    /// Returns the 64 bits at an offset of the payload, 0 beyond its end.
     fn word(&self, at: usize) -> u64 {
         let byte = |index| self.payload.get(at + index).copied().unwrap_or_default();
         u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(byte))
     }
 
-    /// The regions of a memory table.
+    /// Returns the regions of a memory table.
     fn regions(&self) -> Vec<Region> {
         let count = self.word(0) as u32 as usize;
         let region = |index: usize| Region {
@@ -332,7 +332,7 @@ impl Message {
 /// Most descriptors that come with a message.
 const MOST_FDS: usize = 8;
 
-/// Fills `buffer`, and takes the descriptors that come with its first byte.
+/// Fills `buffer` and takes the descriptors that came with its first byte.
 fn receive_with_fds(
     stream: &mut UnixStream,
     buffer: &mut [u8],
@@ -363,11 +363,11 @@ fn receive_with_fds(
     Ok(Some(fds))
 }
 
-/// The descriptors in what the kernel has received.
+/// Returns the descriptors of a received message.
 ///
 /// # Safety
 ///
-/// `header` is as `recvmsg` left it, its control buffer is alive, and nobody
+/// `header` is as `recvmsg` left it, its control buffer is alive, and nothing
 /// else owns the descriptors.
 unsafe fn descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();

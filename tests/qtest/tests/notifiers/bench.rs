@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A machine whose virtio device is behind its SMMU and served by the test.
+//! A machine whose virtio device is behind its SMMU, with the test as
+//! vhost-user backend.
 
 use std::ops::Deref;
 
@@ -15,33 +16,33 @@ use smmuv3_qtest::{
 
 use crate::backend::{Access, Backend, Translation};
 
-/// What mappings lead to
+/// Guest physical address of the data
 pub const DATA: u64 = FREE + (16 << 20);
-/// Where the device's queue is for the device, and in memory.
+/// IOVA and guest physical address of the device's queue.
 pub const RING: u64 = 0x20_0000;
 pub const RING_AT: u64 = FREE;
-/// An address for tests to map
+/// IOVA for tests to map
 pub const IOVA: u64 = 0x1234_5000;
 
-/// A machine that runs, and the process that serves its device.
+/// A running machine and the backend of its device.
 pub struct Served {
     pub machine: Machine,
-    // after the machine: QEMU shall not see it go
+    // dropped after the machine, so that QEMU does not see it close
     pub backend: Backend,
     pub stages: Stages,
 }
 
-/// `StreamID` of the device, if a test does not put it elsewhere
+/// Default `StreamID` of the device
 pub const SID: u32 = pci::sid(0, 6);
 
-/// A machine with guest memory that can be shared, and these options.
+/// Returns a machine with shared guest memory and these options.
 pub fn sharing(options: &str) -> Builder {
     Builder::virt_with(qemu(), &format!("memory-backend=ram,{options}"))
         .args(["-object", "memory-backend-memfd,id=ram,size=128M,share=on"])
         .args(["-m", "128M"])
 }
 
-/// The same with an SMMU that has these stages.
+/// Returns a machine with shared guest memory and an SMMU with these stages.
 pub fn with_smmu(stages: Stages) -> Builder {
     sharing("").device(format!(
         "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
@@ -50,12 +51,12 @@ pub fn with_smmu(stages: Stages) -> Builder {
 }
 
 impl Served {
-    /// A machine whose SMMU has these stages, and a device at [`SID`].
+    /// Starts a machine whose SMMU has these stages, with a device at [`SID`].
     pub fn new(stages: Stages) -> Self {
         Self::start(with_smmu(stages), stages, "bus=pcie.0,addr=6")
     }
 
-    /// `builder` with a device that has these options.
+    /// Starts `builder` with a device that has these options.
     pub fn start(builder: Builder, stages: Stages, options: &str) -> Self {
         let (served, backend) = Backend::new(builder, "backend");
         let machine = served
@@ -71,7 +72,7 @@ impl Served {
     }
 }
 
-/// The device as its driver uses it, translated.
+/// The device with its driver, behind stage 1 or 2 or both.
 pub struct Bench<'a> {
     pub backend: &'a Backend,
     pub driver: Driver<'a>,
@@ -87,13 +88,14 @@ impl<'a> Deref for Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// The device is set up, its queue mapped, and [`IOVA`] mapped to [`DATA`].
+    /// Sets up the device with its queue mapped, and [`IOVA`] mapped to
+    /// [`DATA`].
     #[track_caller]
     pub fn new(served: &'a Served) -> Self {
         Self::of(served, SID)
     }
 
-    /// The same for a device elsewhere.
+    /// Sets up the device with another `StreamID`.
     #[track_caller]
     pub fn of(served: &'a Served, sid: u32) -> Self {
         let bench = Self::not_started(served, sid);
@@ -102,7 +104,7 @@ impl<'a> Bench<'a> {
         bench
     }
 
-    /// The same before the driver begins.
+    /// Programs the SMMU before the driver starts.
     #[track_caller]
     pub fn not_started(served: &'a Served, sid: u32) -> Self {
         let machine = &served.machine;
@@ -116,7 +118,7 @@ impl<'a> Bench<'a> {
         bench
     }
 
-    /// The device is told, for both directions, that `iova` is at `address`.
+    /// Checks that `iova` translates to `address` for reads and writes.
     #[track_caller]
     pub fn translates(&self, iova: u64, address: u64) {
         for access in [Access::Read, Access::Write] {
@@ -126,24 +128,25 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The device is told that there is no such translation.
+    /// Checks that the translation is refused.
     #[track_caller]
     pub fn refuses(&self, iova: u64, access: Access) {
         let translation: Option<Translation> = self.backend.translate(iova, access);
         assert_eq!(translation, None, "{iova:#x}, {access:?}");
     }
 
-    /// By now the device has been told to forget the page of `iova`.
+    /// Checks that an UNMAP of the page of `iova` has been received.
     #[track_caller]
-    pub fn forgotten(&self, iova: u64) {
+    pub fn unmapped(&self, iova: u64) {
         let page = (iova & !0xfff, iova | 0xfff);
-        let told = self.backend.invalidations();
-        assert!(covers(&told, page), "{page:x?} is not in {told:x?}");
+        let ranges = self.backend.invalidations();
+        assert!(covers(&ranges, page), "{page:x?} is not in {ranges:x?}");
     }
 }
 
-/// Whether all of a page is in some of `told`.
-pub fn covers(told: &[(u64, u64)], page: (u64, u64)) -> bool {
-    told.iter()
+/// Returns whether one of `ranges` covers a whole page.
+pub fn covers(ranges: &[(u64, u64)], page: (u64, u64)) -> bool {
+    ranges
+        .iter()
         .any(|(first, last)| *first <= page.0 && page.1 <= *last)
 }

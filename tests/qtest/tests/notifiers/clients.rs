@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Devices that come to listen, and go.
+//! IOMMU notifier clients that come and go.
 
 use serde_json::json;
 use smmuv3_qtest::{
@@ -22,7 +22,7 @@ fn reset_vhost_device_gets_no_unmap() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
     bench.driver.reset();
     bench.backend.invalidations();
     bench.submit(&[TLBI_NSNH_ALL]);
@@ -30,7 +30,7 @@ fn reset_vhost_device_gets_no_unmap() {
     bench.driver.start(RING);
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn machine_smmu_notifies_vhost() {
     let bench = Bench::new(&served);
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
 }
 
 #[test]
@@ -51,14 +51,14 @@ fn vhost_translates_after_machine_reset() {
     let bench = Bench::new(&served);
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
 }
 
 #[test]
 fn lost_vhost_backend_does_not_block_cmdq() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
-    bench.backend.die_when_told();
+    bench.backend.exit_on_invalidation();
     bench.submit(&[TLBI_NSNH_ALL, TLBI_NSNH_ALL]);
     bench.submit(&[TLBI_NSNH_ALL]);
     bench.smmu.disable(SMMUEN);
@@ -66,7 +66,8 @@ fn lost_vhost_backend_does_not_block_cmdq() {
     assert_eq!(bench.backend.invalidations().len(), 1);
 }
 
-/// A machine with an accelerated SMMU at `pcie.0`, and a conventional bridge there.
+/// Returns a machine with an accelerated SMMU and a conventional bridge at
+/// `pcie.0`.
 fn accelerated(bridge: &str) -> Builder {
     bench::sharing("")
         .device(
@@ -81,8 +82,9 @@ const CONVENTIONAL: [&str; 3] = [
     "pci-bridge,chassis_nr=7",
 ];
 
-/// Its commands go to the host, and nothing tells the device: a driver that starts it would
-/// end QEMU, or leave it with stale translations.
+/// Commands of an accelerated SMMU go to the host and notify no device IOTLB: a
+/// driver that starts the device would end QEMU, or leave it with stale
+/// translations.
 #[test]
 fn vhost_behind_conventional_bridge_with_accel_is_refused() {
     for bridge in CONVENTIONAL {
@@ -115,24 +117,26 @@ fn vhost_hot_plug_behind_bridge_with_accel_is_refused() {
 /// Bus 1, device 0
 const BELOW: u32 = pci::sid(1, 0);
 
-/// A machine whose device has ATS and is behind a root port, which it needs for that.
+/// Starts a machine whose device has ATS and is behind a root port, which ATS
+/// requires.
 fn with_ats() -> Served {
     let builder =
         bench::with_smmu(Stages::One).device("pcie-root-port,id=rp1,bus=pcie.0,addr=7,chassis=1");
     Served::start(builder, Stages::One, "bus=rp1,ats=on")
 }
 
-/// Lets the root port pass on what is for the device behind it.
+/// Programs the root port to forward accesses to the device behind it.
 fn open_bridge(machine: &Machine) {
     let bridge = pci::config(pci::sid(0, 7));
     // bus 1
     machine.write32(bridge + 0x18, 0x0001_0100);
-    // the window of all devices' registers
+    // the MMIO window of the device
     machine.write32(bridge + 0x20, 0x18f0_1800);
     machine.write_sized(bridge + 4, 6, 2);
 }
 
-/// Where the ATS capability is in the configuration space at `config`.
+/// Returns the address of the ATS capability in the configuration space at
+/// `config`.
 #[track_caller]
 fn ats(machine: &Machine, config: u64) -> u64 {
     let mut at = 0x100;
@@ -146,8 +150,8 @@ fn ats(machine: &Machine, config: u64) -> u64 {
     panic!("the device has no ATS");
 }
 
-/// The SMMU does not say that it does ATS (`IDR0.ATS`), so a driver leaves it
-/// alone, and the device is told of everything.
+/// The SMMU does not support ATS (`IDR0.ATS`), so the driver does not enable it
+/// and the device gets every UNMAP.
 #[test]
 fn vhost_with_unused_ats_gets_unmap() {
     let served = with_ats();
@@ -156,11 +160,10 @@ fn vhost_with_unused_ats_gets_unmap() {
     assert_eq!(bench.smmu.read(reg::IDR0) & (1 << 10), 0);
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
 }
 
-/// A driver that uses it all the same does not end the machine, and its device is
-/// told too.
+/// A driver that enables ATS although `IDR0.ATS` is clear.
 #[test]
 fn vhost_with_enabled_ats_does_not_end_qemu() {
     let served = with_ats();
@@ -172,11 +175,11 @@ fn vhost_with_enabled_ats_does_not_end_qemu() {
     assert_eq!(served.machine.status(), "running");
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
     bench.driver.reset();
     served.machine.write_sized(control, 0, 2);
     bench.driver.start(RING);
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
 }

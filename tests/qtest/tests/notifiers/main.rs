@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a device that keeps translations itself is told: a virtio device whose
-//! queues another process serves asks QEMU for translations, caches them, and
-//! has to hear of it when they are no longer so.
+//! Notifications of a device IOTLB: the vhost-user backend of a virtio device
+//! requests translations from QEMU and caches them, so QEMU must notify it when
+//! they change.
 
 mod backend;
 mod bench;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Trace events of what devices are told: who reads the C device's traces can
-//! read these.
+//! Trace events of IOMMU notifiers have the format of the C device's.
 
 use std::path::PathBuf;
 
@@ -16,7 +15,7 @@ use smmuv3_qtest::{
 
 use crate::bench::{Bench, Served, DATA, IOVA};
 
-/// What a device traces while a page is used and forgotten, twice.
+/// Returns the trace of a page that is used and unmapped, twice.
 fn trace(binary: PathBuf) -> Vec<String> {
     let stages = Stages::One;
     let builder = Builder::virt_with(binary, "memory-backend=ram")
@@ -33,11 +32,11 @@ fn trace(binary: PathBuf) -> Vec<String> {
     }
     served.machine.system_reset();
     let finished = served.machine.quit();
-    let lines = finished.complaints();
+    let lines = finished.error_lines();
     lines.into_iter().map(str::to_owned).collect()
 }
 
-/// The lines of one event.
+/// Returns the lines of one event.
 fn lines(trace: &[String], event: &str) -> Vec<String> {
     trace
         .iter()
@@ -54,14 +53,14 @@ fn notifier_trace_events_match_c_device() {
         assert!(!lines(&c, event).is_empty(), "{event}: {c:#?}");
         assert_eq!(lines(&rust, event), lines(&c, event));
     }
-    // this one is also told when the SMMU is enabled, and in units of 4 KiB
+    // this one also notifies when the SMMU is enabled, and in units of 4 KiB
     for event in ["smmu_inv_notifiers_mr", "smmuv3_inv_notifiers_iova"] {
         let essence = |line: &String| line.split(" tg=").next().map(str::to_owned);
-        let told = lines(&rust, event);
+        let traced = lines(&rust, event);
         for line in lines(&c, event).iter().map(essence) {
             assert!(
-                told.iter().any(|other| essence(other) == line),
-                "{line:?}: {told:#?}"
+                traced.iter().any(|other| essence(other) == line),
+                "{line:?}: {traced:#?}"
             );
         }
         assert!(!lines(&c, event).is_empty(), "{event}: {c:#?}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A device that asks gets what registers and tables say.
+//! Translations that a vhost-user backend requests follow registers and tables.
 
 use smmuv3_qtest::{
     command::CFGI_ALL,
@@ -74,7 +74,7 @@ fn vhost_write_to_read_only_page_is_refused() {
 fn vhost_access_needs_both_stage_permissions() {
     let served = Served::new(Stages::Both);
     let bench = Bench::new(&served);
-    // a block that stage 2 had for itself
+    // a block of stage 2 alone
     let ipa = 0x7_0000_0000;
     let both = [Allow::ReadWrite, Allow::ReadOnly];
     let mut page = 0;

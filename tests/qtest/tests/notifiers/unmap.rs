@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A device is told what to forget, before the guest can know that it has.
+//! UNMAP notifications arrive before a `CMD_SYNC` completes.
 
 use smmuv3_qtest::{
     command::{self, Command, CFGI_ALL, TLBI_NSNH_ALL},
@@ -15,7 +15,8 @@ use crate::{
     bench::{covers, Bench, Served, DATA, IOVA, RING, RING_AT, SID},
 };
 
-/// `command` for a range of `pages` of 4 KiB, a power of two, of the last level (4.4.1.1).
+/// Returns `command` for a range of `pages` of 4 KiB, a power of two, of the
+/// last level (§4.4.1.1).
 const fn in_range(command: Command, pages: u64) -> Command {
     let scale = pages.trailing_zeros() as u64;
     [
@@ -28,7 +29,7 @@ const fn of_vmid(command: Command) -> Command {
     [command[0] | ((VMID as u64) << 32), command[1]]
 }
 
-/// An opcode with a VMID, an ASID and a page
+/// Returns a command with an ASID and a page.
 const fn by_address(opcode: u64, address: u64) -> Command {
     [opcode | ((ASID as u64) << 48), address | 1]
 }
@@ -39,9 +40,9 @@ const NH_VAA: Command = [0x13, IOVA | 1];
 const S12_VMALL: Command = of_vmid(command::of(0x28));
 const S2_IPA: Command = of_vmid([0x2a, IOVA | 1]);
 
-/// After the page is unmapped, each of `commands` makes the device forget it.
+/// Checks that each of `commands` sends an UNMAP for the page.
 #[track_caller]
-fn forgets(stages: Stages, commands: &[Command]) {
+fn unmaps(stages: Stages, commands: &[Command]) {
     let served = Served::new(stages);
     let bench = Bench::new(&served);
     for command in commands {
@@ -50,7 +51,7 @@ fn forgets(stages: Stages, commands: &[Command]) {
         bench.input().unmap(IOVA);
         bench.backend.invalidations();
         bench.submit(&[*command]);
-        bench.forgotten(IOVA);
+        bench.unmapped(IOVA);
         let left = bench.backend.translate(IOVA, Access::Read);
         assert_eq!(left, None, "{stages:?}, {command:x?}");
     }
@@ -65,8 +66,8 @@ fn stage1_tlbi_sends_unmap() {
         NH_ALL,
         TLBI_NSNH_ALL,
     ];
-    forgets(Stages::One, &commands);
-    forgets(Stages::Both, &commands.map(of_vmid));
+    unmaps(Stages::One, &commands);
+    unmaps(Stages::Both, &commands.map(of_vmid));
 }
 
 #[test]
@@ -77,8 +78,8 @@ fn stage1_range_tlbi_sends_unmap() {
         in_range(by_address(0x12, IOVA & !0xffff), 16),
         in_range(by_address(0x13, IOVA & !0x1f_ffff), 512),
     ];
-    forgets(Stages::One, &commands);
-    forgets(Stages::Both, &commands.map(of_vmid));
+    unmaps(Stages::One, &commands);
+    unmaps(Stages::Both, &commands.map(of_vmid));
 }
 
 #[test]
@@ -90,11 +91,11 @@ fn stage2_tlbi_sends_unmap() {
         S12_VMALL,
         TLBI_NSNH_ALL,
     ];
-    forgets(Stages::Two, &commands);
+    unmaps(Stages::Two, &commands);
 }
 
-/// The device knows nothing of intermediate addresses: whatever it has may be
-/// concerned (4.4.3.1).
+/// A device IOTLB has no IPAs, so a stage-2 TLBI may affect any of its entries
+/// (§4.4.3.1).
 #[test]
 fn nested_stage2_tlbi_unmaps_everything() {
     let served = Served::new(Stages::Both);
@@ -112,30 +113,31 @@ fn nested_stage2_tlbi_unmaps_everything() {
         bench.translates(IOVA, DATA);
         bench.stage2.unmap(ipa);
         bench.backend.invalidations();
-        // the second is for what combines both stages, as drivers do it
+        // the second invalidates entries that combine both stages, as drivers
+        // do
         bench.submit(&[command, of_vmid(NH_ALL)]);
-        bench.forgotten(IOVA);
+        bench.unmapped(IOVA);
         bench.refuses(IOVA, Access::Read);
     }
 }
 
-/// A page that no command is about stays with the device.
+/// Pages of other addresses and ASIDs stay in the device IOTLB.
 #[test]
 fn tlbi_of_other_page_sends_no_unmap() {
     let served = Served::new(Stages::One);
     let bench = Bench::new(&served);
     let page = (IOVA, IOVA | 0xfff);
     bench.submit(&[by_address(0x12, IOVA + 0x1000), [0x13, (IOVA - 0x1000) | 1]]);
-    let told = bench.backend.invalidations();
-    assert!(!covers(&told, page), "{told:x?}");
+    let ranges = bench.backend.invalidations();
+    assert!(!covers(&ranges, page), "{ranges:x?}");
     let other = [0x12 | ((u64::from(ASID) + 1) << 48), IOVA | 1];
     bench.submit(&[other]);
-    let told_then = bench.backend.invalidations();
-    assert!(!covers(&told_then, page), "{told_then:x?}");
+    let later = bench.backend.invalidations();
+    assert!(!covers(&later, page), "{later:x?}");
 }
 
-/// Pages that are the same for all ASIDs are meant by every invalidation by
-/// address, and by none of an ASID (4.4.2).
+/// Global pages are invalidated by address under any ASID, and never by ASID
+/// (§4.4.2).
 #[test]
 fn tlbi_unmaps_global_page_for_any_asid() {
     let served = Served::new(Stages::One);
@@ -148,12 +150,12 @@ fn tlbi_unmaps_global_page_for_any_asid() {
     bench.input().unmap(page);
     bench.backend.invalidations();
     bench.submit(&[command]);
-    bench.forgotten(page);
+    bench.unmapped(page);
     bench.refuses(page, Access::Read);
 }
 
-/// A block of stage 1 is forgotten by any of its addresses, also in the pieces that
-/// stage 2 makes of it (4.4).
+/// Any address of a stage-1 block invalidates all of it, also where stage 2 has
+/// pages (§4.4).
 #[test]
 fn tlbi_unmaps_whole_stage1_block_over_pages() {
     let served = Served::new(Stages::Both);
@@ -166,11 +168,10 @@ fn tlbi_unmaps_whole_stage1_block_over_pages() {
     bench.translates(piece, DATA + 0x5000);
     bench.backend.invalidations();
     bench.submit(&[of_vmid(by_address(0x12, block + 0x9000))]);
-    bench.forgotten(piece);
+    bench.unmapped(piece);
 }
 
-/// Without a granule in the command, what is forgotten is a page of the granule
-/// that the tables have.
+/// Without TG in the command, the page size is that of the tables' granule.
 #[test]
 fn tlbi_of_any_address_unmaps_whole_page() {
     let served = Served::new(Stages::One);
@@ -193,13 +194,13 @@ fn tlbi_of_any_address_unmaps_whole_page() {
     bench.translates(IOVA, DATA + (IOVA & 0xffff));
     bench.backend.invalidations();
     bench.submit(&[by_address(0x12, IOVA + 0x4000)]);
-    bench.forgotten(IOVA);
+    bench.unmapped(IOVA);
 }
 
-/// Each command about configuration makes the device forget what it has of a
-/// stream that now aborts.
+/// Checks that each configuration command unmaps everything of a stream that
+/// now aborts.
 #[track_caller]
-fn forgets_configuration(stages: Stages, commands: &[Command]) {
+fn configuration_unmaps(stages: Stages, commands: &[Command]) {
     let served = Served::new(stages);
     let bench = Bench::new(&served);
     for command in commands {
@@ -209,7 +210,7 @@ fn forgets_configuration(stages: Stages, commands: &[Command]) {
         bench.write_entry([1, 0, 0, 0]);
         bench.backend.invalidations();
         bench.submit(&[*command]);
-        bench.forgotten(IOVA);
+        bench.unmapped(IOVA);
         bench.refuses(RING, Access::Read);
         bench.refuses(IOVA, Access::Read);
     }
@@ -218,7 +219,7 @@ fn forgets_configuration(stages: Stages, commands: &[Command]) {
 #[test]
 fn cfgi_ste_unmaps_everything() {
     for stages in [Stages::One, Stages::Two, Stages::Both] {
-        forgets_configuration(
+        configuration_unmaps(
             stages,
             &[
                 command::cfgi_ste(SID),
@@ -237,7 +238,7 @@ fn cfgi_cd_unmaps_everything() {
         bench.translates(IOVA, DATA);
         bench.backend.invalidations();
         bench.submit(&[command]);
-        bench.forgotten(IOVA);
+        bench.unmapped(IOVA);
     }
 }
 
@@ -248,11 +249,11 @@ fn smmuen_toggle_unmaps_everything() {
         let bench = Bench::new(&served);
         bench.translates(IOVA, DATA);
         bench.smmu.disable(SMMUEN);
-        bench.forgotten(IOVA);
+        bench.unmapped(IOVA);
         bench.translates(DATA, DATA);
         bench.backend.invalidations();
         bench.smmu.enable(SMMUEN);
-        bench.forgotten(DATA);
+        bench.unmapped(DATA);
         bench.translates(IOVA, DATA);
     }
 }
@@ -265,11 +266,11 @@ fn gbpa_abort_unmaps_everything() {
     bench.translates(DATA, DATA);
     bench.backend.invalidations();
     bench.smmu.write(reg::GBPA, (1 << 31) | (1 << 20));
-    bench.forgotten(DATA);
+    bench.unmapped(DATA);
     bench.refuses(DATA, Access::Read);
 }
 
-/// One `CMD_SYNC` is not passed before everything older is forgotten.
+/// CONS passes a `CMD_SYNC` only after all preceding UNMAPs are acknowledged.
 #[test]
 fn many_tlbis_all_send_unmap() {
     let served = Served::new(Stages::One);
@@ -283,14 +284,17 @@ fn many_tlbis_all_send_unmap() {
     bench.backend.invalidations();
     let commands: Vec<Command> = pages.iter().map(|page| by_address(0x12, *page)).collect();
     bench.submit(&commands);
-    let told = bench.backend.invalidations();
+    let ranges = bench.backend.invalidations();
     for page in pages {
-        assert!(covers(&told, (page, page | 0xfff)), "{page:#x}: {told:x?}");
+        assert!(
+            covers(&ranges, (page, page | 0xfff)),
+            "{page:#x}: {ranges:x?}"
+        );
     }
 }
 
-/// The device takes longer for one invalidation than the guest may be held up for: no
-/// more than that one is waited for at a time.
+/// One UNMAP takes longer than a time slice, so the CMDQ run ends after each
+/// command.
 #[test]
 fn slow_vhost_delays_one_command_at_a_time() {
     const COMMANDS: u32 = 60;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A machine with an SMMU and a device behind it, and what tests do with them.
+//! A machine with an SMMU and a device behind it, with the operations of the
+//! tests.
 
 use std::{cell::Cell, fmt::Display, path::PathBuf};
 
@@ -22,16 +23,16 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 
-/// Where things are in guest memory.
+/// The layout of guest memory.
 const QUEUE: u64 = RAM + 0x1_0000;
 pub const EVENT_QUEUE: u64 = RAM + 0x2_0000;
-/// What a test delivers to look at it
+/// Data that a test reads back from the device
 const DUMP: u64 = RAM + 0x3_0000;
 pub const STREAM_TABLE: u64 = RAM + MIB;
 pub const CONTEXT: u64 = RAM + 3 * MIB;
 /// Tables, up to [`DATA`]
 const TABLES: u64 = RAM + 4 * MIB;
-/// Where mappings lead to, up to the end of memory
+/// Output addresses, up to the end of memory
 pub const DATA: u64 = RAM + 64 * MIB;
 const END: u64 = RAM + 128 * MIB;
 
@@ -49,24 +50,23 @@ pub const RECINVSID: u32 = 1 << 1;
 /// The stream of the device behind the SMMU.
 pub const SID: u32 = pci::sid(0, 4);
 
-/// An address that tests map, in pages of every size: it has a different number
-/// in each level's index, and fits the smallest ranges.
+/// An address that tests map with every page size: its index differs at each
+/// level, and it fits the smallest input ranges.
 pub const IOVA: u64 = 0x0123_0000;
 
-/// What stage 1 lets stage 2 translate: tables, descriptors, their addresses are
-/// so much more for the SMMU.
+/// Offset of the IPAs of stage-1 tables and CDs from their physical addresses.
 pub const IPA_OFFSET: u64 = 1 << 36;
-/// And what mappings of a nested stage 1 lead to.
+/// Output address of a nested stage 1.
 pub const IPA: u64 = 1 << 38;
 /// Bits of an IPA
 pub const IPA_BITS: u32 = 40;
 
-/// A machine whose SMMU has these stages, with a device behind it.
+/// Returns a machine whose SMMU has these stages, with a device behind it.
 pub fn machine(stage: &str) -> Builder {
     machine_of(qemu(), stage)
 }
 
-/// The same of another binary.
+/// Returns such a machine for another binary.
 pub fn machine_of(binary: PathBuf, stage: &str) -> Builder {
     Builder::virt(binary)
         .device(format!(
@@ -75,8 +75,7 @@ pub fn machine_of(binary: PathBuf, stage: &str) -> Builder {
         .device(format!("{},bus=pcie.0,addr=4", edu::DEVICE))
 }
 
-/// A machine's SMMU, enabled, and the device behind it. Transactions with
-/// unknown streams are recorded.
+/// The enabled SMMU of a machine, and the device behind it. RECINVSID is set.
 pub struct Bench<'a> {
     pub machine: &'a Machine,
     pub smmu: Smmu<'a>,
@@ -86,13 +85,13 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// The device of [`machine`].
+    /// Sets up the device of [`machine`].
     #[track_caller]
     pub fn new(machine: &'a Machine) -> Self {
         Self::of(machine, SID)
     }
 
-    /// The `edu` whose stream is `sid`.
+    /// Sets up the `edu` whose stream is `sid`.
     #[track_caller]
     pub fn of(machine: &'a Machine, sid: u32) -> Self {
         let bench = Self {
@@ -128,7 +127,7 @@ impl<'a> Bench<'a> {
         smmu.enable(EVENTQEN);
     }
 
-    /// Memory for a table, aligned to its size, all zero.
+    /// Allocates zeroed memory for a table, aligned to its size.
     pub fn allocate(&self, size: u64) -> u64 {
         let align = size.next_power_of_two().max(64);
         let at = self.allocated.get().next_multiple_of(align);
@@ -138,7 +137,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Frees all tables.
-    pub fn forget_tables(&self) {
+    pub fn free_tables(&self) {
         self.machine
             .fill_memory(TABLES, self.allocated.get() - TABLES, 0);
         self.allocated.set(TABLES);
@@ -165,36 +164,36 @@ impl<'a> Bench<'a> {
         assert!(!self.smmu.error(), "{commands:x?}");
     }
 
-    /// Forgets all that is cached.
+    /// Invalidates everything.
     #[track_caller]
     pub fn invalidate(&self) {
         self.commands(&[command::CFGI_ALL, command::TLBI_NSNH_ALL]);
     }
 
-    /// Gives the device's stream this entry.
+    /// Installs this STE for the device.
     #[track_caller]
     pub fn install(&self, entry: Entry) {
         self.set_ste(self.edu.sid(), entry);
         self.invalidate();
     }
 
-    /// Gives the device's stream stage 1 with this Context descriptor.
+    /// Installs stage 1 with this CD for the device.
     #[track_caller]
     pub fn install_stage1(&self, context: Entry) {
         self.set_cd(context);
         self.install(ste::stage1(CONTEXT));
     }
 
-    /// Gives the device's stream both stages. The Context descriptor is seen at
-    /// [`IPA_OFFSET`].
+    /// Installs both stages for the device. The IPA of the CD is [`IPA_OFFSET`]
+    /// higher.
     #[track_caller]
     pub fn install_nested(&self, context: Entry, stage2: &Tables<'_>) {
         self.set_cd(context);
         self.install(ste::nested(CONTEXT + IPA_OFFSET, stage2));
     }
 
-    /// Tables of stage 2 by which memory up to [`DATA`] is seen at
-    /// [`IPA_OFFSET`] in blocks. What is at [`IPA`] is for the test to map.
+    /// Returns tables of stage 2 that map memory up to [`DATA`] at
+    /// [`IPA_OFFSET`] in blocks. The test maps [`IPA`] itself.
     #[track_caller]
     pub fn stage2_for_tables(&self, granule: Granule) -> Tables<'_> {
         let tables = Tables::stage2(self, granule, IPA_BITS);
@@ -205,7 +204,7 @@ impl<'a> Bench<'a> {
         tables
     }
 
-    /// Takes the records out of the Event queue.
+    /// Removes the records from the Event queue and returns them.
     #[track_caller]
     pub fn records(&self) -> Vec<Record> {
         let smmu = &self.smmu;
@@ -221,7 +220,7 @@ impl<'a> Bench<'a> {
         records
     }
 
-    /// An entry of the Event queue.
+    /// Returns an entry of the Event queue.
     #[track_caller]
     pub fn record(&self, index: u32) -> Record {
         let at = EVENT_QUEUE + 32 * u64::from(index);
@@ -229,8 +228,8 @@ impl<'a> Bench<'a> {
         Record([word(0), word(8), word(16), word(24)])
     }
 
-    /// What the device has read last, delivered past the SMMU: that is off
-    /// meanwhile, and may forget what it has cached.
+    /// Returns the last data that the device has read, written to memory with
+    /// SMMUEN clear, which may drop cached translations.
     #[track_caller]
     pub fn read_by_device(&self) -> u32 {
         self.smmu.disable(SMMUEN);
@@ -239,7 +238,7 @@ impl<'a> Bench<'a> {
         self.machine.read32(DUMP)
     }
 
-    /// Writes a number that is in no other place, and that no device writes.
+    /// Writes a unique number, which no device writes.
     fn mark(&self, address: u64) -> u32 {
         let mark = self.marked.get() + 1;
         self.marked.set(mark);
@@ -247,7 +246,7 @@ impl<'a> Bench<'a> {
         mark
     }
 
-    /// A write to `iova` arrives at `address`.
+    /// Checks that a write to `iova` arrives at `address`.
     #[track_caller]
     pub fn writes(&self, iova: u64, address: u64) {
         self.mark(address);
@@ -260,21 +259,23 @@ impl<'a> Bench<'a> {
         );
     }
 
-    /// A read from `iova` is no fault.
+    /// Checks that a read from `iova` does not fault.
     #[track_caller]
     pub fn reads(&self, iova: u64) {
         self.edu.read(iova, 4);
         assert_eq!(self.records(), [], "a read from {iova:#x}");
     }
 
-    /// Both, with as little else as can be: what is cached stays so.
+    /// Checks a write and a read of `iova` without dropping cached
+    /// translations.
     #[track_caller]
     pub fn passes(&self, iova: u64, address: u64) {
         self.writes(iova, address);
         self.reads(iova);
     }
 
-    /// The same, and what is read is what is at `address`.
+    /// Checks a write and a read of `iova`, and that the data read are those at
+    /// `address`.
     #[track_caller]
     pub fn transfers(&self, iova: u64, address: u64) {
         self.writes(iova, address);
@@ -284,8 +285,8 @@ impl<'a> Bench<'a> {
         assert_eq!(read, mark, "a read from {iova:#x}, of {address:#x}");
     }
 
-    /// An access to `iova` changes nothing, neither there nor in [`DATA`]; the
-    /// records of it.
+    /// Checks that an access to `iova` changes neither memory there nor at
+    /// [`DATA`], and returns its records.
     #[track_caller]
     pub fn refused(&self, access: Access, iova: u64) -> Vec<Record> {
         let mut watched = vec![DATA + (iova & 0xfff)];
@@ -300,35 +301,36 @@ impl<'a> Bench<'a> {
         records
     }
 
-    /// An access to `iova` is aborted and gives this record.
+    /// Checks that an access to `iova` is aborted with this record.
     #[track_caller]
     pub fn faults(&self, access: Access, iova: u64, record: Record) {
         assert_eq!(self.refused(access, iova), [record]);
     }
 
-    /// The same, when there is something to say about it.
+    /// Checks that an access to `iova` is aborted with this record; `what`
+    /// describes the case.
     #[track_caller]
     pub fn faults_when(&self, when: impl Display, access: Access, iova: u64, record: Record) {
         assert_eq!(self.refused(access, iova), [record], "{when}");
     }
 
-    /// An access to `iova` is aborted without a record.
+    /// Checks that an access to `iova` is aborted without a record.
     #[track_caller]
     pub fn aborts(&self, access: Access, iova: u64) {
         assert_eq!(self.refused(access, iova), []);
     }
 
-    /// A record about the device's stream.
+    /// Returns a record of the device's stream.
     pub const fn event(&self, kind: Kind) -> Record {
         Record::new(kind, self.edu.sid())
     }
 
-    /// A fault of stage 1 with an access.
+    /// Returns the record of a stage-1 fault of an access.
     pub const fn fault1(&self, kind: Kind, access: Access, iova: u64) -> Record {
         self.event(kind).of(access, iova).stage1(Class::Input)
     }
 
-    /// A fault of stage 2 with an IPA.
+    /// Returns the record of a stage-2 fault with an IPA.
     pub const fn fault2(
         &self,
         kind: Kind,
@@ -341,17 +343,18 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Both directions.
+/// Both directions of access.
 pub const ACCESSES: [Access; 2] = [Access::Read, Access::Write];
 
-/// A stage 1 for lower addresses with a page from [`IOVA`] to [`DATA`], installed.
+/// An installed stage 1 for the lower half that maps a page from [`IOVA`] to
+/// [`DATA`].
 pub struct Stage1<'a> {
     pub tables: Tables<'a>,
     pub context: Entry,
 }
 
 impl<'a> Stage1<'a> {
-    /// For input addresses of `bits` bits.
+    /// Installs stage 1 for input addresses of `bits` bits.
     #[track_caller]
     pub fn new(bench: &'a Bench<'a>, granule: Granule, bits: u32) -> Self {
         let tables = Tables::stage1(bench, granule, bits);
@@ -362,7 +365,7 @@ impl<'a> Stage1<'a> {
     }
 }
 
-/// A stage 2 with a page from [`IOVA`] to [`DATA`], installed.
+/// Installs a stage 2 that maps a page from [`IOVA`] to [`DATA`].
 #[track_caller]
 pub fn install_stage2<'a>(bench: &'a Bench<'a>, granule: Granule, bits: u32) -> Tables<'a> {
     let tables = Tables::stage2(bench, granule, bits);
@@ -379,7 +382,7 @@ pub struct Nested<'a> {
 }
 
 impl<'a> Nested<'a> {
-    /// With input addresses of `bits` bits.
+    /// Installs both stages for input addresses of `bits` bits.
     #[track_caller]
     pub fn new(bench: &'a Bench<'a>, granules: [Granule; 2], bits: u32) -> Self {
         let stage2 = bench.stage2_for_tables(granules[1]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Which commands there are depends on the stages that there are (4.3, 4.4).
+//! Which commands are legal depends on the implemented stages (§4.3, §4.4).
 
 use std::{env, fs, process, time::Instant};
 
@@ -16,7 +16,7 @@ use smmuv3_qtest::{
 
 use crate::bench::{machine, Bench, IOVA, SID};
 
-/// Those that a stage 1 needs.
+/// Returns the commands that need stage 1.
 fn of_stage_1() -> Vec<Command> {
     vec![
         command::tlbi_nh_all(0),
@@ -28,12 +28,12 @@ fn of_stage_1() -> Vec<Command> {
     ]
 }
 
-/// Those that a stage 2 needs.
+/// Returns the commands that need stage 2.
 fn of_stage_2() -> Vec<Command> {
     vec![command::tlbi_s12_vmall(3), command::tlbi_s2_ipa(3, 0x1000)]
 }
 
-/// Those that there are with any stage.
+/// Returns the commands that are legal with any stage.
 fn of_any() -> Vec<Command> {
     vec![
         command::TLBI_NSNH_ALL,
@@ -44,14 +44,15 @@ fn of_any() -> Vec<Command> {
     ]
 }
 
-/// Those that are ILLEGAL whatever stages there are: of EL3, and of page requests,
-/// stalls and ATS, which do not exist.
+/// Returns the commands that are ILLEGAL with any stage: those for EL3, page
+/// requests, stalls and ATS, which are not implemented.
 fn of_none() -> Vec<Command> {
     [0x18, 0x1a, 0x40, 0x41, 0x44, 0x45].map(command::of).into()
 }
 
-/// Those of EL2, which firmware issues although `IDR0.Hyp` is 0. By address also with a
-/// granule and no range, which is ILLEGAL even with EL2 (§4.4.1.1).
+/// Returns the commands for EL2, which firmware issues although `IDR0.Hyp` is
+/// 0. By address also with a granule and no range, which is ILLEGAL even with
+/// EL2 (§4.4.1.1).
 fn of_el2() -> Vec<Command> {
     let operands = [7 << 48, IOVA | 1];
     let granule_alone = [0, IOVA | (1 << 10)];
@@ -136,13 +137,13 @@ fn el2_tlbi_without_hyp_is_consumed_with_every_stage() {
     }
 }
 
-/// What EDK2's `SmmuDxe` does on `sbsa-ref` before anything else; it gives up if
-/// `GERROR` is not 0 then.
+/// EDK2's `SmmuDxe` starts like this on `sbsa-ref` and fails if `GERROR` is not
+/// 0 then.
 #[test]
 fn edk2_start_sequence_leaves_no_error() {
     let sbsa_ref = Builder::new(qemu())
         .args(["-machine", "sbsa-ref,accel=qtest"])
-        // firmware of the display, which is not part of the build
+        // the display's firmware is not part of the build
         .args(["-global", "bochs-display.romfile="]);
     for (builder, ram) in [(machine("nested"), RAM), (sbsa_ref, SBSA_REF.ram)] {
         let machine = builder.start();
@@ -160,7 +161,7 @@ fn edk2_start_sequence_leaves_no_error() {
     }
 }
 
-/// A guest can issue as many as it likes.
+/// A guest can issue any number of them, so the log must be rate-limited.
 #[test]
 fn el2_tlbi_without_hyp_is_logged_at_a_bounded_rate() {
     let log = env::temp_dir().join(format!("smmuv3-el2-tlbi-{}", process::id()));
@@ -193,8 +194,7 @@ fn el2_tlbi_without_hyp_is_logged_at_a_bounded_rate() {
     assert_eq!(text.lines().count(), lines, "{text}");
 }
 
-/// A granule without a range and without a level says nothing: Reserved
-/// (4.4.1.1).
+/// TG without a range and without a level is Reserved (§4.4.1.1).
 #[test]
 fn range_tlbi_with_tg_alone_is_illegal() {
     let machine = machine("nested").start();

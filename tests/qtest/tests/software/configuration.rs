@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Stream table entries and Context descriptors that are no good, and what is
-//! recorded of them.
+//! Illegal STEs and CDs, and the records of them.
 
 use smmuv3_qtest::{smmu::reg, Access};
 
@@ -20,10 +19,11 @@ use crate::{
     tables::{Granule, Tables},
 };
 
-/// One field that makes a good entry a bad one.
+/// A change of one field that makes a legal entry illegal.
 type Change = (&'static str, Field, u64);
 
-/// The device's transactions are aborted, with a configuration error.
+/// Checks that the device's transactions are aborted with a configuration
+/// error.
 #[track_caller]
 fn fails(bench: &Bench<'_>, what: &str, kind: Kind) {
     for access in ACCESSES {
@@ -41,8 +41,8 @@ fn bad_entries(bench: &Bench<'_>, good: Entry, changes: &[Change]) {
     bench.passes(IOVA, DATA);
 }
 
-/// What makes an entry with stage 2 in tables of 4 KiB from level 1 on for 32
-/// bits a bad one. The output size is 44 bits.
+/// Changes that make a stage-2 STE illegal, for 4 KiB tables of 32 bits that
+/// start at level 1. The output size is 44 bits.
 const STAGE_2: &[Change] = &[
     ("V", V, 0),
     ("reserved granule", S2_TG, 3),
@@ -123,7 +123,7 @@ fn illegal_stage1_ste_records_c_bad_ste() {
     bad_entries(&bench, ste::stage1(CONTEXT), &changes);
 }
 
-/// `S1CDMax` is ignored when there are no substreams at all.
+/// `S1CDMax` is ignored without substreams.
 #[test]
 fn s1cdmax_is_ignored_without_substreams() {
     let machine = machine("1").start();
@@ -211,7 +211,7 @@ fn ttb_beyond_ips_records_c_bad_cd() {
     }
 }
 
-/// Big endian tables do not matter when no half is walked.
+/// Big endian tables are no error if no half is walked.
 #[test]
 fn cd_with_both_epd_records_f_translation() {
     let machine = machine("1").start();
@@ -236,7 +236,7 @@ fn illegal_nested_cd_records_c_bad_cd() {
     }
 }
 
-/// A configuration error is an error even if faults are not to be recorded.
+/// `CD.R` does not suppress configuration errors.
 #[test]
 fn config_error_is_recorded_with_cd_r_clear() {
     let machine = machine("1").start();
@@ -259,8 +259,8 @@ fn fixed_ste_translates_after_c_bad_ste() {
     }
 }
 
-/// Attributes of memory, and what needs something that the SMMU does not have:
-/// Exception level 2, ATS, overriding permissions.
+/// Memory attributes, and fields of features that the SMMU lacks: EL2, ATS,
+/// permission overrides.
 #[test]
 fn ignored_ste_and_cd_fields_have_no_effect() {
     let machine = machine("nested").start();

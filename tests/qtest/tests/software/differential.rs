@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The same random tables and accesses for both devices: what becomes of them is
-//! the same, where the C device does as the specification says. So there are no
-//! tables here that it is known to get wrong (each of those has a test of its
-//! own): concatenated ones, permissions of tables, blocks where there are none,
-//! output sizes, pages of privileged accesses alone, and a stage 2 that refuses
-//! what stage 1 needs.
+//! The same random tables and accesses with both devices must have the same
+//! results. Cases in which the C device is known to violate the specification
+//! are left out, because other tests cover them: concatenated tables, table
+//! permissions, reserved blocks, output sizes, privileged pages, and a stage 2
+//! that refuses stage-1 tables.
 
 use smmuv3_qtest::{qemu, qemu_c, Access, Machine, Random};
 
@@ -23,7 +22,8 @@ use crate::{
 const UNIT: u64 = 0x1_0000;
 const UNITS: u64 = 16;
 
-/// Addresses end like those of [`DATA`], so that blocks lead there, too.
+/// Returns an address with the low bits of [`DATA`], so that blocks reach it,
+/// too.
 fn address(random: &mut Random) -> u64 {
     let block = random.next() % 4;
     let unit = random.next() % UNITS;
@@ -31,7 +31,7 @@ fn address(random: &mut Random) -> u64 {
     (block << 30) | (DATA % (1 << 30)) | (unit * UNIT) | offset
 }
 
-/// What both devices are given; each field is of one of them.
+/// The state of both devices, one field for each.
 struct Pair<'a> {
     benches: [Bench<'a>; 2],
 }
@@ -48,10 +48,10 @@ impl Twins<'_> {
         }
     }
 
-    /// Changes what an address leads to.
+    /// Changes the mapping of an address.
     fn change(&self, random: &mut Random, address: u64, base: u64, stage2: bool) {
         let tables = &self.tables[0];
-        // not what stage 1's own tables are translated by
+        // not the mappings of stage 1's own tables
         let top = tables.start.max(u32::from(base == DATA && stage2));
         let broken = random.of(&[3, 3, 3, 3, 2, top]).max(top);
         let bits = random.next();
@@ -89,13 +89,14 @@ impl<'a> Pair<'a> {
         }
     }
 
-    fn forget_tables(&self) {
+    fn free_tables(&self) {
         for bench in &self.benches {
-            bench.forget_tables();
+            bench.free_tables();
         }
     }
 
-    /// What becomes of an access: where its word is, and the records.
+    /// Returns the result of an access: the address of its word, and the
+    /// records.
     fn outcome(bench: &Bench<'_>, access: Access, iova: u64) -> (Vec<u64>, Vec<Record>) {
         bench.invalidate();
         let inside = iova % UNIT;
@@ -130,7 +131,7 @@ impl<'a> Pair<'a> {
         let mut random = Random::new(seed);
         let mut passed = 0;
         for _ in 0..12 {
-            self.forget_tables();
+            self.free_tables();
             let granules = [random.of(&Granule::ALL), random.of(&Granule::ALL)];
             let bits = random.of(&[32, 36, 39, 42, 48]);
             let nested = stage == "nested";
@@ -171,8 +172,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Fields of a Context descriptor that change what is a fault. The generator is
-/// not used up: both devices have to have the same.
+/// Returns random CD fields that affect faults. The generator is copied, so
+/// that both devices get the same values.
 fn context(random: &Random, tables: &Tables<'_>) -> Entry {
     let mut random = random.clone();
     let bits = random.next();

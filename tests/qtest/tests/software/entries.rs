@@ -5,7 +5,7 @@
 
 use crate::tables::Tables;
 
-/// A field of an entry: which word of 64 bits, from which bit, how wide.
+/// A field of an entry: index of its 64-bit word, lowest bit, width.
 #[derive(Clone, Copy, Debug)]
 pub struct Field(usize, u32, u32);
 
@@ -23,7 +23,7 @@ pub struct Entry(pub [u64; 8]);
 pub const BYTES: u64 = 64;
 
 impl Entry {
-    /// The same with another value in a field.
+    /// Returns the entry with another value in a field.
     pub fn with(mut self, field: Field, value: u64) -> Self {
         let Field(word, low, width) = field;
         assert!(value < 1 << width, "{value:#x} does not fit {field:?}");
@@ -31,21 +31,21 @@ impl Entry {
         self
     }
 
-    /// The same with an address in a field of address bits. Such a field begins
-    /// at the bit that it is of the address.
+    /// Returns the entry with an address in a field of address bits. Such a
+    /// field starts at the same bit as in the address.
     pub fn with_address(mut self, field: Field, address: u64) -> Self {
         assert_eq!(address & !field.mask(), 0, "{address:#x} in {field:?}");
         self.0[field.0] = self.0[field.0] & !field.mask() | address;
         self
     }
 
-    /// As it is in memory.
+    /// Returns the bytes of the entry in memory.
     pub fn to_bytes(self) -> Vec<u8> {
         self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 }
 
-/// Stream table entries (5.2).
+/// Stream table entries (§5.2).
 pub mod ste {
     use super::{Entry, Field, Tables};
 
@@ -81,30 +81,30 @@ pub mod ste {
     pub const S2_R: Field = Field(2, 58, 1);
     pub const S2_TTB: Field = Field(3, 4, 48);
 
-    /// The VMID of the entries that are made here.
+    /// The VMID of these STEs.
     pub const VMID: u16 = 3;
 
-    /// A valid entry with this `Config`.
+    /// Returns a valid entry with this `Config`.
     pub fn of(config: u64) -> Entry {
         Entry::default().with(V, 1).with(CONFIG, config)
     }
 
-    /// Transactions are aborted without a record.
+    /// Returns an STE that aborts without a record.
     pub fn abort() -> Entry {
         of(0b000)
     }
 
-    /// Transactions pass unchanged.
+    /// Returns an STE that bypasses.
     pub fn bypass() -> Entry {
         of(0b100)
     }
 
-    /// Stage 1 alone, with its Context descriptor at `context`.
+    /// Returns an STE of stage 1 alone, with its CD at `context`.
     pub fn stage1(context: u64) -> Entry {
         of(0b101).with_address(S1_CONTEXT_PTR, context)
     }
 
-    /// Stage 2 alone.
+    /// Returns an STE of stage 2 alone.
     pub fn stage2(tables: &Tables<'_>) -> Entry {
         of(0b110)
             .with(S2_VMID, VMID.into())
@@ -117,7 +117,7 @@ pub mod ste {
             .with_address(S2_TTB, tables.base())
     }
 
-    /// Both stages. `context` is an IPA.
+    /// Returns an STE of both stages; `context` is an IPA.
     pub fn nested(context: u64, tables: &Tables<'_>) -> Entry {
         stage2(tables)
             .with(CONFIG, 0b111)
@@ -125,7 +125,7 @@ pub mod ste {
     }
 }
 
-/// Context descriptors (5.4).
+/// Context descriptors (§5.4).
 pub mod cd {
     use super::{Entry, Field, Tables};
 
@@ -160,10 +160,11 @@ pub mod cd {
     pub const HAD1: Field = Field(2, 1, 1);
     pub const TTB1: Field = Field(2, 4, 48);
 
-    /// The ASID of the descriptors that are made here.
+    /// The ASID of these CDs.
     pub const NUMBER: u16 = 7;
 
-    /// Faults are recorded, 44 bits come out, no half is translated.
+    /// Returns a CD that records faults, with 44 output bits and both halves
+    /// disabled.
     fn empty() -> Entry {
         Entry::default()
             .with(V, 1)
@@ -176,12 +177,12 @@ pub mod cd {
             .with(ASID, NUMBER.into())
     }
 
-    /// Lower addresses through `tables`; there are no upper ones.
+    /// Returns a CD that translates the lower half by `tables`.
     pub fn lower(tables: &Tables<'_>) -> Entry {
         and_lower(empty(), tables)
     }
 
-    /// Upper addresses through `tables`; there are no lower ones.
+    /// Returns a CD that translates the upper half by `tables`.
     pub fn upper(tables: &Tables<'_>) -> Entry {
         and_upper(empty(), tables)
     }
@@ -194,7 +195,7 @@ pub mod cd {
             .with_address(TTB0, tables.base())
     }
 
-    /// `entry` with upper addresses through `tables` besides.
+    /// Returns `entry` with the upper half translated by `tables`, too.
     pub fn and_upper(entry: Entry, tables: &Tables<'_>) -> Entry {
         entry
             .with(EPD1, 0)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The Event queue: what is recorded where, when that is signalled, and what
-//! becomes of records that have no place.
+//! The Event queue: records, interrupts and overflow.
 
 use smmuv3_qtest::{
     smmu::{reg, EVENTQEN, GERROR_IRQEN},
@@ -22,7 +21,7 @@ const EVENTQ_ABT_ERR: u32 = 1 << 2;
 /// `EVENTQ_PROD.OVFLG`, `EVENTQ_CONS.OVACKFLG`
 const OVERFLOW: u32 = 1 << 31;
 
-/// Causes the `number`th fault; the record of it.
+/// Causes the `number`th fault and returns its record.
 fn fault(bench: &Bench<'_>, number: u64) -> Record {
     let iova = IOVA + 0x1000 * (number + 1);
     bench.edu.access(Access::Write, iova);
@@ -36,7 +35,7 @@ fn with_queue(log2size: u32, test: impl FnOnce(&Bench<'_>)) {
     let bench = Bench::new(&machine);
     Stage1::new(&bench, Granule::K4, 39);
     bench.setup_event_queue(EVENT_QUEUE, log2size);
-    // nothing that was there before is part of a record
+    // no stale bytes are part of a record
     machine.fill_memory(EVENT_QUEUE, 32 << EVENT_LOG2SIZE, 0xff);
     test(&bench);
 }
@@ -139,7 +138,7 @@ fn overflowed_eventq_records_while_there_is_room() {
         assert_eq!(bench.record(0), record);
         fault(bench, 4);
         fault(bench, 5);
-        // a second overflow cannot be told from the first
+        // a second overflow is not visible before the first is acknowledged
         expect_pointers(bench, OVERFLOW, 2);
     });
 }
@@ -195,7 +194,7 @@ fn unrecorded_faults_still_abort() {
     });
 }
 
-/// A queue that cannot be written: 7.2.2.
+/// See §7.2.2.
 #[test]
 fn eventq_outside_ram_is_gerror() {
     with_queue(1, |bench| {
@@ -209,7 +208,7 @@ fn eventq_outside_ram_is_gerror() {
         assert_eq!(error(), EVENTQ_ABT_ERR);
         assert_eq!(smmu.pulses(), [0, 0, 0, 1]);
         assert_eq!(smmu.read(reg::EVENTQ_PROD), 0);
-        // it stays, and is not toggled by the next
+        // it stays active and does not toggle again
         fault(bench, 1);
         assert_eq!(error(), EVENTQ_ABT_ERR);
         assert_eq!(smmu.pulses(), [0; 4]);
@@ -221,7 +220,7 @@ fn eventq_outside_ram_is_gerror() {
     });
 }
 
-/// The queue is not writable before the error is acknowledged: 7.2.1.
+/// The queue is not writable before the error is acknowledged (§7.2.1).
 #[test]
 fn active_eventq_abt_err_prevents_records() {
     with_queue(1, |bench| {

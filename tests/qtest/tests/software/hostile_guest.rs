@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Tables and registers that mean harm: QEMU lives on and answers, and the SMMU
-//! can be used afterwards.
+//! Malicious tables and registers: QEMU does not crash or hang, and the SMMU is
+//! usable afterwards.
 
 use smmuv3_qtest::{
     command::{self, SYNC},
@@ -20,7 +20,7 @@ use crate::{
     tables::{bits::TABLE, Granule, Tables},
 };
 
-/// Whatever has been done: a new beginning works.
+/// Checks that the SMMU works after a new initialization.
 #[track_caller]
 fn still_works(bench: &Bench<'_>) {
     let smmu = &bench.smmu;
@@ -28,7 +28,7 @@ fn still_works(bench: &Bench<'_>) {
     smmu.disable(SMMUEN | EVENTQEN | CMDQEN);
     smmu.write(reg::GBPA, 1 << 31);
     smmu.acknowledge();
-    bench.forget_tables();
+    bench.free_tables();
     bench.program();
     bench.machine.fill_memory(STREAM_TABLE, 0x4_0000, 0);
     bench.records();
@@ -36,9 +36,9 @@ fn still_works(bench: &Bench<'_>) {
     bench.passes(IOVA, DATA);
 }
 
-/// Places that are no memory, or are it in a way of their own: nothing, flash,
-/// the SMMU itself, the interrupt controller, a UART, PCI's configuration space
-/// and windows, the end of what can be addressed.
+/// Returns addresses that are not RAM: nothing, flash, the SMMU, the interrupt
+/// controller, a UART, PCI configuration space and windows, and the end of the
+/// address space.
 fn places(bench: &Bench<'_>) -> Vec<u64> {
     vec![
         NOWHERE,
@@ -71,7 +71,7 @@ fn page_tables_in_mmio_do_not_crash_qemu() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for place in places(&bench) {
-        bench.forget_tables();
+        bench.free_tables();
         let nested = Nested::new(&bench, [Granule::K4; 2], 39);
         let stage1 = nested.context.with_address(cd::TTB0, place);
         // stage 1 alone, its table there, then the next one
@@ -127,8 +127,8 @@ fn strtab_in_mmio_does_not_crash_qemu() {
     }
 }
 
-/// The records are writes, to the SMMU's own registers too: its Command queue's
-/// producer, its enable bits, its Event queue's.
+/// Records may be written to the SMMU's own registers: `CMDQ_PROD`, `CR0`, the
+/// Event queue's.
 #[test]
 fn eventq_in_mmio_does_not_crash_qemu() {
     let machine = machine("1").start();
@@ -150,7 +150,7 @@ fn eventq_in_mmio_does_not_crash_qemu() {
     }
 }
 
-/// The device writes to the SMMU that translates for it.
+/// The device writes to the SMMU that translates its DMA.
 #[test]
 fn dma_to_own_smmu_registers_does_not_crash_qemu() {
     let machine = machine("1").start();
@@ -170,7 +170,7 @@ fn dma_to_own_smmu_registers_does_not_crash_qemu() {
     }
 }
 
-/// Fields that were good, with some noise.
+/// Returns an entry with random bits flipped.
 fn disturbed(random: &mut Random, entry: Entry) -> Entry {
     let Entry(mut words) = entry;
     for word in &mut words[..4] {
@@ -181,8 +181,8 @@ fn disturbed(random: &mut Random, entry: Entry) -> Entry {
     Entry(words)
 }
 
-/// Both stages with granules and sizes of chance, the places of the descriptors
-/// that are walked, and addresses that those may be changed to.
+/// Both stages with random granules and sizes, the addresses of the descriptors
+/// that are walked, and random addresses for them.
 struct Victim<'a> {
     nested: Nested<'a>,
     slots: Vec<u64>,
@@ -191,7 +191,7 @@ struct Victim<'a> {
 
 impl<'a> Victim<'a> {
     fn new(bench: &'a Bench<'a>, random: &mut Random) -> Self {
-        bench.forget_tables();
+        bench.free_tables();
         let granules = [random.of(&Granule::ALL), random.of(&Granule::ALL)];
         let nested = Nested::new(bench, granules, random.of(&[25, 36, 39, 42, 48]));
         let (stage1, stage2) = (&nested.stage1, &nested.stage2);
@@ -218,7 +218,7 @@ impl<'a> Victim<'a> {
         }
     }
 
-    /// Changes some descriptors, the Context descriptor and the entry.
+    /// Changes some descriptors, the CD and the STE.
     fn disturb(&self, bench: &Bench<'_>, random: &mut Random) {
         for _ in 0..3 {
             let noise = random.next() & random.next() & 0xffff_0000_0000_0fff;

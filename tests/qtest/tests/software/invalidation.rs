@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What is cached and has been invalidated is looked up again. That anything is
-//! cached at all is not asked for.
+//! After an invalidation the tables are read again. Caching itself is not
+//! required.
 
 use smmuv3_qtest::{
     command::{self, Command},
@@ -24,9 +24,10 @@ use crate::{
     },
 };
 
-/// Moves what `iova` is mapped to, and executes these commands, more than once.
+/// Remaps `iova` three times, each time followed by these commands, and checks
+/// the translation.
 #[track_caller]
-fn moves(bench: &Bench<'_>, iova: u64, map: impl Fn(u64), commands: &[Command]) {
+fn remaps(bench: &Bench<'_>, iova: u64, map: impl Fn(u64), commands: &[Command]) {
     for page in [1, 2, 3] {
         let data = DATA + 0x1_0000 * page;
         map(data);
@@ -35,7 +36,7 @@ fn moves(bench: &Bench<'_>, iova: u64, map: impl Fn(u64), commands: &[Command]) 
     }
 }
 
-/// The commands that invalidate a page of stage 1.
+/// Returns the commands that invalidate a page of stage 1.
 fn stage1_commands(vmid: u16, address: u64) -> [Command; 6] {
     [
         command::tlbi_nh_va(NUMBER, address),
@@ -43,7 +44,7 @@ fn stage1_commands(vmid: u16, address: u64) -> [Command; 6] {
         command::tlbi_nh_asid(NUMBER),
         command::tlbi_nh_all(0),
         command::TLBI_NSNH_ALL,
-        // not the last level alone
+        // not only the last level
         [command::tlbi_nh_va(NUMBER, address)[0], address & !0xfff],
     ]
     .map(|command| match command[0] & 0xff {
@@ -57,19 +58,19 @@ fn stage1_tlbi_invalidates_stage1_entries() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
         for command in stage1_commands(0, IOVA) {
             bench.passes(IOVA, DATA);
             let map = |data| stage1.tables.map(IOVA, data);
-            moves(&bench, IOVA + 0x104, map, &[command]);
+            remaps(&bench, IOVA + 0x104, map, &[command]);
             map(DATA);
             bench.commands(&[command]);
         }
     }
 }
 
-/// They stand for an invalidation of everything, whatever they name.
+/// Without `IDR0.Hyp` they invalidate everything.
 #[test]
 fn el2_tlbi_without_hyp_invalidates_stage1_entries() {
     let machine = machine("1").start();
@@ -82,11 +83,12 @@ fn el2_tlbi_without_hyp_invalidates_stage1_entries() {
         [0x23, 0x7000_0001],
     ] {
         let map = |data| stage1.tables.map(IOVA, data);
-        moves(&bench, IOVA, map, &[command]);
+        remaps(&bench, IOVA, map, &[command]);
     }
 }
 
-/// Stage 1 alone is tagged with the VMID of its entry, if there is a stage 2.
+/// On an SMMU with stage 2, entries of stage 1 alone are tagged with
+/// `STE.S2VMID`.
 #[test]
 fn stage1_tlbi_matches_vmid_on_nested_smmu() {
     let machine = machine("nested").start();
@@ -96,10 +98,10 @@ fn stage1_tlbi_matches_vmid_on_nested_smmu() {
         bench.install(ste::stage1(CONTEXT).with(ste::S2_VMID, vmid.into()));
         for command in stage1_commands(vmid, IOVA) {
             let map = |data| stage1.tables.map(IOVA, data);
-            moves(&bench, IOVA, map, &[command]);
+            remaps(&bench, IOVA, map, &[command]);
         }
         let map = |data| stage1.tables.map(IOVA, data);
-        moves(&bench, IOVA, map, &[command::tlbi_s12_vmall(vmid)]);
+        remaps(&bench, IOVA, map, &[command::tlbi_s12_vmall(vmid)]);
     }
 }
 
@@ -108,14 +110,14 @@ fn stage2_tlbi_invalidates_stage2_entries() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = install_stage2(&bench, granule, 42);
         for command in [
             command::tlbi_s2_ipa(VMID, IOVA),
             command::tlbi_s12_vmall(VMID),
             command::TLBI_NSNH_ALL,
         ] {
-            moves(&bench, IOVA, |data| tables.map(IOVA, data), &[command]);
+            remaps(&bench, IOVA, |data| tables.map(IOVA, data), &[command]);
         }
     }
 }
@@ -130,7 +132,7 @@ fn stage1_tlbi_invalidates_nested_entries() {
         [Granule::K4, Granule::K64],
         [Granule::K16, Granule::K64],
     ] {
-        bench.forget_tables();
+        bench.free_tables();
         let nested = Nested::new(&bench, granules, 42);
         for page in 0..4 {
             let [ipa, data] = [IPA, DATA].map(|base| base + 0x1_0000 * page);
@@ -139,14 +141,14 @@ fn stage1_tlbi_invalidates_nested_entries() {
         bench.invalidate();
         let map = |data: u64| nested.stage1.map(IOVA, data - DATA + IPA);
         for command in stage1_commands(VMID, IOVA) {
-            moves(&bench, IOVA, map, &[command]);
+            remaps(&bench, IOVA, map, &[command]);
         }
-        moves(&bench, IOVA, map, &[command::tlbi_s12_vmall(VMID)]);
+        remaps(&bench, IOVA, map, &[command::tlbi_s12_vmall(VMID)]);
     }
 }
 
-/// `CMD_TLBI_S2_IPA` need not invalidate what is combined of both stages: so
-/// there is a second command.
+/// `CMD_TLBI_S2_IPA` need not invalidate entries that combine both stages, so a
+/// second command follows.
 #[test]
 fn stage2_tlbi_invalidates_nested_entries() {
     let machine = machine("nested").start();
@@ -156,17 +158,17 @@ fn stage2_tlbi_invalidates_nested_entries() {
         [Granule::K64, Granule::K4],
         [Granule::K4, Granule::K64],
     ] {
-        bench.forget_tables();
+        bench.free_tables();
         let nested = Nested::new(&bench, granules, 42);
         let map = |data| nested.stage2.map(IPA, data);
         let ipa = command::tlbi_s2_ipa(VMID, IPA);
-        moves(&bench, IOVA, map, &[ipa, command::tlbi_nh_all(VMID)]);
-        moves(&bench, IOVA, map, &[command::tlbi_s12_vmall(VMID)]);
-        moves(&bench, IOVA, map, &[command::TLBI_NSNH_ALL]);
+        remaps(&bench, IOVA, map, &[ipa, command::tlbi_nh_all(VMID)]);
+        remaps(&bench, IOVA, map, &[command::tlbi_s12_vmall(VMID)]);
+        remaps(&bench, IOVA, map, &[command::TLBI_NSNH_ALL]);
     }
 }
 
-/// Tables are translated by stage 2 as well, and that may be cached.
+/// The stage-2 translations of stage-1 tables may be cached, too.
 #[test]
 fn stage2_tlbi_invalidates_table_walk_entries() {
     let machine = machine("nested").start();
@@ -193,13 +195,13 @@ fn stage2_tlbi_invalidates_table_walk_entries() {
     }
 }
 
-/// Any address of it will do.
+/// Any address in the block invalidates all of it.
 #[test]
 fn tlbi_of_any_address_invalidates_block() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = Tables::stage1(&bench, granule, 42);
         let size = 1 << granule.shift(2);
         let output = DATA & !(size - 1);
@@ -210,7 +212,7 @@ fn tlbi_of_any_address_invalidates_block() {
             tables.map_block(iova, output, 2);
             bench.invalidate();
             bench.passes(iova, DATA);
-            // pages in place of the block
+            // pages replace the block
             tables.set(iova, 2, 0);
             tables.map(iova, DATA + 0x10_0000);
             bench.commands(&[command]);
@@ -219,14 +221,14 @@ fn tlbi_of_any_address_invalidates_block() {
     }
 }
 
-/// What stage 1 maps as one is one, in however many parts stage 2 has it.
+/// A stage-1 page is invalidated as a whole, however stage 2 splits it.
 #[test]
 fn tlbi_invalidates_large_page_over_small_pages() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for (granule, level) in [(Granule::K64, 3), (Granule::K16, 3), (Granule::K4, 2)] {
         for asid in [true, false] {
-            bench.forget_tables();
+            bench.free_tables();
             let nested = Nested::new(&bench, [granule, Granule::K4], 42);
             let size = 1 << granule.shift(level);
             let iova = size * 3;
@@ -265,12 +267,12 @@ fn tlbi_invalidates_upper_half_address() {
         bench.install_stage1(cd::upper(&tables));
         let iova = (!0 << bits) + IOVA;
         for command in stage1_commands(0, iova) {
-            moves(&bench, iova, |data| tables.map(IOVA, data), &[command]);
+            remaps(&bench, iova, |data| tables.map(IOVA, data), &[command]);
         }
     }
 }
 
-/// The tag is no part of the address, so an invalidation need not have it.
+/// The tag is not part of the address, so a TLBI need not have it.
 #[test]
 fn tlbi_without_tag_invalidates_tagged_address() {
     let machine = machine("1").start();
@@ -286,20 +288,20 @@ fn tlbi_without_tag_invalidates_tagged_address() {
         ] {
             for tag in [0x00, 0x12, 0x80, 0xff] {
                 let tagged = iova & !(0xff << 56) | (tag << 56);
-                moves(&bench, tagged, |data| tables.map(IOVA, data), &[command]);
+                remaps(&bench, tagged, |data| tables.map(IOVA, data), &[command]);
             }
         }
     }
 }
 
-/// A global page is of all address spaces, so it is invalidated in the name of
-/// any (4.4.2.4).
+/// A global page belongs to every ASID, so a TLBI with any ASID invalidates it
+/// (§4.4.2.4).
 #[test]
 fn tlbi_invalidates_global_page_for_any_asid() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
         let global = |data| stage1.tables.map_with(IOVA, data, 3, GLOBAL);
         let range = command::Range {
@@ -317,12 +319,12 @@ fn tlbi_invalidates_global_page_for_any_asid() {
             command::tlbi_s12_vmall(0),
             command::TLBI_NSNH_ALL,
         ] {
-            moves(&bench, IOVA, global, &[command]);
+            remaps(&bench, IOVA, global, &[command]);
         }
     }
 }
 
-/// It stays with its own translations when it is no longer global.
+/// A page that stops being global gets an entry of its ASID.
 #[test]
 fn tlbi_invalidates_page_that_stops_being_global() {
     let machine = machine("1").start();
@@ -337,7 +339,7 @@ fn tlbi_invalidates_page_that_stops_being_global() {
         bench.commands(&[invalidate]);
         bench.passes(IOVA, data);
     }
-    // and one that was global cannot come back by way of another ASID
+    // and the old global entry must not be hit with another ASID
     stage1.tables.map_with(IOVA, DATA, 3, GLOBAL);
     bench.commands(&[invalidate]);
     bench.passes(IOVA, DATA);
@@ -417,7 +419,7 @@ fn removed_permission_faults_after_tlbi() {
         bench.commands(&[command]);
         bench.passes(IOVA, DATA);
     }
-    // of a table: no command for the last level alone
+    // of a table: commands for the last level are not enough
     let whole = [command::tlbi_nh_va(NUMBER, IOVA)[0], IOVA];
     stage1.tables.set(IOVA, 2, table | TABLE_READ_ONLY);
     bench.commands(&[whole]);
@@ -427,7 +429,7 @@ fn removed_permission_faults_after_tlbi() {
     bench.passes(IOVA, DATA);
 }
 
-/// Commands by which an entry is read again.
+/// Returns the commands after which an STE is read again.
 fn entry_commands() -> [Command; 4] {
     [
         command::cfgi_ste(SID),
@@ -455,7 +457,7 @@ fn cfgi_ste_rereads_ste() {
     }
 }
 
-/// Context descriptors, too: they are invalidated with their entry.
+/// CDs are invalidated with their STE, too.
 #[test]
 fn cfgi_cd_or_cfgi_ste_rereads_cd() {
     let machine = machine("1").start();
@@ -476,8 +478,7 @@ fn cfgi_cd_or_cfgi_ste_rereads_cd() {
     }
 }
 
-/// An address space has its own translations: nothing has to be invalidated to
-/// change from one to another.
+/// A change of ASID or VMID needs no invalidation.
 #[test]
 fn tlb_entries_are_tagged_by_asid_and_vmid() {
     let machine = machine("nested").start();
@@ -494,8 +495,8 @@ fn tlb_entries_are_tagged_by_asid_and_vmid() {
     }
 }
 
-/// What is only a stage 2 is tagged with its VMID, and is not what a stage 1
-/// of that VMID is.
+/// Entries of stage 2 alone are tagged with their VMID and are distinct from
+/// those of stage 1 with that VMID.
 #[test]
 fn tlb_entries_of_stages_are_distinct() {
     let machine = machine("nested").start();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Translation in software: what becomes of the DMA of an emulated device behind
-//! an SMMU without acceleration. Tables, descriptors and expected records are
-//! written down here from the specification, not taken from the device.
+//! Translation in software: DMA of an emulated device behind an SMMU without
+//! acceleration. Tables, descriptors and expected records follow the
+//! specification, not the device's code.
 
 mod bench;
 mod commands;

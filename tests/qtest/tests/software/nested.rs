@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Both stages: stage 1's addresses are stage 2's, those of its tables too.
+//! Nested translation: stage 2 translates stage 1's outputs and tables.
 
 use smmuv3_qtest::{command, Access};
 
@@ -24,7 +24,7 @@ use crate::{
 const INSIDE: u64 = 0x344;
 const ADDRESS: u64 = IOVA + INSIDE;
 
-/// Both directions of [`ADDRESS`] give this fault of stage 2.
+/// Checks that reads and writes of [`ADDRESS`] give this stage-2 fault.
 #[track_caller]
 fn fails(bench: &Bench<'_>, what: &str, kind: Kind, class: Class, ipa: u64) {
     for access in ACCESSES {
@@ -43,10 +43,10 @@ fn nested_every_granule_pair_translates() {
     for first in Granule::ALL {
         for second in Granule::ALL {
             for bits in [48, 39, 25] {
-                bench.forget_tables();
+                bench.free_tables();
                 let nested = Nested::new(&bench, [first, second], bits);
                 bench.transfers(ADDRESS, DATA + INSIDE);
-                // to the end of the smaller page, and from there on nothing
+                // up to the end of the smaller page, and nothing beyond
                 let end = first.size().min(second.size());
                 bench.transfers(IOVA + end - 4, DATA + end - 4);
                 let next = IOVA + end;
@@ -64,14 +64,14 @@ fn nested_every_granule_pair_translates() {
     }
 }
 
-/// Blocks of either stage: what is translated is the smaller.
+/// With blocks in either stage, the smaller page is translated.
 #[test]
 fn nested_every_block_pair_translates() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for first in Granule::ALL {
         for second in Granule::ALL {
-            bench.forget_tables();
+            bench.free_tables();
             let nested = Nested::new(&bench, [first, second], 42);
             let inner = 1 << second.shift(2);
             let outer = 1 << first.shift(2);
@@ -106,8 +106,7 @@ fn nested_cd_is_fetched_through_stage2() {
     bench.passes(ADDRESS, DATA + INSIDE);
 }
 
-/// What stage 2 can say about a page that something is read from, and the fault
-/// that it is.
+/// Descriptors of stage 2 that refuse a read, and their faults.
 const REFUSALS: [(u64, Kind); 4] = [
     (0, Kind::Translation),
     ((1 << 44) | AF | S2_READ | PAGE, Kind::AddressSize),
@@ -126,7 +125,7 @@ fn nested_cd_stage2_fault_has_class_cd() {
         bench.install(ste::nested(context, &nested.stage2));
         fails(&bench, "context", kind, Class::Cd, context);
     }
-    // writing is not what happens to it
+    // only reads access it
     let write_only = DATA | AF | S2_WRITE | PAGE;
     nested.stage2.set(context, 3, write_only);
     bench.invalidate();
@@ -156,36 +155,36 @@ fn nested_unreadable_cd_records_pa() {
     }
 }
 
-/// Where the tables of a level are in IPAs, and a descriptor of that.
+/// Runs `test` for each level, with the IPA of a descriptor of that level.
 fn at_every_level(test: impl Fn(&Bench<'_>, &Nested<'_>, u32, u64)) {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
         for level in 1..=3 {
-            bench.forget_tables();
+            bench.free_tables();
             let nested = Nested::new(&bench, [granule, Granule::K4], 48);
             // a table in the pages from IPA + 16 MiB on, one page after another
             let slot = nested.stage1.descriptor(IOVA, level);
             let table = slot & !(granule.size() - 1);
-            let moved = IPA + (16 << 20);
+            let table_ipa = IPA + (16 << 20);
             for page in (0..granule.size()).step_by(0x1000) {
-                nested.stage2.map(moved + page, table + page);
+                nested.stage2.map(table_ipa + page, table + page);
             }
             if level == nested.stage1.start {
-                let base = moved + (nested.stage1.base() - IPA_OFFSET) % granule.size();
+                let base = table_ipa + (nested.stage1.base() - IPA_OFFSET) % granule.size();
                 let context = nested.context.with_address(cd::TTB0, base);
                 bench.install_nested(context, &nested.stage2);
             } else {
-                nested.stage1.set(IOVA, level - 1, moved | TABLE);
+                nested.stage1.set(IOVA, level - 1, table_ipa | TABLE);
                 bench.invalidate();
             }
             bench.passes(ADDRESS, DATA + INSIDE);
-            test(&bench, &nested, level, moved + slot % granule.size());
+            test(&bench, &nested, level, table_ipa + slot % granule.size());
         }
     }
 }
 
-/// The IPA of the record is the descriptor's, not that of its table.
+/// The record has the IPA of the descriptor, not of its table.
 #[test]
 fn nested_table_stage2_fault_has_class_tt() {
     at_every_level(|bench, nested, level, ipa| {
@@ -210,7 +209,8 @@ fn nested_unreadable_descriptor_records_pa() {
     });
 }
 
-/// A descriptor of stage 2 that cannot be read, on the way to each thing.
+/// An unreadable stage-2 descriptor in the walk for a CD, a stage-1 table and
+/// the output.
 #[test]
 fn nested_stage2_walk_abort_has_class_of_access() {
     let machine = machine("nested").start();
@@ -221,7 +221,7 @@ fn nested_stage2_walk_abort_has_class_of_access() {
         let record = bench.event(Kind::WalkAbort).of(access, ADDRESS);
         record.stage2(class).fetching(NOWHERE + offset)
     };
-    // far from each other: they have tables of their own
+    // far apart, so that each has its own tables
     let [context, table, output] = [IPA | (1 << 30), IPA | (2 << 30), IPA | (3 << 30)];
     let slot = nested.stage1.descriptor(IOVA, 3);
     nested.stage2.map(context, CONTEXT & !0xfff);
@@ -254,14 +254,14 @@ fn nested_stage2_fault_records_ipa() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granules in [[Granule::K4; 2], [Granule::K64, Granule::K4]] {
-        bench.forget_tables();
+        bench.free_tables();
         let nested = Nested::new(&bench, granules, 39);
         for (descriptor, kind) in REFUSALS {
             nested.stage2.set(IPA, 3, descriptor);
             bench.invalidate();
             fails(&bench, "address", kind, Class::Input, IPA + INSIDE);
         }
-        // outside of what stage 2 translates
+        // beyond the input size of stage 2
         let beyond = 1 << IPA_BITS;
         nested.stage1.map(IOVA, beyond);
         bench.invalidate();
@@ -269,7 +269,7 @@ fn nested_stage2_fault_records_ipa() {
     }
 }
 
-/// Both stages have to permit it.
+/// An access needs the permission of both stages.
 #[test]
 fn nested_fault_records_its_stage() {
     let machine = machine("nested").start();
@@ -312,7 +312,7 @@ fn nested_fault_records_its_stage() {
     }
 }
 
-/// The C device forgets `APTable` with the first translation that it caches.
+/// The C device loses `APTable` when it caches a translation.
 #[test]
 fn nested_aptable_read_only_holds_after_read() {
     let machine = machine("nested").start();
@@ -338,8 +338,8 @@ const MEMORY_TYPES: [(u64, bool); 8] = [
     (0b1111, false),
 ];
 
-/// A guest's tables must not make the SMMU read a device's registers: in a page
-/// that stage 2 maps as Device memory they are a fault if `S2PTW` is set (5.2).
+/// With `S2PTW` a stage-1 table in a page that stage 2 maps as Device memory is
+/// a fault (§5.2), so that a guest cannot make the SMMU read device registers.
 #[test]
 fn s2ptw_refuses_table_in_device_page() {
     at_every_level(|bench, nested, level, ipa| {
@@ -397,7 +397,7 @@ fn s2ptw_refuses_table_in_cached_device_page() {
     nested.stage2.map_with(IPA, DATA, 3, STAGE_2_DEVICE);
     bench.install(entry.with(ste::S2_PTW, 1));
     bench.passes(ADDRESS, DATA + INSIDE);
-    // what is there by chance would map the page to itself
+    // random content would map the page to itself
     let slot = nested.stage1.descriptor(IOVA, 3) % 0x1000;
     machine.write64(DATA + slot, IPA | STAGE_1 | PAGE);
     nested.stage1.set(IOVA, 2, IPA | TABLE);
@@ -407,13 +407,13 @@ fn s2ptw_refuses_table_in_cached_device_page() {
         let ipa = IPA + slot;
         fails(&bench, "cached", Kind::Permission, Class::Table, ipa);
     }
-    // without the bit it is walked, with what is cached
+    // without S2PTW the table is walked, with the cached entry
     bench.set_ste(SID, entry);
     bench.commands(&[command::cfgi_ste(SID)]);
     bench.passes(ADDRESS, DATA + INSIDE);
 }
 
-/// MSIs go to Device memory, for one.
+/// MSIs, for example, are writes to Device memory.
 #[test]
 fn s2ptw_permits_dma_to_device_page() {
     let machine = machine("nested").start();
@@ -425,7 +425,7 @@ fn s2ptw_permits_dma_to_device_page() {
     bench.transfers(ADDRESS, DATA + INSIDE);
 }
 
-/// Stage 1's refusal comes first, as ever.
+/// The stage-1 fault has priority.
 #[test]
 fn nested_dma_to_privileged_page_is_refused() {
     let machine = machine("nested").start();
@@ -460,7 +460,7 @@ fn nested_stage1_faults_equal_stage1_alone() {
     }
 }
 
-/// `CD.R` is for stage 1, `STE.S2R` for stage 2.
+/// `CD.R` applies to stage 1, `STE.S2R` to stage 2.
 #[test]
 fn nested_fault_recording_is_per_stage() {
     let machine = machine("nested").start();
@@ -489,7 +489,7 @@ fn nested_fault_recording_is_per_stage() {
     }
 }
 
-/// The C device translates the tables' addresses with the Context descriptor.
+/// The C device translates the TTBs when it decodes the CD.
 #[test]
 fn nested_unused_ttb_may_be_anywhere() {
     let machine = machine("nested").start();
@@ -498,7 +498,7 @@ fn nested_unused_ttb_may_be_anywhere() {
     let missing = Tables::stage1(&bench, Granule::K4, 39).seen_at(IPA + (1 << 30));
     bench.install_nested(cd::and_upper(nested.context, &missing), &nested.stage2);
     bench.passes(ADDRESS, DATA + INSIDE);
-    // with an upper address it is walked
+    // an upper address walks it
     let upper = (!0 << 39) + ADDRESS;
     let descriptor = missing.base() + 8 * ((upper >> 30) % 512);
     for access in ACCESSES {
@@ -508,8 +508,8 @@ fn nested_unused_ttb_may_be_anywhere() {
     bench.passes(ADDRESS, DATA + INSIDE);
 }
 
-/// A table of 64 KiB is 16 pages of 4 KiB for stage 2, each where that likes.
-/// The C device translates the table's first address alone.
+/// Stage 2 may map the 16 pages of a 64 KiB table anywhere. The C device
+/// translates only the table's first address.
 #[test]
 fn nested_stage1_table_may_be_scattered() {
     let machine = machine("nested").start();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Random changes of both stages' tables, each with an invalidation that is
-//! enough for it, against what the tables say: what is cached never shows.
+//! Random changes of both stages' tables, each with a sufficient invalidation:
+//! every access must follow the current tables.
 
 use std::collections::HashMap;
 
@@ -21,15 +21,15 @@ use crate::{
     },
 };
 
-/// Addresses are in units that have a whole number of pages of each granule, and
-/// accesses are to two places of a unit: in one page, or in two of 4 KiB.
+/// Size of a unit of addresses, a multiple of the page size of each granule.
+/// Accesses are to two places of a unit: in one page, or in two of 4 KiB.
 const UNIT: u64 = 0x1_0000;
 const UNITS: u64 = 6;
 const SECOND: u64 = 0x3000;
 const VMID: u16 = ste::VMID;
 const ASIDS: [u16; 2] = [21, 22];
 
-/// A place: its unit, and whether it is the second of that.
+/// A place: its unit, and whether it is the second of the unit.
 type Place = (u64, bool);
 
 const fn offset((unit, second): Place) -> u64 {
@@ -40,12 +40,12 @@ fn any_place(random: &mut Random) -> Place {
     (random.next() % UNITS, random.next() % 2 == 1)
 }
 
-/// The page that a place is in.
+/// Returns the page of a place.
 fn page(granule: Granule, (unit, second): Place) -> Place {
     (unit, second && granule == Granule::K4)
 }
 
-/// Where a page leads to, and what is permitted there.
+/// Output address and permissions of a page.
 #[derive(Clone, Copy)]
 struct Mapping {
     unit: u64,
@@ -55,7 +55,7 @@ struct Mapping {
 
 type Mappings = HashMap<Place, Mapping>;
 
-/// A device, the stage 1 of its own, and what that says.
+/// A device with its stage 1 and the contents of its tables.
 struct Device<'a> {
     edu: &'a Edu<'a>,
     asid: u16,
@@ -110,7 +110,7 @@ impl<'a> World<'a> {
         })
     }
 
-    /// `command`, for its one page or for a range that has it.
+    /// Returns `command` for one page, or for a range that includes it.
     fn ranged(&mut self, granule: Granule, command: impl Fn(u64) -> Command, at: u64) -> Command {
         let bits = self.random.next();
         let tg = granule.tg();
@@ -212,7 +212,8 @@ impl<'a> World<'a> {
         self.bench.commands(&commands);
     }
 
-    /// What becomes of an access: where it arrives, or its fault.
+    /// Returns the expected result of an access: its output address, or its
+    /// fault.
     fn expected(&self, device: &Device<'_>, place: Place, access: Access) -> Result<u64, Record> {
         let iova = IOVA + offset(place);
         let fault1 = |kind| {
@@ -296,6 +297,6 @@ fn random_translations_never_outlive_invalidation() {
                 world.access(step);
             }
         }
-        bench.forget_tables();
+        bench.free_tables();
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Invalidation of ranges (4.4.1.1): what is in the range is looked up again.
+//! Range invalidation (§4.4.1.1): pages in the range are walked again.
 
 use smmuv3_qtest::command::{self, Command, Range};
 
@@ -14,7 +14,7 @@ use crate::{
     tables::{Granule, Tables},
 };
 
-/// `NUM`, `SCALE`: how many pages that is is (`NUM` + 1) << `SCALE`.
+/// Pairs of `NUM` and `SCALE`: the range has (`NUM` + 1) << `SCALE` pages.
 const SHAPES: [(u64, u64); 8] = [
     (1, 0),
     (2, 0),
@@ -26,10 +26,10 @@ const SHAPES: [(u64, u64); 8] = [
     (4, 0),
 ];
 
-/// Maps `count` pages from `iova` on, has them cached, maps them elsewhere, and
-/// sees that `command` makes all of them be looked up.
+/// Maps and caches `count` pages from `iova` on, remaps them, and checks that
+/// all are walked again after `command`.
 #[track_caller]
-fn moves(
+fn remaps(
     bench: &Bench<'_>,
     granule: Granule,
     iova: u64,
@@ -53,7 +53,7 @@ fn moves(
     assert_eq!(bench.records(), [], "{command:x?}");
 }
 
-/// The ranges of these shapes, of each level hint for pages.
+/// Returns ranges of these sizes with each TTL for pages.
 fn ranges(granule: Granule) -> impl Iterator<Item = (Range, u64)> {
     let tg = granule.tg();
     SHAPES.into_iter().flat_map(move |(num, scale)| {
@@ -74,10 +74,10 @@ fn range_tlbi_invalidates_every_page() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
         let map = |iova, data| stage1.tables.map(iova, data);
-        // aligned to nothing but a page
+        // aligned to a page only
         for first in [IOVA, IOVA + granule.size(), IOVA + 5 * granule.size()] {
             for (range, count) in ranges(granule) {
                 let commands = [
@@ -85,7 +85,7 @@ fn range_tlbi_invalidates_every_page() {
                     command::tlbi_nh_vaa(first),
                 ];
                 for command in commands {
-                    moves(&bench, granule, first, count, map, range.of(command));
+                    remaps(&bench, granule, first, count, map, range.of(command));
                 }
             }
         }
@@ -97,19 +97,19 @@ fn range_tlbi_invalidates_every_stage2_page() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = install_stage2(&bench, granule, 42);
         let map = |iova, data| tables.map(iova, data);
         for first in [IOVA, IOVA + 3 * granule.size()] {
             for (range, count) in ranges(granule) {
                 let command = range.of(command::tlbi_s2_ipa(VMID, first));
-                moves(&bench, granule, first, count, map, command);
+                remaps(&bench, granule, first, count, map, command);
             }
         }
     }
 }
 
-/// The granule is that of the stage that the command is for.
+/// TG is the granule of the stage that the command invalidates.
 #[test]
 fn range_tlbi_invalidates_nested_granules() {
     let machine = machine("nested").start();
@@ -119,7 +119,7 @@ fn range_tlbi_invalidates_nested_granules() {
         [Granule::K64, Granule::K4],
         [Granule::K4, Granule::K64],
     ] {
-        bench.forget_tables();
+        bench.free_tables();
         let nested = Nested::new(&bench, granules, 42);
         let inner = granules[1].size();
         for at in (0..48 * granules[0].size()).step_by(inner as usize) {
@@ -133,7 +133,7 @@ fn range_tlbi_invalidates_nested_granules() {
                 command::tlbi_nh_vaa(IOVA),
             ] {
                 let command = command::with_vmid(range.of(command), VMID);
-                moves(&bench, granules[0], IOVA, count, map, command);
+                remaps(&bench, granules[0], IOVA, count, map, command);
             }
         }
     }
@@ -145,7 +145,7 @@ fn tlbi_with_ttl_invalidates_page() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
         let map = |iova, data| stage1.tables.map(iova, data);
         let range = Range {
@@ -157,7 +157,7 @@ fn tlbi_with_ttl_invalidates_page() {
             command::tlbi_nh_va(NUMBER, IOVA),
             command::tlbi_nh_vaa(IOVA),
         ] {
-            moves(&bench, granule, IOVA, 1, map, range.of(command));
+            remaps(&bench, granule, IOVA, 1, map, range.of(command));
         }
     }
 }
@@ -167,7 +167,7 @@ fn tlbi_with_ttl_invalidates_block() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = Tables::stage1(&bench, granule, 42);
         bench.install_stage1(cd::lower(&tables));
         let size = 1_u64 << granule.shift(2);
@@ -190,19 +190,19 @@ fn tlbi_with_ttl_invalidates_block() {
             tables.map(iova + inside, DATA + 0x10_0000);
             bench.commands(&[command]);
             bench.passes(iova + inside, DATA + 0x10_0000);
-            // pages are not of that level: more has to be said about them
+            // pages are not of that level, so the command needs another TTL
             bench.invalidate();
         }
     }
 }
 
-/// A range that holds the page, however large it is and wherever it begins.
+/// A range of any size and start that includes the page.
 #[test]
 fn range_tlbi_may_cover_address_space() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = Tables::stage1(&bench, granule, 42);
         let both = cd::and_upper(cd::lower(&tables), &tables);
         bench.install_stage1(both);
@@ -220,14 +220,14 @@ fn range_tlbi_may_cover_address_space() {
                     command::tlbi_nh_vaa(first),
                 ] {
                     let map = |_, data| tables.map(IOVA, data);
-                    moves(&bench, granule, iova, 1, map, range.of(command));
+                    remaps(&bench, granule, iova, 1, map, range.of(command));
                 }
             }
         }
     }
 }
 
-/// It ends there: what is meant by more is not said.
+/// The range ends at the last address; the effect beyond is not specified.
 #[test]
 fn range_tlbi_stops_at_last_address() {
     let machine = machine("nested").start();
@@ -247,19 +247,19 @@ fn range_tlbi_stops_at_last_address() {
             command::tlbi_nh_vaa(last),
         ] {
             let map = |_, data| tables.map(last, data);
-            moves(&bench, Granule::K4, last, 1, map, range.of(command));
+            remaps(&bench, Granule::K4, last, 1, map, range.of(command));
         }
         bench.commands(&[range.of(command::tlbi_s2_ipa(VMID, last))]);
     }
 }
 
-/// Which addresses those are is UNPREDICTABLE, but there is an end to it.
+/// The affected addresses are UNPREDICTABLE, but the command must complete.
 #[test]
 fn unaligned_range_tlbi_is_consumed() {
     let machine = machine("nested").start();
     let bench = Bench::new(&machine);
     for granule in [Granule::K16, Granule::K64] {
-        bench.forget_tables();
+        bench.free_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
         for address in [IOVA + 0x1000, IOVA + 0x3000, IOVA - 0x1000, !0xfff] {
             for (num, scale, ttl) in [(0, 0, 3), (1, 0, 0), (31, 31, 0), (7, 3, 1), (4, 2, 2)] {
@@ -278,7 +278,7 @@ fn unaligned_range_tlbi_is_consumed() {
                 bench.passes(IOVA, DATA);
             }
         }
-        // and one that is aligned still does what it has to
+        // and an aligned range still works
         stage1.tables.map(IOVA, DATA + 0x1_0000);
         bench.commands(&[command::tlbi_nh_va(NUMBER, IOVA)]);
         bench.passes(IOVA, DATA + 0x1_0000);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Event records as the specification has them (7.3), all 32 bytes.
+//! Event records as the specification has them (§7.3), all 32 bytes.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ const KINDS: [Kind; 10] = [
     Kind::Permission,
 ];
 
-/// What the address that faulted was of.
+/// The class of the address that faulted (`CLASS`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Class {
     /// A Context descriptor
@@ -48,7 +48,7 @@ pub enum Class {
 
 const READ: u64 = 1 << 35;
 const STAGE_2: u64 = 1 << 39;
-/// `TTRnW`: reading a descriptor is what was not permitted
+/// `TTRnW`: the read of a descriptor was not permitted
 const TABLE_READ: u64 = 1 << 44;
 
 /// An event record.
@@ -56,18 +56,18 @@ const TABLE_READ: u64 = 1 << 44;
 pub struct Record(pub [u64; 4]);
 
 impl Record {
-    /// What a record of a configuration error is, and the beginning of others.
+    /// Returns the record of a configuration error, the base of other records.
     pub const fn new(kind: Kind, sid: u32) -> Self {
         Self([kind as u64 | ((sid as u64) << 32), 0, 0, 0])
     }
 
-    /// The same with the physical address of what could not be read.
+    /// Returns the record with the physical address of a failed fetch.
     pub const fn fetching(mut self, address: u64) -> Self {
         self.0[3] = address;
         self
     }
 
-    /// The same about an access to `iova`.
+    /// Returns the record for an access to `iova`.
     pub const fn of(mut self, access: Access, iova: u64) -> Self {
         if matches!(access, Access::Read) {
             self.0[1] |= READ;
@@ -76,31 +76,31 @@ impl Record {
         self
     }
 
-    /// A fault of stage 1.
+    /// Returns the record of a stage-1 fault.
     pub const fn stage1(mut self, class: Class) -> Self {
         self.0[1] |= (class as u64) << 40;
         self
     }
 
-    /// A fault of stage 2.
+    /// Returns the record of a stage-2 fault.
     pub const fn stage2(mut self, class: Class) -> Self {
         self.0[1] |= STAGE_2 | ((class as u64) << 40);
         self
     }
 
-    /// The same with the page of an IPA.
+    /// Returns the record with the page of an IPA.
     pub const fn ipa(mut self, ipa: u64) -> Self {
         self.0[3] = ipa & !0xfff;
         self
     }
 
-    /// The same with `TTRnW`.
+    /// Returns the record with `TTRnW`.
     pub const fn reading_table(mut self) -> Self {
         self.0[1] |= TABLE_READ;
         self
     }
 
-    /// Its number.
+    /// Returns its number.
     pub const fn number(&self) -> u64 {
         self.0[0] & 0xff
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! One transaction that faults is one record (§7.2), though QEMU splits it into pieces
-//! of 4 bytes; and two transactions are two (§7.3.1).
+//! One faulting transaction is one record (§7.2), although QEMU splits it into
+//! pieces of 4 bytes; two transactions are two records (§7.3.1).
 
 use smmuv3_qtest::{command::SYNC, smmu::EVENTQEN, Access};
 
@@ -16,7 +16,7 @@ use crate::{
 /// A page that is not mapped.
 const UNMAPPED: u64 = IOVA + 0x4000;
 
-/// Runs a test with stage 1, by which [`UNMAPPED`] is not mapped.
+/// Runs a test with a stage 1 that does not map [`UNMAPPED`].
 #[track_caller]
 fn with_stage1(test: impl FnOnce(&Bench<'_>)) {
     let machine = machine("1").start();
@@ -33,7 +33,7 @@ fn transfer(bench: &Bench<'_>, access: Access, iova: u64, count: u64) {
     }
 }
 
-/// The record of an access to a page that is not mapped.
+/// Returns the record of an access to an unmapped page.
 fn missing(bench: &Bench<'_>, access: Access, iova: u64) -> Record {
     bench.fault1(Kind::Translation, access, iova)
 }
@@ -104,7 +104,7 @@ fn stage2_fault_is_one_record() {
     }
 }
 
-/// Records that name no input address are compared by the address all the same.
+/// Records without an input address are merged by the address of the access.
 #[test]
 fn config_error_is_one_record_per_access() {
     with_stage1(|bench| {
@@ -137,7 +137,8 @@ fn repeated_access_is_new_record() {
     });
 }
 
-/// Whatever is not where the last piece ends is another transaction.
+/// An access that does not start where the last piece ends is another
+/// transaction.
 #[test]
 fn noncontiguous_access_is_new_record() {
     with_stage1(|bench| {
@@ -154,7 +155,7 @@ fn noncontiguous_access_is_new_record() {
     });
 }
 
-/// What lies between two accesses tells that they are two.
+/// A command or another access in between separates two accesses.
 #[test]
 fn commands_and_accesses_separate_records() {
     with_stage1(|bench| {
@@ -173,8 +174,8 @@ fn commands_and_accesses_separate_records() {
     });
 }
 
-/// The SMMU cannot tell two accesses from one if nothing separates them, and the
-/// second begins where the first ends: they are one record.
+/// Without anything in between, the SMMU cannot distinguish two adjacent
+/// accesses from one: they are one record.
 #[test]
 fn adjacent_accesses_are_one_record() {
     with_stage1(|bench| {
@@ -187,7 +188,7 @@ fn adjacent_accesses_are_one_record() {
     });
 }
 
-/// A queue that was disabled has what comes after it, whatever came before.
+/// An access is not merged with one from before the queue was disabled.
 #[test]
 fn reenabled_eventq_records_next_access() {
     with_stage1(|bench| {

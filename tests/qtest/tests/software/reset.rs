@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A reset leaves nothing behind.
+//! System reset drops all state.
 
 use smmuv3_qtest::{
     smmu::{reg, SMMUEN},
@@ -27,7 +27,7 @@ fn reset_returns_to_bypass() {
     bench.writes(DATA + 0x40, DATA + 0x40);
 }
 
-/// What is enabled afterwards is as new: nothing has to be invalidated.
+/// After a reset no invalidation is needed.
 #[test]
 fn reset_flushes_all_caches() {
     let machine = machine("1").start();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! `sbsa-ref` has an SMMU that is not `virt`'s.
+//! The SMMU of `sbsa-ref`.
 
 use smmuv3_qtest::{
     command::{self, SYNC},
@@ -27,7 +27,7 @@ const STREAMS: u64 = RAM + 0x10_0000;
 const DATA: u64 = RAM + 0x20_0000;
 const IOVA: u64 = 0x1234_5000;
 
-/// A Context descriptor for tables of 4 KiB and addresses of 39 bits.
+/// Returns a Context descriptor for tables of 4 KiB and addresses of 39 bits.
 fn context() -> Entry {
     Entry::default()
         .with(cd::V, 1)
@@ -44,7 +44,7 @@ fn context() -> Entry {
 fn sbsa_ref_smmu_translates() {
     let machine = Builder::new(qemu())
         .args(["-machine", "sbsa-ref,accel=qtest"])
-        // firmware of the display, which is not part of the build
+        // the display's firmware is not part of the build
         .args(["-global", "bochs-display.romfile="])
         .device(format!("{},bus=pcie.0,addr=7", edu::DEVICE))
         .start();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What stage 1 lets pass, and where it goes.
+//! Translation by stage 1 alone.
 
 use smmuv3_qtest::Access;
 
@@ -15,8 +15,7 @@ use crate::{
     },
 };
 
-/// Input address sizes: the largest and the smallest for each level that a walk
-/// can begin with.
+/// Input address sizes: the largest and the smallest for each start level.
 const SIZES: [(Granule, &[u32]); 3] = [
     (Granule::K4, &[48, 40, 39, 31, 30, 25]),
     (Granule::K16, &[48, 47, 37, 36, 26, 25]),
@@ -29,7 +28,7 @@ fn stage1_every_granule_and_level_translates() {
     let bench = Bench::new(&machine);
     for (granule, sizes) in SIZES {
         for bits in sizes {
-            bench.forget_tables();
+            bench.free_tables();
             let tables = Tables::stage1(&bench, granule, *bits);
             let pages = [0, IOVA, tables.last_page()];
             for (page, iova) in pages.into_iter().enumerate() {
@@ -65,7 +64,7 @@ fn stage1_every_block_translates() {
     }
 }
 
-/// Its alignment is the table's own size (64 bytes for the smallest).
+/// A first table is aligned to its own size (64 bytes for the smallest).
 #[test]
 fn small_first_table_has_own_alignment() {
     let machine = machine("1").start();
@@ -78,7 +77,7 @@ fn small_first_table_has_own_alignment() {
     bench.transfers(IOVA | (1 << 30), DATA);
 }
 
-/// Upper and lower addresses with their own granules and sizes.
+/// Installs a CD whose halves have their own granules and sizes.
 fn install_halves(bench: &Bench<'_>, lower: (Granule, u32), upper: (Granule, u32)) {
     let low = Tables::stage1(bench, lower.0, lower.1);
     let high = Tables::stage1(bench, upper.0, upper.1);
@@ -99,7 +98,7 @@ fn upper_half_has_its_own_tables() {
             (Granule::K64, 30),
             (upper, 25),
         ] {
-            bench.forget_tables();
+            bench.free_tables();
             install_halves(&bench, (lower, 39), (upper, bits));
             let first = !0 << bits;
             bench.transfers(IOVA + 8, DATA + 8);
@@ -155,7 +154,7 @@ fn tbi_ignores_top_byte_per_half() {
     }
 }
 
-/// Bits between the range and the top byte are looked at all the same.
+/// Bits between the input range and the top byte must still be canonical.
 #[test]
 fn tbi_does_not_widen_input_range() {
     let machine = machine("1").start();
@@ -211,8 +210,7 @@ fn dma_stops_at_unmapped_page() {
     assert_eq!(records.first(), Some(&fault), "{records:?}");
 }
 
-/// Bits that software may use, and attributes that say nothing about whether
-/// data may be read and written.
+/// Software bits, and attributes that do not affect data permissions.
 #[test]
 fn stage1_other_descriptor_bits_have_no_effect() {
     let machine = machine("1").start();
@@ -235,7 +233,7 @@ fn stage1_other_descriptor_bits_have_no_effect() {
     }
 }
 
-/// The C device aborts QEMU on the Reserved ones.
+/// The C device aborts QEMU on the Reserved encodings.
 #[test]
 fn reserved_ips_selects_largest_oas() {
     let machine = machine("1").start();
@@ -247,7 +245,7 @@ fn reserved_ips_selects_largest_oas() {
     }
 }
 
-/// `EPDx`: what describes a half that is not walked means nothing.
+/// With `EPDx` the fields of that half are ignored.
 #[test]
 fn epd_ignores_fields_of_its_half() {
     let machine = machine("1").start();
@@ -263,7 +261,7 @@ fn epd_ignores_fields_of_its_half() {
     bench.transfers((!0 << 39) + IOVA, DATA);
 }
 
-/// As kernels have it to see their tables: an entry of the first table is the
+/// A self-map, as kernels use it: an entry of the first table points to the
 /// table itself.
 #[test]
 fn self_referencing_table_translates() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What stage 1 refuses, and the records of it.
+//! Faults of stage 1 and their records.
 
 use smmuv3_qtest::{command, smmu::reg, Access};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Both directions of [`IOVA`] give this kind of fault.
+/// Checks that reads and writes of [`IOVA`] give this kind of fault.
 #[track_caller]
 fn fails(bench: &Bench<'_>, what: &str, kind: Kind) {
     for access in ACCESSES {
@@ -26,7 +26,7 @@ fn fails(bench: &Bench<'_>, what: &str, kind: Kind) {
     }
 }
 
-/// Input address sizes for each level that a walk can begin with.
+/// Input address sizes for each start level.
 const SIZES: [(Granule, u32); 10] = [
     (Granule::K4, 48),
     (Granule::K4, 39),
@@ -40,13 +40,13 @@ const SIZES: [(Granule, u32); 10] = [
     (Granule::K64, 29),
 ];
 
-/// Runs `test` for each level of tables of each kind, with [`IOVA`] mapped.
+/// Runs `test` for each level of each granule and size, with [`IOVA`] mapped.
 fn at_every_level(test: impl Fn(&Bench<'_>, &Stage1<'_>, u32)) {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for (granule, bits) in SIZES {
         for level in granule.start(bits)..=3 {
-            bench.forget_tables();
+            bench.free_tables();
             let stage1 = Stage1::new(&bench, granule, bits);
             bench.passes(IOVA, DATA);
             test(&bench, &stage1, level);
@@ -57,7 +57,7 @@ fn at_every_level(test: impl Fn(&Bench<'_>, &Stage1<'_>, u32)) {
 #[test]
 fn stage1_invalid_descriptor_records_f_translation() {
     at_every_level(|bench, stage1, level| {
-        // all bits but that for validity
+        // all bits except the valid bit
         for descriptor in [0, 0b10, !1] {
             stage1.tables.set(IOVA, level, descriptor);
             bench.invalidate();
@@ -66,8 +66,8 @@ fn stage1_invalid_descriptor_records_f_translation() {
     });
 }
 
-/// With addresses of 48 bits there are blocks of 1 GiB, 2 MiB, 32 MiB and
-/// 512 MiB, and no others. What would be a block in the last level is Reserved.
+/// With 48-bit addresses the only blocks are those of 1 GiB, 2 MiB, 32 MiB and
+/// 512 MiB. A block descriptor in the last level is Reserved.
 #[test]
 fn reserved_block_level_is_translation_fault() {
     at_every_level(|bench, stage1, level| {
@@ -81,7 +81,7 @@ fn reserved_block_level_is_translation_fault() {
     });
 }
 
-/// A descriptor of stage 1 at `address` could not be read.
+/// Returns the record of a stage-1 descriptor at `address` that cannot be read.
 fn walk_abort(bench: &Bench<'_>, access: Access, address: u64) -> Record {
     let record = bench.event(Kind::WalkAbort).of(access, IOVA);
     record.stage1(Class::Table).fetching(address)
@@ -108,7 +108,8 @@ fn stage1_unreadable_descriptor_records_address() {
     });
 }
 
-/// External aborts are no faults of translation: `R` does not suppress them.
+/// An external abort is not a translation fault, so `CD.R` does not suppress
+/// its record.
 #[test]
 fn stage1_walk_eabt_is_recorded_with_cd_r_clear() {
     let machine = machine("1").start();
@@ -127,7 +128,7 @@ fn address_outside_both_halves_is_f_translation() {
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
         for bits in [48, 39, 25] {
-            bench.forget_tables();
+            bench.free_tables();
             let low = Tables::stage1(&bench, granule, bits);
             let high = Tables::stage1(&bench, granule, bits);
             for tables in [&low, &high] {
@@ -173,8 +174,8 @@ fn epd_half_is_f_translation() {
     }
 }
 
-/// Smaller output sizes: fields of `CD.IPS` and the bits that they mean. The
-/// Reserved and larger ones are the 44 bits that the SMMU has.
+/// Values of `CD.IPS` with smaller output sizes, in bits. The Reserved and
+/// larger ones select the SMMU's 44 bits.
 const OUTPUTS: [(u64, u32); 8] = [
     (0, 32),
     (1, 36),
@@ -222,7 +223,7 @@ fn reserved_ips_faults_above_smmu_oas() {
     address_sizes(&OUTPUTS[6..]);
 }
 
-/// Not only what is translated to is checked (3.4.3).
+/// The addresses of tables are checked, too (§3.4.3).
 #[test]
 fn next_table_beyond_ips_is_f_addr_size() {
     at_every_level(|bench, stage1, level| {
@@ -234,8 +235,8 @@ fn next_table_beyond_ips_is_f_addr_size() {
     });
 }
 
-/// With pages of 64 KiB an address of 48 bits is all that there is: bits 15:12
-/// are no part of it.
+/// With 64 KiB pages and 48-bit addresses, bits 15:12 of a descriptor are not
+/// part of the address.
 #[test]
 fn descriptor_64k_low_bits_are_not_address() {
     let machine = machine("1").start();
@@ -266,7 +267,7 @@ fn stage1_clear_af_is_f_access() {
     }
 }
 
-/// In this order, whatever else is wrong with the page.
+/// Faults have this priority.
 #[test]
 fn stage1_first_of_two_faults_is_recorded() {
     let machine = machine("1").start();
@@ -292,13 +293,13 @@ fn read_only_page_faults_on_write() {
     let bench = Bench::new(&machine);
     let record = bench.fault1(Kind::Permission, Access::Write, IOVA);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let stage1 = Stage1::new(&bench, granule, 42);
         stage1.tables.map_with(IOVA, DATA, 3, GLOBAL | READ_ONLY);
         bench.invalidate();
         bench.faults(Access::Write, IOVA, record);
         bench.reads(IOVA);
-        // what is cached by now does not permit more
+        // the cached entry must not permit more
         bench.faults(Access::Write, IOVA, record);
         bench.reads(IOVA);
         stage1.tables.map_with(IOVA, DATA, 3, GLOBAL);
@@ -307,15 +308,15 @@ fn read_only_page_faults_on_write() {
     }
 }
 
-/// Transactions of PCI functions are unprivileged data (3.9, 13.7), and only what
-/// `AP[1]` gives them is theirs.
+/// Transactions of PCI functions are unprivileged data accesses (§3.9, §13.7),
+/// so they need `AP[1]`.
 #[test]
 fn dma_to_privileged_page_is_refused() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
         for level in [2, 3] {
-            bench.forget_tables();
+            bench.free_tables();
             let stage1 = Stage1::new(&bench, granule, 42);
             let output = DATA & !((1 << granule.shift(level)) - 1);
             for privileged in [AF | NOT_GLOBAL, AF, AF | READ_ONLY] {
@@ -332,7 +333,7 @@ fn dma_to_privileged_page_is_refused() {
     }
 }
 
-/// What was permitted does not stay so in the TLB.
+/// A permission that was removed must not stay in the TLB.
 #[test]
 fn dma_to_page_made_privileged_is_refused() {
     let machine = machine("1").start();
@@ -343,7 +344,7 @@ fn dma_to_page_made_privileged_is_refused() {
     bench.commands(&[command::tlbi_nh_va(cd::NUMBER, IOVA)]);
     fails(&bench, "made privileged", Kind::Permission);
     stage1.tables.map(IOVA, DATA);
-    // more is permitted without any command
+    // more permissions need no command
     bench.passes(IOVA, DATA);
 }
 
@@ -367,7 +368,7 @@ fn dma_stays_unprivileged_with_privcfg() {
     }
 }
 
-/// `APTable[0]`, in a table of any level and for all below it.
+/// `APTable[0]` of any level applies to all levels below.
 #[test]
 fn dma_below_table_without_user_is_refused() {
     at_every_level(|bench, stage1, level| {
@@ -380,7 +381,7 @@ fn dma_below_table_without_user_is_refused() {
             bench.invalidate();
             fails(bench, &format!("level {level}"), Kind::Permission);
         }
-        // unless the context says that tables do not restrict
+        // except with CD.HAD, which disables hierarchical attributes
         bench.install_stage1(stage1.context.with(cd::HAD0, 1));
         bench.passes(IOVA, DATA);
         bench.install_stage1(stage1.context);
@@ -403,7 +404,7 @@ fn aptable_read_only_applies_to_all_below() {
     });
 }
 
-/// The C device forgets `APTable` with the first translation that it caches.
+/// The C device loses `APTable` when it caches a translation.
 #[test]
 fn aptable_read_only_holds_after_read() {
     let machine = machine("1").start();
@@ -463,7 +464,7 @@ fn cd_r_clear_records_no_fault() {
     bench.aborts(Access::Read, IOVA | (1 << 45));
 }
 
-/// The input address is recorded to the last bit.
+/// The input address is recorded with all its bits.
 #[test]
 fn fault_record_has_address_of_access() {
     let machine = machine("1").start();
@@ -476,7 +477,7 @@ fn fault_record_has_address_of_access() {
     }
 }
 
-/// Nothing of it comes to the device.
+/// No data reach the device.
 #[test]
 fn refused_read_transfers_no_data() {
     let machine = machine("1").start();

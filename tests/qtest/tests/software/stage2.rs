@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What stage 2 alone lets pass, and where it goes.
+//! Translation by stage 2 alone.
 
 use crate::{
     bench::{install_stage2, machine, Bench, Stage1, CONTEXT, DATA, IOVA},
@@ -9,9 +9,8 @@ use crate::{
     tables::{bits::STAGE_2_DEVICE, Granule, Tables},
 };
 
-/// Input address sizes for each level that a walk can begin with: the smallest,
-/// the largest with one table, and with concatenated ones up to 16 of them or
-/// the 44 bits that there are.
+/// Input address sizes for each start level: the smallest, the largest with one
+/// table, and those with concatenated tables, up to 16 tables or 44 bits.
 const SIZES: [(Granule, u32, &[u32]); 9] = [
     (Granule::K4, 2, &[25, 30, 31, 34]),
     (Granule::K4, 1, &[31, 39, 40, 43]),
@@ -30,7 +29,7 @@ fn stage2_concatenated_tables_translate() {
     let bench = Bench::new(&machine);
     for (granule, start, sizes) in SIZES {
         for bits in sizes {
-            bench.forget_tables();
+            bench.free_tables();
             let tables = Tables::stage2_from(&bench, granule, *bits, start);
             let pages = [0, IOVA, tables.last_page()];
             for (page, ipa) in pages.into_iter().enumerate() {
@@ -62,8 +61,8 @@ fn stage2_every_block_translates() {
     }
 }
 
-/// `S2PTW` is about what is read for stage 1. Firmware sets it with stage 2 alone,
-/// and maps all memory as Device memory.
+/// `S2PTW` applies to reads for stage 1 only. Firmware sets it with stage 2
+/// alone and maps all memory as Device memory.
 #[test]
 fn s2ptw_without_stage1_refuses_nothing() {
     for stage in ["2", "nested"] {
@@ -78,7 +77,7 @@ fn s2ptw_without_stage1_refuses_nothing() {
     }
 }
 
-/// The C device aborts QEMU on the Reserved ones.
+/// The C device aborts QEMU on the Reserved encodings.
 #[test]
 fn reserved_s2ps_selects_largest_oas() {
     let machine = machine("2").start();

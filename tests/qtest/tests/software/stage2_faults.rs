@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What stage 2 alone refuses, and the records of it.
+//! Faults of stage 2 alone and their records.
 
 use smmuv3_qtest::Access;
 
@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// Where in its page an access is.
+/// Offset of an access in its page.
 const INSIDE: u64 = 0x344;
 const ADDRESS: u64 = IOVA + INSIDE;
 
-/// Both directions of [`ADDRESS`] give this kind of fault.
+/// Checks that reads and writes of [`ADDRESS`] give this kind of fault.
 #[track_caller]
 fn fails(bench: &Bench<'_>, what: &str, kind: Kind) {
     for access in ACCESSES {
@@ -28,7 +28,7 @@ fn fails(bench: &Bench<'_>, what: &str, kind: Kind) {
     }
 }
 
-/// The input is the IPA.
+/// Returns the record, in which the input address is the IPA.
 fn fault(bench: &Bench<'_>, kind: Kind, access: Access, ipa: u64) -> Record {
     bench.fault2(kind, access, ipa, Class::Input, ipa)
 }
@@ -46,13 +46,13 @@ const SIZES: [(Granule, u32, u32); 9] = [
     (Granule::K64, 44, 2),
 ];
 
-/// Runs `test` for each level of tables of each kind, with [`IOVA`] mapped.
+/// Runs `test` for each level of each granule and size, with [`IOVA`] mapped.
 fn at_every_level(test: impl Fn(&Bench<'_>, &Tables<'_>, u32)) {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for (granule, bits, start) in SIZES {
         for level in start..=3 {
-            bench.forget_tables();
+            bench.free_tables();
             let tables = Tables::stage2_from(&bench, granule, bits, start);
             tables.map(IOVA, DATA);
             bench.install(ste::stage2(&tables));
@@ -112,7 +112,7 @@ fn stage2_address_beyond_tables_is_f_translation() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for (granule, bits, start) in SIZES {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = Tables::stage2_from(&bench, granule, bits, start);
         tables.map(IOVA, DATA);
         bench.install(ste::stage2(&tables));
@@ -126,8 +126,8 @@ fn stage2_address_beyond_tables_is_f_translation() {
     }
 }
 
-/// Without stage 1 what comes in is an IPA, and there are 44 bits of that: more
-/// is a fault of stage 1 (3.4).
+/// Without stage 1 the input is an IPA of 44 bits; a larger address is a
+/// stage-1 fault (§3.4).
 #[test]
 fn ipa_above_ias_is_stage1_f_addr_size() {
     let machine = machine("2").start();
@@ -145,7 +145,7 @@ fn ipa_above_ias_is_stage1_f_addr_size() {
     }
 }
 
-/// `S2PS` and the bits that it means. The larger ones are the SMMU's 44.
+/// Values of `S2PS` with their bits. The larger ones select the SMMU's 44.
 const OUTPUTS: [(u64, u32); 8] = [
     (0, 32),
     (1, 36),
@@ -215,7 +215,7 @@ fn s2ap_controls_dma() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     for granule in Granule::ALL {
-        bench.forget_tables();
+        bench.free_tables();
         let tables = install_stage2(&bench, granule, 39);
         for (attributes, read, write) in [
             (0, false, false),
@@ -225,7 +225,7 @@ fn s2ap_controls_dma() {
         ] {
             tables.map_with(IOVA, DATA, 3, AF | attributes);
             bench.invalidate();
-            // what is cached by then does not permit more
+            // the cached entry must not permit more
             for _ in 0..2 {
                 if read {
                     bench.reads(ADDRESS);
@@ -285,7 +285,7 @@ fn ste_s2r_clear_records_no_fault() {
         bench.install(ste::stage2(&tables));
         fails(&bench, "recorded", kind);
     }
-    // what is no fault of translation is recorded
+    // other faults are recorded
     tables.set(IOVA, 2, NOWHERE | TABLE);
     bench.install(silent);
     assert_eq!(bench.refused(Access::Write, ADDRESS).len(), 1);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! How a stream finds its entry: linear and two-level tables, and records of
-//! those that find none.
+//! STE lookup: linear and two-level tables, and records of streams without an
+//! STE.
 
 use smmuv3_qtest::{
     smmu::{reg, SMMUEN},
@@ -27,7 +27,7 @@ struct TwoLevels<'a, 'b> {
 }
 
 impl<'a, 'b> TwoLevels<'a, 'b> {
-    /// Installs one in which the device's stream bypasses.
+    /// Installs a table in which the device's stream bypasses.
     #[track_caller]
     fn new(bench: &'b Bench<'a>, split: u32) -> Self {
         let second = bench.allocate(64 << split);
@@ -43,12 +43,12 @@ impl<'a, 'b> TwoLevels<'a, 'b> {
         levels
     }
 
-    /// Offset of the stream's descriptor in the first level.
+    /// Returns the offset of the stream's descriptor in the first level.
     fn first(&self) -> u64 {
         L1_BYTES * u64::from(SID >> self.split)
     }
 
-    /// Offset of the stream's entry in its table of the second level.
+    /// Returns the offset of the stream's STE in its second-level table.
     fn entry(&self) -> u64 {
         64 * u64::from(SID & ((1 << self.split) - 1))
     }
@@ -80,7 +80,7 @@ impl<'a, 'b> TwoLevels<'a, 'b> {
     }
 }
 
-/// Gives the SMMU another Stream table.
+/// Programs another Stream table.
 #[track_caller]
 fn use_table(bench: &Bench<'_>, base: u64, format: u32) {
     let smmu = &bench.smmu;
@@ -91,7 +91,7 @@ fn use_table(bench: &Bench<'_>, base: u64, format: u32) {
     bench.invalidate();
 }
 
-/// The device's transactions are aborted, with this record.
+/// Checks that the device's transactions are aborted with this record.
 #[track_caller]
 fn fails(bench: &Bench<'_>, record: Record) {
     for access in ACCESSES {
@@ -111,15 +111,15 @@ fn two_level_strtab_walks_every_split() {
     }
 }
 
-/// `Span`: 2^(Span - 1) entries. The stream is the last that is there, then the
-/// first that is not.
+/// `Span` covers 2^(Span - 1) STEs. The stream is the last one inside, then the
+/// first one outside.
 #[test]
 fn l1std_span_covers_its_streams() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     for split in [6, 8, 10] {
         let levels = TwoLevels::new(&bench, split);
-        // the stream's number needs 6 bits
+        // the StreamID needs 6 bits
         assert_eq!(SID, 0x20);
         for span in 7..=u64::from(split) + 1 {
             levels.point_to(levels.second, span);
@@ -195,7 +195,7 @@ fn c_bad_streamid_is_recorded_only_with_recinvsid() {
             bench.aborts(Access::Read, ADDRESS);
         }
     }
-    // others are recorded all the same
+    // other errors are recorded
     use_table(&bench, NOWHERE, LOG2SIZE);
     let entry = NOWHERE + 64 * u64::from(SID);
     fails(&bench, bench.event(Kind::SteFetch).fetching(entry));
@@ -219,7 +219,7 @@ fn unreadable_ste_records_f_ste_fetch_with_address() {
     }
 }
 
-/// It is aligned to the table's size, of the first level in two levels.
+/// The base is aligned to the size of the table, or of its first level.
 #[test]
 fn strtab_base_is_aligned_to_table_size() {
     let machine = machine("1").start();
@@ -236,7 +236,7 @@ fn strtab_base_is_aligned_to_table_size() {
     bench.passes(ADDRESS, ADDRESS);
     use_table(&bench, STREAM_TABLE | 0x80, two_levels);
     fails(&bench, bench.event(Kind::BadStreamId));
-    // and that of the second level to what its span says
+    // and that of the second level to the size of its span
     levels.use_with_log2size(LOG2SIZE);
     levels.point_to(levels.second | 0x40, 9);
     bench.passes(ADDRESS, ADDRESS);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a Stream table entry says about all of a device's transactions, and
-//! what is done without one.
+//! Bypass, abort and translation by STE and GBPA.
 
 use smmuv3_qtest::{
     command, edu, pci,
@@ -20,7 +19,7 @@ use crate::{
 const UPDATE: u32 = 1 << 31;
 const ABORT: u32 = 1 << 20;
 
-/// One address for all: what passes untranslated has to be one of memory.
+/// An address of RAM, so that untranslated accesses reach memory.
 const ADDRESS: u64 = DATA + 0x5_0340;
 
 #[test]
@@ -78,7 +77,7 @@ fn smmuen_starts_and_stops_translation() {
     }
 }
 
-/// Bypass does not give a device a wider address than the system has (3.4).
+/// Bypassed addresses are limited to the output size (§3.4).
 #[test]
 fn bypass_beyond_oas_is_f_addr_size() {
     let machine = machine("1").start();
@@ -123,7 +122,7 @@ fn each_device_translates_by_its_own_ste() {
     arrives(&edus[0], IOVA, DATA + 0x1000);
     arrives(&edus[1], ADDRESS, ADDRESS);
 
-    // what is done about one is not done about the others
+    // a change for one device does not affect the others
     bench.set_ste(others[0], ste::abort());
     bench.commands(&[command::cfgi_ste(others[0])]);
     edus[0].write(IOVA);
@@ -137,7 +136,7 @@ fn each_device_translates_by_its_own_ste() {
     arrives(&edus[1], ADDRESS, ADDRESS);
 }
 
-/// An interrupt is a write, and guests map where it goes to.
+/// An MSI is a write that the guest's tables must map.
 #[test]
 fn msi_write_is_translated() {
     let machine = machine("1").start();

@@ -24,22 +24,22 @@ impl Granule {
         }
     }
 
-    /// Bytes in a page and in a table that is not the first.
+    /// Returns the bytes in a page, and in a table that is not the first.
     pub const fn size(self) -> u64 {
         1 << self.bits()
     }
 
-    /// Log2 of what an entry of this level spans.
+    /// Returns log2 of the bytes that an entry of this level spans.
     pub const fn shift(self, level: u32) -> u32 {
         self.bits() + (3 - level) * (self.bits() - 3)
     }
 
-    /// The level of a walk's first table without concatenation.
+    /// Returns the level of a walk's first table without concatenation.
     pub const fn start(self, bits: u32) -> u32 {
         4 - (bits - 4) / (self.bits() - 3)
     }
 
-    /// The levels that have blocks, for addresses of 48 bits.
+    /// Returns the levels that have blocks, for 48-bit addresses.
     pub const fn blocks(self) -> &'static [u32] {
         match self {
             Self::K4 => &[1, 2],
@@ -47,7 +47,7 @@ impl Granule {
         }
     }
 
-    /// In `CD.TG0` and `STE.S2TG`
+    /// Returns its encoding in `CD.TG0` and `STE.S2TG`.
     pub const fn tg0(self) -> u64 {
         match self {
             Self::K4 => 0b00,
@@ -56,7 +56,7 @@ impl Granule {
         }
     }
 
-    /// In `CD.TG1`
+    /// Returns its encoding in `CD.TG1`.
     pub const fn tg1(self) -> u64 {
         match self {
             Self::K4 => 0b10,
@@ -65,7 +65,7 @@ impl Granule {
         }
     }
 
-    /// In commands
+    /// Returns its encoding in commands.
     pub const fn tg(self) -> u64 {
         match self {
             Self::K4 => 0b01,
@@ -89,7 +89,7 @@ pub mod bits {
     /// `S2AP` of stage 2
     pub const S2_READ: u64 = 1 << 6;
     pub const S2_WRITE: u64 = 1 << 7;
-    /// `MemAttr` of stage 2: write-back, and its place
+    /// `MemAttr` of stage 2: write-back, and its bit position
     pub const S2_NORMAL: u64 = 0b1111 << 2;
     pub const S2_MEMATTR: u32 = 2;
     /// `APTable[0]` of stage 1
@@ -98,13 +98,14 @@ pub mod bits {
     pub const TABLE_READ_ONLY: u64 = 1 << 62;
     /// `nG` of stage 1: of one ASID
     pub const NOT_GLOBAL: u64 = 1 << 11;
-    /// Where an address is
+    /// Bits of the output address
     pub const ADDRESS: u64 = 0xffff_ffff_f000;
 
-    /// Attributes with which everything is permitted.
+    /// Attributes that permit all accesses.
     pub const STAGE_1: u64 = AF | USER | NOT_GLOBAL;
     pub const STAGE_2: u64 = AF | S2_READ | S2_WRITE | S2_NORMAL;
-    /// The same as a type of Device memory.
+    /// Attributes of stage 2 that permit all accesses, with a type of Device
+    /// memory.
     pub const STAGE_2_DEVICE: u64 = STAGE_2 & !S2_NORMAL;
     /// Attributes of a page of stage 1 that belongs to every ASID.
     pub const GLOBAL: u64 = STAGE_1 & !NOT_GLOBAL;
@@ -120,9 +121,9 @@ pub struct Tables<'a> {
     pub start: u32,
     /// Physical address of the first table
     root: u64,
-    /// What its address is more for the SMMU, see [`Tables::seen_at`]
+    /// Offset of its IPA, see [`Tables::seen_at`]
     offset: u64,
-    /// Attributes of leaves, if not said
+    /// Default attributes of leaves
     attributes: u64,
 }
 
@@ -140,12 +141,12 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Empty tables of stage 1 for input addresses of `bits` bits.
+    /// Returns empty tables of stage 1 for input addresses of `bits` bits.
     pub fn stage1(bench: &'a Bench<'a>, granule: Granule, bits: u32) -> Self {
         Self::new(bench, granule, bits, granule.start(bits))
     }
 
-    /// Empty tables of stage 2 that begin with level `start`.
+    /// Returns empty tables of stage 2 that start at level `start`.
     pub fn stage2_from(bench: &'a Bench<'a>, granule: Granule, bits: u32, start: u32) -> Self {
         Self {
             attributes: bits::STAGE_2,
@@ -153,29 +154,29 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Empty tables of stage 2 without concatenation.
+    /// Returns empty tables of stage 2 without concatenation.
     pub fn stage2(bench: &'a Bench<'a>, granule: Granule, bits: u32) -> Self {
         Self::stage2_from(bench, granule, bits, granule.start(bits))
     }
 
-    /// The same, seen by the SMMU at addresses that are `offset` more: they are
-    /// IPAs.
+    /// Returns the tables for an SMMU that accesses them at IPAs, which are
+    /// `offset` higher.
     pub const fn seen_at(mut self, offset: u64) -> Self {
         self.offset = offset;
         self
     }
 
-    /// The first table's address, for the SMMU.
+    /// Returns the address of the first table for the SMMU.
     pub const fn base(&self) -> u64 {
         self.root + self.offset
     }
 
-    /// As `T0SZ`, `T1SZ` and `S2T0SZ`.
+    /// Returns the value of `T0SZ`, `T1SZ` or `S2T0SZ`.
     pub const fn size_field(&self) -> u64 {
         64 - self.bits as u64
     }
 
-    /// As `S2SL0`.
+    /// Returns the value of `S2SL0`.
     pub const fn start_field(&self) -> u64 {
         let start = self.start as u64;
         match self.granule {
@@ -184,13 +185,13 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// The highest page.
+    /// Returns the highest page.
     pub const fn last_page(&self) -> u64 {
         (1 << self.bits) - self.granule.size()
     }
 
-    /// Physical address of the descriptor of a level for `address`. Tables on
-    /// the way are made.
+    /// Returns the physical address of the descriptor of a level for `address`,
+    /// and allocates the tables above.
     #[track_caller]
     pub fn descriptor(&self, address: u64, level: u32) -> u64 {
         let index = |at: u32| {
@@ -223,13 +224,13 @@ impl<'a> Tables<'a> {
         self.bench.machine.write64(slot, descriptor);
     }
 
-    /// The descriptor of a level for `address`.
+    /// Returns the descriptor of a level for `address`.
     #[track_caller]
     pub fn get(&self, address: u64, level: u32) -> u64 {
         self.bench.machine.read64(self.descriptor(address, level))
     }
 
-    /// Maps what an entry of `level` spans, from `address` on, with these
+    /// Maps the range of an entry of `level` from `address` on with these
     /// attributes.
     #[track_caller]
     pub fn map_with(&self, address: u64, output: u64, level: u32, attributes: u64) {
@@ -237,13 +238,13 @@ impl<'a> Tables<'a> {
         self.set(address, level, output | attributes | kind);
     }
 
-    /// The same, everything is permitted.
+    /// Maps the range of an entry of `level` with all permissions.
     #[track_caller]
     pub fn map_block(&self, address: u64, output: u64, level: u32) {
         self.map_with(address, output, level, self.attributes);
     }
 
-    /// Maps a page, everything is permitted.
+    /// Maps a page with all permissions.
     #[track_caller]
     pub fn map(&self, address: u64, output: u64) {
         self.map_block(address, output, 3);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Where the SMMU and the device behind it can be.
+//! Topologies of the SMMU and the device behind it.
 
 use smmuv3_qtest::{edu, pci, qemu, smmu, smmu::reg, Access, Builder, Edu, Machine, Smmu};
 
@@ -11,7 +11,7 @@ use crate::{
     tables::Granule,
 };
 
-/// The machine's own SMMU, with the device on its only root bus.
+/// Starts a machine with its own SMMU and the device on the root bus.
 fn own(stage: &str) -> Builder {
     Builder::new(qemu())
         .args(["-machine", "virt,accel=qtest,iommu=smmuv3"])
@@ -19,7 +19,8 @@ fn own(stage: &str) -> Builder {
         .device(format!("{},bus=pcie.0,addr=2", edu::DEVICE))
 }
 
-/// A bus of its own: only a bridge can be there, and the device behind that.
+/// Starts a machine with an SMMU on a root bus of its own and the device behind
+/// a bridge there.
 fn behind_a_bridge(stage: &str) -> Builder {
     Builder::virt(qemu())
         .smmu(&format!("stage={stage}"))
@@ -63,7 +64,7 @@ fn every_stage_translates_on_every_bus() {
     }
 }
 
-/// Each has its own tables, caches, queues and streams of the same numbers.
+/// Each SMMU has its own tables, caches, queues and `StreamIDs`.
 #[test]
 fn two_smmus_translate_independently() {
     let machine = behind_a_bridge("1")
@@ -83,7 +84,7 @@ fn two_smmus_translate_independently() {
         machine.read32(iova) == word
     };
     assert!(arrives(&edu) && arrives(&below));
-    // the first that aborts everything is one's own
+    // GBPA.ABORT of one affects only that one
     let aborted = bases.iter().map(|base| {
         let smmu = Smmu::at(&machine, *base);
         smmu.write(reg::GBPA, 0x8010_0000);
@@ -96,7 +97,7 @@ fn two_smmus_translate_independently() {
     assert_eq!(aborted, [[false, true], [true, false]]);
 }
 
-/// QEMU's device for such tests: it knows how its write ended.
+/// `iommu-testdev`, which reports the result of its write.
 struct TestDevice<'a>(&'a Machine);
 
 const WRITTEN: u32 = 0x1234_5678;
@@ -110,7 +111,7 @@ impl<'a> TestDevice<'a> {
 
     const REGISTERS: u64 = pci::VIRT.window + (8 << 20);
 
-    /// Writes to `iova` what can then be read at `address`; the result.
+    /// Writes to `iova` and reads at `address`; returns the result.
     fn write(&self, iova: u64, address: u64) -> u32 {
         let write = |register, value| self.0.write32(Self::REGISTERS + register, value);
         write(0x04, iova as u32);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Trace events of translation: who reads the C device's traces can read these.
+//! Trace events of translation have the format of the C device's.
 
 use std::path::PathBuf;
 
@@ -17,17 +17,17 @@ use crate::{
     tables::Granule,
 };
 
-/// An address of memory, for what passes untranslated.
+/// An address of RAM, for untranslated accesses.
 const ADDRESS: u64 = DATA + 0x5_0340;
 
-/// What a device traces while `drive` uses it.
+/// Returns the trace of a device while `drive` uses it.
 fn trace(binary: PathBuf, stage: &str, drive: impl Fn(&Bench<'_>)) -> Vec<String> {
     let machine = machine_of(binary, stage)
         .args(["-trace", "smmuv3_*", "-trace", "smmu_*"])
         .start();
     drive(&Bench::new(&machine));
     let finished = machine.quit();
-    let lines = finished.complaints();
+    let lines = finished.error_lines();
     lines
         .into_iter()
         // without stage 2 the C device has no VMID, and this one 0
@@ -35,7 +35,7 @@ fn trace(binary: PathBuf, stage: &str, drive: impl Fn(&Bench<'_>)) -> Vec<String
         .collect()
 }
 
-/// The lines of one event.
+/// Returns the lines of one event.
 fn lines(trace: &[String], event: &str) -> Vec<String> {
     trace
         .iter()
@@ -44,25 +44,26 @@ fn lines(trace: &[String], event: &str) -> Vec<String> {
         .collect()
 }
 
-/// A line without what the C device gets wrong: whether an access that is not
-/// translated is a write, and the stream IDs that a command for all of them names.
+/// Returns a line without the fields in which the C device is wrong: the
+/// direction of untranslated accesses, and the `StreamIDs` of `CFGI_ALL`.
 fn essence(line: &str) -> String {
     let line = line.split(" is_write=").next().unwrap_or_default();
     line.replace("0xffffffff", "0xffff")
 }
 
-/// Both devices write the same lines of these events, and some of each.
+/// Checks that both devices trace the same lines of these events, and at least
+/// one of each.
 #[track_caller]
 fn same(stage: &str, events: &[&str], drive: impl Fn(&Bench<'_>)) {
     let [rust, c] = [qemu(), qemu_c()].map(|binary| trace(binary, stage, &drive));
-    let mut complaints = Vec::new();
+    let mut differences = Vec::new();
     for event in events {
         let both = (lines(&rust, event), lines(&c, event));
         if both.0 != both.1 || both.1.is_empty() {
-            complaints.push(format!("{event}:\n  Rust {:#?}\n  C {:#?}", both.0, both.1));
+            differences.push(format!("{event}:\n  Rust {:#?}\n  C {:#?}", both.0, both.1));
         }
     }
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
 const TRANSLATING: [&str; 7] = [
