@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Copyright 2026 the smmuv3-accel authors */
 /*
- * Puts commands of its own into the command queue that the running kernel's arm-smmu-v3 driver owns, through /dev/mem.
- * Nothing else may use the SMMU meanwhile: no I/O on the devices behind it.
+ * Injects commands into the command queue that the running kernel's arm-smmu-v3 driver owns, through /dev/mem.
+ * Nothing else may use the SMMU at the same time: no I/O on the devices behind it.
  *
- *   badcmd illegal [SMMU]       illegal commands: first with the GERROR interrupt off, so that the registers can be looked
- *                               at before anybody recovers, then one with it on, for the kernel's driver to recover from.
+ *   badcmd illegal [SMMU]       illegal commands: first with the GERROR interrupt off, so that the registers can be read
+ *                               before a driver recovers, then one with it on, for the kernel's driver to recover from.
  *                               The last line is "injected N".
  *   badcmd rewind N [SMMU]      after N injected commands: CMD_SYNCs until PROD and CONS have gone twice round the queue,
- *                               and are again where the driver, which does not know of the N, believes them to be.
+ *                               and are again at the driver's own values, which do not count the N.
  *
  * SMMU counts the SMMUv3 nodes of the IORT from 0.
  */
@@ -20,15 +20,15 @@ static const struct {
 } illegal_commands[] = {
     {"reserved opcode 0x00", {{0x00, 0}}},
     {"reserved opcode 0xff", {{0xff, 0}}},
-    {"CFGI_STE with SSec=1", {{0x03 | 1 << 10, 1}}}, /* 4.1.6 */
+    {"CFGI_STE with SSec=1", {{0x03 | 1 << 10, 1}}}, /* §4.1.6 */
 };
 
-/* Nobody is told: what the registers say stays until this acknowledges it. */
+/* The interrupt is off: the registers keep the error until this acknowledges it. */
 static unsigned inject_unnoticed(const char *name, const Command *command)
 {
     uint32_t start = position(CMDQ_PROD), gerror = get(GERROR);
 
-    /* The command behind the illegal one must not be touched (4.1.2, 7.1). */
+    /* The command behind the illegal one must not be touched (§4.1.2, §7.1). */
     put(start, command);
     put(start + 1, &sync_command);
     set(CMDQ_PROD, (start + 2) & mask);

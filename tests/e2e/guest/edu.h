@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Copyright 2026 the smmuv3-accel authors */
 /*
- * QEMU's educational device as a probe: a device without a driver that writes zeros to any address it is told to.
+ * QEMU's educational device as a probe: a device without a driver that writes zeros to any given address.
  * Its own buffer, the source of the data, is not touched by anything here.
  */
 #ifndef EDU_H
@@ -53,7 +53,7 @@ static void edu_set(unsigned offset, uint64_t value)
     *(volatile uint64_t *)(edu + offset) = value;
 }
 
-/* Has the device write `count` bytes, which are zeros, to an address as devices see it; waits until it has tried. */
+/* Has the device write `count` bytes, which are zeros, to an address as devices see it; waits until the transfer has ended. */
 static void edu_write(uint64_t to, unsigned count)
 {
     edu_set(EDU_DMA_SOURCE, EDU_BUFFER);

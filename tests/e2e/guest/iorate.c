@@ -69,7 +69,7 @@ static void *work(void *opaque)
         if (n < 0) {
             fail("read");
         } else if ((size_t)n != block_size) {
-            /* Linux makes a disk empty when it goes. */
+            /* Linux sets a disk's size to 0 when it is unplugged. */
             fprintf(stderr, "iorate: read: end of the device\n");
             exit(1);
         }

@@ -2,12 +2,12 @@
 /* Copyright 2026 the smmuv3-accel authors */
 /*
  * Puts the SMMU into one state after the other, and looks each time whether a device's DMA to the physical address of one
- * of our pages arrives: it must when the tables and registers say so, and must not when they do not.
- * Nothing else may use the SMMU meanwhile: no I/O on the devices behind it.
+ * of our pages arrives: it must when tables and registers permit it, and must not otherwise.
+ * Nothing else may use the SMMU at the same time: no I/O on the devices behind it.
  *
  *   isolation write PCI_ADDRESS IOVA   only one DMA of the edu device, to IOVA
  *   isolation states PCI_ADDRESS       all the states; afterwards everything is as it was but GBPA.ABORT, which is 1
- *                                      (and has no say while the SMMU is enabled)
+ *                                      (and is ignored while the SMMU is enabled)
  *
  * The SMMU is the first of the IORT; StreamID = PCI requester ID.
  */
@@ -20,9 +20,9 @@
 #define STE_CONFIG_BYPASS (4u << 1)
 #define STRTAB_LOG2SIZE 0x3fu
 #define STRTAB_FMT_2LEVEL(cfg) (((cfg) >> 16 & 3) == 1)
-#define CFGI_ALL 0x04, 31   /* a command's two words (4.3.6) */
+#define CFGI_ALL 0x04, 31   /* a command's two words (§4.3.6) */
 
-static uint8_t *page;       /* the DMA's target as we see it */
+static uint8_t *page;       /* the DMA's target for the CPU */
 static uint64_t page_physical;
 static uint32_t stream_id;
 static volatile uint64_t *ste;
@@ -81,7 +81,7 @@ static void set_ste(uint64_t word0, int all)
     if (all) {
         command(CFGI_ALL);
     } else {
-        command(0x03 | (uint64_t)stream_id << 32, 1);      /* CFGI_STE (4.3.1) */
+        command(0x03 | (uint64_t)stream_id << 32, 1);      /* CFGI_STE (§4.3.1) */
     }
 }
 
@@ -103,7 +103,7 @@ static void set_abort(int on)
     }
 }
 
-/* STRTAB_BASE_CFG can be written only while the SMMU is disabled (6.3.25); what is cached of the table outlives that. */
+/* STRTAB_BASE_CFG can be written only while the SMMU is disabled (§6.3.25); cached entries of the table survive that. */
 static void set_table_size(unsigned log2size_wanted)
 {
     set_abort(1);

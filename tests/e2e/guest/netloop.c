@@ -2,7 +2,7 @@
 /* Copyright 2026 the smmuv3-accel authors */
 /*
  * Sends frames of random sizes and contents from each of two network interfaces to the other, many at a time, and compares
- * every byte of what arrives. The host has to connect the two. Prints how many bytes have made it.
+ * every byte of what arrives. The host has to connect the two. Prints how many bytes have arrived.
  * Usage: netloop INTERFACE INTERFACE FRAMES
  */
 #include <arpa/inet.h>
@@ -74,7 +74,7 @@ static void open_interface(Interface *interface, const char *name)
     struct timeval patience = { .tv_sec = 20 };
 
     interface->name = name;
-    interface->socket = socket(AF_PACKET, SOCK_RAW, 0); /* bind() says what it receives */
+    interface->socket = socket(AF_PACKET, SOCK_RAW, 0); /* bind() selects what it receives */
     if (interface->socket < 0) {
         fail("no packet socket");
     }
@@ -105,7 +105,7 @@ static void make_frame(int random, unsigned number)
     if (read(random, frame, size) != (ssize_t)size) {
         fail("no random numbers");
     }
-    memset(frame, 0xff, 6); /* to everybody */
+    memset(frame, 0xff, 6); /* broadcast */
     frame[6] &= 0xfc;       /* from a single address */
     frame[12] = ETHERTYPE >> 8;
     frame[13] = ETHERTYPE & 0xff;

@@ -30,11 +30,11 @@ typedef struct Command {
     uint64_t word[2];
 } Command;
 
-static const Command sync_command = {{0x46, 0}}; /* CS = 0: no completion signal (4.7.3) */
+static const Command sync_command = {{0x46, 0}}; /* CS = 0: no completion signal (§4.7.3) */
 
 static volatile uint8_t *registers;
 static volatile Command *queue;
-static uint32_t log2size, entries, mask; /* mask: index and wrap flag (3.5.1) */
+static uint32_t log2size, entries, mask; /* mask: index and wrap flag (§3.5.1) */
 
 static void fail(const char *format, ...)
 {
@@ -60,7 +60,7 @@ static uint64_t get64(unsigned offset)
 
 static void set(unsigned offset, uint32_t value)
 {
-    /* What was stored to the queue must be there when the SMMU hears of it. */
+    /* Stores to the queue must be visible before the doorbell. */
     __asm__ volatile("dsb sy" ::: "memory");
     *(volatile uint32_t *)(registers + offset) = value;
 }
@@ -156,8 +156,8 @@ static void wait_consumed(const char *what)
 }
 
 /*
- * After `injected` commands that the driver does not know of: CMD_SYNCs until PROD and CONS have gone twice round the
- * queue, and are again where the driver believes them to be.
+ * After `injected` commands that the driver has not issued: CMD_SYNCs until PROD and CONS have gone twice round the
+ * queue, and are again at the driver's own values.
  */
 static void rewind_indexes(uint32_t injected)
 {

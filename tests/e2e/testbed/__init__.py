@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""The nested testbed: three levels on one machine, and what is tested and measured there (docs/testbed.md)."""
+"""The nested testbed: three levels on one machine, with the scenarios and benchmarks that run there (docs/testbed.md)."""

@@ -25,9 +25,9 @@ Latencies = dict[tuple[str, int], list[tuple[float, float]]]
 
 @dataclass
 class Results:
-    # (mode, device) -> what the NVMe workload took
+    # (mode, device) -> counts of the NVMe workload
     workload: dict[tuple[str, str], Counts] = field(default_factory=dict)
-    # (mode, device, granule) -> what a second or two of unmapping took; each unmap ends with one CMD_SYNC
+    # (mode, device, granule) -> counts of a second or two of unmapping; each unmap ends with one CMD_SYNC
     unmapping: dict[tuple[str, str, int], Counts] = field(default_factory=dict)
     # (mode, granule) -> for each pair (C, Rust) mean latencies in microseconds
     unmap: Latencies = field(default_factory=dict)
@@ -78,7 +78,7 @@ def _give_to_benchmark(guest: Guest) -> None:
 
 
 def _count(level1: Level1, results: Results, mode: str, device: str) -> None:
-    """What has to be done, and how often; with QEMU's trace on."""
+    """Counts operations with QEMU's trace on."""
     config = GuestConfig(name=f"bench-{device}", qemu=device, properties=MODES[mode])
     with level1.guest(config) as guest:
         results.workload[mode, device] = _nvme_workload(guest)
@@ -90,7 +90,7 @@ def _count(level1: Level1, results: Results, mode: str, device: str) -> None:
 
 
 def _measure_latencies(level1: Level1, results: Results, mode: str, order: tuple[str, ...], pairs: int) -> None:
-    """Both guests live side by side and work in turn, so that whatever else the machine does hits both."""
+    """Both guests run side by side and work in turn, so that other load on the machine affects both."""
     with ExitStack() as stack:
         guests = {}
         for slot, device in enumerate(order):
@@ -114,7 +114,7 @@ def run(level1: Level1, pairs: int, say: Callable[[str], None]) -> Results:
             say(f"commands, ioctls and exits, {mode}, {device}")
             _count(level1, results, mode, device)
     for mode in MODES:
-        # Two boots each: how a guest happens to lie in memory makes more of a difference than the device.
+        # Two boots each: a guest's physical memory layout affects the result more than the device.
         for order, share in ((DEVICES, (pairs + 1) // 2), (DEVICES[::-1], pairs // 2)):
             if share:
                 say(f"latencies, {mode}, {order[0]} before {order[1]}: {share} pairs each")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""What guests are put through in more than one testbed."""
+"""Checks that several beds share."""
 from __future__ import annotations
 
 import hashlib
@@ -15,18 +15,18 @@ from .kernellog import KernelLog
 MIB = 1 << 20
 # Error-level messages of a healthy boot on these machines.
 HARMLESS = re.compile(r"$^")
-# Linux would like more windows behind an empty slot than there is room for, and takes another slot's for that.
+# Linux reserves more windows behind an empty slot than fit, and then shrinks another slot's.
 SMALL_HOTPLUG_WINDOWS = "pci=hpiosize=0,hpmmioprefsize=0"
-# What a guest's driver says of a write to an address that is not mapped...
+# What a guest's driver logs for a write to an address that is not mapped...
 TRANSLATION_FAULT = re.compile(r"event: F_TRANSLATION|event 0x10 received|unpriv data write|\t0x[0-9a-f]{16}$")
-# ...and of all that tests/e2e/guest/isolation.c provokes.
+# ...and for everything that tests/e2e/guest/isolation.c provokes.
 FAULTS = re.compile(r"event: |event 0x.. received|data write|\t0x[0-9a-f]{16}$|callbacks suppressed")
 
 _EDU_ARRIVES = "for i in $(seq 300); do grep -qx 0x11e8 /sys/bus/pci/devices/*/device && exit 0; sleep 0.1; done; exit 1"
 
 
 class Shells(Protocol):
-    """A guest: something that runs commands."""
+    """A guest that runs commands."""
 
     def run(self, code: str, timeout: float = 60) -> str: ...
 
@@ -51,7 +51,7 @@ class PluggableGuest(Shells, Protocol):
 
 
 class Host(Protocol):
-    """Whoever has the images of the guest's disks."""
+    """The owner of the images of the guest's disks."""
 
     def host_sha256(self, disk: str, offset: int, size: int) -> str: ...
 
@@ -83,7 +83,7 @@ def copy_and_compare(host: Host, guest: Shells, disk: str = "disk0", at_mib: int
 
 
 def parallel_jobs(host: Host, guest: Shells, jobs: dict[str, tuple[str, int]], mib: int = 4) -> None:
-    """`jobs`: a name, the disk and the MiB to begin at. All at once write random data and compare what they read back."""
+    """`jobs`: a name, the disk and the MiB to begin at. All write random data concurrently and compare what they read back."""
     job = f"""job() {{ d=$(disk $2) && head -c {mib * MIB} /dev/urandom >$1 && at=$(($3 * {MIB})) &&
         directio write $d $at 65536 {mib * 16} <$1 && directio read $d $at 16384 {mib * 64} | cmp - $1 &&
         echo $1 $(sha256sum <$1); rm $1; }};"""
@@ -109,7 +109,7 @@ def edu_address(guest: Shells) -> str:
 
 
 def faulting_dma(guest: LoggedGuest, iova: int) -> None:
-    """The edu device writes to an address that is not mapped, and the guest's driver must say so."""
+    """The edu device writes to an address that is not mapped, and the guest's driver must log that."""
     guest.run(f"isolation write {edu_address(guest)} {iova:#x}")
     guest.run("for i in $(seq 100); do dmesg | grep -q 'event: ' && break; sleep 0.1; done")
     messages = [text for _, text in guest.log.lines()]
@@ -118,7 +118,7 @@ def faulting_dma(guest: LoggedGuest, iova: int) -> None:
 
 
 def unplug(guest: PluggableGuest, *devices: str) -> None:
-    """Returns when the guest has let go of the devices. A root port takes a request only after the one before."""
+    """Returns when the guest has released the devices. A root port accepts a request only after the preceding one."""
     guest.qmp.forget_events()
     for name in devices:
         guest.qmp.command("device_del", {"id": name})

@@ -2,8 +2,8 @@
 # Copyright 2026 the smmuv3-accel authors
 """Serial lines into the levels: byte streams, the shell protocol of guest/agent, and QMP.
 
-Everything runs in one thread. Whoever waits for one line keeps reading all of them, so that no level ever stands still
-because nobody takes its output.
+Everything runs in one thread. A wait for one line keeps reading all of them, so that no level is blocked by unread
+output.
 """
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# A slower machine may need more than the time that is plenty on a small one.
+# Factor for all timeouts, for slow machines.
 PATIENCE = float(os.environ.get("E2E_PATIENCE") or 1)
 
 
 class TestbedError(Exception):
-    """Something did not happen that should have; the message is one line, or that and an excerpt."""
+    """An expectation has failed; the message is one line, or one line and an excerpt."""
 
 
 class TimedOut(TestbedError):
-    """A wait came to its end."""
+    """A wait has timed out."""
 
 
 class Taken(NamedTuple):
@@ -41,7 +41,7 @@ class Taken(NamedTuple):
 
 
 class Stream:
-    """One line to a level: what has arrived and was not taken yet, and a log of everything."""
+    """One line to a level: the bytes that were not taken yet, and a log of everything."""
 
     def __init__(self, name: str, sock: socket.socket, log: Path) -> None:
         self.name = name
@@ -85,11 +85,11 @@ class Stream:
 
 
 class Pump:
-    """Reads all streams while somebody waits for something."""
+    """Reads all streams while a caller waits for one."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        # Each says in one line what has gone wrong, if something has; asked during every wait.
+        # Each returns one line if something has failed; they are called during every wait.
         self.alarms: list[Callable[[], str | None]] = []
 
     def add(self, stream: Stream) -> None:
@@ -118,7 +118,7 @@ class Pump:
             self.read(min(left, 1.0))
 
     def sleep(self, seconds: float) -> None:
-        """Lets time pass without letting any output pile up."""
+        """Sleeps while it reads all streams."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.read(left)
@@ -146,7 +146,7 @@ class Shell:
         self._pump.wait(lambda: self._stream.take(self._READY), timeout, f"answer from {self._stream.name}")
 
     def start(self, code: str) -> Callable[[float], Output]:
-        """Sends a command; what is returned waits for its end."""
+        """Sends a command and returns a function that waits for its end."""
         number = next(self._ids)
         line = " ".join(line.strip() for line in code.strip().splitlines())
         self._stream.send(f"{number} {line}\n".encode())
@@ -171,7 +171,7 @@ class Shell:
 
 
 class Qmp:
-    """A QMP session on a stream. Events are kept until somebody waits for them."""
+    """A QMP session on a stream. Events are kept until a caller waits for them."""
 
     _LINE_END = re.compile(rb"\n")
 
@@ -182,7 +182,7 @@ class Qmp:
 
     def _receive(self) -> None:
         while line := self._stream.take(self._LINE_END):
-            # Carriage returns come from the line, anything else that is not JSON from a QEMU that died.
+            # Carriage returns come from the line, anything else that is not JSON from a QEMU that was killed.
             text = line.before.strip()
             if text.startswith(b"{"):
                 self._messages.append(json.loads(text))

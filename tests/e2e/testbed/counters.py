@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""What is counted while a guest works: from QEMU's trace, and by level 1's kernel as an independent witness."""
+"""Counts of a guest's work: from QEMU's trace, and by level 1's kernel as an independent source."""
 from __future__ import annotations
 
 from collections import Counter
@@ -28,7 +28,7 @@ def parse(text: str) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Counts:
-    """The work of one measured stretch of a guest's life."""
+    """The work of a guest in one measurement."""
 
     trace: Counter[str]
     level1: Counter[str]
@@ -36,7 +36,7 @@ class Counts:
 
     @property
     def commands(self) -> dict[str, int]:
-        """Commands the guest gave, by name, the most frequent first."""
+        """Commands that the guest issued, by name, the most frequent first."""
         prefix = "command:"
         found = {name[len(prefix):].removeprefix("SMMU_CMD_"): count for name, count in self.trace.items()
                  if name.startswith(prefix)}
@@ -87,7 +87,7 @@ class Counts:
 
     @property
     def most_ioctls_expected(self) -> int:
-        """One ioctl for each CMD_SYNC and one for each full batch is what a batching device needs at most."""
+        """The most ioctls that a batching device needs: one for each CMD_SYNC and one for each full batch."""
         return self.syncs + self.invalidations // BATCH
 
     def as_json(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""E2E_HOLD=1: a conversation with the levels before a guest is ended, for people who look into something."""
+"""--hold: a prompt for commands to the levels before a guest is ended, for debugging."""
 from __future__ import annotations
 
 import json
@@ -31,7 +31,7 @@ def _answer(line: str, levels: dict[str, Shell], qmp: Qmp) -> str:
 
 @contextmanager
 def at_end(what: str, levels: dict[str, Shell], qmp: Qmp) -> Iterator[None]:
-    """When that is wanted, stops at the end of the block, however that ends."""
+    """With --hold, stops at the end of the block, whether it has failed or not."""
     try:
         yield
     except Exception as error:

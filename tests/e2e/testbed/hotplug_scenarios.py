@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""Assigned devices come, go and are reset while they and others behind the same SMMU work."""
+"""Assigned devices are plugged, unplugged and reset while they and others behind the same SMMU do I/O."""
 from __future__ import annotations
 
 import re
@@ -59,7 +59,7 @@ def background_io(bench: Bench, guest: Guest, disk: str) -> Iterator[BackgroundI
 
 @contextmanager
 def reads_that_fail(guest: Guest, disk: str) -> Iterator[None]:
-    """Random reads, several at a time, that the `with` block is to bring to their end: with an error."""
+    """Concurrent random reads, which the `with` block must end with an error."""
     guest.run(f"""disk=$(disk {disk}) && stat=/sys/block/$(basename $disk)/stat && rm -f reads &&
         {{ {{ iorate random $disk 4096 {16 * MIB} 2 3600000; echo status $?; }} >reads 2>&1 & set -- $(cat $stat); before=$1;
         for i in $(seq 100); do sleep 0.1; set -- $(cat $stat); [ $1 -lt $((before + 50)) ] || exit 0; done; exit 1; }}""")
@@ -98,13 +98,13 @@ def hotplug_last(bench: Bench) -> None:
     config = bench.config("hotplug-last", smp=2, smmus=(("disk0", "edu"),), append=SMALL_HOTPLUG_WINDOWS)
     with bench.guest(config, harmless=FAULTS) as guest:
         faulting_dma(guest, 0xDEAD000)
-        # The vIOMMU and its vEVENTQ go with the last device, in a vCPU's thread. First while events keep coming...
+        # The vIOMMU and its vEVENTQ are destroyed with the last device, in a vCPU thread. First while events keep arriving...
         with reads_that_fail(guest, "disk0"):
             guest.run(f"while isolation write {edu_address(guest)} 0xdead000; do :; done >/dev/null 2>&1 &")
             guest.run("for i in $(seq 300); do [ $(dmesg | grep -c 'iova: 0xdead000') -lt 4 ] || exit 0; sleep 0.1; done; exit 1")
             unplug(guest, "disk0", "edu")
         plug_all(bench, guest, 0xBEEF000)
-        # ...then while the main loop does nothing but wait for one.
+        # ...then while the main loop only waits for one.
         unplug(guest, "disk0", "edu")
         plug_all(bench, guest, 0xCAFE000)
 
@@ -145,7 +145,7 @@ def flr(bench: Bench) -> None:
                     echo {address} >/sys/bus/pci/drivers/nvme/bind""")
             copy_and_compare(bench, guest, "disk0", mib=2)
             other.expect_progress("after disk0 was reset")
-        # With its driver, which lets I/O wait.
+        # With its driver, which delays I/O.
         with background_io(bench, guest, "disk0") as own, resets(bench.level1, 3):
             for turn in range(3):
                 guest.run(f"echo 1 >{device}/reset")

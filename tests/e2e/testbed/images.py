@@ -63,7 +63,7 @@ class Cpio:
 
 
 def acpi_override(iort: bytes) -> bytes:
-    """The archive that must come first of all in the initramfs."""
+    """The archive that must be the first in the initramfs."""
     cpio = Cpio()
     cpio.file("kernel/firmware/acpi/iort.aml", iort, executable=False)
     return cpio.finish()
@@ -153,7 +153,7 @@ class Images:
         return cpio
 
     def level1_without_guests(self) -> bytes:
-        """Enough to read level 1's ACPI tables."""
+        """A level 1 without guests, to read its ACPI tables."""
         return self._minimal().finish()
 
     def level1(self) -> bytes:

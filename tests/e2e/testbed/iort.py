@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""The ACPI table that makes level 1 believe in coherent page-table walks.
+"""The ACPI table by which level 1 treats page-table walks as coherent.
 
 Linux lets user space nest only behind an SMMU whose device traffic it can force to be cacheable: S2FWB, or CANWBS in the
 IORT. QEMU's emulated SMMUv3 is coherent, but its IORT does not say so; Linux takes a corrected table from its initramfs.

@@ -15,7 +15,7 @@ class KernelLog:
 
     shell: Shell
     mark: str = ""
-    # What any kernel says that has met an error it should not have met, at whatever level it says so.
+    # Messages of unexpected errors, at any log level.
     _BAD = re.compile(r"WARNING:|BUG:|Oops|Call trace|I/O error|timeout, |event 0x|CMDQ error|unexpected global error"
                       r"|blk_update_request|critical target|soft lockup|hung|F_TRANSLATION|C_BAD")
 

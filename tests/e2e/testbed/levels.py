@@ -30,16 +30,16 @@ _DRIVERS = {"disk0": "nvme", "disk1": "nvme"}
 _MACHINE = ["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3", "-global", "arm-smmuv3.stage=nested",
             "-cpu", "neoverse-n1", "-smp", "2", "-accel", "tcg,thread=multi", "-bios", str(FIRMWARE)]
 _LEVEL0_LOG = "l0-trace.log"
-# The level 0 that the project has no part in: Debian's.
+# Debian's QEMU: a level 0 without the project's code.
 STOCK_EMULATOR = Path("/usr/bin/qemu-system-aarch64")
-# Level 1's hvc0, hvc1... Two guests can run at a time; they are told apart by their slots, 0 and 1.
+# Level 1's hvc0, hvc1... Two guests can run at a time, in the slots 0 and 1.
 _GUEST_LINES = ("console", "qmp", "shell")
 SLOTS = (0, 1)
 _LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _GUEST_LINES))
 
 
 class Level0(Machine):
-    """The emulated machine that level 1 believes to be hardware. `emulator` is its QEMU."""
+    """The emulated machine that is level 1's hardware. `emulator` is its QEMU."""
 
     def __init__(self, emulator: Path, logs: Path, kernel: Path, initrd: Path, memory: str = "4G",
                  disks: dict[str, Path] | None = None) -> None:
@@ -51,7 +51,7 @@ class Level0(Machine):
         super().__init__("l0", command, lines, logs)
         qmp = Qmp(self.pump, self.streams["l0-qmp"])
         qmp.connect(20)
-        # What its SMMU has to report: SMMU_ERRORS, and more when asked to.
+        # Trace of its SMMU: SMMU_ERRORS, and more on request.
         self.trace = Trace(logs / _LEVEL0_LOG, qmp)
 
     def _devices(self) -> list[str]:
@@ -171,7 +171,7 @@ class Guest:
         return self._level1.shell.run(f"cat {self.config.output_file}")
 
     def _wait(self, what: Callable[[float], None], seconds: float, name: str) -> None:
-        """Waits, and looks now and then whether QEMU still lives."""
+        """Waits, and checks periodically that QEMU is running."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -219,7 +219,7 @@ class Guest:
         measurement.counts = counters.Counts(trace, after, seconds)
 
     def stop(self) -> None:
-        """Ends QEMU the hard way, and waits until it is gone."""
+        """Kills QEMU and waits until it has ended."""
         self._pump.alarms.remove(self._trouble)
         # A zombie may still have threads that hold files.
         self._level1.shell.run(f"""kill -9 {self.pid} 2>/dev/null;
@@ -284,7 +284,7 @@ class Level1:
 
     @contextmanager
     def guest(self, config: GuestConfig) -> Iterator[Guest]:
-        """A booted guest; when the block raises, what there is to know of it is written to the logs."""
+        """A booted guest; when the block raises, its output and trace are written to the logs."""
         guest = Guest(self, config)
         try:
             with hold.at_end("level 2", {"1": self.shell, "2": guest.shell}, guest.qmp):
@@ -307,7 +307,7 @@ class Level1:
             (self._logs / f"{name}.qemu-output.log").write_text(f"level 1 does not answer: {error}\n")
 
     def use_from_level1(self, name: str) -> None:
-        """Takes a disk back from vfio, uses it here, and gives it to vfio again: it must be in order."""
+        """Binds a disk to its driver, uses it here, and binds it to vfio-pci again: it must work."""
         address = ASSIGNABLE[name]
         self.shell.run(f"rebind {address} {_DRIVERS[name]} && disk=$(disk {name}) && "
                        "directio read $disk 0 1048576 4 | wc -c | grep -qx 4194304", timeout=60)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from .consoles import Pump, Qmp, Stream
 
-# What QEMU connects a character device to.
+# QEMU's options for each kind of line.
 _ENDS = {
     "serial": ["-serial", "chardev:{}"],
     "console": ["-device", "virtconsole,chardev={}"],
     "monitor": ["-mon", "chardev={},mode=control"],
 }
-# What the SMMU of a machine traces when something is wrong: events for its driver, commands refused. Older
+# Trace events of SMMU errors: event records and illegal commands. Older
 # QEMUs have another name for the first: a pattern that matches nothing is no error.
 SMMU_ERRORS = ("smmuv3_propagate_event*", "smmuv3_record_event*", "smmuv3_cmdq_consume_error")
 _PR_SET_PDEATHSIG = 1
@@ -33,7 +33,7 @@ def _die_with_parent() -> None:
 
 
 def trace_options(to: Path | str, events: Iterable[str]) -> list[str]:
-    """QEMU's options for a log of the events, and of what it thinks a guest did wrong."""
+    """QEMU's options for a log of the events, and of guest errors."""
     words = ["-D", str(to), "-d", "guest_errors"]
     for event in events:
         words += ["-trace", f"enable={event}"]
@@ -76,7 +76,7 @@ class Trace:
 
 
 class Machine:
-    """An emulated machine. Its process ends with close(), or with ours.
+    """An emulated machine. Its process ends with close(), or with this one.
 
     `lines` are the names of its lines, which are those of their logs too, and what is at QEMU's end (_ENDS); the first
     serial one is the kernel's.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""The command line of tests/e2e/run, and its ways to work: tests, the demonstration of `make run`, two benchmarks."""
+"""The command line of tests/e2e/run, and its modes: tests, the demonstration of `make run`, two benchmarks."""
 from __future__ import annotations
 
 import argparse
@@ -28,7 +28,7 @@ from .scenarios import Bench, measured_io
 from .software import Place
 
 Say = Callable[[str], None]
-# What has registered scenarios by being imported.
+# Modules that register scenarios when they are imported.
 _MODULES = (hotplug_scenarios, own_level0_scenarios, software_scenarios)
 _RUNS_KEPT = 5
 
@@ -91,7 +91,7 @@ def _new_log_directory(cache: Path) -> Path:
 
 @dataclass(frozen=True)
 class Ground:
-    """What everything here is built on: the cache, the kernel, and the QEMUs by the names of qemus_needed()."""
+    """The inputs of a run: the cache, the kernel, and the QEMUs by the names of qemus_needed()."""
 
     cache: Path
     kernel: Path
@@ -146,7 +146,7 @@ def _show_tails(logs: Path, say: Say) -> None:
 
 
 def _attempt(work: Callable[[], None], ground: Ground) -> str | None:
-    """What went wrong, if anything did."""
+    """Runs work; returns the error, if there is one."""
     try:
         work()
         return None
@@ -223,7 +223,7 @@ def _work(ground: Ground, arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace, cache: Path, kernel: Path, qemus: dict[str, Path], say: Say) -> int:
     """Everything after the images' parts have been made. Returns the exit status."""
-    # An end by request is an orderly one too.
+    # Clean up on SIGTERM, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     ground = Ground(cache, kernel, qemus, _new_log_directory(cache), say)
     try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""The scenarios, and what each of them runs in."""
+"""The scenarios, and the bed that each of them runs in."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from typing import Any
 
 
 class Bed(Enum):
-    """In the order in which they are used."""
+    """The beds, in the order in which they are used."""
 
     SOFTWARE = "software"  # one level: a guest under emulation, the device translates
     NESTED = "nested"  # three levels, the lowest is Debian's QEMU
     OWN_LEVEL0 = "own-level0"  # three levels, the lowest is the QEMU under test too
 
 
-# Takes what its bed offers (software_scenarios.Place, scenarios.Bench), and raises TestbedError where something is not so.
+# Gets the object of its bed (software.Place, scenarios.Bench) and raises TestbedError on failure.
 Run = Callable[[Any], None]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""What the user reads: TAP lines and tables, on standard output. Progress goes to standard error (scripts/console.py)."""
+"""Reports: TAP lines and tables, on standard output. Progress goes to standard error (scripts/console.py)."""
 from __future__ import annotations
 
 import statistics

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""What a guest of the accelerated device is put through, in a level 1 that all of these scenarios share."""
+"""Scenarios of the accelerated device, which share one boot of level 1."""
 from __future__ import annotations
 
 import re
@@ -18,13 +18,13 @@ from .registry import Bed, register
 
 scenario = partial(register, Bed.NESTED)
 
-# What QEMU prints in a good run: level 1's VFIO cannot give one device access to another's BAR, nor reset an edu device.
+# Messages of QEMU in a successful run: level 1's VFIO can neither map one device's BAR for another nor reset an edu device.
 UNREMARKABLE = re.compile(r"warning: |PCI peer-to-peer transactions on BARs are not supported|no available reset mechanism")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a scenario runs: level 1, and the name of the QEMU to test."""
+    """The place of a scenario: level 1, and the name of the QEMU to test."""
 
     level1: Level1
     qemu: str
@@ -43,14 +43,14 @@ class Bench:
             expect(not complaints, "QEMU reports:\n" + "\n".join(complaints[:20]))
 
     def host_sha256(self, disk: str, offset: int, size: int) -> str:
-        """The checksum of a part of a disk as this machine, level 0, has it."""
+        """The checksum of a part of a disk image on this machine, level 0."""
         return file_sha256(self.level1.level0.disks[disk], offset, size)
 
     def config(self, name: str, **more: object) -> GuestConfig:
         return GuestConfig(name=name, qemu=self.qemu, **more)  # type: ignore[arg-type]
 
 
-# --- what several of them do --------------------------------------------------------------------------------------
+# --- steps that several scenarios share --------------------------------------------------------------------------------------
 
 
 def small_reads(guest: Guest, count: int, disk: str = "disk0") -> None:
@@ -63,7 +63,7 @@ def start_reading(guest: Guest) -> None:
 
 
 def check_counts(bench: Bench, counts: Counts) -> None:
-    """That the work went the accelerated way, was seen by the kernel, and was batched (by a device that batches)."""
+    """Checks that the work was nested, was counted by the kernel, and was batched (by a device that batches)."""
     expect(counts.tlbi > 0, "the guest gave no TLBI commands: its I/O does not go through the SMMU")
     expect(counts.kernel_ioctls > 0, "level 1's kernel saw no invalidation: nothing is nested")
     expect(counts.ioctls == counts.kernel_ioctls,
@@ -160,20 +160,20 @@ def illegal_command(bench: Bench) -> None:
         injected = int(text.splitlines()[-1].removeprefix("injected "))
         illegal = len(re.findall(r"^.* at 0x", text, re.MULTILINE))
 
-        # The same as QEMU saw it: CERROR_ILL (1) each time, and GERROR.CMDQ_ERR toggled.
+        # The same in QEMU's trace: CERROR_ILL (1) each time, and GERROR.CMDQ_ERR toggled.
         errors = guest.trace_lines("smmuv3_cmdq_consume_error", start)
         expect(len(errors) == illegal and all(line.endswith(": 1") for line in errors),
                f"{illegal} illegal commands, but QEMU traced:\n" + "\n".join(errors))
         toggled = guest.trace_lines("smmuv3_write_gerror toggled=0x1,", start)
         expect(len(toggled) == illegal, f"{illegal} illegal commands, but GERROR.CMDQ_ERR was toggled {len(toggled)} times")
 
-        # One of them was left to the guest's driver: it must have said so, and it has gone on.
+        # One of them was left to the guest's driver, which must have logged it and recovered.
         messages = [line for _, line in guest.log.lines()]
         for wanted in (r"CMDQ error \(cons 0x01......\): Illegal command", r"skipping command in error state"):
             found = [line for line in messages if re.search(wanted, line)]
             expect(len(found) == 1, f"level 2's driver said '{wanted}' {len(found)} times")
 
-        # A million CMD_SYNCs are not worth a trace.
+        # A million CMD_SYNCs are not traced.
         guest.set_trace(BUSY_EVENTS, False)
         guest.run(f"badcmd rewind {injected}", timeout=120)
         guest.set_trace(BUSY_EVENTS, True)
@@ -186,9 +186,9 @@ def killed(bench: Bench) -> None:
         with bench.guest(bench.config(f"killed-{turn}")) as guest:
             copy_and_compare(bench, guest, mib=2)
             start_reading(guest)
-        # The guest is killed at the end of the block; now nothing may hold the device or an iommufd any more.
+        # The guest is killed at the end of the block; now no process may hold the device or an iommufd.
         holders = bench.level1.shell.run("ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E '/dev/(iommu|vfio)' || true")
-        expect(not holders, f"after QEMU's end somebody holds:\n{holders}")
+        expect(not holders, f"files that are still open after QEMU's end:\n{holders}")
         bench.level1.use_from_level1("disk0")
 
 

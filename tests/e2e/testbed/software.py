@@ -23,7 +23,7 @@ Device = dict[str, Any]  # the properties that -device and device_add take
 DISK_MIB = 64
 IOTHREADS = ("io0", "io1")
 _VIRTIO: Device = {"iommu_platform": True, "disable-legacy": "on"}
-# All that is put behind an SMMU here, by name. disk1's requests are served, and translated, by two I/O threads.
+# The devices behind an SMMU, by name. disk1's requests are served, and translated, by two I/O threads.
 DEVICES: dict[str, Device] = {
     "disk0": {"driver": "nvme", "drive": "disk0", "serial": "disk0"},
     "disk1": {"driver": "virtio-blk-pci", "drive": "disk1", "serial": "disk1", "num-queues": len(IOTHREADS),
@@ -102,7 +102,7 @@ class SoftwareConfig:
 
 
 class SoftwareGuest:
-    """A running guest; the same to the checks as one of level 2."""
+    """A running guest, with the interface of one of level 2."""
 
     def __init__(self, config: SoftwareConfig, machine: Machine, trace: Path) -> None:
         self.config = config

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""What a guest without acceleration is put through: the QEMU under test translates every DMA of its own devices."""
+"""Scenarios without acceleration: the QEMU under test translates every DMA of its own devices."""
 from __future__ import annotations
 
 from functools import partial
@@ -24,14 +24,14 @@ def frames_and_compare(guest: Shells) -> None:
 
 
 def check_groups(guest: SoftwareGuest, kind: str) -> None:
-    """That Linux has every device in an IOMMU group, with the kind of domain that it was told to use."""
+    """Checks that Linux has every device in an IOMMU group with the configured domain type."""
     types = guest.group_types()
     wrong = {address: found for address, found in types.items() if found != kind}
     expect(len(types) >= len(guest.config.all_devices) and not wrong, f"not all devices have a domain of type {kind}: {types}")
 
 
 def check_translated(guest: SoftwareGuest, stages: dict[str, int]) -> None:
-    """That the DMA of these disks is translated, by this stage."""
+    """Checks that the DMA of these disks is translated by this stage."""
     for disk, stage in stages.items():
         with guest.trace.of("smmuv3_translate_success") as lines:
             guest.run(f"directio read $(disk {disk}) 0 4096 16 >&-")

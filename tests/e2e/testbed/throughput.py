@@ -24,7 +24,7 @@ MODES = {"strict": "iommu.strict=1", "lazy": "iommu.strict=0", CONTROL: ""}
 MILLISECONDS = 700  # of each measurement
 SPAN = 1 << 28
 _NULL = f"driver=null-co,read-zeroes=off,size={1 << 30}"
-# What the SMMU does for an I/O, by its trace: each names the lines that are counted.
+# Work of the SMMU for an I/O: the trace lines that are counted.
 _COUNTED = {
     "translations": r"smmu_iotlb_lookup_(hit|miss)", "misses": "smmu_iotlb_lookup_miss",
     "commands": "smmuv3_cmdq_opcode", "TLBI": "smmuv3_cmdq_opcode .*TLBI", "events": "smmuv3_propagate_event",
@@ -69,9 +69,9 @@ CASES = (
 
 @dataclass
 class Results:
-    # (mode, case, device) -> what the counting run's fixed amount of I/O took
+    # (mode, case, device) -> counts of the counting run's fixed amount of I/O
     counts: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
-    # (mode, case) -> what the pairs have measured
+    # (mode, case) -> measurements of the pairs
     speeds: dict[tuple[str, str], Pairs] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -111,7 +111,7 @@ def _count(guest: SoftwareGuest, case: Case) -> Counter[str]:
 def _measure(guests: dict[str, SoftwareGuest], mode: str, pairs: int, results: Results) -> None:
     for case in CASES:
         for _ in range(pairs):
-            # A, B, B, A: what changes steadily meanwhile hits both alike.
+            # A, B, B, A: a steady drift affects both alike.
             found: dict[str, list[Speed]] = {device: [] for device in guests}
             for device in (*guests, *reversed(list(guests))):
                 found[device].append(case.speed(guests[device]))
@@ -123,7 +123,7 @@ def _measure(guests: dict[str, SoftwareGuest], mode: str, pairs: int, results: R
 def run(place: Place, qemus: dict[str, Path], pairs: int, say: Callable[[str], None]) -> Results:
     results = Results()
     for mode in MODES:
-        # Boots in both orders: how a guest happens to lie in memory makes more of a difference than the device.
+        # Boots in both orders: a guest's physical memory layout affects the result more than the device.
         for order, share in ((DEVICES, (pairs + 1) // 2), (DEVICES[::-1], pairs // 2)):
             if not share:
                 continue
