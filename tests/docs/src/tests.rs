@@ -69,9 +69,7 @@ impl Tests {
             Some("txt") => vectors,
             _ => return,
         };
-        let text =
-            fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        self.add(names(&text), place);
+        self.add(names(&read(path)), place);
     }
 
     fn add(&mut self, names: Vec<String>, place: Place) {
@@ -89,6 +87,23 @@ impl Tests {
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
+}
+
+/// Returns every Rust test function below a directory of the project, with its
+/// file.
+pub fn rust_tests(directory: &str) -> Vec<(String, PathBuf)> {
+    let sources = files(&project().join(directory)).into_iter();
+    sources
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .flat_map(|path| {
+            let names = functions(&read(&path));
+            names.into_iter().map(move |name| (name, path.clone()))
+        })
+        .collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Returns all files below a directory, except for build output.
