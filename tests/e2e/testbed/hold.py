@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from .consoles import Qmp, Shell, TestbedError
 
-_HELP = "LEVEL COMMAND: a level's shell (%s); q COMMAND [JSON]: QMP; an empty line goes on"
+_HELP = "LEVEL COMMAND: a level's shell (%s); q COMMAND [JSON]: QMP; an empty line continues"
 
 
 def wanted() -> bool:

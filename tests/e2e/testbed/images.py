@@ -106,6 +106,7 @@ class Images:
     cache: Path
     kernel: Path  # scripts/kernel's directory
     qemus: dict[str, Path]
+    gdbserver: Path | None = None  # for level 1
 
     @property
     def image(self) -> Path:
@@ -169,6 +170,9 @@ class Images:
             stripped = self._cached(f"qemu-{name}", ["aarch64-linux-gnu-strip", binary, "-o"], binary)
             cpio.file(f"e2e/qemu-{name}", stripped.read_bytes())
             libraries |= library_closure(binary)
+        if self.gdbserver:
+            cpio.file("e2e/gdbserver", self.gdbserver.read_bytes())
+            libraries |= library_closure(self.gdbserver)
         for name, path in sorted(libraries.items()):
             cpio.file(f"lib/{name}", path.read_bytes())
         if LOADER not in libraries and libraries:

@@ -38,17 +38,22 @@ SLOTS = (0, 1)
 _LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _GUEST_LINES))
 
 
+# The console of level 1 behind those lines: gdbserver's, which leads to a socket for gdb.
+_GDB_CONSOLE = f"/dev/hvc{len(_LINES)}"
+
+
 class Level0(Machine):
-    """The emulated machine that is level 1's hardware. `emulator` is its QEMU."""
+    """The emulated machine that is level 1's hardware. `emulator` is its QEMU, `gdb` a socket to create for gdb."""
 
     def __init__(self, emulator: Path, logs: Path, kernel: Path, initrd: Path, memory: str = "4G",
-                 disks: dict[str, Path] | None = None) -> None:
+                 disks: dict[str, Path] | None = None, gdb: Path | None = None) -> None:
         self.disks = disks or {}
         command = [str(emulator), *_MACHINE, "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
                    "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyAMA0 rdinit=/init panic=-1",
                    *self._devices(), *trace_options(logs / _LEVEL0_LOG, SMMU_ERRORS)]
         lines = {"l1-console": "serial", "l0-qmp": "monitor"} | dict.fromkeys(_LINES, "console")
-        super().__init__("l0", command, lines, logs)
+        more = ["-chardev", f"socket,id=gdb,path={gdb},server=on,wait=off", "-device", "virtconsole,chardev=gdb"] if gdb else []
+        super().__init__("l0", command, lines, logs, more)
         qmp = Qmp(self.pump, self.streams["l0-qmp"])
         qmp.connect(20)
         # Trace of its SMMU: SMMU_ERRORS, and more on request.
@@ -155,7 +160,7 @@ class Guest:
         self.qmp = Qmp(self._pump, lines["qmp"])
         self.log = KernelLog(self.shell)
         self._pump.alarms.append(self._trouble)
-        command = _quote(config.command())
+        command = _quote([*level1.debugger(config), *config.command()])
         self.pid = int(level1.shell.run(f"rm -f {config.trace_file}; {command} >{config.output_file} 2>&1 & echo $!"))
 
     def _trouble(self) -> str | None:
@@ -235,6 +240,9 @@ class Level1:
                  emulator: Path = STOCK_EMULATOR) -> None:
         self._logs = logs
         self._emulator = emulator
+        self._images = images
+        self._say = say
+        self._gdb = logs / "gdb" if images.gdbserver else None
         disks = {name: work / f"{name}.img" for name in DISKS}
         for path in disks.values():
             make_disk(path, DISK_MIB)
@@ -242,7 +250,7 @@ class Level1:
         initrd = work / "l1.cpio"
         initrd.write_bytes(acpi_override(iort) + images.level1())
         say("level 1: booting the KVM host under emulation")
-        self.level0 = Level0(emulator, logs, images.image, initrd, disks=disks)
+        self.level0 = Level0(emulator, logs, images.image, initrd, disks=disks, gdb=self._gdb)
         self.pump = self.level0.pump
         self.shell = Shell(self.pump, self.level0.streams["l1-shell"])
         self.log = KernelLog(self.shell)
@@ -295,6 +303,14 @@ class Level1:
             raise
         finally:
             guest.stop()
+
+    def debugger(self, config: GuestConfig) -> list[str]:
+        """The command that runs level 2's QEMU under gdbserver, if that is wanted; says how to connect to it."""
+        if not self._gdb or config.slot != SLOTS[0]:
+            return []
+        self._say(f"level 2's QEMU waits for gdb:\n  gdb-multiarch -ex 'set sysroot' -ex 'handle SIGUSR1 nostop noprint' "
+                  f"-ex 'target remote {self._gdb}' {self._images.qemus[config.qemu]}")
+        return ["gdbserver", _GDB_CONSOLE]
 
     def _keep_traces(self, config: GuestConfig) -> None:
         name = config.name

@@ -79,16 +79,17 @@ class Machine:
     """An emulated machine. Its process ends with close(), or with this one.
 
     `lines` are the names of its lines, which are those of their logs too, and what is at QEMU's end (_ENDS); the first
-    serial one is the kernel's.
+    serial one is the kernel's. `more` are options that follow those of the lines.
     """
 
-    def __init__(self, name: str, command: Sequence[str], lines: Mapping[str, str], logs: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], lines: Mapping[str, str], logs: Path,
+                 more: Sequence[str] = ()) -> None:
         self.name = name
         self.pump = Pump()
         self.streams: dict[str, Stream] = {}
         self._kernel = next(line for line, end in lines.items() if end == "serial")
         options, theirs = self._lines(lines, logs)
-        words = [*command, *options]
+        words = [*command, *options, *more]
         (logs / f"{name}-command").write_text(" ".join(words) + "\n")
         self._errors = logs / f"{name}-errors.log"
         with self._errors.open("wb") as errors:

@@ -42,6 +42,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     how.add_argument("--throughput", action="store_true", help="compare I/O without acceleration with QEMU's C device, in pairs")
     how.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--device", choices=("rust", "c"), default="rust", help="the arm-smmuv3 to test (default: rust)")
+    parser.add_argument("--hold", action="store_true", help="prompt for commands to the levels before a guest is ended")
+    parser.add_argument("--gdb", action="store_true", help="start level 2's QEMU under gdbserver, which waits for gdb")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of measurements for --bench and --throughput (default: 6)")
     parser.add_argument("--out", type=Path, help="--bench, --throughput: write the results there too, as JSON")
     parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all)")
@@ -98,11 +100,12 @@ class Ground:
     qemus: dict[str, Path]
     logs: Path
     say: Say
+    gdbserver: Path | None = None
 
     @property
     def images(self) -> Images:
         inside = {name: path for name, path in self.qemus.items() if not name.endswith("-x86")}
-        return Images(self.cache / "e2e", self.kernel, inside)
+        return Images(self.cache / "e2e", self.kernel, inside, self.gdbserver)
 
     @contextmanager
     def _work(self) -> Iterator[Path]:
@@ -225,7 +228,8 @@ def run(arguments: argparse.Namespace, cache: Path, kernel: Path, qemus: dict[st
     """Everything after the images' parts have been made. Returns the exit status."""
     # Clean up on SIGTERM, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    ground = Ground(cache, kernel, qemus, _new_log_directory(cache), say)
+    gdbserver = os.environ.get("E2E_GDBSERVER")
+    ground = Ground(cache, kernel, qemus, _new_log_directory(cache), say, Path(gdbserver) if gdbserver else None)
     try:
         return _work(ground, arguments)
     except TestbedError as error:
