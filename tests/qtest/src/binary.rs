@@ -49,6 +49,19 @@ pub fn simulated_host() -> PathBuf {
     path
 }
 
+/// Returns the patterns of trace events in `QEMU_TRACE`, separated by commas.
+pub fn traced() -> Vec<String> {
+    let patterns = set("QEMU_TRACE").unwrap_or_default();
+    let patterns = patterns.to_string_lossy();
+    let patterns = patterns.split(',').filter(|pattern| !pattern.is_empty());
+    patterns.map(str::to_owned).collect()
+}
+
+/// Returns whether each QEMU waits for a debugger, as `QEMU_GDB` requests.
+pub fn is_debugged() -> bool {
+    set("QEMU_GDB").is_some()
+}
+
 fn set(variable: &str) -> Option<OsString> {
     env::var_os(variable).filter(|value| !value.is_empty())
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     ffi::{OsStr, OsString},
     fmt, io,
     io::Read,
@@ -19,7 +20,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{binary::sanitizer, line::LineStream, qmp::Qmp, qtest::Qtest, wait::TIMEOUT, Machine};
+use crate::{
+    binary::{is_debugged, sanitizer, traced},
+    line::LineStream,
+    qmp::Qmp,
+    qtest::Qtest,
+    wait::TIMEOUT,
+    Machine,
+};
+
+/// Shell code that waits for a debugger before it becomes QEMU.
+const WAIT_FOR_DEBUGGER: &str = r#"
+    until grep -q 'TracerPid:.[1-9]' /proc/$$/status; do sleep 0.1; done
+    exec "$0" "$@"
+"#;
 
 /// A QEMU that has not been started yet.
 #[derive(Debug)]
@@ -184,8 +198,15 @@ impl Builder {
     }
 
     fn spawn(self) -> Process {
-        let mut command = Command::new(&self.binary);
+        let mut command = if is_debugged() {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", WAIT_FOR_DEBUGGER]).arg(&self.binary);
+            shell
+        } else {
+            Command::new(&self.binary)
+        };
         command
+            .args(trace_options())
             .args(&self.arguments)
             .envs(preloading(self.preloaded))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -202,6 +223,10 @@ impl Builder {
             Ok(child) => child,
             Err(error) => panic!("{}: {error}", self.binary.display()),
         };
+        if is_debugged() {
+            let pid = child.id();
+            eprintln!("QEMU waits for a debugger: gdb -p {pid} -ex 'catch exec' -ex continue");
+        }
         Process {
             command_line: command_line(&self.binary, &self.arguments),
             stdout: Captured::of(child.stdout.take().expect("stdout is piped")),
@@ -209,6 +234,22 @@ impl Builder {
             child,
         }
     }
+}
+
+/// Returns the options for the trace events of `QEMU_TRACE`. They come first, so
+/// that a test's own `-D` has precedence.
+fn trace_options() -> Vec<OsString> {
+    let patterns = traced();
+    if patterns.is_empty() {
+        return Vec::new();
+    }
+    // QEMU replaces %d by its process identifier
+    let log = env::temp_dir().join("qemu-trace-%d.log");
+    let mut options: Vec<OsString> = vec!["-D".into(), log.into()];
+    for pattern in patterns {
+        options.extend(["-trace".into(), pattern.into()]);
+    }
+    options
 }
 
 /// Returns the variables that preload `libraries`, after the runtime of

@@ -10,10 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::binary::is_debugged;
+
 /// The time limit of every wait: the seconds in the variable `PATIENCE`, or by
-/// default enough for a busy machine.
+/// default enough for a busy machine, and a day with a debugger.
 pub static TIMEOUT: LazyLock<Duration> = LazyLock::new(|| {
-    let seconds = env::var("PATIENCE").map_or(60, |value| {
+    let default = if is_debugged() { 24 * 60 * 60 } else { 60 };
+    let seconds = env::var("PATIENCE").map_or(default, |value| {
         value
             .parse()
             .unwrap_or_else(|_| panic!("PATIENCE is no number: {value}"))
