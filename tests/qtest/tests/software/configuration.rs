@@ -16,7 +16,7 @@ use crate::{
         Entry, Field,
     },
     record::Kind,
-    tables::{Granule, Tables},
+    tables::{Granule, Tables, DEFINED_OUTPUT_SIZES},
 };
 
 /// A change of one field that makes a legal entry illegal.
@@ -101,7 +101,7 @@ fn s2ttb_beyond_s2ps_records_c_bad_ste() {
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 32);
     let good = ste::stage2(&tables);
-    for (s2ps, bits) in [(0, 32), (1, 36), (2, 40), (3, 42), (4, 44), (5, 44)] {
+    for &(s2ps, bits) in DEFINED_OUTPUT_SIZES {
         bench.install(good.with(S2_PS, s2ps).with_address(S2_TTB, 1 << bits));
         fails(&bench, &format!("S2PS {s2ps}"), Kind::BadSte);
         bench.install(good.with(S2_PS, s2ps));
@@ -202,7 +202,7 @@ fn ttb_beyond_ips_records_c_bad_cd() {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 39);
-    for (ips, bits) in [(0, 32), (1, 36), (2, 40), (3, 42), (4, 44), (5, 44)] {
+    for &(ips, bits) in DEFINED_OUTPUT_SIZES {
         let context = stage1.context.with(cd::IPS, ips);
         bench.install_stage1(context.with_address(cd::TTB0, 1 << bits));
         fails(&bench, &format!("IPS {ips}"), Kind::BadCd);

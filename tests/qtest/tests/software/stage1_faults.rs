@@ -14,7 +14,7 @@ use crate::{
             AF, BLOCK, GLOBAL, NOT_GLOBAL, PAGE, READ_ONLY, STAGE_1, TABLE, TABLE_NO_USER,
             TABLE_READ_ONLY, USER,
         },
-        Granule, Tables,
+        Granule, Tables, DEFINED_OUTPUT_SIZES, RESERVED_OUTPUT_SIZES,
     },
 };
 
@@ -174,19 +174,6 @@ fn epd_half_is_f_translation() {
     }
 }
 
-/// Values of `CD.IPS` with smaller output sizes, in bits. The Reserved and
-/// larger ones select the SMMU's 44 bits.
-const OUTPUTS: [(u64, u32); 8] = [
-    (0, 32),
-    (1, 36),
-    (2, 40),
-    (3, 42),
-    (4, 44),
-    (5, 44),
-    (6, 44),
-    (7, 44),
-];
-
 fn address_sizes(outputs: &[(u64, u32)]) {
     let machine = machine("1").start();
     let bench = Bench::new(&machine);
@@ -214,13 +201,13 @@ fn address_sizes(outputs: &[(u64, u32)]) {
 
 #[test]
 fn output_beyond_ips_is_f_addr_size() {
-    address_sizes(&OUTPUTS[..6]);
+    address_sizes(DEFINED_OUTPUT_SIZES);
 }
 
 /// The C device aborts QEMU.
 #[test]
 fn reserved_ips_faults_above_smmu_oas() {
-    address_sizes(&OUTPUTS[6..]);
+    address_sizes(RESERVED_OUTPUT_SIZES);
 }
 
 /// The addresses of tables are checked, too (§3.4.3).

@@ -11,7 +11,7 @@ use crate::{
     record::{Class, Kind, Record},
     tables::{
         bits::{AF, BLOCK, PAGE, S2_READ, S2_WRITE, STAGE_2, TABLE},
-        Granule, Tables,
+        Granule, Tables, OUTPUT_SIZES,
     },
 };
 
@@ -145,24 +145,12 @@ fn ipa_above_ias_is_stage1_f_addr_size() {
     }
 }
 
-/// Values of `S2PS` with their bits. The larger ones select the SMMU's 44.
-const OUTPUTS: [(u64, u32); 8] = [
-    (0, 32),
-    (1, 36),
-    (2, 40),
-    (3, 42),
-    (4, 44),
-    (5, 44),
-    (6, 44),
-    (7, 44),
-];
-
 #[test]
 fn stage2_output_beyond_s2ps_is_f_addr_size() {
     let machine = machine("2").start();
     let bench = Bench::new(&machine);
     let tables = install_stage2(&bench, Granule::K4, 39);
-    for (s2ps, bits) in OUTPUTS {
+    for (s2ps, bits) in OUTPUT_SIZES {
         bench.install(ste::stage2(&tables).with(ste::S2_PS, s2ps));
         for level in [3, 2, 1] {
             let kind = if level == 3 { PAGE } else { BLOCK };

@@ -75,6 +75,24 @@ impl Granule {
     }
 }
 
+/// Encodings of `CD.IPS` and `STE.S2PS`, and the output sizes that they select
+/// in bits. The SMMU has 44 bits, which the Reserved and larger encodings select,
+/// too.
+pub const OUTPUT_SIZES: [(u64, u32); 8] = [
+    (0, 32),
+    (1, 36),
+    (2, 40),
+    (3, 42),
+    (4, 44),
+    (5, 44),
+    (6, 44),
+    (7, 44),
+];
+/// The encodings that are defined for an SMMU with addresses of up to 48 bits.
+pub const DEFINED_OUTPUT_SIZES: &[(u64, u32)] = OUTPUT_SIZES.split_at(6).0;
+/// The encodings that are Reserved for such an SMMU.
+pub const RESERVED_OUTPUT_SIZES: &[(u64, u32)] = OUTPUT_SIZES.split_at(6).1;
+
 /// Bits of descriptors.
 pub mod bits {
     pub const TABLE: u64 = 0b11;
