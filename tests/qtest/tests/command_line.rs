@@ -525,6 +525,7 @@ fn accel_serves_every_root_complex() {
     );
 }
 
+/// It sets the properties that would be auto.
 #[test]
 fn old_machine_type_needs_no_assigned_device() {
     accepted(

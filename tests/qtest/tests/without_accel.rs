@@ -100,6 +100,7 @@ fn unknown_stage_is_stage1() {
     }
 }
 
+/// Without accel a property may be set to the value that it has anyway.
 #[test]
 fn accel_property_with_default_value_is_accepted() {
     for options in [

@@ -44,6 +44,8 @@ impl Invalidations {
     }
 }
 
+/// The invalidations of the first device are pending when the second one is
+/// plugged and unplugged.
 #[test]
 fn hot_plug_during_invalidations_of_other_device() {
     let (bench, spares) = with_spares();

@@ -307,6 +307,7 @@ fn veventq_exists_while_eventqen() {
     bench.finish();
 }
 
+/// Events that the host still holds then are not recorded later.
 #[test]
 fn eventqen_clear_discards_host_events() {
     let bench = Bench::with_one_device();
@@ -324,6 +325,8 @@ fn eventqen_clear_discards_host_events() {
     bench.finish();
 }
 
+/// A vEVENTQ that the host refuses to destroy is destroyed before the next one is
+/// allocated.
 #[test]
 fn busy_veventq_is_destroyed_before_next() {
     let bench = Bench::with_one_device();
@@ -357,6 +360,7 @@ fn interrupted_veventq_read_is_retried() {
     }
 }
 
+/// It is opened again when the guest sets EVENTQEN the next time.
 #[test]
 fn unreadable_veventq_is_closed_until_eventqen() {
     let bench = Bench::with_one_device();
@@ -376,6 +380,8 @@ fn unreadable_veventq_is_closed_until_eventqen() {
     assert_eq!(finished.error_lines().len(), 1, "{finished}");
 }
 
+/// The queue is closed, because a file that stays readable without data would keep
+/// the main loop busy.
 #[test]
 fn always_ready_empty_veventq_does_not_spin_qemu() {
     // an errno of 0, and the end of file

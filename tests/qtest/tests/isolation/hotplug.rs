@@ -229,6 +229,7 @@ fn quarantined_device_can_be_replaced() {
     bench.finish();
 }
 
+/// The device fails after the SMMU has attached it.
 #[test]
 fn failed_realize_frees_device_objects() {
     let (bench, fd) = with_only_a_free_slot();

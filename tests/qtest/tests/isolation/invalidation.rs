@@ -155,6 +155,7 @@ fn commands_for_unbound_stream_are_not_forwarded() {
     bench.finish();
 }
 
+/// Preceding commands are complete then, and all others once it is replaced.
 #[test]
 fn host_rejected_command_is_cerror_ill() {
     for at in [0, 1, 3, 4] {
@@ -238,6 +239,7 @@ fn offending_command_found_by_block_start_contract() {
     check_offending_command("block-start");
 }
 
+/// No invalidation may be lost.
 #[test]
 fn entry_num_beyond_batch_is_ignored() {
     let bench = Bench::with_one_device();
@@ -262,6 +264,7 @@ fn interrupted_invalidate_is_retried() {
     }
 }
 
+/// After a timeout `entry_num` does not tell which commands have completed.
 #[test]
 fn timeout_retries_whole_batch() {
     let bench = Bench::with_one_device();
@@ -284,6 +287,8 @@ fn enomem_makes_batches_smaller() {
     bench.finish();
 }
 
+/// The error is at the oldest incomplete command, and every command completes
+/// after its acknowledgement.
 #[test]
 fn persistent_errno_is_cerror_abt_and_loses_nothing() {
     for errno in ["ENOMEM", "ETIMEDOUT", "EINTR", "EAGAIN"] {
@@ -349,6 +354,7 @@ fn single_unexpected_errno_is_retried() {
     bench.finish();
 }
 
+/// The error is reported at the `CMD_SYNC`, and other devices stay attached.
 #[test]
 fn atc_timeout_quarantines_until_configured() {
     let bench = Bench::with_two_devices();
@@ -380,6 +386,7 @@ fn atc_timeout_quarantines_until_configured() {
     bench.finish();
 }
 
+/// Nor is any command that follows it.
 #[test]
 fn illegal_guest_command_is_not_forwarded() {
     let bench = Bench::with_one_device();
@@ -396,6 +403,7 @@ fn illegal_guest_command_is_not_forwarded() {
     bench.finish();
 }
 
+/// `CMD_ATC_INV` is sent once.
 #[test]
 fn repeat_erratum_sends_tlbi_and_cfgi_twice() {
     let bench = Setup::on_host("smmu a flags=1", EXPLICIT)

@@ -65,6 +65,7 @@ fn reboot(bench: &Bench) -> Smmu<'_> {
     smmu
 }
 
+/// No invalidation may appear complete when every call on the iommufd fails.
 #[test]
 fn lost_iommufd_aborts_devices_and_completes_nothing() {
     for errno in ["EBADF", "ENODEV", "EIO"] {

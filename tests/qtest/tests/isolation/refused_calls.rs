@@ -29,6 +29,7 @@ const NEW: [u64; 2] = ste::stage1(0x4200_0000);
 /// Calls that a new stage 1 needs, as the script names them.
 const CALLS: [&str; 2] = ["HWPT_ALLOC kind=nested", "ATTACH kind=nested"];
 
+/// The previous attachment must not stay, because the guest has revoked it.
 #[test]
 fn refused_stage1_attaches_abort() {
     for call in CALLS {
@@ -120,6 +121,7 @@ fn refused_abort_blocks_device() {
     }
 }
 
+/// Without abort, detaching the device blocks its DMA.
 #[test]
 fn refused_attaches_block_device() {
     let bench = Bench::with_one_device();
@@ -256,6 +258,7 @@ fn refused_second_device_keeps_first_attached() {
     bench.finish();
 }
 
+/// QEMU must not end or hang when the device is removed.
 #[test]
 fn refused_detach_permits_unplug() {
     let mut setup = Setup::new(EXPLICIT).assign("d0", 1).assign("d1", 2);

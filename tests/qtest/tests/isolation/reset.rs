@@ -203,6 +203,8 @@ fn swapped_stream_ids_reattach_without_vdevices() {
     bench.finish_with_errors();
 }
 
+/// Without bus numbers both devices have `StreamID` 0, and the host binds it for
+/// one of them only.
 #[test]
 fn duplicate_stream_id_grants_no_more_than_ste() {
     let bench = Bench::with_two_devices();

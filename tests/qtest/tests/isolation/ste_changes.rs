@@ -98,6 +98,8 @@ fn new_stage1_replaces_old_directly() {
     bench.finish();
 }
 
+/// The driver may have changed a Context descriptor, so the cached ones are
+/// invalidated, but nothing is attached again.
 #[test]
 fn unchanged_stage1_ste_only_invalidates_cds() {
     for command in configuration_commands() {
@@ -242,6 +244,8 @@ fn preceding_invalidations_complete_before_attach() {
     bench.finish();
 }
 
+/// Commands complete in order, so the STE is not attached before the error is
+/// acknowledged.
 #[test]
 fn cfgi_after_failed_invalidation_waits() {
     let bench = Bench::with_one_device();

@@ -94,6 +94,7 @@ fn eventq_raises_irq_when_no_longer_empty() {
     });
 }
 
+/// An overflow is no global error.
 #[test]
 fn eventq_overflow_toggles_ovflg_once() {
     with_queue(1, |bench| {
@@ -126,6 +127,7 @@ fn acknowledged_overflow_toggles_ovflg_again() {
     });
 }
 
+/// The overflow need not be acknowledged for that.
 #[test]
 fn overflowed_eventq_records_while_there_is_room() {
     with_queue(1, |bench| {
