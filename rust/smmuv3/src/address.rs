@@ -5,7 +5,7 @@
 
 /// `count` ones from bit 0 upwards; 64 at most.
 #[inline]
-pub(crate) const fn low_bits(count: u32) -> u64 {
+pub const fn low_bits(count: u32) -> u64 {
     match count {
         0 => 0,
         1..=63 => u64::MAX >> (64 - count),
@@ -15,33 +15,33 @@ pub(crate) const fn low_bits(count: u32) -> u64 {
 
 /// Returns whether `address` has a bit above the lowest `bits`.
 #[inline]
-pub(crate) const fn exceeds(address: u64, bits: u32) -> bool {
+pub const fn exceeds(address: u64, bits: u32) -> bool {
     address & !low_bits(bits) != 0
 }
 
 /// `address` without the bits above the lowest `bits`.
 #[inline]
-pub(crate) const fn truncate(address: u64, bits: u32) -> u64 {
+pub const fn truncate(address: u64, bits: u32) -> u64 {
     address & low_bits(bits)
 }
 
 /// `address` aligned down to `2^log2_bytes` bytes.
 #[inline]
-pub(crate) const fn align_down(address: u64, log2_bytes: u32) -> u64 {
+pub const fn align_down(address: u64, log2_bytes: u32) -> u64 {
     address & !low_bits(log2_bytes)
 }
 
 /// Returns the address of entry `index` of an array of entries of `2^log2_bytes` bytes,
 /// which wraps at the end of the address space.
 #[inline]
-pub(crate) const fn entry(base: u64, index: u64, log2_bytes: u32) -> u64 {
+pub const fn entry(base: u64, index: u64, log2_bytes: u32) -> u64 {
     base.wrapping_add(index << log2_bytes)
 }
 
 /// `bytes`, a multiple of 8, as words in CPU order: everything in memory is
 /// little-endian (§2.5).
 #[inline]
-pub(crate) fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
+pub fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let mut words = [0; N];
     for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = eight

@@ -175,12 +175,7 @@ impl Cmdq {
             spent: false,
         };
         let progress = consumer.run(&mut self.buffer, budget);
-        let Consumer {
-            registers,
-            observer,
-            ..
-        } = consumer;
-        observer.consume_end(registers);
+        consumer.observer.consume_end(consumer.registers);
         progress
     }
 }

@@ -179,20 +179,20 @@ fn atc_inv([word0, word1]: [u64; 2], features: &Features) -> Result<Command, Ill
         return Err(Illegal);
     }
     let sid = given.sid();
-    let mut word0 = StreamWord0::of(0);
-    word0.set_opcode(ATC_INV);
-    word0.set_sid(sid);
+    let mut kept = StreamWord0::of(0);
+    kept.set_opcode(ATC_INV);
+    kept.set_sid(sid);
     // Without SubstreamIDs the command behaves as though SSV were 0; SSID and
     // Global mean nothing then.
     if given.ssv() && features.ssidsize() != 0 {
         if !features.ssid_in_range(given.ssid().value()) {
             return Ok(Command::NoEffect);
         }
-        word0.set_ssv(true);
-        word0.set_ssid(given.ssid());
-        word0.set_global(given.global());
+        kept.set_ssv(true);
+        kept.set_ssid(given.ssid());
+        kept.set_global(given.global());
     }
-    let atc = AtcInv { word0, word1 };
+    let atc = AtcInv { word0: kept, word1 };
     Ok(for_stream(Invalidation::AtcInv(atc), sid, features))
 }
 

@@ -98,7 +98,7 @@ impl Table {
 /// (§6.3.25).
 pub fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
     let config = StrtabBaseCfg::of(strtab_base_cfg);
-    match (config.fmt(), config.split().value()) {
+    match (config.format(), config.split().value()) {
         (StrtabFormat::Linear, _) => None,
         (StrtabFormat::TwoLevel, split @ (6 | 8 | 10)) => Some(split),
         // Reserved values behave as 6.

@@ -140,13 +140,13 @@ proptest! {
         let Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) = decode(words, &features()) else {
             return Ok(());
         };
-        let words = Invalidation::Tlbi(tlbi).to_words();
+        let own = Invalidation::Tlbi(tlbi).to_words();
         let reach = TlbiScope::of(&tlbi).reach(known.tag, known.entry.global);
         let told = reach.is_some_and(|range| {
             range.first <= known.last() && known.first <= range.last
         });
         // Of an ASID, global entries might as well be forgotten.
-        let asid_of_global = known.entry.global && words[0] & 0xff == 0x11;
-        prop_assert!(told == is_hit(words, &known) || (told && asid_of_global));
+        let asid_of_global = known.entry.global && own[0] & 0xff == 0x11;
+        prop_assert!(told == is_hit(own, &known) || (told && asid_of_global));
     }
 }

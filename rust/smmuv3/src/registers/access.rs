@@ -18,10 +18,10 @@ use crate::{
 /// Page 1 holds the Event queue's indexes and aliases page 0 otherwise (§6.2).
 const PAGE_OFFSET_MASK: u64 = 0xffff;
 
-/// The first of the CoreSight identification registers (§6.1).
+/// The first of the `CoreSight` identification registers (§6.1).
 const ID_REGS: u64 = 0xfd0;
 
-/// CoreSight identification (§6.1): an MMU-600, as `arm-smmuv3` says.
+/// `CoreSight` identification (§6.1): an MMU-600, as `arm-smmuv3` says.
 const ID_REGS_VALUES: [u8; 12] = [
     0x04, 0x00, 0x00, 0x00, 0x84, 0xb4, 0xf0, 0x10, 0x0d, 0xf0, 0x05, 0xb1,
 ];

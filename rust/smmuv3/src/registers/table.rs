@@ -85,7 +85,7 @@ macro_rules! registers {
                 ..Register::new(
                     $offset,
                     size_of::<$ty>() as u64,
-                    |registers| registers.$field as u64,
+                    |registers| u64::from(registers.$field),
                     |registers, value| registers.$field = value as $ty,
                     $defined,
                 )

@@ -379,8 +379,8 @@ layout! {
         /// `SPLIT`.
         split: u5,
         reserved: u5,
-        /// `FMT`.
-        fmt: StrtabFormat,
+        /// `FMT`, under another name because `fmt` is the method of `Debug`.
+        format: StrtabFormat,
         reserved: u14,
     }
 }
@@ -602,7 +602,7 @@ mod tests {
     #[test]
     fn tables_and_queues_are_where_the_specification_says() {
         StrtabBase::check(&[("addr", 55, 6), ("ra", 62, 62)]);
-        StrtabBaseCfg::check(&[("log2size", 5, 0), ("split", 10, 6), ("fmt", 17, 16)]);
+        StrtabBaseCfg::check(&[("log2size", 5, 0), ("split", 10, 6), ("format", 17, 16)]);
         QueueBase::check(&[("log2size", 4, 0), ("addr", 55, 5), ("hint", 62, 62)]);
         CmdqProd::check(&[("wr", 19, 0)]);
         CmdqCons::check(&[("rd", 19, 0), ("err", 30, 24)]);

@@ -156,9 +156,9 @@ pub(super) fn fetch<M: GuestMemory, C: Caches>(
         })?;
     let vmid = ste.vmid(features);
     let ias_bits = features.oas_bits() as u8;
-    let stage1 = |caches: &mut C, cd: &Cd| {
+    let stage1 = |observer: &mut C, cd: &Cd| {
         cd.translation(features).map_err(|reason| {
-            caches.rejected(sid, BadConfig::Cd(reason));
+            observer.rejected(sid, BadConfig::Cd(reason));
             Fault::configuration(EventType::BadCd)
         })
     };
