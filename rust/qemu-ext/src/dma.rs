@@ -90,7 +90,8 @@ impl AddressSpace {
         }
     }
 
-    /// Reads, after everything that the guest has written before it told the device to.
+    /// Reads `buffer.len()` bytes. Everything that the guest wrote before it rang the doorbell is
+    /// visible.
     #[inline]
     pub fn read(
         &self,
@@ -120,7 +121,7 @@ impl AddressSpace {
         check(result).map(|()| value)
     }
 
-    /// Writes, after everything that the device has read or written before.
+    /// Writes `data`. It becomes visible after all earlier accesses of the device.
     #[inline]
     pub fn write(
         &self,

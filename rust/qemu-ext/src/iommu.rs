@@ -138,7 +138,7 @@ impl From<IommuTlbEntry<'_>> for bindings::IOMMUTLBEntry {
     }
 }
 
-/// What the notifiers of a region want to be told of (`IOMMUNotifierFlag`).
+/// The kinds of notifications that the notifiers of a region want (`IOMMUNotifierFlag`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotifierFlags(IOMMUNotifierFlag);
 
@@ -148,7 +148,7 @@ impl NotifierFlags {
         self.0 == IOMMU_NOTIFIER_NONE
     }
 
-    /// Returns whether one wants to be told of new mappings.
+    /// Returns whether a notifier wants new mappings.
     pub const fn has_map(self) -> bool {
         self.0 & IOMMU_NOTIFIER_MAP != 0
     }
@@ -164,7 +164,7 @@ pub trait IommuMemoryRegionImpl: ObjectImpl + IsA<IommuMemoryRegion> {
         memory: DirectMemory<'a>,
     ) -> IommuTlbEntry<'a>;
 
-    /// Called under the BQL when the notifiers of the region change.
+    /// Follows a change of the region's notifiers. Called under the BQL.
     ///
     /// # Errors
     ///
@@ -245,8 +245,8 @@ impl IommuMemoryRegion {
     }
 
     /// Notifies that nothing is mapped any more in `blocks`: naturally aligned ones, as the
-    /// first address and the size less one. A notifier is told of all of them before the
-    /// next one is.
+    /// first address and the size less one. A notifier gets all of them before the
+    /// next one does.
     pub fn notify_unmap<I: Iterator<Item = (u64, u64)>>(&self, blocks: impl Fn() -> I) {
         assert!(bql::is_locked());
         // SAFETY: the list changes under the BQL only. A notifier may be removed by its

@@ -404,7 +404,7 @@ impl Drop for HostObject {
             return;
         }
         let backend = self.backend.as_mut_ptr::<IommufdBackend>().cast();
-        // SAFETY: `self.backend` keeps the backend; the callee reports a failure and goes on
+        // SAFETY: `self.backend` keeps the backend; the callee reports a failure
         unsafe { bindings::iommufd_backend_free_id(backend, self.id) }
     }
 }
@@ -438,8 +438,7 @@ impl HostDevice {
         unsafe { Owned::from(IommufdBackend::from_raw(self.raw().iommufd)) }
     }
 
-    /// Returns the address of the iommufd that the device is bound to, which tells one from
-    /// another.
+    /// Returns the address of the iommufd that the device is bound to, to compare it.
     pub fn backend_address(&self) -> usize {
         self.raw().iommufd as usize
     }

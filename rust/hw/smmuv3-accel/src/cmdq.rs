@@ -121,7 +121,7 @@ impl Run<'_> {
         smmu: &DeviceState,
         backend: &mut B,
     ) -> Progress {
-        // the moment at which the main loop goes on cannot be replayed
+        // The moment at which the main loop resumes the consumer cannot be replayed.
         let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
         let mut tolerated = self.queue.tolerated.borrow_mut();
         let progress = state.consume(|registers, features| {

@@ -34,7 +34,7 @@ use qemu_ext::{
     runstate::{add_machine_init_done_notifier, VmStateHandler},
 };
 use qom::prelude::*;
-use smmuv3::{cmdq::Progress, command::Leniency, features::Features, registers::Registers};
+use smmuv3::{cmdq::Progress, command::Leniency, features::Features};
 use system::{prelude::*, MemoryRegionOps};
 use util::{
     ensure,
@@ -51,7 +51,7 @@ use crate::{
     memory::DirectRam,
     mmio,
     pci::{self, AddressSpaceRequests},
-    properties::{Choices, OasMode, SsidSizeMode, Values, DESCRIPTIONS},
+    properties::{OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS},
     state::GuestState,
     vmstate::{declare_vmstate, SavedRegisters},
 };
@@ -147,15 +147,15 @@ pub struct Smmuv3 {
     /// Functions that have asked for their address space
     requests: AddressSpaceRequests,
     /// The checked values of the properties, once the device is realized
-    choices: BqlCell<Option<Choices>>,
+    properties: BqlCell<Option<SmmuProperties>>,
     /// Registers in the layout of the migration stream, while one is written or read
     saved: BqlRefCell<SavedRegisters>,
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
-    /// Finishes what is under way when the machine stops, and goes on when it starts
+    /// Quiesces when the machine stops, and resumes when it starts
     run_state: VmStateHandler,
     /// Checks that `auto` properties were resolved when the machine is complete
     machine_done: Notifier,
-    /// Attaches streams anew whose `StreamID` has changed
+    /// Reattaches devices whose `StreamID` has changed
     bus_numbers: Notifier,
 }
 
@@ -222,7 +222,7 @@ impl Smmuv3 {
         // SAFETY: see above
         uninit_field_mut!(*this, assigned).write(Accel::new(unsafe { Timer::new() }));
         uninit_field_mut!(*this, requests).write(Default::default());
-        uninit_field_mut!(*this, choices).write(Default::default());
+        uninit_field_mut!(*this, properties).write(Default::default());
         uninit_field_mut!(*this, saved).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, run_state).write(Default::default());
@@ -277,7 +277,7 @@ impl Smmuv3 {
     }
 
     fn realize(&self) -> Result<()> {
-        let choices = Choices::new(&Values {
+        let properties = SmmuProperties::new(&Values {
             stage: self.stage.get(),
             accel: self.accel,
             ril: self.ril.value(),
@@ -286,8 +286,8 @@ impl Smmuv3 {
             ssidsize: self.ssidsize,
             cmdqv: self.cmdqv.value(),
         })?;
-        self.state.lock().features = choices.features();
-        self.choices.set(Some(choices));
+        self.state.lock().features = properties.features();
+        self.properties.set(Some(properties));
 
         let blocker = if self.accel {
             self.set_iommu_ops(&ACCEL_OPS);
@@ -320,8 +320,8 @@ impl Smmuv3 {
         self.cmdq.enable(leniency);
         self.run_state.register(RUN_STATE_PRIORITY);
         if self.accel {
-            self.assigned.enable(choices);
-            if choices.wants_host() {
+            self.assigned.enable(properties);
+            if properties.wants_host() {
                 add_machine_init_done_notifier(&self.machine_done);
             }
         }
@@ -334,7 +334,8 @@ impl Smmuv3 {
         Ok(())
     }
 
-    /// `auto` needs a host to take its values from, before the guest runs.
+    /// Checks that `auto` properties have a host to take their values from, before the guest
+    /// runs.
     fn machine_done(&self) {
         let resolved = self.assigned.is_resolved();
         let check = || {
@@ -348,14 +349,11 @@ impl Smmuv3 {
         check().unwrap_fatal();
     }
 
-    /// In the exit phase, when every other device has stopped its DMA.
+    /// Resets the device in the exit phase, when every other device has stopped its DMA.
     fn reset_exit(&self, reset_type: ResetType) {
         trace::trace_smmu_reset_exit();
         self.get_class().parent_methods.reset_exit(self, reset_type);
-        {
-            let mut locked = self.state.lock();
-            locked.registers = Registers::reset(&locked.features);
-        }
+        self.state.reset();
         self.events.clear();
         invalidate_all(&self.state, &self.notified);
         self.cmdq.reset();
@@ -363,7 +361,7 @@ impl Smmuv3 {
         self.assigned.reset(&self.state);
     }
 
-    /// The number of a PCI bus has changed. Devices that have another `StreamID` by that are
+    /// Follows a change of a PCI bus's number. Devices with another `StreamID` than before are
     /// translated by its Stream table entry from now on: assigned ones are attached to that,
     /// and device IOTLBs (vhost) keep nothing of the old one.
     fn bus_number_changed(&self) {
@@ -386,8 +384,8 @@ impl Smmuv3 {
         let effects = mmio::write(&self.state, &self.events, &self.irqs, offset, value, size);
         if effects.streams {
             invalidate_all(&self.state, &self.notified);
-            // the guest decides anew about every stream, and the host begins anew: an
-            // attachment to stage 1 leaves nothing in an ATC
+            // The guest decides about every stream again, and no ATC has a stale translation:
+            // an attachment to stage 1 leaves nothing in an ATC.
             self.assigned.clear_quarantines();
             self.assigned.reattach_all(&self.state);
         }
@@ -400,8 +398,8 @@ impl Smmuv3 {
         }
     }
 
-    /// The machine starts or has stopped. What could not be consumed before it stopped, or came
-    /// with a saved state, is consumed now.
+    /// Follows a start or a stop of the machine. Commands that could not be consumed before it
+    /// stopped, or that came with a saved state, are consumed when it starts.
     fn run_state_changed(&self, running: bool) {
         if running {
             self.consume_later();
@@ -410,9 +408,9 @@ impl Smmuv3 {
         }
     }
 
-    /// The machine has stopped: records the pending events and consumes the commands that can
-    /// be. A saved state has no place for what was begun, and the C device that may load it
-    /// goes on at the next doorbell only.
+    /// Records the pending events and consumes commands, because the machine has stopped: a
+    /// saved state has no place for a run that has begun, and the C device that may load it
+    /// consumes nothing before the next doorbell.
     fn quiesce(&self) {
         self.flush_events();
         // a machine with assigned devices is not saved, and their host may be slow
@@ -468,7 +466,7 @@ impl Smmuv3 {
         }
     }
 
-    /// The host has events of assigned devices: forwards all of them.
+    /// Forwards the host's events of assigned devices.
     fn forward_events(&self) {
         self.record_all(self.assigned.drain_ready_veventq());
     }
@@ -498,8 +496,8 @@ impl Smmuv3 {
 
     fn viommu_flags(&self) -> ViommuFlags {
         let features = self.state.features();
-        let choices = self.choices.get();
-        pci::viommu_flags(choices.is_some_and(|choices| choices.wants_pasid(&features)))
+        let properties = self.properties.get();
+        pci::viommu_flags(properties.is_some_and(|properties| properties.wants_pasid(&features)))
     }
 
     fn plug(&self, function: PciFunction<'_>, device: &HostIommuDevice) -> Result<()> {
@@ -551,7 +549,7 @@ impl Smmuv3 {
             )));
             InvalidError
         })?;
-        self.state.lock().registers = registers;
+        self.state.restore(registers);
         invalidate_all(&self.state, &self.notified);
         self.assigned.reattach_all(&self.state);
         self.sync_veventq();

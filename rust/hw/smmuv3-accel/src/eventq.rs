@@ -64,8 +64,8 @@ pub struct PendingEvents {
 /// of `address_space_map()`, and the caches of virtio's rings; they differ in threads
 /// only, and an access is made by one.
 ///
-/// The core ignores the page of an `IOMMU_NONE` entry, so it cannot be told that all
-/// of it aborts.
+/// The core ignores the page of an `IOMMU_NONE` entry, so this device cannot abort all of
+/// it at once.
 #[derive(Clone, Copy)]
 struct LastFault {
     /// The SMMU that recorded it, which is only compared

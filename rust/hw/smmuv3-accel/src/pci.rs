@@ -103,7 +103,7 @@ pub fn permit(smmu: &DeviceState, function: PciFunction<'_>) -> Result<()> {
     match Endpoint::of(&device) {
         Endpoint::Bridge => Ok(()),
         // Its transactions and those of its neighbours would have one StreamID, while the
-        // host can be told of one device only by it.
+        // host knows one device only by each StreamID.
         Endpoint::Assigned | Endpoint::AssignedWithoutIommufd if is_masked || is_conventional => {
             Err(Error::msg(format!(
                 "{name} cannot be behind arm-smmuv3 '{smmu}' with accel=on through the conventional \

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a user can set on `-device arm-smmuv3`, and the ID registers that come
-//! of it.
+//! The properties of `-device arm-smmuv3`, and the ID registers that they result in.
 
 use std::{ffi::CStr, ptr::addr_of};
 
@@ -34,11 +33,11 @@ unsafe impl QDevProp for OasMode {
 impl OasMode {
     /// Returns the number of output address bits asked for; `None` stands for a size that
     /// this device does not implement.
-    const fn choice(self) -> Option<Choice<u8>> {
+    const fn value(self) -> Option<Auto<u8>> {
         match self.0 {
-            bindings::OAS_MODE_AUTO => Some(Choice::Auto),
-            bindings::OAS_MODE_44 => Some(Choice::Given(44)),
-            bindings::OAS_MODE_48 => Some(Choice::Given(48)),
+            bindings::OAS_MODE_AUTO => Some(Auto::FromHost),
+            bindings::OAS_MODE_44 => Some(Auto::Value(44)),
+            bindings::OAS_MODE_48 => Some(Auto::Value(48)),
             _ => None,
         }
     }
@@ -56,27 +55,27 @@ unsafe impl QDevProp for SsidSizeMode {
 
 impl SsidSizeMode {
     /// Returns the number of `SubstreamID` bits asked for, 0 to 20.
-    const fn choice(self) -> Choice<u8> {
+    const fn value(self) -> Auto<u8> {
         match self.0 {
-            bindings::SSID_SIZE_MODE_AUTO => Choice::Auto,
+            bindings::SSID_SIZE_MODE_AUTO => Auto::FromHost,
             #[allow(clippy::cast_possible_truncation)]
-            value => Choice::Given((value - bindings::SSID_SIZE_MODE_0) as u8),
+            value => Auto::Value((value - bindings::SSID_SIZE_MODE_0) as u8),
         }
     }
 }
 
-/// What a property with the value `auto` asks for.
+/// The value of a property that can be `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice<T> {
-    /// To be taken from the host
-    Auto,
+pub enum Auto<T> {
+    /// `auto`: to be taken from the host
+    FromHost,
     /// Given by the user
-    Given(T),
+    Value(T),
 }
 
-impl<T> From<Option<T>> for Choice<T> {
+impl<T> From<Option<T>> for Auto<T> {
     fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Auto, Self::Given)
+        value.map_or(Self::FromHost, Self::Value)
     }
 }
 
@@ -93,17 +92,17 @@ pub enum Stage {
 
 /// The properties that shape the ID registers, as given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choices {
+pub struct SmmuProperties {
     /// IDR0.S1P and IDR0.S2P
     pub stage: Stage,
     /// IDR0.ATS
-    pub ats: Choice<bool>,
+    pub ats: Auto<bool>,
     /// IDR3.RIL
-    pub ril: Choice<bool>,
+    pub ril: Auto<bool>,
     /// IDR5.OAS, in bits
-    pub oas: Choice<u8>,
+    pub oas: Auto<u8>,
     /// IDR1.SSIDSIZE, in bits
-    pub ssidsize: Choice<u8>,
+    pub ssidsize: Auto<u8>,
 }
 
 /// The values of the properties, as the user has set them.
@@ -125,10 +124,10 @@ pub struct Values<'a> {
     pub cmdqv: Option<bool>,
 }
 
-impl Choices {
+impl SmmuProperties {
     /// Checks the values of the properties.
     pub fn new(values: &Values<'_>) -> Result<Self> {
-        let Some(oas) = values.oas.choice() else {
+        let Some(oas) = values.oas.value() else {
             return Err(Error::msg(
                 "property 'oas' of arm-smmuv3 can be auto, 44 or 48: other sizes are not implemented",
             ));
@@ -136,7 +135,7 @@ impl Choices {
         let stage = values
             .stage
             .map_or("1".into(), |stage| stage.to_string_lossy());
-        let choices = Self {
+        let properties = Self {
             // Compatibility: like the C device, any other string selects stage 1
             stage: match &*stage {
                 "2" => Stage::Two,
@@ -146,7 +145,7 @@ impl Choices {
             ats: values.ats.into(),
             ril: values.ril.into(),
             oas,
-            ssidsize: values.ssidsize.choice(),
+            ssidsize: values.ssidsize.value(),
         };
         if values.accel {
             ensure!(
@@ -159,28 +158,28 @@ impl Choices {
                 "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
             );
         } else {
-            choices.check_software(values)?;
+            properties.check_software(values)?;
         }
-        Ok(choices)
+        Ok(properties)
     }
 
-    /// Most properties describe the host of assigned devices: without those there
-    /// is nothing to choose.
+    /// Refuses values that only make sense with assigned devices: most properties describe
+    /// their host.
     fn check_software(&self, values: &Values<'_>) -> Result<()> {
         ensure!(
-            self.ril != Choice::Given(false),
+            self.ril != Auto::Value(false),
             "property 'ril' of arm-smmuv3 can only be off with accel=on"
         );
         ensure!(
-            self.ats != Choice::Given(true),
+            self.ats != Auto::Value(true),
             "property 'ats' of arm-smmuv3 can only be on with accel=on"
         );
         ensure!(
-            matches!(self.oas, Choice::Auto | Choice::Given(44)),
+            matches!(self.oas, Auto::FromHost | Auto::Value(44)),
             "property 'oas' of arm-smmuv3 must be 44 (or auto) with accel=off"
         );
         ensure!(
-            matches!(self.ssidsize, Choice::Auto | Choice::Given(0)),
+            matches!(self.ssidsize, Auto::FromHost | Auto::Value(0)),
             "property 'ssidsize' of arm-smmuv3 can only be greater than 0 with accel=on"
         );
         ensure!(
@@ -193,17 +192,17 @@ impl Choices {
     /// Returns whether the guest will be shown PASIDs. `features` are the ID registers by now.
     pub fn wants_pasid(&self, features: &Features) -> bool {
         match self.ssidsize {
-            Choice::Given(bits) => bits > 0,
-            Choice::Auto => features.ssidsize() > 0,
+            Auto::Value(bits) => bits > 0,
+            Auto::FromHost => features.ssidsize() > 0,
         }
     }
 
     /// Returns whether a property is `auto`, so that the host decides.
     pub fn wants_host(&self) -> bool {
-        self.ats == Choice::Auto
-            || self.ril == Choice::Auto
-            || self.oas == Choice::Auto
-            || self.ssidsize == Choice::Auto
+        self.ats == Auto::FromHost
+            || self.ril == Auto::FromHost
+            || self.oas == Auto::FromHost
+            || self.ssidsize == Auto::FromHost
     }
 
     /// Returns the ID registers before a host is known: `auto` is what a guest without
@@ -214,16 +213,16 @@ impl Choices {
             .with_s1p(self.stage != Stage::Two)
             .with_s2p(stage2)
             .with_xnx(stage2);
-        if let Choice::Given(ats) = self.ats {
+        if let Auto::Value(ats) = self.ats {
             features = features.with_ats(ats);
         }
-        if let Choice::Given(ril) = self.ril {
+        if let Auto::Value(ril) = self.ril {
             features = features.with_ril(ril);
         }
-        if let Choice::Given(bits) = self.oas {
+        if let Auto::Value(bits) = self.oas {
             features = features.with_oas(oas_encoding(bits));
         }
-        if let Choice::Given(bits) = self.ssidsize {
+        if let Auto::Value(bits) = self.ssidsize {
             features = features.with_ssidsize(bits);
         }
         features
@@ -237,16 +236,16 @@ impl Choices {
     /// CD.HAD0 and CD.HAD1 ignored.
     /// Not for a guest that runs already: what it has seen stays.
     pub fn resolve(&self, mut features: Features, host: &Features) -> Features {
-        if self.ats == Choice::Auto {
+        if self.ats == Auto::FromHost {
             features = features.with_ats(host.ats());
         }
-        if self.ril == Choice::Auto {
+        if self.ril == Auto::FromHost {
             features = features.with_ril(host.ril());
         }
-        if self.oas == Choice::Auto {
+        if self.oas == Auto::FromHost {
             features = features.with_oas(host.oas());
         }
-        if self.ssidsize == Choice::Auto {
+        if self.ssidsize == Auto::FromHost {
             features = features.with_ssidsize(host.ssidsize());
         }
         features
@@ -256,7 +255,7 @@ impl Choices {
     }
 }
 
-/// Returns IDR5.OAS for a size that [`Choices::new`] lets through (§6.3.6).
+/// Returns IDR5.OAS for a size that [`SmmuProperties::new`] lets through (§6.3.6).
 const fn oas_encoding(bits: u8) -> u8 {
     if bits == 48 {
         0b101

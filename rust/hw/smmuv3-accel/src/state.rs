@@ -58,6 +58,16 @@ pub struct GerrorChange {
     pub gerror: u32,
 }
 
+impl Locked {
+    /// Returns a copy of all registers.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            features: self.features,
+            registers: self.registers.clone(),
+        }
+    }
+}
+
 impl GuestState {
     /// Returns the state after a reset.
     pub fn new(features: Features) -> Self {
@@ -112,11 +122,18 @@ impl GuestState {
 
     /// Returns a copy of all registers.
     pub fn snapshot(&self) -> Snapshot {
-        let locked = self.lock();
-        Snapshot {
-            features: locked.features,
-            registers: locked.registers.clone(),
-        }
+        self.lock().snapshot()
+    }
+
+    /// Gives the registers their reset values.
+    pub fn reset(&self) {
+        let mut locked = self.lock();
+        locked.registers = Registers::reset(&locked.features);
+    }
+
+    /// Replaces the registers, because the machine's state was loaded.
+    pub fn restore(&self, registers: Registers) {
+        self.lock().registers = registers;
     }
 
     /// Notes that the guest has done something that separates accesses: no access after it is

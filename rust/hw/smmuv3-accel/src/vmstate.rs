@@ -255,7 +255,7 @@ impl SavedRegisters {
         Ok(registers)
     }
 
-    /// The first field with a value that neither this device nor the C one can
+    /// Returns the first field with a value that neither this device nor the C one can
     /// have saved. What they derive is looked at; every value of a register that
     /// a guest writes is possible.
     fn impossible(&self, max_cmdqs: u32, max_eventqs: u32) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! When a call of the host that failed is tried again.
+//! The delay before a failed call of the host is repeated.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ impl Backoff {
         }
     }
 
-    /// The same, without an end to the timer's attempts if `is_urgent`.
+    /// Returns the same, without an end to the timer's attempts if `is_urgent`.
     #[must_use]
     pub const fn urgent(self, is_urgent: bool) -> Self {
         Self { is_urgent, ..self }

@@ -29,7 +29,7 @@ use util::{
 use crate::{
     eventq::PendingEvent,
     memory::GuestRam,
-    properties::Choices,
+    properties::SmmuProperties,
     state::{GuestState, Snapshot},
 };
 
@@ -60,7 +60,7 @@ pub struct Accel {
 /// The devices, and what they have in common.
 #[derive(Debug)]
 struct Devices {
-    choices: Choices,
+    properties: SmmuProperties,
     /// `auto` was replaced by what the first host has
     resolved: bool,
     /// Dropped before the vIOMMU, whose children its members are
@@ -76,9 +76,9 @@ struct Devices {
 }
 
 impl Devices {
-    const fn new(choices: Choices) -> Self {
+    const fn new(properties: SmmuProperties) -> Self {
         Self {
-            choices,
+            properties,
             resolved: false,
             streams: Vec::new(),
             veventq: None,
@@ -119,8 +119,8 @@ impl Accel {
     }
 
     /// Makes assigned devices possible.
-    pub fn enable(&self, choices: Choices) {
-        *self.devices.borrow_mut() = Some(Devices::new(choices));
+    pub fn enable(&self, properties: SmmuProperties) {
+        *self.devices.borrow_mut() = Some(Devices::new(properties));
     }
 
     /// Returns whether the `auto` properties are resolved.
@@ -148,7 +148,7 @@ impl Accel {
         function: PciFunction<'_>,
         device: Owned<HostDevice>,
     ) -> Result<Option<FlushPolicy>> {
-        let (choices, resolved) = {
+        let (properties, resolved) = {
             let devices = self.devices.borrow();
             let Some(devices) = devices.as_ref() else {
                 return Ok(None);
@@ -165,13 +165,13 @@ impl Accel {
                 );
                 return Ok(None);
             }
-            (devices.choices, devices.resolved)
+            (devices.properties, devices.resolved)
         };
 
         let info = HostInfo::of(&device)?;
         let mut features = state.features();
         if !resolved && !is_machine_ready() {
-            features = choices.resolve(features, &info.features());
+            features = properties.resolve(features, &info.features());
         }
         host_caps::check(&features, &info)?;
 

@@ -70,7 +70,7 @@ pub enum Stage2 {
 }
 
 impl Stage2 {
-    /// A stage 2 for the SMMU `owner`, which `device` is behind.
+    /// Returns a stage 2 for the SMMU `owner`, which `device` is behind.
     ///
     /// A second I/O address space would be no way out where the host cannot make
     /// another stage 2: it would have to make one for that too.
@@ -90,7 +90,7 @@ impl Stage2 {
         }
     }
 
-    /// The ID of the stage 2 in its iommufd.
+    /// Returns the ID of the stage 2 in its iommufd.
     pub const fn id(&self) -> u32 {
         match self {
             Self::Vfio(claim) => claim.0.id,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! One assigned device: what its transactions are translated by.
+//! One assigned device: its HWPT, its vDEVICE, and retries.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ pub enum Quarantine {
     None,
     /// Others did not answer, so this device was not asked: until the next attempt
     Brief,
-    /// Its invalidations did not complete (section 3.9.1.4): until the guest
+    /// Its invalidations did not complete (§3.9.1.4): until the guest
     /// configures it again
     Held,
 }
@@ -135,17 +135,17 @@ impl Stream {
         }
     }
 
-    /// The function on the guest's bus.
+    /// Returns the function on the guest's bus.
     pub fn function(&self) -> PciFunction<'_> {
         self.function.borrow()
     }
 
-    /// The device in the host.
+    /// Returns the device in the host.
     pub fn device(&self) -> &HostDevice {
         &self.device
     }
 
-    /// The `StreamID` by the guest's current bus numbers.
+    /// Returns the `StreamID` by the guest's current bus numbers.
     pub fn stream_id(&self) -> u32 {
         self.function().requester_id().into()
     }
@@ -325,7 +325,7 @@ impl Stream {
         translates
     }
 
-    /// As [`apply`](Self::apply), for a device that is being plugged: a refusal
+    /// Attaches a device that is being plugged, as [`apply`](Self::apply) does: a refusal
     /// is the caller's to report, and leaves the device blocked.
     pub fn attach_initial(
         &mut self,

@@ -21,7 +21,7 @@ use super::{backoff::Backoff, host_caps::HostInfo, stage2::Stage2};
 
 ::trace::include_trace!("hw_arm");
 
-/// STE.V, and STE.Config for a stream that bypasses stage 1 (section 5.2).
+/// STE.V, and STE.Config for a stream that bypasses stage 1 (§5.2).
 const STE_VALID: u64 = 1;
 const STE_CONFIG_BYPASS: u64 = 0b100 << 1;
 /// STE.S1STALLD, in word 1.
@@ -133,17 +133,17 @@ impl Viommu {
         })
     }
 
-    /// The guest's STE as the host is to have it.
+    /// Returns the guest's STE as the host is to have it.
     ///
-    /// The guest is told that nothing stalls (`IDR0.STALL_MODEL`), yet its CD.S
-    /// would count on a host that can: a stalled transaction waits for a
+    /// `IDR0.STALL_MODEL` says that nothing stalls, yet the guest's CD.S takes effect
+    /// on a host that can stall: a stalled transaction waits for a
     /// `CMD_RESUME` that can never come.
     pub const fn host_ste(&self, ste: [u64; 2]) -> [u64; 2] {
         let stall_disable = if self.stalls { STE1_S1STALLD } else { 0 };
         [ste[0], ste[1] | stall_disable]
     }
 
-    /// Is `device` bound to the iommufd of this vIOMMU?
+    /// Returns whether `device` is bound to the iommufd of this vIOMMU.
     pub fn shares_iommufd(&self, device: &HostDevice) -> bool {
         self.backend.as_ptr::<IommufdBackend>() == device.backend().as_ptr::<IommufdBackend>()
     }

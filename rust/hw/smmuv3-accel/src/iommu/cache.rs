@@ -13,7 +13,7 @@ use crate::{
 
 ::trace::include_trace!("hw_arm");
 
-/// Encoding of a granule in range invalidations, as the trace shows it.
+/// Returns the encoding of a granule in range invalidations, for trace events.
 const fn granule_encoding(granule_shift: u8) -> u8 {
     granule_shift.saturating_sub(10) / 2
 }

@@ -269,10 +269,7 @@ impl Translator<'_> {
             }
             outcome
         } else {
-            let snapshot = Snapshot {
-                features: locked.features,
-                registers: locked.registers.clone(),
-            };
+            let snapshot = locked.snapshot();
             drop(locked);
             if with_bql && mode == Mode::Concurrent {
                 self.walk(&snapshot, &mut GuestRam, &mut caches, access)

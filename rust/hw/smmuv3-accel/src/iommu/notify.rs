@@ -17,7 +17,7 @@ use crate::state::GuestState;
 
 ::trace::include_trace!("hw_arm");
 
-/// Most blocks of one range that a notifier is told of.
+/// Maximum number of blocks that a notifier gets for one range.
 const MAX_BLOCKS: usize = 8;
 
 /// The functions whose memory region has an IOMMU notifier.
