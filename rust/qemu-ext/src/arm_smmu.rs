@@ -32,7 +32,7 @@ use crate::{
     dma::{zeroed_leaked, AddressSpace},
     iommu::IommuMemoryRegion,
     pci::{OwnedPciFunction, PciFunction},
-    pci_iommu::PciIommuOps,
+    pci_iommu::{Ops, PciIommuImpl},
     qdev::DeviceExt,
 };
 
@@ -120,15 +120,18 @@ where
         unsafe { (*state).mrtypename = R::TYPE_NAME.as_ptr() }
     }
 
-    /// Has the base register these operations with the PCI core instead of its own, when it is
-    /// realized.
-    fn set_iommu_ops(&self, ops: &'static PciIommuOps<Self::Target>) {
+    /// Has the base register the operations of [`PciIommuImpl`] with the PCI core instead of its
+    /// own, when it is realized.
+    fn use_pci_iommu_impl(&self)
+    where
+        Self::Target: PciIommuImpl,
+    {
         let smmu: &Self::Target = self;
         assert!(!smmu.is_realized());
         let state: *mut bindings::SMMUState = self.as_mut_ptr::<ArmSmmu>().cast();
         // SAFETY: a valid SMMU; nothing else uses the field before it is realized. The base
         // registers the operations together with itself, a `Self::Target`.
-        unsafe { (*state).iommu_ops = ops.as_ptr() }
+        unsafe { (*state).iommu_ops = Ops::<Self::Target>::TABLE }
     }
 }
 

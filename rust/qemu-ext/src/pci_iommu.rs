@@ -4,32 +4,21 @@
 //! The operations by which the PCI core and VFIO use an IOMMU (`PCIIOMMUOps`).
 //!
 //! ```no_run
-//! use qemu_ext::{
-//!     dma::AddressSpace,
-//!     pci::PciFunction,
-//!     pci_iommu::{PciIommuOps, PciIommuOpsBuilder},
-//! };
+//! use qemu_ext::{dma::AddressSpace, pci::PciFunction, pci_iommu::PciIommuImpl};
 //!
 //! struct Iommu;
 //!
-//! impl Iommu {
-//!     fn address_space(&self, _function: PciFunction<'_>) -> &AddressSpace {
+//! impl PciIommuImpl for Iommu {
+//!     fn address_space<'a>(&'a self, _function: PciFunction<'a>) -> &'a AddressSpace {
 //!         AddressSpace::memory()
 //!     }
 //! }
-//!
-//! static OPS: PciIommuOps<Iommu> = PciIommuOpsBuilder::<Iommu>::new()
-//!     .get_address_space(&Iommu::address_space)
-//!     .build();
 //! ```
 
-use std::{
-    ffi::{c_int, c_void},
-    marker::PhantomData,
-};
+use std::ffi::{c_int, c_void};
 
 use bits::bits;
-use common::{callbacks::FnCall, Zeroable};
+use common::Zeroable;
 use util::{Error, Result};
 
 use crate::{
@@ -50,182 +39,126 @@ bits! {
     }
 }
 
-/// The operations of an IOMMU of type `T`.
-pub struct PciIommuOps<T>(PCIIOMMUOps, PhantomData<fn(&T)>);
+/// The operations of an IOMMU. One that is `None` is one that the IOMMU lacks.
+pub trait PciIommuImpl: Sized + Sync + 'static {
+    /// Decides whether a device may be at a function.
+    const SUPPORTS_ADDRESS_SPACE: Option<fn(&Self, PciFunction<'_>) -> Result<()>> = None;
+    /// Returns the IOMMU's wishes.
+    const VIOMMU_FLAGS: Option<fn(&Self) -> ViommuFlags> = None;
+    /// Puts a device of the host behind the IOMMU.
+    const SET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>, &HostIommuDevice) -> Result<()>> =
+        None;
+    /// Takes a device of the host away from the IOMMU.
+    const UNSET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>)> = None;
+    /// Returns the guest physical address that MSIs go to.
+    const MSI_DIRECT_GPA: Option<fn(&Self, PciFunction<'_>) -> u64> = None;
 
-// SAFETY: function pointers that nothing writes. C calls them with a `T` under the BQL, from
-// whatever thread.
-unsafe impl<T: Sync> Sync for PciIommuOps<T> {}
-
-impl<T> PciIommuOps<T> {
-    /// Returns the table in C. Its functions must be called with a pointer to a `T`.
-    pub(crate) const fn as_ptr(&'static self) -> *const PCIIOMMUOps {
-        &self.0
-    }
+    /// Returns the address space of a function. It must stay as long as the IOMMU.
+    fn address_space<'a>(&'a self, function: PciFunction<'a>) -> &'a AddressSpace;
 }
 
-/// Makes [`PciIommuOps`]. An operation that is not given is one that the IOMMU lacks.
-pub struct PciIommuOpsBuilder<T>(PCIIOMMUOps, PhantomData<fn(&T)>);
+/// The operations in C, for an IOMMU of type `T`. They must be registered with a `T`.
+pub(crate) struct Ops<T>(T);
 
-impl<T> Default for PciIommuOpsBuilder<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T> PciIommuOpsBuilder<T> {
-    /// Returns a builder without any operation.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(PCIIOMMUOps::ZERO, PhantomData)
-    }
-
-    /// Sets what decides whether a device may be at a function.
-    #[must_use]
-    pub const fn supports_address_space<F>(mut self, _function: &F) -> Self
-    where
-        F: for<'a> FnCall<(&'a T, PciFunction<'a>), Result<()>>,
-    {
-        self.0.supports_address_space = Some(supports_address_space::<T, F>);
-        self
-    }
-
-    /// Sets what returns the address space of a function. It must stay as long as the IOMMU.
-    #[must_use]
-    pub const fn get_address_space<F>(mut self, _function: &F) -> Self
-    where
-        F: for<'a> FnCall<(&'a T, PciFunction<'a>), &'a AddressSpace>,
-    {
-        self.0.get_address_space = Some(get_address_space::<T, F>);
-        self
-    }
-
-    /// Sets what returns the IOMMU's wishes.
-    #[must_use]
-    pub const fn get_viommu_flags<F>(mut self, _function: &F) -> Self
-    where
-        F: for<'a> FnCall<(&'a T,), ViommuFlags>,
-    {
-        self.0.get_viommu_flags = Some(get_viommu_flags::<T, F>);
-        self
-    }
-
-    /// Sets what puts a device of the host behind the IOMMU.
-    #[must_use]
-    pub const fn set_iommu_device<F>(mut self, _function: &F) -> Self
-    where
-        F: for<'a> FnCall<(&'a T, PciFunction<'a>, &'a HostIommuDevice), Result<()>>,
-    {
-        self.0.set_iommu_device = Some(set_iommu_device::<T, F>);
-        self
-    }
-
-    /// Sets what takes a device of the host away from the IOMMU.
-    #[must_use]
-    pub const fn unset_iommu_device<F>(mut self, _function: &F) -> Self
-    where
-        F: for<'a> FnCall<(&'a T, PciFunction<'a>)>,
-    {
-        self.0.unset_iommu_device = Some(unset_iommu_device::<T, F>);
-        self
-    }
-
-    /// Sets what returns the guest physical address that MSIs go to.
-    #[must_use]
-    pub const fn get_msi_direct_gpa<F>(mut self, _function: &F) -> Self
-    where
-        F: for<'a> FnCall<(&'a T, PciFunction<'a>), u64>,
-    {
-        self.0.get_msi_direct_gpa = Some(get_msi_direct_gpa::<T, F>);
-        self
-    }
-
-    /// Returns the operations.
-    #[must_use]
-    pub const fn build(self) -> PciIommuOps<T> {
-        PciIommuOps(self.0, PhantomData)
-    }
+impl<T: PciIommuImpl> Ops<T> {
+    pub(crate) const TABLE: &'static PCIIOMMUOps = &PCIIOMMUOps {
+        supports_address_space: match T::SUPPORTS_ADDRESS_SPACE {
+            None => None,
+            Some(_) => Some(supports_address_space::<T>),
+        },
+        get_address_space: Some(get_address_space::<T>),
+        get_viommu_flags: match T::VIOMMU_FLAGS {
+            None => None,
+            Some(_) => Some(get_viommu_flags::<T>),
+        },
+        set_iommu_device: match T::SET_IOMMU_DEVICE {
+            None => None,
+            Some(_) => Some(set_iommu_device::<T>),
+        },
+        unset_iommu_device: match T::UNSET_IOMMU_DEVICE {
+            None => None,
+            Some(_) => Some(unset_iommu_device::<T>),
+        },
+        get_msi_direct_gpa: match T::MSI_DIRECT_GPA {
+            None => None,
+            Some(_) => Some(get_msi_direct_gpa::<T>),
+        },
+        ..Zeroable::ZERO
+    };
 }
 
 // In the functions below:
 //
-// * `opaque` is what the table was registered with, which [`PciIommuOps::as_ptr`] says to be
-//   a `T`. The PCI core does not call an IOMMU that is gone.
+// * Each is only in the table if the IOMMU has the operation.
+// * `opaque` is what the table was registered with, a `T`. The PCI core does not call an IOMMU
+//   that is gone.
 // * `bus` is a bus that stays for the call, and `devfn` is 0 to 255.
 
-unsafe extern "C" fn supports_address_space<T, F>(
+unsafe extern "C" fn supports_address_space<T: PciIommuImpl>(
     bus: *mut PCIBus,
     opaque: *mut c_void,
     devfn: c_int,
     errp: *mut *mut bindings::Error,
-) -> bool
-where
-    F: for<'a> FnCall<(&'a T, PciFunction<'a>), Result<()>>,
-{
+) -> bool {
+    let supports = T::SUPPORTS_ADDRESS_SPACE.unwrap();
     // SAFETY: see above; errp comes from the C caller
     unsafe {
-        let result = F::call((&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)));
+        let result = supports(&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn));
         Error::bool_or_propagate(result, errp)
     }
 }
 
-unsafe extern "C" fn get_address_space<T, F>(
+unsafe extern "C" fn get_address_space<T: PciIommuImpl>(
     bus: *mut PCIBus,
     opaque: *mut c_void,
     devfn: c_int,
-) -> *mut bindings::AddressSpace
-where
-    F: for<'a> FnCall<(&'a T, PciFunction<'a>), &'a AddressSpace>,
-{
+) -> *mut bindings::AddressSpace {
     // SAFETY: see above
-    unsafe { F::call((&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn))) }.as_mut_ptr()
+    let (iommu, function) = unsafe { (&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)) };
+    iommu.address_space(function).as_mut_ptr()
 }
 
-unsafe extern "C" fn get_viommu_flags<T, F>(opaque: *mut c_void) -> u64
-where
-    F: for<'a> FnCall<(&'a T,), ViommuFlags>,
-{
+unsafe extern "C" fn get_viommu_flags<T: PciIommuImpl>(opaque: *mut c_void) -> u64 {
     // SAFETY: see above
-    unsafe { F::call((&*opaque.cast::<T>(),)) }.into()
+    T::VIOMMU_FLAGS.unwrap()(unsafe { &*opaque.cast::<T>() }).into()
 }
 
-unsafe extern "C" fn set_iommu_device<T, F>(
+unsafe extern "C" fn set_iommu_device<T: PciIommuImpl>(
     bus: *mut PCIBus,
     opaque: *mut c_void,
     devfn: c_int,
     device: *mut bindings::HostIOMMUDevice,
     errp: *mut *mut bindings::Error,
-) -> bool
-where
-    F: for<'a> FnCall<(&'a T, PciFunction<'a>, &'a HostIommuDevice), Result<()>>,
-{
+) -> bool {
+    let set = T::SET_IOMMU_DEVICE.unwrap();
     // SAFETY: see above; `device` is valid for the call, and errp comes from the C caller
     unsafe {
-        let result = F::call((
+        let function = PciFunction::from_raw(bus, devfn);
+        let result = set(
             &*opaque.cast::<T>(),
-            PciFunction::from_raw(bus, devfn),
+            function,
             &*device.cast::<HostIommuDevice>(),
-        ));
+        );
         Error::bool_or_propagate(result, errp)
     }
 }
 
-unsafe extern "C" fn unset_iommu_device<T, F>(bus: *mut PCIBus, opaque: *mut c_void, devfn: c_int)
-where
-    F: for<'a> FnCall<(&'a T, PciFunction<'a>)>,
-{
-    // SAFETY: see above
-    unsafe { F::call((&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn))) }
-}
-
-unsafe extern "C" fn get_msi_direct_gpa<T, F>(
+unsafe extern "C" fn unset_iommu_device<T: PciIommuImpl>(
     bus: *mut PCIBus,
     opaque: *mut c_void,
     devfn: c_int,
-) -> u64
-where
-    F: for<'a> FnCall<(&'a T, PciFunction<'a>), u64>,
-{
+) {
     // SAFETY: see above
-    unsafe { F::call((&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn))) }
+    let (iommu, function) = unsafe { (&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)) };
+    T::UNSET_IOMMU_DEVICE.unwrap()(iommu, function);
+}
+
+unsafe extern "C" fn get_msi_direct_gpa<T: PciIommuImpl>(
+    bus: *mut PCIBus,
+    opaque: *mut c_void,
+    devfn: c_int,
+) -> u64 {
+    // SAFETY: see above
+    let (iommu, function) = unsafe { (&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)) };
+    T::MSI_DIRECT_GPA.unwrap()(iommu, function)
 }

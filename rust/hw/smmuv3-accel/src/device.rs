@@ -28,7 +28,7 @@ use qemu_ext::{
     notify::Notifier,
     object::ObjectExt,
     pci::{add_bus_number_notifier, PciFunction},
-    pci_iommu::{PciIommuOps, PciIommuOpsBuilder, ViommuFlags},
+    pci_iommu::{PciIommuImpl, ViommuFlags},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
     runstate::{add_machine_init_done_notifier, VmStateHandler},
@@ -72,16 +72,6 @@ static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>
 /// Runs before the handler of every other device when the machine starts, and after them, but
 /// before its state is saved, when it has stopped.
 const RUN_STATE_PRIORITY: c_int = c_int::MIN;
-
-/// The operations by which the PCI core and VFIO use an SMMU with assigned devices.
-static ACCEL_OPS: PciIommuOps<Smmuv3> = PciIommuOpsBuilder::<Smmuv3>::new()
-    .supports_address_space(&Smmuv3::permit)
-    .get_address_space(&Smmuv3::address_space)
-    .get_viommu_flags(&Smmuv3::viommu_flags)
-    .set_iommu_device(&Smmuv3::plug)
-    .unset_iommu_device(&Smmuv3::unplug)
-    .get_msi_direct_gpa(&Smmuv3::msi_direct_gpa)
-    .build();
 
 declare_vmstate!(Smmuv3, saved);
 
@@ -290,7 +280,7 @@ impl Smmuv3 {
         self.properties.set(Some(properties));
 
         let blocker = if self.accel {
-            self.set_iommu_ops(&ACCEL_OPS);
+            self.use_pci_iommu_impl();
             Some(MigrationBlocker::new(&Error::msg(
                 "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
             ))?)
@@ -484,14 +474,24 @@ impl Smmuv3 {
     }
 }
 
+impl PciIommuImpl for Smmuv3 {
+    const SUPPORTS_ADDRESS_SPACE: Option<fn(&Self, PciFunction<'_>) -> Result<()>> =
+        Some(Self::permit);
+    const VIOMMU_FLAGS: Option<fn(&Self) -> ViommuFlags> = Some(Self::viommu_flags);
+    const SET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>, &HostIommuDevice) -> Result<()>> =
+        Some(Self::plug);
+    const UNSET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>)> = Some(Self::unplug);
+    const MSI_DIRECT_GPA: Option<fn(&Self, PciFunction<'_>) -> u64> = Some(|smmu, _| smmu.msi_gpa);
+
+    fn address_space<'a>(&'a self, function: PciFunction<'a>) -> &'a AddressSpace {
+        pci::address_space(self.upcast(), &self.requests, function)
+    }
+}
+
 /// The PCI bus, with assigned devices.
 impl Smmuv3 {
     fn permit(&self, function: PciFunction<'_>) -> Result<()> {
         pci::permit(self.upcast(), function)
-    }
-
-    fn address_space<'a>(&'a self, function: PciFunction<'a>) -> &'a AddressSpace {
-        pci::address_space(self.upcast(), &self.requests, function)
     }
 
     fn viommu_flags(&self) -> ViommuFlags {
@@ -517,11 +517,6 @@ impl Smmuv3 {
 
     fn unplug(&self, function: PciFunction<'_>) {
         self.assigned.unplug(function);
-    }
-
-    /// Returns where assigned devices' MSIs go, in the guest's physical address space.
-    fn msi_direct_gpa(&self, _function: PciFunction<'_>) -> u64 {
-        self.msi_gpa
     }
 }
 
