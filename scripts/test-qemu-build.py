@@ -334,7 +334,7 @@ def binary_without_its_sanitizer_is_an_error(world: World) -> None:
     assert "has no AddressSanitizer" in clone.fails("x86-asan")
     assert not world.binaries()
     clone.write(SOURCE, "__asan_report")
-    crates = "rust/smmuv3/libsmmuv3 rust/hw/smmuv3-accel/libsmmuv3_accel"
+    crates = "rust/smmuv3/libsmmuv3 rust/qemu-ext/libqemu_ext rust/hw/smmuv3-accel/libsmmuv3_accel"
     compile_crates = f'for crate in {crates}; do mkdir -p "$(dirname "$crate")"; echo __asan_report >"$crate.rlib"; done'
     assert "__asan_report" in clone.build("x86-asan", MEDDLE=compile_crates).read_text()
 
