@@ -7,7 +7,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
     command::{decode, Command, CompletionSignal, Invalidation},
-    queue::Ring,
+    queue::QueueLayout,
     Features, FlushPolicy, Progress, Registers,
 };
 
@@ -109,7 +109,7 @@ impl Session {
 }
 
 fn take(machine: &mut Machine, step: &Step) {
-    let ring = machine.registers.cmdq_ring(&machine.features);
+    let ring = machine.registers.cmdq_layout(&machine.features);
     match step {
         Step::Submit(commands) => {
             let commands = &commands[..commands.len().min(ring.entries() as usize)];
@@ -187,7 +187,7 @@ struct Stall {
 struct Before {
     ready: bool,
     registers: Registers,
-    ring: Ring,
+    ring: QueueLayout,
     rd: u32,
     /// The commands from there on that a visit may look at.
     commands: Vec<Slot>,
@@ -213,7 +213,7 @@ impl Before {
     fn of(machine: &Machine, stall: Stall) -> Self {
         let registers = machine.registers.clone();
         let features = &machine.features;
-        let ring = registers.cmdq_ring(features);
+        let ring = registers.cmdq_layout(features);
         let ready = registers.cmdq_ready(features);
         let rd = registers.cmdq_cons & ring.pointer_mask();
         let used = match ready {

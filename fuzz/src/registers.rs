@@ -220,7 +220,7 @@ impl File {
         let after = &self.registers;
         let blocked = !before.eventq_enabled() || before.active_errors() & EVENTQ_ABT_ERR != 0;
         assert_eq!(recorded == Recorded::Disabled, blocked);
-        let ring = before.eventq_ring(&self.features);
+        let ring = before.eventq_layout(&self.features);
         let used = ring.used(before.eventq_prod, before.eventq_cons);
         match recorded {
             Recorded::Disabled => assert_eq!(before, *after),

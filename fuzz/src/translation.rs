@@ -818,7 +818,7 @@ impl Caches for Noted {
         None
     }
 
-    fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
+    fn insert_context(&mut self, _: StreamId, _: &StreamContext) {}
 
     fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
         None
@@ -872,8 +872,8 @@ impl Caches for Interrupted<'_, '_> {
         self.with(|store, _| store.configuration(sid).copied())
     }
 
-    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        self.with(|store, flight| store.keep_context_for(&flight.walk, sid, context));
+    fn insert_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.with(|store, flight| store.insert_context_for(&flight.walk, sid, context));
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {

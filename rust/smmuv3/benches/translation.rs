@@ -60,7 +60,7 @@ impl Caches for Configured {
         self.0
     }
 
-    fn keep_context(&mut self, _: u32, context: &StreamContext) {
+    fn insert_context(&mut self, _: u32, context: &StreamContext) {
         self.0 = Some(*context);
     }
 

@@ -156,7 +156,7 @@ impl Cmdq {
             observer,
         } = platform;
         observer.consume_begin(registers);
-        let ring = registers.cmdq_ring(features);
+        let ring = registers.cmdq_layout(features);
         let mut consumer = Consumer {
             ring,
             cursor: registers.cmdq_cons & ring.pointer_mask(),

@@ -46,7 +46,7 @@ pub fn record<M: GuestMemory>(
     if !takes_events(registers) {
         return Recorded::Disabled;
     }
-    let ring = registers.eventq_ring(features);
+    let ring = registers.eventq_layout(features);
     let (prod, cons) = (registers.eventq_prod, registers.eventq_cons);
     // Indexes that contradict each other leave no slot that is surely free.
     let Some(used) = ring.used(prod, cons) else {

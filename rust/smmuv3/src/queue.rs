@@ -16,13 +16,13 @@ pub const POINTER_MASK: u32 = CmdqProd::DEFINED;
 /// Pointers carry the index in the low `log2size` bits and the wrap flag in
 /// the bit above; what is higher is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ring {
+pub struct QueueLayout {
     address: u64,
     log2size: u32,
     log2_entry: u32,
 }
 
-impl Ring {
+impl QueueLayout {
     /// Returns the ring that a base register describes.
     ///
     /// `max_log2size` is what the identification registers allow,
@@ -115,8 +115,8 @@ impl Ring {
 mod tests {
     use super::*;
 
-    fn ring(base: u64) -> Ring {
-        Ring::new(QueueBase::of(base), 19, 44, 4)
+    fn ring(base: u64) -> QueueLayout {
+        QueueLayout::new(QueueBase::of(base), 19, 44, 4)
     }
 
     /// What the pointers of a queue of `2^log2size` entries mean, by numbers that
@@ -180,7 +180,10 @@ mod tests {
     #[test]
     fn the_size_is_capped() {
         let base = QueueBase::of(0x4000_001f);
-        assert_eq!(Ring::new(base, 8, 44, 4).log2size(), 8);
-        assert_eq!(Ring::new(base, 19, 44, 4).pointer_mask(), POINTER_MASK);
+        assert_eq!(QueueLayout::new(base, 8, 44, 4).log2size(), 8);
+        assert_eq!(
+            QueueLayout::new(base, 19, 44, 4).pointer_mask(),
+            POINTER_MASK
+        );
     }
 }

@@ -20,7 +20,7 @@ use self::table::TABLE;
 use crate::{
     features::Features,
     gerror::{CommandError, CMDQ_ERR},
-    queue::Ring,
+    queue::QueueLayout,
     spec::{
         mask,
         register::{CmdqCons, Cr0, Cr2, Gbpa, IrqCtrl, QueueBase},
@@ -143,18 +143,18 @@ impl Registers {
 
     /// Returns the geometry of the Command queue.
     #[inline]
-    pub fn cmdq_ring(&self, features: &Features) -> Ring {
+    pub fn cmdq_layout(&self, features: &Features) -> QueueLayout {
         let base = QueueBase::of(self.cmdq_base);
         let max_log2size = features.max_cmdqs();
-        Ring::new(base, max_log2size, features.oas_bits(), COMMAND_LOG2_BYTES)
+        QueueLayout::new(base, max_log2size, features.oas_bits(), COMMAND_LOG2_BYTES)
     }
 
     /// Returns the geometry of the Event queue.
     #[inline]
-    pub fn eventq_ring(&self, features: &Features) -> Ring {
+    pub fn eventq_layout(&self, features: &Features) -> QueueLayout {
         let base = QueueBase::of(self.eventq_base);
         let max_log2size = features.max_eventqs();
-        Ring::new(base, max_log2size, features.oas_bits(), EVENT_LOG2_BYTES)
+        QueueLayout::new(base, max_log2size, features.oas_bits(), EVENT_LOG2_BYTES)
     }
 
     /// Returns the errors that are active: `GERROR` differs from `GERRORN` (§6.3.19).
@@ -179,7 +179,7 @@ impl Registers {
             return false;
         }
         let used = self
-            .cmdq_ring(features)
+            .cmdq_layout(features)
             .used(self.cmdq_prod, self.cmdq_cons);
         matches!(used, Some(1..))
     }

@@ -8,10 +8,11 @@
 //! tables. It holds nothing: what may be cached goes through [`Caches`], so
 //! that the caller decides how these are locked, and walks run unlocked.
 
-mod configurations;
+mod config_cache;
 mod context;
 mod entry;
 mod fault;
+mod fetch;
 mod range;
 mod store;
 mod tlb;
@@ -21,7 +22,7 @@ mod walks;
 
 use core::fmt;
 
-pub use configurations::Configurations;
+pub use config_cache::ConfigCache;
 pub use context::{Context, Stages, StreamContext};
 pub use entry::{Entry, Permissions, Tag};
 pub use fault::Fault;
@@ -81,7 +82,7 @@ pub trait Caches {
     fn context(&mut self, sid: StreamId) -> Option<StreamContext>;
 
     /// Caches the configuration of a stream.
-    fn keep_context(&mut self, sid: StreamId, context: &StreamContext);
+    fn insert_context(&mut self, sid: StreamId, context: &StreamContext);
 
     /// Returns the translation of an address.
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry>;
@@ -148,9 +149,9 @@ pub fn translate<M: GuestMemory, C: Caches>(
     }
     let context = match caches.context(sid) {
         Some(context) => context,
-        None => match context::fetch(registers, features, memory, caches, sid) {
+        None => match fetch::fetch_context(registers, features, memory, caches, sid) {
             Ok(context) => {
-                caches.keep_context(sid, &context);
+                caches.insert_context(sid, &context);
                 context
             }
             Err(fault) => return Outcome::Fault(fault),

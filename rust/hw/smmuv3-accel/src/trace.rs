@@ -191,7 +191,7 @@ pub struct CmdqObserver<'a> {
 
 /// Returns index and wrap flag of a pointer of the Command queue.
 fn split(registers: &Registers, features: &Features, pointer: u32) -> (u32, u8) {
-    let ring = registers.cmdq_ring(features);
+    let ring = registers.cmdq_layout(features);
     let index = ring.index(pointer);
     (index, u8::from(pointer & ring.pointer_mask() != index))
 }

@@ -5,7 +5,7 @@
 
 use migration::{bindings::VMStateField, prelude::*};
 use smmuv3::{
-    features::Features, queue::Ring, registers::Registers, stream_table::two_level_split,
+    features::Features, queue::QueueLayout, registers::Registers, stream_table::two_level_split,
 };
 
 use crate::state::Snapshot;
@@ -175,7 +175,7 @@ macro_rules! saved_field {
 pub(crate) use {declare_vmstate, saved_field, with_stream_fields};
 
 impl SavedQueue {
-    fn new(base: u64, prod: u32, cons: u32, ring: &Ring) -> Self {
+    fn new(base: u64, prod: u32, cons: u32, ring: &QueueLayout) -> Self {
         #[allow(clippy::cast_possible_truncation)]
         let log2size = ring.log2size() as u8;
         Self {
@@ -205,13 +205,13 @@ impl SavedRegisters {
                 registers.cmdq_base,
                 registers.cmdq_prod,
                 registers.cmdq_cons,
-                &registers.cmdq_ring(features),
+                &registers.cmdq_layout(features),
             ),
             eventq: SavedQueue::new(
                 registers.eventq_base,
                 registers.eventq_prod,
                 registers.eventq_cons,
-                &registers.eventq_ring(features),
+                &registers.eventq_layout(features),
             ),
             ..Self::default()
         };

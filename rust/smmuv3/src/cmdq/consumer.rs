@@ -15,7 +15,7 @@ use crate::{
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     memory::GuestMemory,
-    queue::Ring,
+    queue::QueueLayout,
     registers::Registers,
     spec::register::CmdqCons,
     stream_table, StreamId,
@@ -43,7 +43,7 @@ pub(super) struct Consumer<'a, M, B, I, O> {
     pub(super) atc_failed: &'a mut bool,
     pub(super) stall: &'a mut Stall,
     pub(super) batch: &'a mut Batch,
-    pub(super) ring: Ring,
+    pub(super) ring: QueueLayout,
     /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
     /// are complete.
     pub(super) cursor: u32,
@@ -62,7 +62,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             self.flush()?;
             Ok(progress)
         });
-        self.tell_non_full(was_full);
+        self.signal_non_full(was_full);
         match result {
             Ok(progress) => progress,
             Err(failure) => {
@@ -105,7 +105,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
                 if core::mem::take(&mut self.batch_completed)
                     && run == used
                     && !fetched.aborted
-                    && self.may_wait(&entries[index + 1..])
+                    && self.may_defer(&entries[index + 1..])
                 {
                     return Ok(Progress::Deferred);
                 }
@@ -197,7 +197,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
 
     /// Whether the last commands of the queue may wait for others: they are too
     /// few for a batch, and all of them are for the host.
-    fn may_wait(&self, rest: &[[u8; COMMAND_BYTES]]) -> bool {
+    fn may_defer(&self, rest: &[[u8; COMMAND_BYTES]]) -> bool {
         self.policy.defer_remainder
             && (1..MAX_BATCH).contains(&rest.len())
             && rest.iter().all(|entry| is_invalidation(entry[0]))
@@ -358,7 +358,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     }
 
     /// With `IDR0.SEV`, a producer that waits for space is woken (§4.1.2).
-    fn tell_non_full(&mut self, was_full: bool) {
+    fn signal_non_full(&mut self, was_full: bool) {
         let (prod, cons) = (self.registers.cmdq_prod, self.registers.cmdq_cons);
         if self.features.sev() && was_full && !self.ring.is_full(prod, cons) {
             self.interrupts.sev();

@@ -135,7 +135,7 @@ registers! {
         kept: mask!(CmdqCons: err) as u64,
         // Index bits above the wrap flag read as zero.
         shown: |registers, features| {
-            u64::from(mask!(CmdqCons: err) | registers.cmdq_ring(features).pointer_mask())
+            u64::from(mask!(CmdqCons: err) | registers.cmdq_layout(features).pointer_mask())
         },
         guard: Guard::Cr0(mask!(Cr0: cmdqen)),
     }
@@ -144,7 +144,7 @@ registers! {
         defined: |_| defined::EVENTQ_INDEX,
         // Index bits above the wrap flag read as zero.
         shown: |registers, features| {
-            !defined::CMDQ_PROD | u64::from(registers.eventq_ring(features).pointer_mask())
+            !defined::CMDQ_PROD | u64::from(registers.eventq_layout(features).pointer_mask())
         },
         guard: Guard::Cr0(mask!(Cr0: eventqen)),
     }

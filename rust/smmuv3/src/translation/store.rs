@@ -5,7 +5,7 @@
 //! invalidations use them.
 
 use super::{
-    configurations::Configurations,
+    config_cache::ConfigCache,
     context::StreamContext,
     walks::{Walk, Walks},
     Caches, Entry, Outcome, Permissions, Tag, Tlb, TlbiScope,
@@ -22,7 +22,7 @@ use crate::StreamId;
 /// other streams or addresses disturbs nothing.
 #[derive(Default)]
 pub struct Store {
-    configurations: Configurations,
+    configurations: ConfigCache,
     tlb: Tlb,
     walks: Walks,
     /// Walks in flight that invalidations have to wait for.
@@ -100,7 +100,7 @@ impl Store {
     ///
     /// Context descriptors are read through stage 2, so it depends on invalidations
     /// of translations too.
-    pub fn keep_context_for(&mut self, walk: &Walk, sid: StreamId, context: &StreamContext) {
+    pub fn insert_context_for(&mut self, walk: &Walk, sid: StreamId, context: &StreamContext) {
         if self.is_current(walk) {
             self.configurations.keep(sid, context);
         }
@@ -155,7 +155,7 @@ impl Caches for Uncached {
         None
     }
 
-    fn keep_context(&mut self, _sid: StreamId, _context: &StreamContext) {}
+    fn insert_context(&mut self, _sid: StreamId, _context: &StreamContext) {}
 
     fn lookup(&mut self, _tag: Tag, _address: u64) -> Option<Entry> {
         None
@@ -172,7 +172,7 @@ impl Caches for Store {
         self.configurations.get(sid).copied()
     }
 
-    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
+    fn insert_context(&mut self, sid: StreamId, context: &StreamContext) {
         self.configurations.keep(sid, context);
     }
 

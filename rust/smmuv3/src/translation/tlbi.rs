@@ -6,10 +6,9 @@
 use super::{
     entry::{within, Tag},
     range::Range,
-    walk::upper_half,
 };
 use crate::{
-    address::{low_bits, truncate},
+    address::{low_bits, truncate, upper_half},
     command::{opcode::*, Tlbi},
 };
 

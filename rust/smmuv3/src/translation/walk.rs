@@ -9,14 +9,11 @@ use super::{
     Caches, Entry, Permissions, Tag, WalkStep,
 };
 use crate::{
-    address::{align_down, exceeds, truncate},
+    address::{align_down, exceeds, truncate, upper_half},
     cd::{Translation, TranslationTable},
     event::{Class, EventType},
     memory::GuestMemory,
-    spec::{
-        mask,
-        vmsa::{Address64K, Descriptor, InputAddress, Stage1Leaf, Stage1Table, Stage2Leaf},
-    },
+    spec::vmsa::{Address64K, Descriptor, Stage1Leaf, Stage1Table, Stage2Leaf},
     ste::Stage2,
 };
 
@@ -194,22 +191,6 @@ enum Step {
         descriptor: u64,
     },
     Done(Leaf),
-}
-
-/// Returns whether an input address is in the upper half: bit 55 is set.
-pub(super) const fn upper_half(address: u64) -> bool {
-    address & mask!(InputAddress: upper) != 0
-}
-
-/// `address` with its top byte replaced by copies of bit 55, if it is ignored
-/// (`CD.TBIx`, §3.4.1).
-pub(super) const fn effective_address(stage1: &Translation, address: u64) -> u64 {
-    let [lower_ignored, upper_ignored] = stage1.tbi;
-    match upper_half(address) {
-        false if lower_ignored => address & !mask!(InputAddress: top_byte),
-        true if upper_ignored => address | mask!(InputAddress: top_byte),
-        _ => address,
-    }
 }
 
 impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {

@@ -126,7 +126,7 @@ pub fn drive(
     portion: usize,
     mut observe: impl FnMut(&Machine),
 ) {
-    let ring = machine.registers.cmdq_ring(&machine.features);
+    let ring = machine.registers.cmdq_layout(&machine.features);
     let commands: Vec<_> = (1..)
         .zip(program)
         .map(|(number, op)| op.words(number))
@@ -286,7 +286,7 @@ impl Progress {
             "too many calls"
         );
         self.calls = machine.host.calls.len();
-        let ring = machine.registers.cmdq_ring(&machine.features);
+        let ring = machine.registers.cmdq_layout(&machine.features);
         let rd = machine.rd();
         self.consumed += (rd.wrapping_sub(self.last_rd) & ring.pointer_mask()) as usize;
         self.last_rd = rd;

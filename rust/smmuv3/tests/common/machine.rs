@@ -187,7 +187,7 @@ impl Machine {
 
     /// Stores commands from queue index `index` on, wrapping.
     pub fn store_commands(&mut self, index: u32, commands: &[[u64; 2]]) {
-        let ring = self.registers.cmdq_ring(&self.features);
+        let ring = self.registers.cmdq_layout(&self.features);
         for (pointer, command) in (index..).zip(commands) {
             self.memory
                 .store_words(ring.entry_address(pointer), command);
@@ -196,7 +196,7 @@ impl Machine {
 
     /// Appends commands at `CMDQ_PROD` and rings the doorbell.
     pub fn submit(&mut self, commands: &[[u64; 2]]) {
-        let ring = self.registers.cmdq_ring(&self.features);
+        let ring = self.registers.cmdq_layout(&self.features);
         let prod = self.registers.cmdq_prod;
         self.store_commands(prod, commands);
         let prod = ring.advance(prod, commands.len() as u32);

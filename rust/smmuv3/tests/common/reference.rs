@@ -34,7 +34,7 @@ impl OneByOne {
         host: &mut H,
         signals: &mut S,
     ) {
-        let ring = registers.cmdq_ring(features);
+        let ring = registers.cmdq_layout(features);
         while registers.cmdq_ready(features) {
             let rd = registers.cmdq_cons & ring.pointer_mask();
             let done = self.one(registers, features, memory, host, ring.entry_address(rd));

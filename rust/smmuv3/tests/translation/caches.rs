@@ -254,7 +254,7 @@ impl Caches for Told {
         None
     }
 
-    fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
+    fn insert_context(&mut self, _: StreamId, _: &StreamContext) {}
 
     fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
         None
@@ -382,8 +382,8 @@ impl Caches for View<'_, '_> {
         self.access(|smmu, _| smmu.store.configuration(sid).copied())
     }
 
-    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        self.access(|smmu, walk| smmu.store.keep_context_for(walk, sid, context));
+    fn insert_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.access(|smmu, walk| smmu.store.insert_context_for(walk, sid, context));
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {

@@ -381,7 +381,7 @@ impl Caches for Reasons {
         None
     }
 
-    fn keep_context(&mut self, _: StreamId, _: &StreamContext) {}
+    fn insert_context(&mut self, _: StreamId, _: &StreamContext) {}
 
     fn lookup(&mut self, _: Tag, _: u64) -> Option<Entry> {
         None

@@ -454,8 +454,8 @@ impl Caches for Told {
         self.store.context(sid)
     }
 
-    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        self.store.keep_context(sid, context);
+    fn insert_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.store.insert_context(sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {

@@ -91,8 +91,8 @@ impl Caches for View<'_> {
         self.with(|store, _| store.configuration(sid).copied())
     }
 
-    fn keep_context(&mut self, sid: StreamId, context: &StreamContext) {
-        self.with(|store, walk| store.keep_context_for(walk, sid, context));
+    fn insert_context(&mut self, sid: StreamId, context: &StreamContext) {
+        self.with(|store, walk| store.insert_context_for(walk, sid, context));
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {

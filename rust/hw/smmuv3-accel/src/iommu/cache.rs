@@ -73,7 +73,7 @@ impl Caches for WalkCaches<'_> {
         self.known
     }
 
-    fn keep_context(&mut self, sid: u32, context: &StreamContext) {
+    fn insert_context(&mut self, sid: u32, context: &StreamContext) {
         self.note_context(context);
         if let Some(stage1) = self.context.as_ref().and_then(|it| it.stages.stage1()) {
             trace::trace_smmuv3_decode_cd(u32::from(stage1.oas_bits));
@@ -88,7 +88,7 @@ impl Caches for WalkCaches<'_> {
             }
         }
         let mut locked = self.state.lock();
-        locked.store.keep_context_for(&self.walk, sid, context);
+        locked.store.insert_context_for(&self.walk, sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {

@@ -13,13 +13,13 @@ use crate::StreamId;
 /// guest that renumbers its buses can make up any number of them.
 const CAPACITY: usize = 1024;
 
-/// Configurations that have been read, by stream.
+/// The configurations of streams.
 #[derive(Clone, Debug, Default)]
-pub struct Configurations {
+pub struct ConfigCache {
     streams: BTreeMap<StreamId, StreamContext>,
 }
 
-impl Configurations {
+impl ConfigCache {
     /// None.
     pub const fn new() -> Self {
         Self {
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn streams_are_forgotten_by_range() {
-        let mut configurations = Configurations::new();
+        let mut configurations = ConfigCache::new();
         for sid in [1, 2, 3, u32::MAX] {
             configurations.keep(sid, &StreamContext::Bypass { ias_bits: 44 });
         }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_make_it_grow_without_bound() {
-        let mut configurations = Configurations::new();
+        let mut configurations = ConfigCache::new();
         for sid in 0..5 * CAPACITY as u32 {
             configurations.keep(sid, &StreamContext::Abort);
             assert_eq!(configurations.get(sid), Some(&StreamContext::Abort));
