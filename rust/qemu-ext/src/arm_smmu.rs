@@ -43,7 +43,7 @@ pub struct ArmSmmu(Opaque<bindings::SMMUState>);
 
 // SAFETY: the C struct is only touched under the BQL or through its own locking
 unsafe impl Send for ArmSmmu {}
-// SAFETY: see above
+// SAFETY: the C struct is only touched under the BQL or through its own locking
 unsafe impl Sync for ArmSmmu {}
 
 // SAFETY: instance and class struct of "arm-smmu"
@@ -151,7 +151,7 @@ pub struct SmmuFunction(Opaque<bindings::SMMUDevice>);
 
 // SAFETY: the record does not change once it is made, but for what the memory core synchronizes
 unsafe impl Send for SmmuFunction {}
-// SAFETY: see above
+// SAFETY: the record does not change once it is made, but for what the memory core synchronizes
 unsafe impl Sync for SmmuFunction {}
 
 impl SmmuFunction {

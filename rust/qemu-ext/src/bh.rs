@@ -55,7 +55,7 @@ struct Callback {
 
 // SAFETY: the pointers lead to a device that is Sync
 unsafe impl Send for Callback {}
-// SAFETY: see above; nothing changes the fields
+// SAFETY: the pointers lead to a device that is Sync, and nothing changes the fields
 unsafe impl Sync for Callback {}
 
 impl BottomHalf {
@@ -125,7 +125,7 @@ struct Handle(*mut QEMUBH);
 
 // SAFETY: any thread may schedule and delete a bottom half
 unsafe impl Send for Handle {}
-// SAFETY: see above
+// SAFETY: any thread may schedule and delete a bottom half
 unsafe impl Sync for Handle {}
 
 impl Handle {

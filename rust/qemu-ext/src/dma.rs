@@ -52,7 +52,7 @@ pub struct AddressSpace(Opaque<bindings::AddressSpace>);
 
 // SAFETY: the memory core synchronizes accesses to it
 unsafe impl Send for AddressSpace {}
-// SAFETY: see above
+// SAFETY: the memory core synchronizes accesses to it
 unsafe impl Sync for AddressSpace {}
 
 impl AddressSpace {

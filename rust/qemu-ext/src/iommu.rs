@@ -61,7 +61,7 @@ pub struct IommuMemoryRegion(Opaque<bindings::IOMMUMemoryRegion>);
 
 // SAFETY: the memory core synchronizes accesses to it
 unsafe impl Send for IommuMemoryRegion {}
-// SAFETY: see above
+// SAFETY: the memory core synchronizes accesses to it
 unsafe impl Sync for IommuMemoryRegion {}
 
 // SAFETY: instance and class struct of "iommu-memory-region"

@@ -62,7 +62,7 @@ pub struct IommufdBackend(Opaque<bindings::IOMMUFDBackend>);
 
 // SAFETY: the BQL protects it
 unsafe impl Send for IommufdBackend {}
-// SAFETY: see above
+// SAFETY: the BQL protects it
 unsafe impl Sync for IommufdBackend {}
 
 // SAFETY: instance struct of "iommufd"; nothing looks into the class
@@ -80,7 +80,7 @@ pub struct HostIommuDevice(Opaque<bindings::HostIOMMUDevice>);
 
 // SAFETY: the BQL protects it
 unsafe impl Send for HostIommuDevice {}
-// SAFETY: see above
+// SAFETY: the BQL protects it
 unsafe impl Sync for HostIommuDevice {}
 
 // SAFETY: instance struct of "host-iommu-device"; nothing looks into the class
@@ -98,7 +98,7 @@ pub struct HostDevice(Opaque<bindings::HostIOMMUDeviceIOMMUFD>);
 
 // SAFETY: the BQL protects it
 unsafe impl Send for HostDevice {}
-// SAFETY: see above
+// SAFETY: the BQL protects it
 unsafe impl Sync for HostDevice {}
 
 // SAFETY: instance struct of "host-iommu-device-iommufd"; nothing looks into the class

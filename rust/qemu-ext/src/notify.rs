@@ -45,7 +45,7 @@ pub struct Notifier {
 
 // SAFETY: the BQL protects the links; the owner is Sync
 unsafe impl Send for Notifier {}
-// SAFETY: see above
+// SAFETY: the BQL protects the links; the owner is Sync
 unsafe impl Sync for Notifier {}
 
 impl Default for Notifier {

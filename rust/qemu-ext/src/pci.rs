@@ -30,7 +30,7 @@ pub struct PciBus(Opaque<bindings::PCIBus>);
 
 // SAFETY: the BQL protects it
 unsafe impl Send for PciBus {}
-// SAFETY: see above
+// SAFETY: the BQL protects it
 unsafe impl Sync for PciBus {}
 
 // SAFETY: instance struct of "PCI"; nothing looks into the class
@@ -173,7 +173,7 @@ pub struct PciDevice(Opaque<bindings::PCIDevice>);
 
 // SAFETY: the BQL protects it
 unsafe impl Send for PciDevice {}
-// SAFETY: see above
+// SAFETY: the BQL protects it
 unsafe impl Sync for PciDevice {}
 
 // SAFETY: instance struct of "pci-device"; of its class only what a DeviceClass has is used

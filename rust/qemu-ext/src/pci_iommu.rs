@@ -87,12 +87,9 @@ impl<T: PciIommuImpl> Ops<T> {
     };
 }
 
-// In the functions below:
-//
-// * Each is only in the table if the IOMMU has the operation.
-// * `opaque` is what the table was registered with, a `T`. The PCI core does not call an IOMMU
-//   that is gone.
-// * `bus` is a bus that stays for the call, and `devfn` is 0 to 255.
+// In each function below, `opaque` is the `T` with which the table was registered: the PCI core
+// does not call an IOMMU that is gone. `bus` stays for the call, and `devfn` is 0 to 255. A
+// function is only in the table if the IOMMU has its operation.
 
 unsafe extern "C" fn supports_address_space<T: PciIommuImpl>(
     bus: *mut PCIBus,
@@ -101,7 +98,7 @@ unsafe extern "C" fn supports_address_space<T: PciIommuImpl>(
     errp: *mut *mut bindings::Error,
 ) -> bool {
     let supports = T::SUPPORTS_ADDRESS_SPACE.unwrap();
-    // SAFETY: see above; errp comes from the C caller
+    // SAFETY: `opaque` is the `T` of the table, the function is valid, errp comes from C
     unsafe {
         let result = supports(&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn));
         Error::bool_or_propagate(result, errp)
@@ -113,13 +110,13 @@ unsafe extern "C" fn get_address_space<T: PciIommuImpl>(
     opaque: *mut c_void,
     devfn: c_int,
 ) -> *mut bindings::AddressSpace {
-    // SAFETY: see above
+    // SAFETY: `opaque` is the `T` of the table, the function is valid
     let (iommu, function) = unsafe { (&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)) };
     iommu.address_space(function).as_mut_ptr()
 }
 
 unsafe extern "C" fn get_viommu_flags<T: PciIommuImpl>(opaque: *mut c_void) -> u64 {
-    // SAFETY: see above
+    // SAFETY: `opaque` is the `T` of the table
     T::VIOMMU_FLAGS.unwrap()(unsafe { &*opaque.cast::<T>() }).into()
 }
 
@@ -131,7 +128,8 @@ unsafe extern "C" fn set_iommu_device<T: PciIommuImpl>(
     errp: *mut *mut bindings::Error,
 ) -> bool {
     let set = T::SET_IOMMU_DEVICE.unwrap();
-    // SAFETY: see above; `device` is valid for the call, and errp comes from the C caller
+    // SAFETY: `opaque` is the `T` of the table, the function is valid, as is `device` for the
+    // length of the call, and errp comes from C
     unsafe {
         let function = PciFunction::from_raw(bus, devfn);
         let result = set(
@@ -148,7 +146,7 @@ unsafe extern "C" fn unset_iommu_device<T: PciIommuImpl>(
     opaque: *mut c_void,
     devfn: c_int,
 ) {
-    // SAFETY: see above
+    // SAFETY: `opaque` is the `T` of the table, the function is valid
     let (iommu, function) = unsafe { (&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)) };
     T::UNSET_IOMMU_DEVICE.unwrap()(iommu, function);
 }
@@ -158,7 +156,7 @@ unsafe extern "C" fn get_msi_direct_gpa<T: PciIommuImpl>(
     opaque: *mut c_void,
     devfn: c_int,
 ) -> u64 {
-    // SAFETY: see above
+    // SAFETY: `opaque` is the `T` of the table, the function is valid
     let (iommu, function) = unsafe { (&*opaque.cast::<T>(), PciFunction::from_raw(bus, devfn)) };
     T::MSI_DIRECT_GPA.unwrap()(iommu, function)
 }

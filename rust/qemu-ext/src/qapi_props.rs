@@ -49,7 +49,7 @@ pub struct StringProperty(*mut c_char);
 
 // SAFETY: written only while properties are set, before any other thread reads it
 unsafe impl Send for StringProperty {}
-// SAFETY: see above
+// SAFETY: written only while properties are set, before any other thread reads it
 unsafe impl Sync for StringProperty {}
 
 // SAFETY: the setter of the property writes a pointer

@@ -55,7 +55,7 @@ pub struct VmStateHandler {
 
 // SAFETY: the BQL protects the list of handlers; the owner is Sync
 unsafe impl Send for VmStateHandler {}
-// SAFETY: see above
+// SAFETY: the BQL protects the list of handlers; the owner is Sync
 unsafe impl Sync for VmStateHandler {}
 
 impl VmStateHandler {

@@ -209,7 +209,7 @@ impl Smmuv3 {
         // SAFETY: `init_callbacks` initializes the timer
         uninit_field_mut!(*this, cmdq).write(CommandQueue::new(unsafe { Timer::new() }));
         uninit_field_mut!(*this, notified).write(Default::default());
-        // SAFETY: see above
+        // SAFETY: `init_callbacks` initializes the timer
         uninit_field_mut!(*this, assigned).write(Accel::new(unsafe { Timer::new() }));
         uninit_field_mut!(*this, requests).write(Default::default());
         uninit_field_mut!(*this, properties).write(Default::default());

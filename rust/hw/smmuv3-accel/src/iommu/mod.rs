@@ -220,7 +220,7 @@ impl Translator<'_> {
         self.attempt(locked, hit, access, ram, Mode::Concurrent)
             .or_else(|| (2..ATTEMPTS).find_map(|_| again(Mode::Concurrent)))
             .or_else(|| again(Mode::Undisturbed))
-            // see above: it is never overtaken
+            // the last attempt is never overtaken
             .unwrap_or(Outcome::Abort)
     }
 
