@@ -14,12 +14,13 @@ fn trace(binary: PathBuf) -> Vec<String> {
     let bench = Setup::of(&binary, "smmu a")
         .smmu(EXPLICIT)
         .trace("smmuv3_accel_*")
+        .trace("smmuv3_illegal_config")
         .trace("smmu_reset_exit")
         .assign("d0", 1)
         .start();
     let smmu = bench.smmu();
     smmu.enable(SMMUEN);
-    for entry in [ste::ABORT, ste::FIRST, ste::BYPASS] {
+    for entry in [ste::ABORT, ste::FIRST, ste::INVALID, ste::BYPASS] {
         smmu.install(sid(1), entry);
     }
     smmu.commands(&[command::TLBI_NSNH_ALL]);
@@ -68,6 +69,20 @@ fn invalidate_ioctls_are_traced_with_outcome() {
     assert_eq!(
         batches.last(),
         Some(&"smmuv3_accel_invalidate_batch count=1 errno=0 entry_num=1"),
+        "{rust:#?}"
+    );
+}
+
+/// An assigned device that is aborted gives a driver no event by itself.
+#[test]
+fn illegal_ste_of_assigned_device_is_traced() {
+    let rust = trace(qemu());
+    let stream_id = sid(1);
+    let line = format!("smmuv3_illegal_config sid={stream_id:#x} STE.V is 0");
+    // SMMUEN is set with an empty Stream table; then a command invalidates an STE
+    assert_eq!(
+        lines(&rust, "smmuv3_illegal_config"),
+        [&*line, &*line],
         "{rust:#?}"
     );
 }

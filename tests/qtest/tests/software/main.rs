@@ -12,6 +12,7 @@ mod differential;
 mod entries;
 mod event_queue;
 mod hostile_guest;
+mod illegal_config;
 mod invalidation;
 mod nested;
 mod random_guest;
