@@ -121,7 +121,7 @@ impl Event {
     }
 
     /// Returns the same about another stream: a host's record on its way to a guest
-    /// that knows the device by its own `StreamID`.
+    /// in which the device has another `StreamID`.
     #[must_use]
     pub fn with_sid(self, sid: StreamId) -> Self {
         self.with_word0(|word0| word0.set_sid(sid))

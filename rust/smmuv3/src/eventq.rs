@@ -96,7 +96,7 @@ mod tests {
         BusAbort,
     };
 
-    /// Memory that remembers what was written, below a limit.
+    /// Memory that logs writes, below a limit.
     struct Memory {
         written: Vec<(u64, Vec<u8>)>,
         limit: u64,

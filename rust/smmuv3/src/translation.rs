@@ -179,8 +179,8 @@ fn through<M: GuestMemory, C: Caches>(
 ) -> Result<Entry, Fault> {
     let tag = context.tag();
     let input = context.input(address);
-    // What is not permitted is walked for: the fault has more to say than an
-    // entry knows, and the tables may permit it by now.
+    // An access that an entry does not permit is walked for, because the fault has more
+    // fields than the entry, and the tables may permit it by now.
     if let Some(entry) = caches.lookup(tag, input) {
         if entry.permissions().allow(wanted) {
             return Ok(entry);

@@ -24,7 +24,7 @@ pub trait Backend {
     /// host knows it by that already or not.
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId>;
 
-    /// Returns whether the host knows a device by this `StreamID`: only then are
+    /// Returns whether the host has a vDEVICE with this `StreamID`: only then are
     /// commands that name it forwarded, and only then can it answer to them.
     fn has_vdevice(&mut self, sid: StreamId) -> bool {
         self.next_stream(sid, sid) == Some(sid)

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Decodes opcodes 0x10 to 0x30: everything that a Non-secure queue knows of §4.4.
+/// Decodes opcodes 0x10 to 0x30: everything of §4.4 that a Non-secure queue has.
 pub(super) fn decode(
     opcode: u8,
     [word0, word1]: [u64; 2],

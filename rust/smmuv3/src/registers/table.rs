@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The table of registers (§6.1 to §6.3): what reads, writes, reset and restored
-//! states know of each.
+//! The table of registers (§6.1 to §6.3), which reads, writes, reset and restored
+//! states go by.
 //!
 //! A new register is a layout in [`spec::register`](crate::spec::register), a row here,
 //! and, if it is to be migrated, a row in the device's description of the stream.

@@ -20,7 +20,7 @@ pub struct ConfigCache {
 }
 
 impl ConfigCache {
-    /// None.
+    /// Returns an empty cache.
     pub const fn new() -> Self {
         Self {
             streams: BTreeMap::new(),
@@ -34,7 +34,7 @@ impl ConfigCache {
 
     /// Inserts the configuration of a stream. The caller makes sure that no invalidation
     /// has reached it since it was read. If the cache is full, all others are evicted.
-    pub fn keep(&mut self, sid: StreamId, context: &StreamContext) {
+    pub fn insert(&mut self, sid: StreamId, context: &StreamContext) {
         if self.streams.len() >= CAPACITY {
             self.streams.clear();
         }
@@ -42,7 +42,7 @@ impl ConfigCache {
     }
 
     /// Invalidates the streams in `first..=last`.
-    pub fn forget(&mut self, first: StreamId, last: StreamId) {
+    pub fn invalidate(&mut self, first: StreamId, last: StreamId) {
         if first == last {
             self.streams.remove(&first);
         } else {
@@ -59,17 +59,17 @@ mod tests {
     fn streams_are_forgotten_by_range() {
         let mut configurations = ConfigCache::new();
         for sid in [1, 2, 3, u32::MAX] {
-            configurations.keep(sid, &StreamContext::Bypass { ias_bits: 44 });
+            configurations.insert(sid, &StreamContext::Bypass { ias_bits: 44 });
         }
-        configurations.forget(2, 3);
-        configurations.forget(7, 7);
+        configurations.invalidate(2, 3);
+        configurations.invalidate(7, 7);
         assert_eq!(
             configurations.get(1),
             Some(&StreamContext::Bypass { ias_bits: 44 })
         );
         assert_eq!(configurations.get(2), None);
         assert_eq!(configurations.get(3), None);
-        configurations.forget(0, u32::MAX);
+        configurations.invalidate(0, u32::MAX);
         assert_eq!(configurations.get(u32::MAX), None);
     }
 
@@ -77,7 +77,7 @@ mod tests {
     fn a_guest_cannot_make_it_grow_without_bound() {
         let mut configurations = ConfigCache::new();
         for sid in 0..5 * CAPACITY as u32 {
-            configurations.keep(sid, &StreamContext::Abort);
+            configurations.insert(sid, &StreamContext::Abort);
             assert_eq!(configurations.get(sid), Some(&StreamContext::Abort));
         }
         assert!(configurations.streams.len() <= CAPACITY);

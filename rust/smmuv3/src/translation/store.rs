@@ -17,7 +17,7 @@ use crate::StreamId;
 ///
 /// A walk reads memory while others have the store. What it finds is inserted,
 /// and may be used, only while [`is_current`](Self::is_current) says that no
-/// invalidation since it began can have reached it. To know that costs nothing but
+/// invalidation since it began can have reached it. To find that out costs nothing but
 /// a few comparisons for each invalidation and walk in flight, so one that names
 /// other streams or addresses disturbs nothing.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Store {
         &self.tlb
     }
 
-    /// Returns what becomes of a transaction, if both caches know. Only while the SMMU
+    /// Returns the outcome of a transaction, if both caches hit. Only while the SMMU
     /// is enabled.
     #[inline]
     pub fn hit(&self, sid: StreamId, address: u64, wanted: Permissions) -> Option<Outcome> {
@@ -67,7 +67,7 @@ impl Store {
         walk
     }
 
-    /// Returns the same for a walk that no invalidation overtakes: until it ends,
+    /// Begins a walk that no invalidation races with: until it ends,
     /// invalidations have to wait ([`must_wait`](Self::must_wait)).
     pub fn begin_undisturbed(&mut self, sid: StreamId, address: u64) -> Walk {
         let mut walk = self.begin(sid, address);
@@ -102,7 +102,7 @@ impl Store {
     /// of translations too.
     pub fn insert_context_for(&mut self, walk: &Walk, sid: StreamId, context: &StreamContext) {
         if self.is_current(walk) {
-            self.configurations.keep(sid, context);
+            self.configurations.insert(sid, context);
         }
     }
 
@@ -135,7 +135,7 @@ impl Store {
 
     /// Invalidates the configurations of the streams in `first..=last`.
     pub fn invalidate_configurations(&mut self, first: StreamId, last: StreamId) {
-        self.configurations.forget(first, last);
+        self.configurations.invalidate(first, last);
         self.walks.invalidate_configurations(first, last);
     }
 
@@ -173,7 +173,7 @@ impl Caches for Store {
     }
 
     fn insert_context(&mut self, sid: StreamId, context: &StreamContext) {
-        self.configurations.keep(sid, context);
+        self.configurations.insert(sid, context);
     }
 
     fn lookup(&mut self, tag: Tag, address: u64) -> Option<Entry> {

@@ -59,7 +59,7 @@ impl Tlb {
     }
 
     /// Returns whether there was a global translation since everything was last
-    /// dropped, even if it had to make room by now. Invalidations by address mean
+    /// dropped, even if it was evicted by now. Invalidations by address mean
     /// global ones too, whatever ASID they name.
     pub const fn has_seen_globals(&self) -> bool {
         self.globals
@@ -104,7 +104,7 @@ impl Tlb {
         }
     }
 
-    /// Inserts what a walk has found for `address`. The caller sees to it that no
+    /// Inserts what a walk has found for `address`. The caller makes sure that no
     /// invalidation has reached what the walk has read.
     pub fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
         let size = entry.log2_bytes;

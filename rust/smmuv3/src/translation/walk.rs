@@ -208,7 +208,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 if exceeds(input, context.ias_bits.into()) {
                     return Err(Fault::bypassed_address_size());
                 }
-                self.remember_ipa(context.vmid, stage2, input, wanted, Class::In)
+                self.walk_ipa(context.vmid, stage2, input, wanted, Class::In)
             }
             Stages::Nested(stage1, stage2) => {
                 let outer = self.stage1(context, stage1, Some(stage2), input, wanted)?;
@@ -309,12 +309,12 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
         let tag = Tag { vmid, asid: None };
         match self.caches.lookup(tag, ipa) {
             Some(entry) if permitted(stage2, &entry, wanted, class) => Ok(entry),
-            _ => self.remember_ipa(vmid, stage2, ipa, wanted, class),
+            _ => self.walk_ipa(vmid, stage2, ipa, wanted, class),
         }
     }
 
     /// Returns the same by a walk.
-    fn remember_ipa(
+    fn walk_ipa(
         &mut self,
         vmid: u16,
         stage2: &Stage2,

@@ -13,8 +13,8 @@
 //!   descriptor, of every table of stage 1, and of the output of stage 1.
 //!
 //! A walk therefore registers each of these before it reads anything for it, and
-//! an invalidation notes how near it came to each. How near is too near is known
-//! when the descriptors are: a page is reached by the invalidation of any address
+//! an invalidation notes the distance to each. Which distance is too small depends on
+//! the descriptors: a page is reached by the invalidation of any address
 //! in it, and a table by that of any address that leads through it.
 
 use super::{range::Range, Entry, Tag, TlbiScope, WalkStep};
@@ -159,7 +159,7 @@ struct Dependencies {
     inputs: Vec<Input>,
 }
 
-/// A walk in flight: what it knows by itself of what it has read.
+/// A walk in flight, with its own notes about the tables that it has read.
 ///
 /// Made by [`Store::begin`](super::Store::begin); to be given back with
 /// [`Store::end`](super::Store::end).

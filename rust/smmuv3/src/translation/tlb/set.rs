@@ -81,7 +81,7 @@ impl Set {
             .next()
     }
 
-    /// Puts in an entry and returns the key of another that made room for it.
+    /// Inserts an entry and returns the key of the one that it evicts.
     #[inline]
     pub(super) fn put(&mut self, key: Key, packed: u64) -> Key {
         let same = self.keys.iter().position(|one| *one == key);
