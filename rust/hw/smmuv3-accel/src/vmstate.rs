@@ -244,7 +244,10 @@ impl SavedRegisters {
         }
         let mut registers = Registers::reset(features);
         self.copy_to(&mut registers);
-        [registers.cr0, registers.cr1, registers.cr2] = self.cr;
+        let [cr0, cr1, cr2] = self.cr;
+        registers.cr0 = cr0;
+        registers.cr1 = cr1;
+        registers.cr2 = cr2;
         registers.cmdq_base = self.cmdq.base;
         registers.cmdq_prod = self.cmdq.prod;
         registers.cmdq_cons = self.cmdq.cons;

@@ -17,7 +17,8 @@ pub trait Observer {
         let _ = (opcode, command);
     }
 
-    /// A command that is ILLEGAL is consumed all the same, by [`Leniency`].
+    /// A command that is ILLEGAL is consumed all the same, by
+    /// [`Leniency`](crate::command::Leniency).
     fn tolerated(&mut self, opcode: u8) {
         let _ = opcode;
     }
