@@ -39,6 +39,9 @@ bits! {
     }
 }
 
+/// Puts a device of the host behind an IOMMU of type `T`.
+pub type SetIommuDevice<T> = fn(&T, PciFunction<'_>, &HostIommuDevice) -> Result<()>;
+
 /// The operations of an IOMMU. One that is `None` is one that the IOMMU lacks.
 pub trait PciIommuImpl: Sized + Sync + 'static {
     /// Decides whether a device may be at a function.
@@ -46,8 +49,7 @@ pub trait PciIommuImpl: Sized + Sync + 'static {
     /// Returns the IOMMU's wishes.
     const VIOMMU_FLAGS: Option<fn(&Self) -> ViommuFlags> = None;
     /// Puts a device of the host behind the IOMMU.
-    const SET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>, &HostIommuDevice) -> Result<()>> =
-        None;
+    const SET_IOMMU_DEVICE: Option<SetIommuDevice<Self>> = None;
     /// Takes a device of the host away from the IOMMU.
     const UNSET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>)> = None;
     /// Returns the guest physical address that MSIs go to.

@@ -28,7 +28,7 @@ use qemu_ext::{
     notify::Notifier,
     object::ObjectExt,
     pci::{add_bus_number_notifier, PciFunction},
-    pci_iommu::{PciIommuImpl, ViommuFlags},
+    pci_iommu::{PciIommuImpl, SetIommuDevice, ViommuFlags},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
     runstate::{add_machine_init_done_notifier, VmStateHandler},
@@ -478,8 +478,7 @@ impl PciIommuImpl for Smmuv3 {
     const SUPPORTS_ADDRESS_SPACE: Option<fn(&Self, PciFunction<'_>) -> Result<()>> =
         Some(Self::permit);
     const VIOMMU_FLAGS: Option<fn(&Self) -> ViommuFlags> = Some(Self::viommu_flags);
-    const SET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>, &HostIommuDevice) -> Result<()>> =
-        Some(Self::plug);
+    const SET_IOMMU_DEVICE: Option<SetIommuDevice<Self>> = Some(Self::plug);
     const UNSET_IOMMU_DEVICE: Option<fn(&Self, PciFunction<'_>)> = Some(Self::unplug);
     const MSI_DIRECT_GPA: Option<fn(&Self, PciFunction<'_>) -> u64> = Some(|smmu, _| smmu.msi_gpa);
 
