@@ -58,6 +58,9 @@ use crate::{
 
 ::trace::include_trace!("hw_arm");
 
+/// The QOM type name, as in `-device arm-smmuv3`.
+pub const TYPE_ARM_SMMUV3: &CStr = c"arm-smmuv3";
+
 /// Size of the register file: two pages of 64 KiB (§6.1).
 const MMIO_SIZE: u64 = 0x2_0000;
 
@@ -176,7 +179,7 @@ impl Smmuv3Class {
 // SAFETY: Smmuv3 begins with its parent's instance, Smmuv3Class with its parent's class
 unsafe impl ObjectType for Smmuv3 {
     type Class = Smmuv3Class;
-    const TYPE_NAME: &'static CStr = crate::TYPE_ARM_SMMUV3;
+    const TYPE_NAME: &'static CStr = TYPE_ARM_SMMUV3;
 }
 
 impl ObjectImpl for Smmuv3 {

@@ -34,7 +34,4 @@ mod statistics;
 mod trace;
 mod vmstate;
 
-pub use device::Smmuv3;
-
-/// The QOM type name, as in `-device arm-smmuv3`.
-pub const TYPE_ARM_SMMUV3: &::std::ffi::CStr = c"arm-smmuv3";
+pub use device::{Smmuv3, TYPE_ARM_SMMUV3};
