@@ -34,7 +34,8 @@ use system::{MemoryRegion, MemoryRegionOps};
 
 use crate::bindings;
 
-/// Makes `region`, a field of `device` that is still all-zeroes, an I/O region.
+/// Makes `region`, a field of `device` that was all-zeroes before it was realized, an I/O
+/// region. One that is realized again has it already.
 pub fn init_io<T: IsA<DeviceState> + IsA<Object>>(
     device: &T,
     region: &MemoryRegion,
@@ -50,11 +51,13 @@ pub fn init_io<T: IsA<DeviceState> + IsA<Object>>(
         "a region must be part of its device, or it could go before its users"
     );
     let region = region.as_mut_ptr();
+    // SAFETY: a field of the device, all-zeroes or initialized
+    if !unsafe { addr_of!((*region).parent_obj.class).read() }.is_null() {
+        return;
+    }
     // SAFETY: `MemoryRegionOps` is transparent. The region lives as long as its owner, of
-    // which users of the region keep a reference. It is not initialized twice, as the class
-    // pointer shows. The name is copied.
+    // which users of the region keep a reference. The name is copied.
     unsafe {
-        assert!(addr_of!((*region).parent_obj.class).read().is_null());
         system::bindings::memory_region_init_io(
             region,
             device.upcast::<Object>().as_mut_ptr(),
