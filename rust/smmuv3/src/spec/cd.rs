@@ -11,9 +11,13 @@ use super::{layout, ste::Tg0};
 #[bitsize(2)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBits)]
 pub enum Tg1 {
+    /// No granule: ILLEGAL.
     Reserved = 0b00,
+    /// 16KB.
     Gran16K = 0b01,
+    /// 4KB.
     Gran4K = 0b10,
+    /// 64KB.
     Gran64K = 0b11,
 }
 
@@ -92,16 +96,16 @@ layout! {
         had: bool,
         /// `E0PDx`.
         e0pd: bool,
-        /// `HAFT`, of the first table only.
+        /// `HAFT` of the first table, `AIE` of the second.
         haft: bool,
         /// `TTBx`, bits 51:4 of the address.
         ttb: u48,
         /// Bits 55:52 of `TTBx`, with VMSAv9-128 only.
         ttb_high: u4,
         reserved: u2,
-        /// `PnCH`, of the first table only.
+        /// `PnCH` of the first table, `DS` of the second.
         pnch: bool,
-        /// `EPAN`, of the first table only.
+        /// `EPAN` of the first table, `PIE` of the second.
         epan: bool,
         /// `HWUx59`.
         hwu59: bool,

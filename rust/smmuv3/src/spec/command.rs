@@ -13,8 +13,11 @@ use super::layout;
 pub enum Granule {
     /// Not given: neither a range nor a level hint.
     None = 0b00,
+    /// 4KB.
     Gran4K = 0b01,
+    /// 16KB.
     Gran16K = 0b10,
+    /// 64KB.
     Gran64K = 0b11,
 }
 
@@ -22,9 +25,13 @@ pub enum Granule {
 #[bitsize(2)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBits)]
 pub enum CompletionType {
+    /// `SIG_NONE`: by `CMDQ_CONS.RD` alone.
     SigNone = 0b00,
+    /// `SIG_IRQ`: by an interrupt, wired or as an MSI.
     SigIrq = 0b01,
+    /// `SIG_SEV`: by an event for `WFE`.
     SigSev = 0b10,
+    /// No signal: ILLEGAL.
     Reserved = 0b11,
 }
 
@@ -32,9 +39,13 @@ pub enum CompletionType {
 #[bitsize(2)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBits)]
 pub enum PriResponse {
+    /// The request failed for good.
     ResponseFailure = 0b00,
+    /// The request was not for these pages.
     InvalidRequest = 0b01,
+    /// The pages are there.
     Success = 0b10,
+    /// No response: ILLEGAL.
     Reserved = 0b11,
 }
 

@@ -69,9 +69,13 @@ pub enum Eats {
 #[bitsize(2)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBits)]
 pub enum Tg0 {
+    /// 4KB.
     Gran4K = 0b00,
+    /// 64KB.
     Gran64K = 0b01,
+    /// 16KB.
     Gran16K = 0b10,
+    /// No granule: ILLEGAL.
     Reserved = 0b11,
 }
 
