@@ -187,8 +187,9 @@ proptest! {
             let size = if wide { 8 } else { 4 };
             registers.write(&features, offset & !3, value, size);
         }
-        let (base, prod, cons) = queue;
-        (registers.cmdq_base, registers.cmdq_prod, registers.cmdq_cons) = (base, prod, cons);
+        registers.cmdq_base = queue.0;
+        registers.cmdq_prod = queue.1;
+        registers.cmdq_cons = queue.2;
         registers.cr0 |= 0x9;
         registers.gerrorn = registers.gerror;
         let before = registers.gerror;

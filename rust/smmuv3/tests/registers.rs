@@ -353,7 +353,9 @@ proptest! {
         let mut registers = Registers::reset(&features);
         let [cr0, cr1, cr2, statusr, gbpa, irq_ctrl, gerror, gerrorn, cfg1, cfg2, strtab] =
             words;
-        (registers.cr0, registers.cr1, registers.cr2) = (cr0, cr1, cr2);
+        registers.cr0 = cr0;
+        registers.cr1 = cr1;
+        registers.cr2 = cr2;
         registers.statusr = statusr;
         registers.gbpa = gbpa;
         registers.irq_ctrl = irq_ctrl;
@@ -368,9 +370,12 @@ proptest! {
         registers.strtab_base = table;
         registers.gerror_irq_cfg0 = gerror_irq;
         registers.eventq_irq_cfg0 = eventq_irq;
-        (registers.cmdq_base, registers.eventq_base) = (cmdq, eventq);
-        [registers.cmdq_prod, registers.cmdq_cons] = [pointers[0], pointers[1]];
-        [registers.eventq_prod, registers.eventq_cons] = [pointers[2], pointers[3]];
+        registers.cmdq_base = cmdq;
+        registers.eventq_base = eventq;
+        registers.cmdq_prod = pointers[0];
+        registers.cmdq_cons = pointers[1];
+        registers.eventq_prod = pointers[2];
+        registers.eventq_cons = pointers[3];
         registers.clear_reserved(&features);
         prop_assert!(is_clean(&registers, &features));
     }
