@@ -26,10 +26,15 @@ use crate::{
 /// over earlier; the rest is consumed from the main loop, slice by slice.
 const SLICE: u32 = 4096;
 
-/// How long commands are consumed at once when the machine stops: enough for a full
-/// queue of 2^19 commands on a busy host. A slice is no measure, because it ends after
-/// two milliseconds however few commands the host has got to in them.
+/// How long commands are consumed at once when the machine stops, if each of them may
+/// have to wait for a notifier client (vhost). Other commands are consumed however long
+/// it takes, because a busy host may give QEMU little time: 2^19 commands, each of which
+/// takes a microsecond or so.
 pub const TIME_AT_STOP: Duration = Duration::from_secs(1);
+
+/// Slices of a run that is not limited in time: more than a full queue takes, as every
+/// slice consumes a command.
+pub const SLICES_AT_STOP: u32 = 1 << 20;
 
 /// How long commands that no `CMD_SYNC` waits for may wait for others to fill a
 /// batch with, in nanoseconds: Linux rings the doorbell every 64 commands, which

@@ -44,7 +44,7 @@ use util::{
 
 use crate::{
     accel::{cmdq::AccelBackend, Accel, VeventQ},
-    cmdq::{CommandQueue, TIME_AT_STOP},
+    cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
     eventq::{PendingEvent, PendingEvents},
     iommu::{invalidate_all, NotifiedFunctions, Page, SoftwareBackend, Translator},
     irq::IrqLines,
@@ -411,12 +411,15 @@ impl Smmuv3 {
             return;
         }
         let end = Instant::now() + TIME_AT_STOP;
-        while self.consume_slice() != Progress::Idle {
-            if Instant::now() >= end {
-                self.consume_later();
+        for _ in 0..SLICES_AT_STOP {
+            if self.consume_slice() == Progress::Idle {
                 return;
             }
+            if !self.notified.is_empty() && Instant::now() >= end {
+                break;
+            }
         }
+        self.consume_later();
     }
 
     /// Consumes commands: one slice, the rest later.
