@@ -193,7 +193,7 @@ def apply_then_revert_restores_every_byte(case: Case) -> None:
     assert snapshot(case.src) == case.pristine
 
 
-def apply_makes_every_edit_in_its_place(case: Case) -> None:
+def apply_makes_every_edit(case: Case) -> None:
     case.apply()
 
     def read(name: str) -> str:
@@ -347,7 +347,7 @@ def changed_source_alone_is_rewritten(case: Case) -> None:
     assert (case.src / "rust/smmuv3/src/lib.rs").read_text() == "// new\n"
 
 
-def file_removed_here_is_removed_there(case: Case) -> None:
+def removed_file_is_removed_from_the_tree(case: Case) -> None:
     case.apply()
     (case.project / "rust/hw/smmuv3-accel/src/accel/host.rs").unlink()
     case.apply()
@@ -496,7 +496,7 @@ def exit_status_reports_failure(case: Case) -> None:
 
 CASES = [
     apply_then_revert_restores_every_byte,
-    apply_makes_every_edit_in_its_place,
+    apply_makes_every_edit,
     apply_copies_what_qemu_builds_and_nothing_else,
     copied_manifest_has_no_dev_dependencies,
     inseparable_dev_dependencies_are_refused,
@@ -513,7 +513,7 @@ CASES = [
     second_apply_rewrites_nothing,
     revert_without_overlay_changes_nothing,
     changed_source_alone_is_rewritten,
-    file_removed_here_is_removed_there,
+    removed_file_is_removed_from_the_tree,
     other_changes_of_an_edited_file_are_kept,
     edits_of_another_version_are_replaced,
     partly_edited_tree_is_completed_and_reverted,

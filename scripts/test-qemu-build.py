@@ -175,13 +175,13 @@ def ask(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def two_clones_at_once_each_get_their_own_device(world: World) -> None:
+def concurrent_clones_get_their_own_device(world: World) -> None:
     builds = {device: world.clone(device, device).start("x86", WAIT="15") for device in ("one", "two")}
     for device, path in {device: result(process) for device, process in builds.items()}.items():
         assert device in path.read_text(), f"the binary of {device} holds: {path.read_text()}"
 
 
-def later_build_of_another_clone_leaves_the_binary(world: World) -> None:
+def later_build_keeps_binary_of_other_clone(world: World) -> None:
     first, second = (world.clone(device, device).build() for device in ("one", "two"))
     assert "one" in first.read_text() and "two" in second.read_text()
 
@@ -205,7 +205,7 @@ def command_keeps_the_tree_until_it_ends(world: World) -> None:
     assert "two" in result(other).read_text()
 
 
-def command_gets_directories_and_gives_its_status(world: World) -> None:
+def command_gets_directories_and_returns_its_status(world: World) -> None:
     words = ("sh", "-c", 'echo "$@"; exit 7', "sh", "{x86}", "in={x86-c}/a")
     process = world.clone("one", "one").start("--with", "x86", "x86-c", "--", *words)
     out, err = process.communicate(timeout=PATIENCE)
@@ -263,7 +263,7 @@ def killed_build_leaves_no_binary_and_no_lock(world: World) -> None:
     assert "one" in one.build().read_text()
 
 
-def sources_changed_under_the_compiler_are_an_error(world: World) -> None:
+def sources_changed_during_compilation_are_an_error(world: World) -> None:
     clone = world.clone("one", "one")
     said = clone.fails(MEDDLE=f'echo another >"$src/{SOURCE}"')
     assert "changed while QEMU was built" in said, said
@@ -350,17 +350,17 @@ def have_succeeds_for_earlier_sources(world: World) -> None:
 
 
 CASES: list[Callable[[World], None]] = [
-    two_clones_at_once_each_get_their_own_device,
-    later_build_of_another_clone_leaves_the_binary,
+    concurrent_clones_get_their_own_device,
+    later_build_keeps_binary_of_other_clone,
     same_sources_are_built_once,
     command_keeps_the_tree_until_it_ends,
-    command_gets_directories_and_gives_its_status,
+    command_gets_directories_and_returns_its_status,
     build_inside_a_command_does_not_deadlock,
     command_after_another_clones_build_gets_its_own_sources,
     c_device_is_not_rebuilt_for_rust_sources,
     failed_build_leaves_no_binary,
     killed_build_leaves_no_binary_and_no_lock,
-    sources_changed_under_the_compiler_are_an_error,
+    sources_changed_during_compilation_are_an_error,
     clone_edited_during_a_build_is_built_again,
     changed_file_of_the_users_tree_is_built,
     revert_waits_for_a_command_in_the_users_tree,

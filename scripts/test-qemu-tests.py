@@ -62,7 +62,7 @@ def cases_come_from_the_program(case: Case) -> None:
     assert case.program().cases() == list(BEHAVIOUR)
 
 
-def pass_is_a_pass(case: Case) -> None:
+def passed_case_passes(case: Case) -> None:
     assert case.program().outcome("good") == Outcome("a-test good")
 
 
@@ -82,7 +82,7 @@ def missing_or_foreign_result_is_a_failure(case: Case) -> None:
     assert "no result" in case.trouble("another")
 
 
-def skip_is_no_pass_and_keeps_its_reason(case: Case) -> None:
+def skipped_case_keeps_its_reason(case: Case) -> None:
     assert case.program().outcome("skipped") == Outcome("a-test skipped", skipped="no such device")
 
 
@@ -93,14 +93,14 @@ def hang_is_ended_and_is_a_failure(case: Case) -> None:
     assert time.monotonic() - begun < 30, "a child of the program was not ended"
 
 
-def required_case_that_is_not_offered_is_a_failure(case: Case) -> None:
+def missing_required_case_fails(case: Case) -> None:
     program = case.program(required=("good", "ba*", "gone-*"))
     absent = qemu_tests.absent(program.suite, program.cases())
     assert [outcome.name for outcome in absent] == ["a-test gone-*"], absent
     assert absent[0].trouble
 
 
-def pass_that_did_not_test_the_device_is_a_failure(case: Case) -> None:
+def pass_without_the_device_fails(case: Case) -> None:
     passes = case.program(mentions={"good": "/aarch64/good", "bad": "arm-smmuv3"}).outcome("good")
     assert passes.trouble is None, passes
     outcome = case.program(mentions={"good": "arm-smmuv3"}).outcome("good")
@@ -117,7 +117,7 @@ def only_machine_virt_gets_the_options(case: Case) -> None:
         assert (qemu_tests.announcement(suite) in done.stderr) == bool(options), done.stderr
 
 
-def firmware_comes_from_the_tree_where_that_has_it(case: Case) -> None:
+def firmware_comes_from_tree_if_present(case: Case) -> None:
     source, place = case.place / "source", case.place / "laid-out"
     (source / "pc-bios").mkdir(parents=True)
     place.mkdir()
@@ -134,16 +134,16 @@ def firmware_comes_from_the_tree_where_that_has_it(case: Case) -> None:
 
 CASES: list[Callable[[Case], None]] = [
     cases_come_from_the_program,
-    pass_is_a_pass,
+    passed_case_passes,
     failure_and_bad_exit_status_are_failures,
     crash_is_a_failure_with_its_output,
     missing_or_foreign_result_is_a_failure,
-    skip_is_no_pass_and_keeps_its_reason,
+    skipped_case_keeps_its_reason,
     hang_is_ended_and_is_a_failure,
-    required_case_that_is_not_offered_is_a_failure,
-    pass_that_did_not_test_the_device_is_a_failure,
+    missing_required_case_fails,
+    pass_without_the_device_fails,
     only_machine_virt_gets_the_options,
-    firmware_comes_from_the_tree_where_that_has_it,
+    firmware_comes_from_tree_if_present,
 ]
 
 

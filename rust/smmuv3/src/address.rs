@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masks_reach_from_nothing_to_the_whole_word() {
+    fn mask_covers_zero_to_64_bits() {
         assert_eq!(low_bits(0), 0);
         assert_eq!(low_bits(1), 1);
         assert_eq!(low_bits(44), 0x0fff_ffff_ffff);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_cut_at_a_bit() {
+    fn address_is_truncated_at_bit() {
         assert!(exceeds(1 << 44, 44) && !exceeds((1 << 44) - 1, 44));
         assert!(!exceeds(u64::MAX, 64));
         assert_eq!(truncate(u64::MAX, 12), 0xfff);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_an_array_wrap_at_the_end() {
+    fn array_entry_address_wraps_at_end() {
         assert_eq!(entry(0x4000_0000, 3, 6), 0x4000_00c0);
         assert_eq!(entry(u64::MAX - 7, 1, 3), 0);
     }

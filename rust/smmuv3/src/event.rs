@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_lies_in_memory_as_specified() {
+    fn event_record_is_little_endian_words() {
         let event = Event::new(EventType::Translation, 0x1234_5678)
             .with_ssid(0xabcde)
             .with_read(true)
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_as_they_were_written() {
+    fn event_fields_round_trip() {
         let event = Event::new(EventType::SteFetch, 8)
             .with_second_address(0x8000_0040)
             .with_sid(9);

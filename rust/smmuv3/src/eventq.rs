@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interrupt_is_for_the_first_event_of_an_empty_queue() {
+    fn eventq_irq_only_when_queue_was_empty() {
         let (mut registers, features, mut memory) = machine(2);
         for (sid, interrupt) in [(1, true), (2, false), (3, false)] {
             assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_toggles_the_overflow_flag_once_until_it_is_acknowledged() {
+    fn full_eventq_toggles_ovflg_once_until_acknowledged() {
         let (mut registers, features, mut memory) = machine(1);
         for _ in 0..2 {
             record(&mut registers, &features, &mut memory, &event(1));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_is_an_error_and_loses_the_record_only() {
+    fn eventq_write_abort_sets_gerror_and_drops_record() {
         let (mut registers, features, mut memory) = machine(2);
         memory.limit = BASE;
         assert_eq!(
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disabled_queue_records_nothing_and_reports_nothing() {
+    fn disabled_eventq_records_nothing() {
         let (mut registers, features, mut memory) = machine(0);
         registers.cr0 = 0;
         let before = registers.clone();

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arm_smmuv3_shows_the_known_register_values() {
+    fn arm_smmuv3_features_match_id_registers() {
         let features = Features::arm_smmuv3();
         assert_eq!(features.idr[0], 0x0d44_101a);
         assert_eq!(features.idr[1], 0x0273_0010);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setter_changes_its_field_only() {
+    fn feature_setter_changes_only_its_field() {
         let base = Features::arm_smmuv3();
         let changed = base.with_ssidsize(20);
         assert_eq!(changed.ssidsize(), 20);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_saturate_on_reserved_encodings() {
+    fn reserved_size_encodings_saturate() {
         let base = Features::arm_smmuv3();
         assert_eq!(base.with_oas(7).oas_bits(), 56);
         assert_eq!(base.with_sidsize(63).max_sid(), u32::MAX);

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_bits_of_implemented_features_are_defined() {
+    fn gerror_defines_only_implemented_bits() {
         let base = Features::arm_smmuv3();
         assert_eq!(defined(&base), 0x105);
         assert_eq!(defined(&base.with_msi(true)), 0x1b5);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pair_of_pointers_of_the_small_sizes() {
+    fn queue_arithmetic_all_pointer_pairs() {
         for log2size in 0..=9 {
             let pointers = 2 << log2size;
             for consumed in 0..pointers {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pointer_of_every_size() {
+    fn queue_arithmetic_every_size() {
         for log2size in 0..=19 {
             let entries = 1 << log2size;
             for consumed in 0..2 * entries {
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn bits_above_the_wrap_flag_mean_nothing() {
+    fn queue_ignores_bits_above_wrap() {
         let ring = ring(4);
         assert!(ring.is_empty(0xfff0_0003, 0x0000_0003));
         assert_eq!(ring.used(0xffff_ffe5, 0x0000_0003), Some(2));
     }
 
     #[test]
-    fn the_base_is_aligned_down_and_truncated() {
+    fn queue_base_is_aligned_and_truncated() {
         assert_eq!(ring(0x4000_1228).entry_address(0), 0x4000_1000);
         assert_eq!(ring(0x4000_0020).entry_address(0), 0x4000_0020);
         assert_eq!(ring(0x4000_0021).entry_address(1), 0x4000_0030);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_capped() {
+    fn queue_size_is_capped() {
         let base = QueueBase::of(0x4000_001f);
         assert_eq!(QueueLayout::new(base, 8, 44, 4).log2size(), 8);
         assert_eq!(

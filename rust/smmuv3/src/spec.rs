@@ -190,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn masks_are_where_the_fields_are() {
+    fn layout_masks_match_field_positions() {
         Sample::check(&[("low", 2, 0), ("middle", 15, 8), ("high", 31, 31)]);
         assert_eq!(Sample::DEFINED, 0x8000_ff07);
         assert_eq!(mask!(Sample: low | high), 0x8000_0007);
     }
 
     #[test]
-    fn accessors_use_the_bits_of_the_masks() {
+    fn layout_accessors_match_masks() {
         let sample = Sample::of(mask!(Sample: middle));
         assert_eq!((sample.low(), sample.middle()), (u3::new(0), 0xff));
         assert!(!sample.high());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_written_is_the_field_read() {
+    fn field_write_then_read_returns_value() {
         let mask = mask!(Sample: middle);
         let word = set(0xa5a5_a5a5, mask, 0x1ff);
         assert_eq!((get(word, mask), word & !mask), (0xff, 0xa5a5_a5a5 & !mask));

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn config_decides_in_a_valid_entry_only() {
+    fn ste_config_ignored_unless_valid() {
         assert_eq!(config(0b101 << 1, 0, &BASE), bad(BadSte::Invalid));
         for reserved in 0..4 {
             assert_eq!(config(1 | (reserved << 1), 0, &BASE), StreamConfig::Abort);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fields_of_a_nested_stage_1_are_passed_on() {
+    fn nested_ste_passes_only_stage1_fields() {
         let features = BASE.with_ssidsize(20).with_cd2l(true).with_ats(true);
         let ones = config(
             VALID_S1 | 0x0fff_ffff_ffc0 | (20 << 59) | (0b10 << 4),
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn substream_fields_are_ignored_without_substreams() {
+    fn ste_s1cdmax_ignored_without_substreams() {
         let word0 = VALID_S1 | (9 << 59) | (0b10 << 4) | 0x1000;
         let one_cd = StreamConfig::Stage1 {
             ste: [VALID_S1 | 0x1000, 0],
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_encodings_become_what_they_behave_as() {
+    fn ste_reserved_encodings_are_normalized() {
         let features = BASE.with_ssidsize(20).with_ats(true);
         assert_eq!(
             config(
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_1_is_illegal_where_the_specification_says_so() {
+    fn illegal_stage1_ste_is_rejected() {
         assert_eq!(
             config(VALID_S1, STALL_DISABLE, &BASE),
             bad(BadSte::StallDisable)
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_2_is_taken_as_it_is_set_up() {
+    fn stage2_ste_fields_are_decoded() {
         let nested = BASE.with_s2p(true);
         let expected = Stage2 {
             base: 0x4000_0000,
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_2_is_illegal_where_the_specification_says_so() {
+    fn illegal_stage2_ste_is_rejected() {
         let features = BASE.with_s2p(true);
         for (low, reason) in [
             (VALID_S2 & !(1 << 19), BadSte::Stage2Format),
@@ -553,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_little_endian() {
+    fn ste_is_little_endian() {
         let mut bytes = [0; STE_BYTES];
         bytes[0] = 0x0b;
         bytes[15] = 0x80;

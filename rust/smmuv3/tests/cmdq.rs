@@ -27,7 +27,7 @@ fn executed(machine: &Machine) -> Vec<[u64; 2]> {
 }
 
 #[test]
-fn every_size_wraps_at_both_ends() {
+fn every_cmdq_size_wraps() {
     for log2size in 0..=19 {
         let entries = 1_u32 << log2size;
         let pointers = 2 * entries;
@@ -44,7 +44,7 @@ fn every_size_wraps_at_both_ends() {
 }
 
 #[test]
-fn a_full_queue_is_consumed_whole() {
+fn full_cmdq_is_consumed() {
     for log2size in 0..=12 {
         let entries = 1_u32 << log2size;
         let start = entries / 2;
@@ -57,7 +57,7 @@ fn a_full_queue_is_consumed_whole() {
 }
 
 #[test]
-fn an_error_is_placed_at_every_index_of_every_wrap() {
+fn cmdq_error_index_at_every_position() {
     for log2size in 0..=4 {
         let entries = 1_u32 << log2size;
         for start in 0..2 * entries {
@@ -75,7 +75,7 @@ fn an_error_is_placed_at_every_index_of_every_wrap() {
 }
 
 #[test]
-fn a_fetch_abort_is_placed_at_every_index() {
+fn cmdq_fetch_abort_at_every_index() {
     for start in [0, 9, 15, 16, 31] {
         for bad in 0..16_u32 {
             let mut machine = machine(4, start);
@@ -96,7 +96,7 @@ fn a_fetch_abort_is_placed_at_every_index() {
 }
 
 #[test]
-fn inconsistent_indexes_are_left_alone_for_every_size() {
+fn inconsistent_cmdq_indexes_consume_nothing() {
     for log2size in 1..=19 {
         let entries = 1_u32 << log2size;
         let mut machine = machine(log2size, entries - 1);
@@ -110,7 +110,7 @@ fn inconsistent_indexes_are_left_alone_for_every_size() {
 }
 
 #[test]
-fn any_budget_comes_to_the_same() {
+fn cmdq_result_is_independent_of_budget() {
     for budget in [1, 2, 3, 62, 63, 64, 4096] {
         let mut machine = machine(8, 200);
         machine.budget = budget;
@@ -122,7 +122,7 @@ fn any_budget_comes_to_the_same() {
 }
 
 #[test]
-fn a_visit_ends_with_the_budget_and_leaves_nothing_waiting() {
+fn cmdq_run_ends_with_budget_and_flushes() {
     let mut machine = machine(8, 0);
     machine.write(CR0, STOPPED);
     machine.submit(&[va(1), va(2), va(3), SYNC]);
@@ -138,7 +138,7 @@ fn a_visit_ends_with_the_budget_and_leaves_nothing_waiting() {
 }
 
 #[test]
-fn a_visit_ends_after_a_call_that_took_long() {
+fn cmdq_run_ends_after_slow_host_call() {
     let mut machine = machine(8, 0);
     machine.host.is_slow = true;
     machine.host.streams.insert(8);
@@ -162,7 +162,7 @@ fn a_visit_ends_after_a_call_that_took_long() {
 }
 
 #[test]
-fn a_visit_ends_after_a_configuration_command_that_took_long() {
+fn cmdq_run_ends_after_slow_cfgi() {
     let mut machine = machine(4, 0);
     machine.host.is_slow = true;
     machine.write(CR0, STOPPED);
@@ -177,7 +177,7 @@ fn a_visit_ends_after_a_configuration_command_that_took_long() {
 }
 
 #[test]
-fn a_budget_of_nothing_consumes_nothing() {
+fn cmdq_zero_budget_consumes_nothing() {
     let mut machine = machine(4, 0);
     machine.write(CR0, STOPPED);
     machine.submit(&[SYNC]);
@@ -188,7 +188,7 @@ fn a_budget_of_nothing_consumes_nothing() {
 }
 
 #[test]
-fn a_run_is_read_at_once_and_never_beyond_prod() {
+fn cmdq_fetch_is_contiguous_and_ends_at_prod() {
     let mut machine = machine(8, 0);
     // What lies behind PROD is not even looked at.
     machine
@@ -200,7 +200,7 @@ fn a_run_is_read_at_once_and_never_beyond_prod() {
 }
 
 #[test]
-fn slots_are_copied_before_an_msi_can_overwrite_them() {
+fn cmdq_slots_are_copied_before_msi_write() {
     let mut machine = Machine::new(vector_features().with_msi(true), FlushPolicy::default());
     // The MSI of the first command is written over the second.
     let msi = [0x1046 | (0x1234 << 32), QUEUE + 16];
@@ -210,7 +210,7 @@ fn slots_are_copied_before_an_msi_can_overwrite_them() {
 }
 
 #[test]
-fn a_size_that_shrinks_truncates_what_cons_shows() {
+fn smaller_cmdq_size_truncates_cons() {
     let mut machine = machine(8, 0xab);
     machine.write(CR0, STOPPED);
     machine.write64(CMDQ_BASE, QUEUE | 4);
@@ -220,7 +220,7 @@ fn a_size_that_shrinks_truncates_what_cons_shows() {
 }
 
 #[test]
-fn a_size_that_grows_shows_what_cons_had() {
+fn larger_cmdq_size_restores_cons() {
     let mut machine = machine(4, 0x13);
     machine.write(CR0, STOPPED);
     machine.write64(CMDQ_BASE, QUEUE | 8);
@@ -232,7 +232,7 @@ fn a_size_that_grows_shows_what_cons_had() {
 
 /// Nothing that was fetched outlives the queue's being disabled (3.21.2).
 #[test]
-fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
+fn command_rewritten_while_disabled_is_refetched() {
     let mut machine = machine(4, 0);
     machine.write(CR0, STOPPED);
     machine.submit(&[va(1), va(2), va(3), va(4)]);
@@ -247,7 +247,7 @@ fn what_is_rewritten_while_the_queue_is_disabled_is_fetched_anew() {
 }
 
 #[test]
-fn waiting_producers_are_woken_when_the_queue_is_no_longer_full() {
+fn nonfull_cmdq_wakes_waiting_producers() {
     let features = vector_features().with_sev(true);
     let mut machine = Machine::resized(features, FlushPolicy::default(), 2, 0);
     machine.submit(&[va(1), va(2), va(3)]);
@@ -271,7 +271,7 @@ fn batches(machine: &Machine) -> Vec<usize> {
 }
 
 #[test]
-fn doorbells_of_64_commands_cost_one_call_for_63_commands() {
+fn doorbells_of_64_commands_batch_by_63() {
     let mut machine = deferring();
     let commands: Vec<_> = (1..=256).map(va).collect();
     for (count, portion) in commands.chunks(64).enumerate().take(3) {
@@ -287,7 +287,7 @@ fn doorbells_of_64_commands_cost_one_call_for_63_commands() {
 }
 
 #[test]
-fn what_is_deferred_is_consumed_when_the_caller_comes_back() {
+fn deferred_commands_are_consumed_on_resume() {
     let mut machine = deferring();
     let commands: Vec<_> = (1..=70).map(va).collect();
     machine.submit(&commands);
@@ -302,21 +302,21 @@ fn what_is_deferred_is_consumed_when_the_caller_comes_back() {
 }
 
 #[test]
-fn too_few_commands_for_a_batch_are_not_deferred() {
+fn short_run_is_not_deferred() {
     let mut machine = deferring();
     machine.submit(&[va(1), va(2)]);
     assert_eq!((batches(&machine), machine.rd()), (vec![2], 2));
 }
 
 #[test]
-fn full_batches_leave_nothing_to_defer() {
+fn full_batches_defer_nothing() {
     let mut machine = deferring();
     machine.submit(&(1..=126).map(va).collect::<Vec<_>>());
     assert_eq!((batches(&machine), machine.rd()), (vec![63, 63], 126));
 }
 
 #[test]
-fn nothing_is_deferred_if_somebody_waits_or_has_to_be_told() {
+fn sync_or_error_prevents_deferral() {
     for (last, error) in [(SYNC, None), ([0xff, 0], Some(1)), ([0x3, 0], None)] {
         let mut machine = deferring();
         let mut commands: Vec<_> = (1..=65).map(va).collect();
@@ -329,7 +329,7 @@ fn nothing_is_deferred_if_somebody_waits_or_has_to_be_told() {
 }
 
 #[test]
-fn commands_before_an_unreadable_one_are_not_deferred() {
+fn commands_before_unreadable_slot_are_not_deferred() {
     for unreadable in [64_u32, 65, 70, 125] {
         let mut machine = deferring();
         let address = QUEUE + 16 * u64::from(unreadable);
@@ -401,7 +401,7 @@ fn el2_tlbi_with_hyp_is_strict_even_if_lenient() {
 }
 
 #[test]
-fn lenient_queue_consumes_no_other_opcode() {
+fn lenient_cmdq_rejects_other_illegal_opcodes() {
     for opcode in 0..=0xff_u8 {
         let run = |leniency| {
             let mut machine = machine(4, 0);
@@ -421,7 +421,7 @@ fn lenient_queue_consumes_no_other_opcode() {
 /// Before what stands in for the command, what precedes it is complete or in the
 /// same batch, and nothing overtakes the `CMD_SYNC`.
 #[test]
-fn el2_tlbi_if_lenient_keeps_its_place() {
+fn lenient_el2_tlbi_keeps_order() {
     let mut machine = machine(4, 0);
     machine.cmdq = Cmdq::new(FlushPolicy::default()).with_leniency(Leniency::El2Tlbi);
     machine.submit(&[va(1), [0x20, 0], va(2), [0x1046, 0], va(3)]);

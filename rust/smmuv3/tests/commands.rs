@@ -32,7 +32,7 @@ fn legal_opcodes(features: &Features) -> Vec<u8> {
 }
 
 #[test]
-fn a_stage_1_smmu_knows_these_opcodes_and_no_others() {
+fn stage1_smmu_legal_opcodes() {
     assert_eq!(
         legal_opcodes(&vector_features()),
         [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x30, 0x40, 0x46]
@@ -44,7 +44,7 @@ fn a_stage_1_smmu_knows_these_opcodes_and_no_others() {
 }
 
 #[test]
-fn a_stage_2_smmu_knows_these_opcodes_and_no_others() {
+fn stage2_smmu_legal_opcodes() {
     let features = vector_features().with_s1p(false).with_s2p(true);
     assert_eq!(
         legal_opcodes(&features),
@@ -58,7 +58,7 @@ fn a_stage_2_smmu_knows_these_opcodes_and_no_others() {
 }
 
 #[test]
-fn each_feature_brings_its_opcodes() {
+fn feature_enables_its_opcodes() {
     let base = vector_features();
     let brings = |features: Features| -> Vec<u8> {
         let known = legal_opcodes(&base);
@@ -87,7 +87,7 @@ fn each_feature_brings_its_opcodes() {
 }
 
 #[test]
-fn ssec_is_illegal_where_the_command_has_it() {
+fn ssec_is_illegal() {
     const SSEC: u64 = 1 << 10;
     let features = vector_features()
         .with_stall_model(0)
@@ -108,7 +108,7 @@ fn ssec_is_illegal_where_the_command_has_it() {
 }
 
 #[test]
-fn every_completion_signal() {
+fn cmd_sync_decodes_every_completion_signal() {
     let base = vector_features();
     let signal =
         |word0: u64, word1: u64, features: &Features| match decode([0x46 | word0, word1], features)
@@ -159,7 +159,7 @@ fn nh_va(num: u64, scale: u64, granule: u64, level: u64) -> [u64; 2] {
 }
 
 #[test]
-fn a_range_is_forwarded_as_it_is() {
+fn range_tlbi_is_forwarded_unchanged() {
     let features = vector_features();
     for granule in 1..=3 {
         for level in 0..=3 {
@@ -181,7 +181,7 @@ fn a_range_is_forwarded_as_it_is() {
 }
 
 #[test]
-fn with_52_bit_addresses_level_1_of_16k_and_wide_scales_exist() {
+fn ds_allows_16k_level1_and_wide_scale() {
     let features = vector_features().with_ds(true);
     for words in [nh_va(0, 0, 2, 1), nh_va(3, 2, 2, 1), nh_va(0, 32, 1, 0)] {
         assert_eq!(forwarded(words, &features), words);
@@ -192,7 +192,7 @@ fn with_52_bit_addresses_level_1_of_16k_and_wide_scales_exist() {
 }
 
 #[test]
-fn without_ril_or_granule_the_range_fields_are_ignored() {
+fn range_fields_ignored_without_ril_or_tg() {
     let no_ril = vector_features().with_ril(false);
     let plain = nh_va(0, 0, 0, 0);
     for granule in 0..=3 {
@@ -209,7 +209,7 @@ fn without_ril_or_granule_the_range_fields_are_ignored() {
 }
 
 #[test]
-fn the_reserved_combination_is_illegal_for_every_command_by_address() {
+fn reserved_tg_ttl_num_scale_is_illegal() {
     let features = vector_features().with_hyp(true).with_s2p(true);
     for opcode in [0x12, 0x13, 0x22, 0x23, 0x2a] {
         let reserved = [opcode, 0x10c00];
@@ -230,7 +230,7 @@ fn ttl128_is_never_forwarded() {
 }
 
 #[test]
-fn what_no_host_takes_is_widened() {
+fn el2_tlbi_is_widened_to_nsnh_all() {
     let features = vector_features().with_hyp(true).with_s2p(true);
     for opcode in [0x20, 0x21, 0x22, 0x23] {
         assert_eq!(forwarded([opcode, 0x1001], &features), [0x30, 0]);
@@ -238,7 +238,7 @@ fn what_no_host_takes_is_widened() {
 }
 
 #[test]
-fn vmids_are_matched_with_stage_2_only() {
+fn vmid_matched_only_with_stage2() {
     let features = vector_features().with_s2p(true);
     let alone = vector_features();
     let narrow = features.with_vmid16(false);
@@ -255,7 +255,7 @@ fn vmids_are_matched_with_stage_2_only() {
 }
 
 #[test]
-fn stage_2_invalidations_are_forwarded_as_they_are() {
+fn stage2_tlbi_is_forwarded_unchanged() {
     let features = vector_features().with_s2p(true);
     let narrow = features.with_vmid16(false);
     // Everything but Address, Leaf, TG, TTL and the range is Reserved.
@@ -273,7 +273,7 @@ fn stage_2_invalidations_are_forwarded_as_they_are() {
 }
 
 #[test]
-fn only_implemented_asid_bits_are_forwarded() {
+fn asid_is_truncated_to_implemented_bits() {
     let words = [0xabcd_0077_0000_0011, 0];
     assert_eq!(
         forwarded(words, &vector_features()),
@@ -288,7 +288,7 @@ fn only_implemented_asid_bits_are_forwarded() {
 }
 
 #[test]
-fn streams_and_substreams_out_of_range_are_not_affected() {
+fn out_of_range_stream_ids_have_no_effect() {
     let features = vector_features().with_ssidsize(8);
     let ok = |words| decode(words, &features);
     let none = Ok(Command::NoEffect);
@@ -314,7 +314,7 @@ fn streams_and_substreams_out_of_range_are_not_affected() {
 }
 
 #[test]
-fn atc_inv_sizes_up_to_everything_are_legal() {
+fn atc_inv_every_size_is_legal() {
     for size in 0..64 {
         let words = [0x8_0000_0040, size];
         assert_eq!(is_illegal(words, &vector_features()), size > 52, "{size}");
@@ -322,7 +322,7 @@ fn atc_inv_sizes_up_to_everything_are_legal() {
 }
 
 #[test]
-fn ste_ranges_are_aligned_and_end_with_the_streams() {
+fn cfgi_ste_range_is_aligned_and_capped() {
     let range = |sid: u64, range: u64| decode([0x04 | (sid << 32), range], &vector_features());
     let covers = |first, last| Ok(Command::CfgiSteRange { first, last });
     assert_eq!(range(0x1b, 0), covers(0x1a, 0x1b));
@@ -340,7 +340,7 @@ fn ste_ranges_are_aligned_and_end_with_the_streams() {
 }
 
 #[test]
-fn commands_without_an_object_here_have_no_effect() {
+fn unused_legal_commands_have_no_effect() {
     let features = vector_features()
         .with_pri(true)
         .with_stall_model(0)
@@ -439,7 +439,7 @@ proptest! {
     })]
 
     #[test]
-    fn a_host_accepts_whatever_is_forwarded(
+    fn forwarded_commands_are_valid_for_host(
         opcode in 0..0x48_u64,
         word0: u64,
         word1: u64,

@@ -35,7 +35,7 @@ fn translation(word0: u64, features: &Features) -> Result<Translation, BadCd> {
 }
 
 #[test]
-fn a_descriptor_as_drivers_write_it() {
+fn linux_cd_is_decoded() {
     let expected = Translation {
         affd: false,
         oas_bits: 44,
@@ -63,7 +63,7 @@ fn a_descriptor_as_drivers_write_it() {
 }
 
 #[test]
-fn descriptors_are_illegal_where_the_specification_says_so() {
+fn illegal_cd_is_rejected() {
     let why = |word0: u64| translation(word0, &BASE).err();
     assert_eq!(why(WORD0 & !V), Some(BadCd::Invalid));
     assert_eq!(why(WORD0 & !AA64), Some(BadCd::Format));
@@ -94,7 +94,7 @@ fn descriptors_are_illegal_where_the_specification_says_so() {
 }
 
 #[test]
-fn tables_lie_within_the_effective_output_size() {
+fn cd_ttb_beyond_effective_oas_is_illegal() {
     let small = (WORD0 & !(7 << 32)) | (1 << 32);
     let cd = |base| Cd([small, base, 0, 0, 0, 0, 0, 0]).translation(&BASE);
     assert_eq!(cd(0xf_ffff_f000).map(|found| found.oas_bits), Ok(36));
@@ -117,7 +117,7 @@ fn tables_lie_within_the_effective_output_size() {
 }
 
 #[test]
-fn each_granule_has_its_encodings() {
+fn cd_granule_encodings() {
     let shifts = |tg0: u64, tg1: u64| {
         let word0 = V | AA64 | A | IPS_44 | 16 | (16 << 16) | (tg0 << 6) | (tg1 << 22);
         let [lower, upper] = translation(word0, &BASE).expect("legal").tables;
@@ -160,7 +160,7 @@ impl Table {
 const OUT_OF_RANGE: Result<u64, CdFault> = Err(CdFault::BadSubstreamId);
 
 #[test]
-fn one_descriptor_is_for_no_substream() {
+fn single_cd_has_no_substreams() {
     let mut table = Table::new(0, 0, 0);
     table.store(TABLE, 1);
     assert_eq!(table.fetch(0), Ok(1));
@@ -174,7 +174,7 @@ fn one_descriptor_is_for_no_substream() {
 }
 
 #[test]
-fn a_linear_table_is_indexed_by_substream() {
+fn linear_cd_table_indexed_by_substream_id() {
     let mut table = Table::new(0b00, 5, 0b10);
     table.store(TABLE, 1);
     table.store(TABLE + 64 * 31, 2);
@@ -188,7 +188,7 @@ fn a_linear_table_is_indexed_by_substream() {
 }
 
 #[test]
-fn a_two_level_table_is_split_by_its_format() {
+fn two_level_cd_table_split_by_s1fmt() {
     for (format, split) in [(0b01, 6), (0b10, 10)] {
         let mut table = Table::new(format, 16, 0b10);
         let (upper, lower) = (0x1234_u64 >> split, 0x1234 & ((1 << split) - 1));
@@ -204,7 +204,7 @@ fn a_two_level_table_is_split_by_its_format() {
 }
 
 #[test]
-fn an_abort_tells_what_was_to_be_read() {
+fn cd_fetch_abort_reports_address() {
     let mut table = Table::new(0b01, 16, 0b10);
     table.memory.store_words(TABLE, &[SECOND | 1]);
     table.memory.unreadable.push(SECOND + 64..SECOND + 65);
@@ -219,7 +219,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_descriptor_has_an_answer(
+    fn random_cd_decode_is_total(
         words in any::<[u64; 8]>(),
         ste in any::<[u64; 2]>(),
         idr in any::<[u32; 6]>(),

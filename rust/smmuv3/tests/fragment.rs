@@ -39,7 +39,7 @@ fn pieces(mut address: u64, mut length: u64) -> Vec<u64> {
 
 proptest! {
     #[test]
-    fn access_is_one_event_for_each_page(
+    fn fragmented_access_is_one_event_per_page(
         address in 0..0x3000_u64,
         length in 1..0x2100_u64,
     ) {
@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn repeated_access_is_another_event(address in 0..0x1000_u64, length in 1..16_u64) {
+    fn repeated_access_is_new_event(address in 0..0x1000_u64, length in 1..16_u64) {
         let once = events(pieces(address, length));
         let twice = pieces(address, length).into_iter().cycle();
         let count = 2 * pieces(address, length).len();
@@ -58,7 +58,7 @@ proptest! {
 }
 
 #[test]
-fn other_addresses_are_other_events() {
+fn noncontiguous_address_is_new_event() {
     for (first, second) in [
         (0x1000, 0x1000),
         (0x1000, 0x0ffc),
@@ -78,7 +78,7 @@ fn other_addresses_are_other_events() {
 }
 
 #[test]
-fn other_faults_and_accesses_are_other_events() {
+fn different_fault_or_access_is_new_event() {
     let first = piece(0x1000);
     let next = piece(0x1004);
     assert!(next.behind(&first).is_some());

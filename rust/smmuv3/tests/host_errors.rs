@@ -67,7 +67,7 @@ fn program(count: u64) -> Vec<[u64; 2]> {
 }
 
 #[test]
-fn an_illegal_command_is_found_at_every_index() {
+fn host_rejected_command_found_at_every_index() {
     for (policy, tells_index) in [
         (FlushPolicy::default(), true),
         (block_start(), false),
@@ -95,7 +95,7 @@ fn an_illegal_command_is_found_at_every_index() {
 }
 
 #[test]
-fn an_index_that_does_not_exist_is_not_believed() {
+fn out_of_range_entry_num_is_ignored() {
     for entry_num in [4, 63, u32::MAX] {
         let mut machine = machine();
         machine.host.behaviour = Some(Box::new(move |_, commands| {
@@ -112,7 +112,7 @@ fn an_index_that_does_not_exist_is_not_believed() {
 }
 
 #[test]
-fn a_vanished_device_takes_its_commands_with_it() {
+fn commands_of_unplugged_device_are_dropped() {
     for policy in [FlushPolicy::default(), block_start(), erratum()] {
         let mut machine = machine_with(policy);
         machine.host.vanishing.insert(8);
@@ -128,7 +128,7 @@ fn a_vanished_device_takes_its_commands_with_it() {
 }
 
 #[test]
-fn a_timeout_is_retried_and_then_an_abort_at_the_first_command() {
+fn timeout_retried_then_cerror_abt_at_first_command() {
     for retries in 0..4 {
         let mut machine = machine_with(FlushPolicy {
             timeout_retries: retries,
@@ -147,7 +147,7 @@ fn a_timeout_is_retried_and_then_an_abort_at_the_first_command() {
 }
 
 #[test]
-fn a_timeout_of_a_later_batch_aborts_there() {
+fn timeout_in_later_batch_is_cerror_abt_there() {
     let mut machine = machine();
     machine.host.answers = [Answer::Done].into();
     machine.host.afterwards = Some(Answer::error(ETIMEDOUT, 0));
@@ -156,7 +156,7 @@ fn a_timeout_of_a_later_batch_aborts_there() {
 }
 
 #[test]
-fn without_memory_the_batch_is_halved() {
+fn enomem_halves_the_batch() {
     let mut machine = machine();
     machine.host.behaviour = Some(Box::new(|_, commands| match commands.len() {
         1 | 2 => Answer::Done,
@@ -170,7 +170,7 @@ fn without_memory_the_batch_is_halved() {
 }
 
 #[test]
-fn a_single_command_without_memory_is_retried_and_then_an_abort() {
+fn enomem_of_one_command_retried_then_cerror_abt() {
     for retries in 0..4 {
         let mut machine = machine_with(FlushPolicy {
             memory_retries: retries,
@@ -186,7 +186,7 @@ fn a_single_command_without_memory_is_retried_and_then_an_abort() {
 }
 
 #[test]
-fn interruptions_are_not_errors_unless_there_is_no_end_to_them() {
+fn eintr_is_retried_up_to_a_limit() {
     for errno in [EINTR, EAGAIN] {
         let mut machine = machine();
         machine.host.answers = std::iter::repeat_n(Answer::error(errno, 9), 16).collect();
@@ -203,7 +203,7 @@ fn interruptions_are_not_errors_unless_there_is_no_end_to_them() {
 }
 
 #[test]
-fn a_defect_is_retried_once_and_then_everything_is_taken_to_abort() {
+fn unexpected_errno_retried_once_then_all_streams_abort() {
     for errno in [
         EFAULT, EINVAL, E2BIG, EOPNOTSUPP, EBADF, ENOTTY, ENOENT, 9999, -1, 0,
     ] {
@@ -223,7 +223,7 @@ fn a_defect_is_retried_once_and_then_everything_is_taken_to_abort() {
 }
 
 #[test]
-fn a_taken_down_viommu_has_nothing_left_to_invalidate() {
+fn destroyed_viommu_completes_invalidations() {
     let mut machine = machine();
     machine.host.is_gone = true;
     machine.host.afterwards = Some(Answer::error(ENOENT, 0));
@@ -233,7 +233,7 @@ fn a_taken_down_viommu_has_nothing_left_to_invalidate() {
 }
 
 #[test]
-fn each_errno_in_the_middle_of_several_batches_loses_nothing() {
+fn errno_in_middle_batch_loses_no_command() {
     let errnos = [
         EIO, ETIMEDOUT, ENOMEM, EINTR, EAGAIN, EFAULT, EINVAL, E2BIG, EOPNOTSUPP, EBADF, ENOTTY,
         ENOENT,
@@ -270,7 +270,7 @@ fn silence(machine: &mut Machine, sids: &'static [u64]) {
 }
 
 #[test]
-fn a_silent_device_is_told_of_at_the_cmd_sync_and_taken_to_abort() {
+fn atc_timeout_is_reported_at_sync_and_quarantined() {
     let mut machine = machine();
     silence(&mut machine, &[8]);
     machine.submit(&[va(1), atc(8, 1), va(2), SYNC_IRQ, va(3), SYNC_IRQ]);
@@ -287,7 +287,7 @@ fn a_silent_device_is_told_of_at_the_cmd_sync_and_taken_to_abort() {
 }
 
 #[test]
-fn the_neighbours_of_a_silent_device_are_not_taken_to_abort() {
+fn atc_timeout_quarantines_only_its_stream() {
     let mut machine = machine();
     silence(&mut machine, &[0x18]);
     machine.submit(&[atc(8, 1), atc(0x18, 2), atc(0x19, 3), atc(8, 4), SYNC_IRQ]);
@@ -299,7 +299,7 @@ fn the_neighbours_of_a_silent_device_are_not_taken_to_abort() {
 }
 
 #[test]
-fn after_two_silent_devices_the_others_are_not_asked() {
+fn two_atc_timeouts_quarantine_rest_without_retry() {
     let mut machine = machine();
     silence(&mut machine, &[8, 0x18, 0x19]);
     machine.submit(&[
@@ -317,7 +317,7 @@ fn after_two_silent_devices_the_others_are_not_asked() {
 }
 
 #[test]
-fn when_tlbi_time_out_too_no_older_atc_inv_is_passed() {
+fn tlbi_timeout_keeps_preceding_atc_inv_pending() {
     let mut machine = machine();
     machine.host.afterwards = Some(Answer::error(ETIMEDOUT, 0));
     machine.submit(&[atc(8, 1), va(1), atc(8, 2), SYNC_IRQ]);
@@ -330,7 +330,7 @@ fn when_tlbi_time_out_too_no_older_atc_inv_is_passed() {
 }
 
 #[test]
-fn a_silent_device_and_an_illegal_command_are_both_told() {
+fn atc_timeout_and_illegal_command_both_reported() {
     let mut machine = machine();
     machine.host.behaviour = Some(Box::new(|_, commands| {
         if let Some(index) = commands.iter().position(|words| *words == va(2)) {
@@ -353,7 +353,7 @@ fn a_silent_device_and_an_illegal_command_are_both_told() {
 }
 
 #[test]
-fn a_reset_forgets_a_silent_device() {
+fn reset_discards_pending_atc_timeout() {
     let mut machine = machine();
     silence(&mut machine, &[8]);
     machine.submit(&[atc(8, 1)]);
@@ -364,7 +364,7 @@ fn a_reset_forgets_a_silent_device() {
 }
 
 #[test]
-fn an_illegal_cmd_sync_does_not_tell_of_a_silent_device() {
+fn illegal_sync_reports_no_atc_timeout() {
     let mut machine = machine();
     silence(&mut machine, &[8]);
     machine.submit(&[atc(8, 1), [0x3046, 0], SYNC_IRQ]);
@@ -375,7 +375,7 @@ fn an_illegal_cmd_sync_does_not_tell_of_a_silent_device() {
 }
 
 #[test]
-fn with_the_erratum_kinds_are_kept_apart_and_in_order() {
+fn erratum_batches_split_by_class_in_order() {
     let mut machine = machine_with(erratum());
     machine.submit(&[
         atc(8, 1),
@@ -398,7 +398,7 @@ fn with_the_erratum_kinds_are_kept_apart_and_in_order() {
 }
 
 #[test]
-fn with_the_erratum_an_offender_does_not_cost_the_older_ones_their_second_pass() {
+fn erratum_illegal_command_keeps_preceding_repeat() {
     let mut machine = machine_with(erratum());
     refuse(&mut machine, EIO, va(3), true);
     machine.submit(&[va(1), va(2), va(3), atc(8, 1), SYNC_IRQ]);
@@ -409,7 +409,7 @@ fn with_the_erratum_an_offender_does_not_cost_the_older_ones_their_second_pass()
 }
 
 #[test]
-fn with_the_erratum_a_failing_second_pass_starts_both_again() {
+fn erratum_failed_repeat_restarts_both_passes() {
     let mut machine = machine_with(erratum());
     machine.host.answers = [
         Answer::Done,
@@ -426,7 +426,7 @@ fn with_the_erratum_a_failing_second_pass_starts_both_again() {
 }
 
 #[test]
-fn with_the_erratum_reinstalled_descriptors_are_dropped_twice() {
+fn erratum_reattach_invalidates_cds_twice() {
     let mut machine = machine_with(erratum());
     machine.submit(&[[0x8_0000_0003, 1], SYNC_IRQ]);
     let cds: &[_] = &[[0x8_0000_0006, 0]];
@@ -435,7 +435,7 @@ fn with_the_erratum_reinstalled_descriptors_are_dropped_twice() {
 }
 
 #[test]
-fn a_reinstalled_stream_whose_descriptors_cannot_be_dropped_aborts() {
+fn failed_cd_invalidation_on_reattach_aborts_stream() {
     let mut machine = machine();
     refuse(&mut machine, EIO, [0x8_0000_0006, 0], true);
     machine.submit(&[[0x8_0000_0003, 1], SYNC_IRQ]);
@@ -444,7 +444,7 @@ fn a_reinstalled_stream_whose_descriptors_cannot_be_dropped_aborts() {
 }
 
 #[test]
-fn a_reinstalled_stream_waits_for_a_host_without_memory() {
+fn enomem_on_reattach_is_retried() {
     let mut machine = machine();
     machine.host.afterwards = Some(Answer::error(ENOMEM, 1));
     machine.submit(&[SYNC_IRQ, [0x8_0000_0003, 1], SYNC_IRQ]);
@@ -456,7 +456,7 @@ fn a_reinstalled_stream_waits_for_a_host_without_memory() {
 }
 
 #[test]
-fn streams_without_a_device_cost_nothing() {
+fn unassigned_stream_makes_no_host_call() {
     let mut machine = machine();
     machine.submit(&[
         [0x99_0000_0003, 1],
@@ -471,7 +471,7 @@ fn streams_without_a_device_cost_nothing() {
 }
 
 #[test]
-fn a_stream_that_the_host_does_not_know_yet_can_only_be_installed() {
+fn unbound_stream_accepts_only_attach() {
     let mut machine = machine();
     machine.host.unknown.insert(8);
     machine.submit(&[cd(8), atc(8, 1), [0x8_0000_0003, 1], SYNC_IRQ]);
@@ -482,7 +482,7 @@ fn a_stream_that_the_host_does_not_know_yet_can_only_be_installed() {
 }
 
 #[test]
-fn atc_inv_is_ignored_while_the_smmu_is_disabled() {
+fn atc_inv_ignored_without_smmuen() {
     let mut machine = machine();
     machine.write(0x20, 0x8);
     machine.submit(&[atc(8, 1), va(1), SYNC_IRQ]);
@@ -494,7 +494,7 @@ fn atc_inv_is_ignored_while_the_smmu_is_disabled() {
 }
 
 #[test]
-fn without_the_interrupt_enable_an_error_is_silent() {
+fn cmdq_error_without_irq_enable_is_silent() {
     let mut machine = machine();
     machine.write(0x50, 0);
     machine.submit(&[[0, 0]]);
@@ -519,7 +519,7 @@ fn acknowledge_up_to(machine: &mut Machine, times: usize) -> usize {
 const MAX_ERRORS: usize = 8;
 
 #[test]
-fn host_that_fails_for_ever_is_given_up() {
+fn host_failing_forever_is_lost() {
     for errno in [EBADF, EFAULT, ENOTTY, ENOMEM, ETIMEDOUT, EINTR, EAGAIN] {
         let mut machine = machine();
         machine.host.afterwards = Some(Answer::error(errno, 0));
@@ -533,7 +533,7 @@ fn host_that_fails_for_ever_is_given_up() {
 }
 
 #[test]
-fn errors_with_progress_between_them_are_no_stall() {
+fn host_errors_with_progress_are_no_stall() {
     let mut machine = machine();
     for number in 0..5 * MAX_ERRORS as u64 {
         machine.host.answers = vec![Answer::error(ETIMEDOUT, 0); 2].into();
@@ -545,7 +545,7 @@ fn errors_with_progress_between_them_are_no_stall() {
 }
 
 #[test]
-fn one_command_that_fails_for_ever_is_a_stall() {
+fn command_failing_forever_is_a_stall() {
     let mut machine = machine();
     refuse(&mut machine, ENOMEM, va(40), false);
     machine.submit(&program(62));
@@ -555,7 +555,7 @@ fn one_command_that_fails_for_ever_is_a_stall() {
 }
 
 #[test]
-fn illegal_commands_and_aborted_fetches_are_no_stall() {
+fn illegal_command_or_fetch_abort_is_no_stall() {
     let mut machine = machine();
     machine.submit(&[[0, 0]]);
     assert_eq!(acknowledge_up_to(&mut machine, 100), 100);
@@ -564,7 +564,7 @@ fn illegal_commands_and_aborted_fetches_are_no_stall() {
 }
 
 #[test]
-fn exhausted_host_is_given_up_within_the_flush() {
+fn enomem_forever_is_lost_within_flush() {
     for errno in [EBADF, ENOMEM, ETIMEDOUT, EINTR] {
         for patience in 1..4 {
             let mut machine = machine();
@@ -585,7 +585,7 @@ fn exhausted_host_is_given_up_within_the_flush() {
 }
 
 #[test]
-fn silent_device_that_exhausts_the_host_is_alone_quarantined() {
+fn atc_timeout_with_enomem_quarantines_one_stream() {
     for patience in 1..6 {
         let mut machine = machine();
         silence(&mut machine, &[0x18]);
@@ -601,7 +601,7 @@ fn silent_device_that_exhausts_the_host_is_alone_quarantined() {
 }
 
 #[test]
-fn stream_that_cannot_leave_stage1_keeps_the_error() {
+fn stream_stuck_on_stage1_keeps_error() {
     let mut machine = machine();
     machine.host.afterwards = Some(Answer::error(EBADF, 0));
     machine.host.is_stuck = true;
@@ -615,7 +615,7 @@ fn stream_that_cannot_leave_stage1_keeps_the_error() {
 }
 
 #[test]
-fn reset_forgets_how_often_the_host_failed() {
+fn reset_clears_host_failure_count() {
     let mut machine = machine();
     machine.host.afterwards = Some(Answer::error(EBADF, 0));
     machine.submit(&program(1));

@@ -140,7 +140,7 @@ proptest! {
     })]
 
     #[test]
-    fn every_word_has_a_meaning(
+    fn random_command_decode_is_total(
         words in any::<[u64; 2]>(),
         ste in any::<[u64; 8]>(),
         record in any::<[u8; EVENT_BYTES]>(),
@@ -158,7 +158,7 @@ proptest! {
     }
 
     #[test]
-    fn a_consumer_comes_back_from_anything(
+    fn consumer_returns_from_random_input(
         bytes in prop::collection::vec(any::<u8>(), 33..999),
         legal in any::<bool>(),
         aborts in prop::sample::select(vec![0, 0, 0, 30]),
@@ -212,7 +212,7 @@ proptest! {
 }
 
 #[test]
-fn a_host_that_never_answers_is_given_up_soon() {
+fn host_never_succeeding_is_lost_quickly() {
     for policy in [true, false].map(|repeat_tlbi_cfgi| FlushPolicy {
         repeat_tlbi_cfgi,
         ..FlushPolicy::default()

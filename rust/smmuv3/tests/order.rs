@@ -52,7 +52,7 @@ impl Observer for Witness {
 }
 
 #[test]
-fn the_reason_comes_before_the_error_and_that_before_the_interrupt() {
+fn cons_err_precedes_gerror_precedes_irq() {
     let mut machine = Machine::new(vector_features(), FlushPolicy::default());
     machine.write(CR0, STOPPED);
     machine.submit(&[va(1), RESERVED]);
@@ -81,7 +81,7 @@ fn the_reason_comes_before_the_error_and_that_before_the_interrupt() {
 }
 
 #[test]
-fn commands_are_complete_before_the_signals_of_what_follows_them() {
+fn commands_complete_before_following_sync_signal() {
     let mut machine = Machine::new(vector_features(), FlushPolicy::default());
     machine.submit(&[va(1), va(2), SYNC_IRQ, va(3), SYNC_IRQ, va(4), RESERVED]);
     assert_eq!(

@@ -8,7 +8,7 @@ use smmuv3::translation::Range;
 
 proptest! {
     #[test]
-    fn blocks_cover_a_range_without_gaps(one: u64, other: u64, shift in 0..64_u32) {
+    fn range_blocks_cover_without_gaps(one: u64, other: u64, shift in 0..64_u32) {
         let (one, other) = (one >> shift, other >> shift);
         let (first, last) = (one.min(other), one.max(other));
         let mut next = Some(first);

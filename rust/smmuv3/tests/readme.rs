@@ -131,7 +131,7 @@ fn readme_example_runs() {
 }
 
 #[test]
-fn readme_shows_the_example_that_is_tested() {
+fn readme_shows_the_tested_example() {
     let readme = include_str!("../README.md");
     let shown = readme
         .split_once("```rust\n")

@@ -105,14 +105,14 @@ proptest! {
     }
 
     #[test]
-    fn no_invalidation_is_lost(case in unreasonable()) {
+    fn random_host_errors_lose_no_invalidation(case in unreasonable()) {
         case.check();
     }
 
     /// With the erratum every TLBI and CFGI is executed exactly twice, each
     /// `CMD_ATC_INV` once, and never together.
     #[test]
-    fn the_erratum_repeats_what_it_must(
+    fn erratum_repeats_required_commands(
         program in prop::collection::vec(op(), 1..300),
         portion in 1..200_usize,
     ) {
@@ -150,7 +150,7 @@ fn any_errno() -> impl Strategy<Value = i32> {
 /// The drivers above acknowledge through `GERRORN`; that this is what lets the
 /// queue go on is for them to rely on.
 #[test]
-fn nothing_is_consumed_before_the_acknowledgement() {
+fn active_error_blocks_consumption() {
     let mut machine = machine(FlushPolicy::default(), 4);
     machine.submit(&[Op::Reserved.words(1), Op::Va.words(2)]);
     machine.store_commands(0, &[[0x46, 0]]);

@@ -49,7 +49,7 @@ impl Smmu {
 }
 
 #[test]
-fn out_of_reset() {
+fn register_reset_values() {
     let smmu = Smmu::new(Features::arm_smmuv3());
     for offset in (0x20..0xfd0).step_by(4) {
         let expected = match offset {
@@ -63,7 +63,7 @@ fn out_of_reset() {
 }
 
 #[test]
-fn identification() {
+fn id_register_values() {
     let smmu = Smmu::new(Features::arm_smmuv3());
     let read = |offset| smmu.read(offset);
     assert_eq!([read(0), read(4)], [0x0d44_101a, 0x0273_0010]);
@@ -77,7 +77,7 @@ fn identification() {
 }
 
 #[test]
-fn page_1_aliases_page_0() {
+fn register_page1_aliases_page0() {
     let mut smmu = Smmu::new(vector_features());
     smmu.write(0x100a8, 0x12);
     assert_eq!(smmu.read(0xa8), 0x12);
@@ -89,7 +89,7 @@ fn page_1_aliases_page_0() {
 }
 
 #[test]
-fn other_sizes_and_alignments_have_no_effect() {
+fn unsupported_access_size_has_no_effect() {
     let mut smmu = Smmu::new(vector_features());
     let before = smmu.0.clone();
     for (offset, size) in [
@@ -108,7 +108,7 @@ fn other_sizes_and_alignments_have_no_effect() {
 }
 
 #[test]
-fn a_64_bit_access_reaches_two_32_bit_registers() {
+fn access64_reaches_two_32_bit_registers() {
     let mut smmu = Smmu::new(vector_features());
     smmu.0.write(&smmu.1, 0x98, 0x3_0000_0005, 8);
     assert_eq!((smmu.read(0x98), smmu.read(0x9c)), (5, 3));
@@ -126,7 +126,7 @@ fn check_ones(features: Features, expected: &[(u64, u64)]) {
 }
 
 #[test]
-fn only_implemented_control_bits_are_stored() {
+fn control_registers_store_implemented_bits() {
     const CR2: u64 = 0x2c;
     let base = Features::arm_smmuv3();
     check_ones(
@@ -150,7 +150,7 @@ fn only_implemented_control_bits_are_stored() {
 }
 
 #[test]
-fn only_implemented_table_and_queue_bits_are_stored() {
+fn base_registers_store_implemented_bits() {
     let base = Features::arm_smmuv3();
     check_ones(
         base,
@@ -173,7 +173,7 @@ fn only_implemented_table_and_queue_bits_are_stored() {
 }
 
 #[test]
-fn msi_registers_exist_with_msis_only() {
+fn msi_registers_res0_without_idr0_msi() {
     let values = [0xffff_fffc, 0xfff, 0xffff_ffff, 0x3f];
     for first in [0x68_u64, 0xb0] {
         for (offset, value) in (first..).step_by(4).zip(values) {
@@ -184,7 +184,7 @@ fn msi_registers_exist_with_msis_only() {
 }
 
 #[test]
-fn guards_hold_while_the_enable_is_set() {
+fn guarded_registers_read_only_while_enabled() {
     // Register, enable in CR0.
     let guarded = [
         (0x2c, 0x1),
@@ -233,7 +233,7 @@ fn preset_bases_are_read_only() {
 }
 
 #[test]
-fn writes_to_read_only_registers_are_ignored() {
+fn read_only_registers_ignore_writes() {
     let mut smmu = Smmu::new(vector_features());
     let before = smmu.0.clone();
     for offset in (0..0x20)
@@ -246,7 +246,7 @@ fn writes_to_read_only_registers_are_ignored() {
 }
 
 #[test]
-fn effects_tell_what_changed() {
+fn write_effects_match_changes() {
     let mut smmu = Smmu::new(vector_features());
     let none = Effects::default();
     let streams = Effects {
@@ -276,7 +276,7 @@ fn effects_tell_what_changed() {
 }
 
 #[test]
-fn the_reason_of_an_error_outlives_a_write_of_the_index() {
+fn cons_err_survives_cons_write() {
     let mut smmu = Smmu::new(vector_features());
     smmu.0.cmdq_cons = (2 << 24) | 5;
     smmu.write(0x9c, 0x0100_0003);
@@ -284,7 +284,7 @@ fn the_reason_of_an_error_outlives_a_write_of_the_index() {
 }
 
 #[test]
-fn an_active_error_is_not_activated_again() {
+fn active_gerror_does_not_toggle_again() {
     let mut smmu = Smmu::new(vector_features());
     assert_eq!(smmu.0.activate_errors(CMDQ_ERR | EVENTQ_ABT_ERR), 0x5);
     assert_eq!(smmu.0.activate_errors(CMDQ_ERR), 0);
@@ -295,7 +295,7 @@ fn an_active_error_is_not_activated_again() {
 }
 
 #[test]
-fn a_state_that_no_guest_can_make_is_named() {
+fn invalid_register_state_is_rejected_by_field() {
     let features = vector_features();
     let mut smmu = Smmu::new(features);
     let reset = smmu.0.clone();
@@ -323,7 +323,7 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_a_guest_writes_is_a_valid_state(
+    fn random_writes_keep_state_valid(
         idr in any::<[u32; 6]>(),
         plain in any::<bool>(),
         accesses in prop::collection::vec((0..0x130_u64, any::<u64>(), any::<bool>()), 0..60),
@@ -344,7 +344,7 @@ proptest! {
     }
 
     #[test]
-    fn any_restored_state_can_be_cleared(
+    fn reset_clears_any_restored_state(
         words in any::<[u32; 11]>(),
         wide in any::<[u64; 5]>(),
         pointers in any::<[u32; 4]>(),

@@ -62,7 +62,7 @@ const fn two_level(log2size: u32, split: u32) -> u32 {
 }
 
 #[test]
-fn a_linear_table_is_an_array() {
+fn linear_strtab_is_indexed_by_stream_id() {
     let mut table = Table::new(TABLE, linear(8));
     table.store(TABLE, 1);
     table.store(TABLE + 64 * 255, 2);
@@ -73,7 +73,7 @@ fn a_linear_table_is_an_array() {
 }
 
 #[test]
-fn a_table_of_one_entry() {
+fn strtab_of_one_entry() {
     let mut table = Table::new(TABLE, linear(0));
     table.store(TABLE, 1);
     assert_eq!(table.fetch(0), Ok(1));
@@ -81,7 +81,7 @@ fn a_table_of_one_entry() {
 }
 
 #[test]
-fn a_linear_table_is_aligned_to_its_written_size() {
+fn linear_strtab_is_aligned_to_log2size() {
     let mut table = Table::new(TABLE + 0x3fc0, linear(8));
     table.store(TABLE, 1);
     assert_eq!(table.fetch(0), Ok(1));
@@ -97,7 +97,7 @@ fn a_linear_table_is_aligned_to_its_written_size() {
 }
 
 #[test]
-fn a_reserved_format_is_linear_and_a_reserved_split_is_6() {
+fn reserved_strtab_fmt_is_linear_and_split_is_6() {
     for format in [2, 3] {
         let mut table = Table::new(TABLE, (format << 16) | linear(8));
         table.store(TABLE + 64, 1);
@@ -112,7 +112,7 @@ fn a_reserved_format_is_linear_and_a_reserved_split_is_6() {
 }
 
 #[test]
-fn without_two_level_tables_there_is_no_format() {
+fn strtab_fmt_is_res0_without_two_level() {
     let mut table = Table::new(TABLE, linear(8));
     table.features = table.features.with_st_level(0);
     // As a restored state could have it.
@@ -122,7 +122,7 @@ fn without_two_level_tables_there_is_no_format() {
 }
 
 #[test]
-fn each_split_finds_its_second_level() {
+fn strtab_every_split_reaches_second_level() {
     for split in [6, 8, 10] {
         let mut table = Table::new(TABLE, two_level(16, split));
         let index = 0x1234_u64 >> split;
@@ -137,7 +137,7 @@ fn each_split_finds_its_second_level() {
 }
 
 #[test]
-fn the_first_level_is_aligned_to_its_size() {
+fn strtab_first_level_is_aligned_to_size() {
     // 2^(16-8) descriptors are 2KB.
     let mut table = Table::new(TABLE + 0x7c0, two_level(16, 8));
     table.memory.store_words(TABLE, &[SECOND | 9]);
@@ -152,7 +152,7 @@ fn the_first_level_is_aligned_to_its_size() {
 }
 
 #[test]
-fn spans_limit_what_can_be_reached() {
+fn strtab_span_limits_stream_ids() {
     for split in [6_u32, 8, 10] {
         for span in 0..32_u32 {
             let mut table = Table::new(TABLE, two_level(16, split));
@@ -169,7 +169,7 @@ fn spans_limit_what_can_be_reached() {
 }
 
 #[test]
-fn the_second_level_is_aligned_to_its_span_and_truncated() {
+fn strtab_second_level_is_aligned_and_truncated() {
     let mut table = Table::new(TABLE, two_level(16, 8));
     let pointer = (SECOND + 0x3fc0) | (0xff << 44) | (1 << 5) | 9;
     table.memory.store_words(TABLE, &[pointer]);
@@ -178,7 +178,7 @@ fn the_second_level_is_aligned_to_its_span_and_truncated() {
 }
 
 #[test]
-fn an_abort_tells_what_was_to_be_read() {
+fn strtab_fetch_abort_reports_address() {
     let mut table = Table::new(TABLE, two_level(16, 8));
     table.memory.store_words(TABLE + 8, &[SECOND | 9]);
     table.memory.unreadable.push(SECOND + 64..SECOND + 65);
@@ -190,7 +190,7 @@ fn an_abort_tells_what_was_to_be_read() {
 }
 
 #[test]
-fn while_disabled_gbpa_decides_and_the_table_is_not_read() {
+fn disabled_smmu_uses_gbpa_without_ste_fetch() {
     let mut table = Table::new(TABLE, linear(8));
     let features = table.features;
     table.registers.write(&features, 0x20, 0, 4);
@@ -202,7 +202,7 @@ fn while_disabled_gbpa_decides_and_the_table_is_not_read() {
 }
 
 #[test]
-fn while_enabled_the_entry_decides() {
+fn enabled_smmu_uses_ste() {
     let mut table = Table::new(TABLE, linear(8));
     table.store(TABLE, 0);
     assert_eq!(table.evaluate(0), StreamConfig::Bypass);
@@ -216,7 +216,7 @@ fn while_enabled_the_entry_decides() {
 }
 
 #[test]
-fn the_format_written_last_counts() {
+fn strtab_last_written_fmt_is_used() {
     let mut table = Table::new(TABLE, two_level(8, 6));
     let features = table.features;
     table.registers.write(&features, 0x20, 0, 4);
@@ -233,7 +233,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_table_has_an_answer(
+    fn random_strtab_lookup_is_total(
         idr in any::<[u32; 6]>(),
         base: u64,
         config: u32,

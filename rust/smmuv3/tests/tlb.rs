@@ -95,7 +95,7 @@ const fn owner(opcode: u64) -> u64 {
 }
 
 #[test]
-fn an_empty_tlb_knows_nothing_and_takes_every_command() {
+fn empty_tlb_misses_and_accepts_every_tlbi() {
     let mut tlb = Tlb::default();
     for opcode in [0x10, 0x11, 0x12, 0x13, 0x28, 0x2a, 0x30] {
         execute(&mut tlb, [owner(opcode), 0], &features());
@@ -104,7 +104,7 @@ fn an_empty_tlb_knows_nothing_and_takes_every_command() {
 }
 
 #[test]
-fn an_entry_is_found_at_every_address_of_its_page_and_nowhere_else() {
+fn tlb_hits_exactly_its_page() {
     for log2_bytes in 12..=55 {
         let tag = stage1(VMID, ASID);
         let size = 1_u64 << log2_bytes;
@@ -123,7 +123,7 @@ fn an_entry_is_found_at_every_address_of_its_page_and_nowhere_else() {
 }
 
 #[test]
-fn everything_about_an_entry_is_kept() {
+fn tlb_keeps_every_entry_field() {
     for bits in 0..64_u32 {
         let bit = |n: u32| bits & (1 << n) != 0;
         let kept = Entry {
@@ -147,7 +147,7 @@ fn everything_about_an_entry_is_kept() {
 }
 
 #[test]
-fn entries_are_told_apart_by_vmid_asid_and_stage() {
+fn tlb_distinguishes_vmid_asid_and_stage() {
     let mut tlb = Tlb::new();
     for (page, tag) in (1..).zip(TAGS) {
         insert(&mut tlb, tag, 0x7000, &entry(page << 12, 12));
@@ -160,7 +160,7 @@ fn entries_are_told_apart_by_vmid_asid_and_stage() {
 }
 
 #[test]
-fn the_newest_translation_of_a_page_is_found() {
+fn tlb_newest_insert_wins() {
     let mut tlb = Tlb::new();
     let tag = stage1(VMID, ASID);
     for newest in [entry(0x1000, 12), global(0x2000, 12), entry(0x3000, 12)] {
@@ -175,7 +175,7 @@ fn the_newest_translation_of_a_page_is_found() {
 }
 
 #[test]
-fn four_thousand_neighbours_have_room_in_every_size() {
+fn tlb_holds_4096_neighbours_of_every_size() {
     let tag = stage1(VMID, ASID);
     for log2_bytes in [12, 14, 16, 21, 25, 29, 30] {
         for first in [0, 0x0000_7c00_0000_0000, 0xffff_fc00_0000_0000_u64] {
@@ -190,7 +190,7 @@ fn four_thousand_neighbours_have_room_in_every_size() {
 }
 
 #[test]
-fn what_was_dropped_leaves_room() {
+fn tlb_invalidated_entry_is_reused_first() {
     let tag = stage1(VMID, ASID);
     let mut tlb = Tlb::new();
     for page in 0..4096 {
@@ -204,7 +204,7 @@ fn what_was_dropped_leaves_room() {
 }
 
 #[test]
-fn a_global_page_stays_when_another_asid_has_its_own() {
+fn tlb_keeps_global_beside_asid_entry() {
     let mut tlb = Tlb::new();
     insert(&mut tlb, TAGS[0], 0x7000, &global(0x1000, 12));
     insert(&mut tlb, TAGS[1], 0x7000, &entry(0x2000, 12));
@@ -213,7 +213,7 @@ fn a_global_page_stays_when_another_asid_has_its_own() {
 }
 
 #[test]
-fn what_is_no_page_or_no_address_is_not_kept() {
+fn tlb_rejects_invalid_page_or_address() {
     let mut tlb = Tlb::new();
     for size in (0..12).chain(56..=255) {
         insert(&mut tlb, stage1(VMID, ASID), 0, &entry(0, size));
@@ -231,7 +231,7 @@ fn what_is_no_page_or_no_address_is_not_kept() {
 }
 
 #[test]
-fn each_command_hits_its_scope() {
+fn tlbi_invalidates_exactly_its_scope() {
     let by_address = 0x1000;
     for (opcode, global, left) in [
         (0x10, false, [false, false, true, true, true]),
@@ -263,7 +263,7 @@ fn each_command_hits_its_scope() {
 }
 
 #[test]
-fn an_address_hits_every_size_of_page_around_it() {
+fn tlbi_va_invalidates_every_page_size() {
     for log2_bytes in 12..=55 {
         let size = 1_u64 << log2_bytes;
         let negative = !(2 * size - 1) & !(1 << 55);
@@ -297,7 +297,7 @@ fn an_address_hits_every_size_of_page_around_it() {
 
 /// The top byte of a command's address does not count (4.4.2).
 #[test]
-fn commands_ignore_the_top_byte_of_virtual_addresses() {
+fn tlbi_va_ignores_top_byte() {
     for address in [0x1000, 0xffff_ffff_ffff_f000_u64] {
         for top in [0, 0x5a, 0xff] {
             let mut tlb = full_of(address, 12, false);
@@ -317,7 +317,7 @@ fn ranged(address: u64, num: u64, scale: u64, granule: u64) -> [u64; 2] {
 }
 
 #[test]
-fn a_range_hits_from_its_first_to_its_last_page() {
+fn tlbi_range_invalidates_first_to_last_page() {
     for (granule, log2_bytes) in [(1, 12), (2, 14), (3, 16)] {
         // 8 and 6144 pages: by place, and in one pass.
         for (num, scale, pages) in [(3, 1, 8), (2, 11, 6144)] {
@@ -339,7 +339,7 @@ fn a_range_hits_from_its_first_to_its_last_page() {
 }
 
 #[test]
-fn an_address_within_a_granule_hits_all_of_the_granule() {
+fn tlbi_va_within_granule_invalidates_granule() {
     let tag = stage1(VMID, ASID);
     let mut tlb = Tlb::new();
     for number in 0..4 {
@@ -352,7 +352,7 @@ fn an_address_within_a_granule_hits_all_of_the_granule() {
 }
 
 #[test]
-fn no_range_wraps_or_leaves_its_table() {
+fn tlbi_range_does_not_wrap_or_change_half() {
     let features = features().with_ds(true);
     let tag = stage1(VMID, ASID);
     let corners = [
@@ -385,7 +385,7 @@ fn no_range_wraps_or_leaves_its_table() {
 }
 
 #[test]
-fn ranges_of_ipas_end_with_the_address_space() {
+fn tlbi_ipa_range_ends_with_address_space() {
     let tag = stage2(VMID);
     let top = 0x00ff_ffff_ffff_f000;
     let mut tlb = Tlb::new();

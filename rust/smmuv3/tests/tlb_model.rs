@@ -96,7 +96,7 @@ proptest! {
     })]
 
     #[test]
-    fn nothing_is_found_that_was_dropped_or_replaced(
+    fn tlb_model_no_stale_hit(
         steps in prop::collection::vec(any_step(any_known()), 1..200),
     ) {
         let mut both = Both::new();
@@ -118,7 +118,7 @@ proptest! {
     /// As many pages as one place takes: none makes room for another, so that
     /// what is not found was invalidated without need.
     #[test]
-    fn nothing_is_forgotten_without_need(
+    fn tlb_model_no_needless_invalidation(
         (pages, steps) in prop::collection::vec(any_known(), 4).prop_flat_map(|pages| {
             let steps = prop::collection::vec(any_step(select(pages.clone())), 1..100);
             (Just(pages), steps)
@@ -136,7 +136,7 @@ proptest! {
     /// What a device remembers of its own is told to be forgotten whenever the
     /// TLB would forget it, and nothing else is.
     #[test]
-    fn a_device_is_told_what_the_tlb_forgets(known in any_known(), words in any_command()) {
+    fn tlb_model_notified_range_covers_invalidated(known in any_known(), words in any_command()) {
         let Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) = decode(words, &features()) else {
             return Ok(());
         };

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_are_in_order_and_cover_everything() {
+    fn batch_halves_are_ordered_and_complete() {
         let set = CommandMask(0b1011_0110);
         let (older, newer) = set.halves();
         assert_eq!(
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_end_where_the_class_changes() {
+    fn batch_run_ends_where_class_changes() {
         let class = CommandMask(0b0011_0100);
         assert_eq!(CommandMask(0xff).leading_run(class), CommandMask(0b011));
         assert_eq!(CommandMask(0xfc).leading_run(class), CommandMask(0b100));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_cut_at_an_index() {
+    fn batch_is_split_at_index() {
         let set = CommandMask::first_n(63);
         assert_eq!(set.len(), 63);
         assert_eq!(set.before(2), CommandMask(0b11));

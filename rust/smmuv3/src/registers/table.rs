@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn registers_lie_apart_and_aligned() {
+    fn register_offsets_are_disjoint_and_aligned() {
         let mut places: Vec<_> = TABLE.iter().map(|row| (row.offset, row.bytes)).collect();
         places.extend(TABLE.iter().filter_map(|row| row.ack).map(|ack| (ack, 4)));
         places.sort_unstable();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_read_what_they_store() {
+    fn register_rows_read_back_stored_value() {
         let mut registers = Registers::default();
         for row in TABLE {
             let before = registers.clone();

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cd_has_its_fields_where_the_specification_says() {
+    fn cd_field_positions_match_spec() {
         CdWord0::check(&[
             ("t0sz", 5, 0),
             ("tg0", 7, 6),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn cd_tables_are_where_the_specification_says() {
+    fn cd_ttb_positions_match_spec() {
         // bits 127:64 of the descriptor, less 64
         CdTable::check(&[
             ("nscfg", 64 - 64, 64 - 64),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn level_1_descriptor_has_its_fields_where_the_specification_says() {
+    fn l1cd_field_positions_match_spec() {
         L1Cd::check(&[("v", 0, 0), ("l2ptr", 55, 12)]);
         assert_eq!(L1Cd::of(u64::MAX).table(), 0x00ff_ffff_ffff_f000);
     }

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_are_named_where_the_specification_says() {
+    fn command_stream_id_positions_match_spec() {
         StreamWord0::check(&[
             ("opcode", 7, 0),
             ("global", 9, 9),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn tlbi_has_its_fields_where_the_specification_says() {
+    fn tlbi_field_positions_match_spec() {
         TlbiWord0::check(&[
             ("opcode", 7, 0),
             ("num", 16, 12),
@@ -244,13 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn ats_commands_have_their_fields_where_the_specification_says() {
+    fn ats_command_field_positions_match_spec() {
         AtcInvWord1::check(&[("size", 69 - 64, 64 - 64), ("address", 127 - 64, 76 - 64)]);
         PriRespWord1::check(&[("prgindex", 72 - 64, 64 - 64), ("resp", 77 - 64, 76 - 64)]);
     }
 
     #[test]
-    fn sync_has_its_fields_where_the_specification_says() {
+    fn cmd_sync_field_positions_match_spec() {
         SyncWord0::check(&[
             ("opcode", 7, 0),
             ("cs", 13, 12),

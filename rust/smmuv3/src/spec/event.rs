@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn record_has_its_fields_where_the_specification_says() {
+    fn event_record_field_positions_match_spec() {
         EventWord0::check(&[
             ("number", 7, 0),
             ("ssv", 11, 11),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_where_the_specification_says() {
+    fn event_address_positions_match_spec() {
         // bits 255:192 of the record, less 192
         WalkFetchAddr::check(&[("fetchaddr", 247 - 192, 195 - 192)]);
         IpaWord::check(&[("ipa", 247 - 192, 204 - 192)]);

@@ -458,7 +458,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idr0_and_idr1_have_their_fields_where_the_specification_says() {
+    fn idr0_and_idr1_field_positions_match_spec() {
         Idr0::check(&[
             ("s2p", 0, 0),
             ("s1p", 1, 1),
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn idr3_and_idr5_have_their_fields_where_the_specification_says() {
+    fn idr3_and_idr5_field_positions_match_spec() {
         Idr3::check(&[
             ("had", 2, 2),
             ("pbha", 3, 3),
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn control_registers_have_their_fields_where_the_specification_says() {
+    fn control_register_field_positions_match_spec() {
         Cr0::check(&[
             ("smmuen", 0, 0),
             ("priqen", 1, 1),
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn interrupts_and_errors_are_where_the_specification_says() {
+    fn interrupt_and_error_positions_match_spec() {
         IrqCtrl::check(&[
             ("gerror_irqen", 0, 0),
             ("priq_irqen", 1, 1),
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_queues_are_where_the_specification_says() {
+    fn table_and_queue_field_positions_match_spec() {
         StrtabBase::check(&[("addr", 55, 6), ("ra", 62, 62)]);
         StrtabBaseCfg::check(&[("log2size", 5, 0), ("split", 10, 6), ("format", 17, 16)]);
         QueueBase::check(&[("log2size", 4, 0), ("addr", 55, 5), ("hint", 62, 62)]);

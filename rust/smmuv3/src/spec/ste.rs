@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ste_has_its_fields_where_the_specification_says() {
+    fn ste_field_positions_match_spec() {
         SteWord0::check(&[
             ("v", 0, 0),
             ("config", 3, 1),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_2_has_its_fields_where_the_specification_says() {
+    fn ste_stage2_field_positions_match_spec() {
         SteWord2::check(&[
             ("s2vmid", 143 - 128, 128 - 128),
             ("implementation", 159 - 128, 144 - 128),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn level_1_descriptor_has_its_fields_where_the_specification_says() {
+    fn l1std_field_positions_match_spec() {
         L1Std::check(&[("span", 4, 0), ("l2ptr", 55, 6)]);
         assert_eq!(L1Std::of(u64::MAX).table(), 0x00ff_ffff_ffff_ffc0);
         assert_eq!(

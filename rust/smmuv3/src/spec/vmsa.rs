@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptor_has_its_address_where_the_architecture_says() {
+    fn descriptor_address_positions_match_arm_arm() {
         Descriptor::check(&[
             ("valid", 0, 0),
             ("table_or_page", 1, 1),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_where_the_architecture_says() {
+    fn descriptor_attribute_positions_match_arm_arm() {
         Stage1Leaf::check(&[
             ("attrindx", 4, 2),
             ("ns", 5, 5),

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_are_forgotten_by_range() {
+    fn cfgi_range_invalidates_streams_in_range() {
         let mut configurations = ConfigCache::new();
         for sid in [1, 2, 3, u32::MAX] {
             configurations.insert(sid, &StreamContext::Bypass { ias_bits: 44 });
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_cannot_make_it_grow_without_bound() {
+    fn config_cache_size_is_bounded() {
         let mut configurations = ConfigCache::new();
         for sid in 0..5 * CAPACITY as u32 {
             configurations.insert(sid, &StreamContext::Abort);

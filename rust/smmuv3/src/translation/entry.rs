@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_needs_the_permission_of_both_stages() {
+    fn tlb_entry_combines_both_stage_permissions() {
         assert_eq!(entry(12).permissions(), READ);
         assert_eq!(READ.and(Permissions::ALL), READ);
         assert_eq!(READ.and(NONE), NONE);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offset_within_a_page_is_kept() {
+    fn tlb_entry_keeps_page_offset() {
         let address = 0xfedc_ba98_7654_3210;
         assert_eq!(entry(12).translate(address), 0x1234_5678_9abc_d210);
         assert_eq!(entry(32).translate(address), 0x1234_5678_7654_3210);

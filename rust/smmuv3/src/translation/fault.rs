@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_has_the_fields_of_its_type_only() {
+    fn fault_record_has_only_fields_of_its_type() {
         let bad = Fault::configuration(EventType::BadCd).record(7, 0x1000, true);
         assert_eq!(bad, Event::new(EventType::BadCd, 7));
 

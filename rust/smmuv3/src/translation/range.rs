@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_falls_into_aligned_blocks() {
+    fn range_splits_into_aligned_blocks() {
         assert_eq!(blocks(0x1000, 0x1fff), [(0x1000, 0xfff)]);
         assert_eq!(
             blocks(0x1000, 0x5fff),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn aligning_covers_whole_pages() {
+    fn range_alignment_covers_whole_pages() {
         let range = Range {
             first: 0x1_1000,
             last: 0x2_0fff,
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_lies_in_one_block() {
+    fn range_has_one_enclosing_block() {
         let range = |first, last| Range { first, last };
         assert_eq!(range(5, 5).enclosing(), range(5, 5));
         assert_eq!(range(0x1000, 0x2fff).enclosing(), range(0, 0x3fff));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_overlap_by_a_single_address() {
+    fn range_overlap_of_one_address_counts() {
         let page = Range::page(0x1234, 12);
         for (first, last, overlap) in [
             (0, 0xfff, false),

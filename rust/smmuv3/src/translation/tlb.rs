@@ -264,7 +264,7 @@ mod tests {
     use crate::translation::Permissions;
 
     #[test]
-    fn nothing_comes_back_when_the_epochs_begin_again() {
+    fn tlb_epoch_wrap_revives_no_entry() {
         let tag = Tag {
             vmid: 0,
             asid: Some(0),

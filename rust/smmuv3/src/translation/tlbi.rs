@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_names_its_scope() {
+    fn tlbi_scope_by_command() {
         let of = |opcode: u64| scope([OWNER | opcode, 0x1000]);
         let (vmid, asid, range) = (VMID, ASID, Range::page(0x1000, 12));
         let by_address = |whose| TlbiScope::Address {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn leaf_bit_spares_tables() {
+    fn tlbi_leaf_keeps_table_entries() {
         for opcode in 0..=0xff {
             let of = |leaf: u64| scope([OWNER | opcode, 0x1000 | leaf]);
             let is_leaf_only = |leaf| of(leaf).is_some_and(|what| what.is_leaf_only());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_as_long_as_num_scale_and_granule_say() {
+    fn tlbi_range_length_by_num_scale_and_tg() {
         let at = |num: u64, scale: u64, granule: u64| {
             range_of([
                 0x12 | (num << 12) | (scale << 20),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_ends_with_its_table() {
+    fn tlbi_range_stops_at_table_end() {
         let longest = |opcode: u64, address: u64| {
             range_of([opcode | (31 << 12) | (63 << 20), address | (3 << 10)])
         };
@@ -267,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unaligned_range_is_made_of_whole_granules() {
+    fn tlbi_unaligned_range_rounds_to_granules() {
         let unaligned = range_of([0x12 | (1 << 12), 0x1_3000 | (3 << 10)]);
         assert_eq!(unaligned, range(0x1_0000, 0x3_ffff));
     }
 
     #[test]
-    fn a_tag_is_reached_by_its_own_invalidations() {
+    fn tlbi_matches_own_tag_only() {
         let combined = Tag {
             vmid: VMID,
             asid: Some(ASID),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn global_translations_are_reached_by_address_under_every_asid() {
+    fn tlbi_by_address_matches_global_for_any_asid() {
         let other = Tag {
             vmid: VMID,
             asid: Some(1),

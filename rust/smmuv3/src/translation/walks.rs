@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distance_is_that_of_the_nearest_address_named() {
+    fn walk_distance_is_to_nearest_address() {
         let range = Range {
             first: 0x4000,
             last: 0x7fff,
@@ -333,7 +333,7 @@ mod tests {
     /// Stage 2 has mapped an earlier table of stage 1 by a block: any address of the
     /// block reaches the walk, although it has gone on to another page since.
     #[test]
-    fn extents_of_earlier_stage2_walks_count() {
+    fn walk_keeps_extents_of_earlier_stage2_walks() {
         let tag = Tag {
             vmid: 1,
             asid: None,
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again_and_begin_empty() {
+    fn walk_slots_are_reused_empty() {
         let mut walks = Walks::default();
         let one = walks.begin(1);
         let mut two = walks.begin(2);

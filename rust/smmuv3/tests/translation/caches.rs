@@ -46,7 +46,7 @@ fn nested() -> Nested {
 }
 
 #[test]
-fn what_is_remembered_is_what_a_walk_finds_and_nothing_is_read_for_it() {
+fn cache_hit_equals_walk_and_reads_nothing() {
     let mut bypassing = Smmu::new(nested().smmu.features);
     bypassing.memory.store_words(STE, &[0x9]);
     let mut aborting = Smmu::new(bypassing.features);
@@ -85,7 +85,7 @@ fn what_is_remembered_is_what_a_walk_finds_and_nothing_is_read_for_it() {
 }
 
 #[test]
-fn stage_2_is_remembered_for_itself_while_both_translate() {
+fn nested_walk_caches_stage2_alone() {
     let mut nested = nested();
     nested.map1(PAGE + 0x1000, 3, IPA, STAGE1);
     nested.smmu.cached(PAGE, READ);
@@ -96,7 +96,7 @@ fn stage_2_is_remembered_for_itself_while_both_translate() {
 }
 
 #[test]
-fn what_is_not_permitted_is_looked_at_again() {
+fn denied_cached_access_rewalks() {
     let (mut smmu, mut tables) = stage1(STAGE1 | READ_ONLY);
     smmu.cached(PAGE, READ);
     assert_eq!(smmu.store.hit(SID, PAGE, WRITE), None);
@@ -125,7 +125,7 @@ const S2PTW: fn(u64) -> u64 = |word| word | ste::S2PTW;
 /// Pages of stage 2 are remembered as what they are: a descriptor in a page of
 /// Device memory that a transaction has accessed before is not read.
 #[test]
-fn s2ptw_denies_what_a_transaction_left_in_the_tlb() {
+fn s2ptw_denies_cached_device_page() {
     for before in [None, Some(WRITE)] {
         let mut nested = nested();
         nested.smmu.patch_ste(2, S2PTW);
@@ -170,7 +170,7 @@ fn s2ptw_denies_what_a_transaction_left_in_the_tlb() {
 /// Streams of one VMID share the entries of stage 2, and need not agree in
 /// `S2PTW`.
 #[test]
-fn s2ptw_is_that_of_the_stream_that_hits() {
+fn s2ptw_of_current_stream_applies_to_hit() {
     let mut nested = nested();
     let (first, second) = (SID, SID + 1);
     let words = ste_nested(&nested.stage2);
@@ -208,7 +208,7 @@ fn s2ptw_is_that_of_the_stream_that_hits() {
 }
 
 #[test]
-fn a_fault_is_not_remembered() {
+fn fault_is_not_cached() {
     let (mut smmu, mut tables) = stage1(STAGE1);
     let next = PAGE + 0x1000;
     assert!(matches!(smmu.cached(next, READ), Outcome::Fault(_)));
@@ -220,7 +220,7 @@ fn a_fault_is_not_remembered() {
 }
 
 #[test]
-fn an_ignored_top_byte_does_not_tell_translations_apart() {
+fn tbi_addresses_share_tlb_entry() {
     let (mut smmu, _) = stage1(STAGE1);
     smmu.patch_cd(0, |word| word | (1 << 38));
     let found = smmu.cached(PAGE, READ);
@@ -232,7 +232,7 @@ fn an_ignored_top_byte_does_not_tell_translations_apart() {
 }
 
 #[test]
-fn a_top_byte_that_counts_is_no_hit() {
+fn top_byte_without_tbi_misses() {
     let (mut smmu, _) = stage1(STAGE1);
     smmu.cached(PAGE, READ);
     for bit in 48..64 {
@@ -284,7 +284,7 @@ fn told(smmu: &mut Smmu) -> Told {
 }
 
 #[test]
-fn each_translation_is_remembered_once() {
+fn translation_is_cached_once() {
     let combined = Tag {
         vmid: VMID,
         asid: Some(ASID),
@@ -306,7 +306,7 @@ fn each_translation_is_remembered_once() {
 }
 
 #[test]
-fn every_descriptor_that_is_read_is_told() {
+fn every_descriptor_read_is_observed() {
     let mut nested = nested();
     let steps = told(&mut nested.smmu).steps;
     let stages: Vec<_> = steps.iter().map(|step| (step.stage, step.level)).collect();
@@ -502,7 +502,7 @@ const S2_IPA: u64 = 0x2a;
 const NSNH_ALL: u64 = 0x30;
 
 #[test]
-fn a_page_of_stage_1_is_remapped_under_a_transaction() {
+fn tlbi_races_walk_of_stage1_page() {
     let (mut alone, mut tables) = stage1(STAGE1);
     let slot = tables.place(&mut alone.memory, PAGE, 3);
     let mut both = nested();
@@ -521,7 +521,7 @@ fn a_page_of_stage_1_is_remapped_under_a_transaction() {
 }
 
 #[test]
-fn a_global_page_is_remapped_under_a_transaction() {
+fn tlbi_races_walk_of_global_page() {
     let (mut before, mut tables) = stage1(GLOBAL);
     let slot = tables.place(&mut before.memory, PAGE, 3);
     for (opcode, asid) in [(NH_VA, ASID), (NH_VA, 1), (NH_VAA, 0), (NH_ALL, 0)] {
@@ -534,7 +534,7 @@ fn a_global_page_is_remapped_under_a_transaction() {
 }
 
 #[test]
-fn a_table_of_stage_1_is_taken_away_under_a_transaction() {
+fn tlbi_races_walk_of_stage1_table() {
     let mut before = nested();
     let slot = before.place1(PAGE, 1);
     race(
@@ -557,7 +557,7 @@ fn block_in_pieces(attributes: u64) -> Nested {
 }
 
 #[test]
-fn a_block_of_stage_1_is_forgotten_as_a_whole_though_stage_2_has_pages() {
+fn tlbi_stage1_block_over_stage2_pages_is_complete() {
     let block = PAGE & !0x1f_ffff;
     for (attributes, asid) in [(STAGE1, ASID), (GLOBAL, 1)] {
         let mut nested = block_in_pieces(attributes);
@@ -574,7 +574,7 @@ fn a_block_of_stage_1_is_forgotten_as_a_whole_though_stage_2_has_pages() {
 }
 
 #[test]
-fn the_largest_block_in_pieces_is_forgotten_as_a_whole() {
+fn tlbi_largest_fragmented_block_is_complete() {
     let mut nested = block_in_pieces(STAGE1);
     let large = 1 << 39;
     nested.map1(large, 1, IPA, STAGE1);
@@ -587,7 +587,7 @@ fn the_largest_block_in_pieces_is_forgotten_as_a_whole() {
 }
 
 #[test]
-fn a_block_of_stage_1_is_taken_away_under_a_transaction() {
+fn tlbi_races_walk_of_stage1_block() {
     let mut before = block_in_pieces(STAGE1);
     let slot = before.place1(PAGE, 2);
     for opcode in [NH_VA, NH_VAA] {
@@ -600,7 +600,7 @@ fn a_block_of_stage_1_is_taken_away_under_a_transaction() {
 }
 
 #[test]
-fn a_page_of_stage_2_is_remapped_under_a_transaction() {
+fn tlbi_races_walk_of_stage2_page() {
     let mut tables = Tables::new(12, 44, 0, TABLES2);
     let mut before = Smmu::stage2(&tables);
     tables.map(&mut before.memory, PAGE, 3, OUTPUT, STAGE2);
@@ -615,7 +615,7 @@ fn a_page_of_stage_2_is_remapped_under_a_transaction() {
 }
 
 #[test]
-fn stage_2_moves_what_stage_1_uses_under_a_transaction() {
+fn tlbi_races_walk_of_stage1_table_ipa() {
     let mut before = nested();
     let leaf = before.slot1(PAGE, 3);
     // Where the table moves to there is another leaf.
@@ -639,7 +639,7 @@ fn stage_2_moves_what_stage_1_uses_under_a_transaction() {
 }
 
 #[test]
-fn a_context_descriptor_changes_under_a_transaction() {
+fn cfgi_cd_races_walk() {
     let mut before = stage1(STAGE1).0;
     let mut others = Tables::stage1(12, 48, 0xc000_0000);
     others.map(&mut before.memory, PAGE, 3, OTHER, STAGE1);
@@ -663,7 +663,7 @@ fn a_context_descriptor_changes_under_a_transaction() {
 }
 
 #[test]
-fn a_stream_table_entry_changes_under_a_transaction() {
+fn cfgi_ste_races_walk() {
     for before in [stage1(STAGE1).0, nested().smmu] {
         for words in [[0x1, 0], [0x9, 0], [0, 0]] {
             let change = |smmu: &mut Smmu| smmu.memory.store_words(STE, &words);
@@ -674,7 +674,7 @@ fn a_stream_table_entry_changes_under_a_transaction() {
 }
 
 #[test]
-fn stage_2_is_replaced_under_a_transaction() {
+fn cfgi_ste_races_walk_of_stage2() {
     let mut before = nested();
     let mut others = Tables::new(12, 44, 0, 0x2_0000_0000);
     let mut pages = vec![CD];
@@ -696,7 +696,7 @@ fn stage_2_is_replaced_under_a_transaction() {
 }
 
 #[test]
-fn a_command_about_others_leaves_what_is_known() {
+fn unrelated_command_keeps_cache() {
     let mut smmu = nested().smmu;
     let known = smmu.cached(PAGE, READ);
     smmu.store.invalidate_configurations(SID + 1, StreamId::MAX);
@@ -741,7 +741,7 @@ fn tlbi_of(smmu: &mut Smmu, opcode: u64, (vmid, asid): (u16, u16), address: u64)
 const LEAF: u64 = 1;
 
 #[test]
-fn walk_is_not_reached_by_commands_about_others() {
+fn walk_survives_unrelated_commands() {
     let mut tables = Tables::new(12, 44, 0, TABLES2);
     let mut stage2 = Smmu::stage2(&tables);
     tables.map(&mut stage2.memory, PAGE, 3, OUTPUT, STAGE2);
@@ -769,7 +769,7 @@ fn walk_is_not_reached_by_commands_about_others() {
 }
 
 #[test]
-fn walk_is_not_reached_by_other_addresses() {
+fn walk_survives_tlbi_of_other_address() {
     let alone = stage1(STAGE1).0;
     let both = nested().smmu;
     for before in [&alone, &both] {
@@ -789,7 +789,7 @@ fn walk_is_not_reached_by_other_addresses() {
 /// A table that leads to two pages is taken away: its invalidation may name the
 /// other one.
 #[test]
-fn walk_is_reached_by_any_address_of_its_tables() {
+fn walk_retries_on_tlbi_of_any_table_address() {
     let mut before = nested();
     for level in 0..3 {
         let slot = before.place1(PAGE, level);
@@ -818,7 +818,7 @@ fn walk_is_reached_by_any_address_of_its_tables() {
 }
 
 #[test]
-fn clearing_the_caches_reaches_every_walk() {
+fn flush_retries_every_walk() {
     let mut smmu = nested().smmu;
     let (one, other) = (smmu.store.begin(SID, PAGE), smmu.store.begin(7, PAGE));
     assert!(smmu.store.is_current(&one) && smmu.store.is_current(&other));
@@ -829,7 +829,7 @@ fn clearing_the_caches_reaches_every_walk() {
 }
 
 #[test]
-fn invalidations_wait_while_a_walk_is_undisturbed() {
+fn protected_walk_delays_invalidation() {
     let mut smmu = nested().smmu;
     let plain = smmu.store.begin(SID, PAGE);
     assert!(!smmu.store.must_wait());
@@ -843,7 +843,7 @@ fn invalidations_wait_while_a_walk_is_undisturbed() {
 }
 
 #[test]
-fn a_query_fills_the_caches_for_accesses() {
+fn probe_fills_caches() {
     let (mut smmu, _) = stage1(STAGE1 | READ_ONLY);
     let queried = smmu.cached(PAGE, QUERY);
     assert_eq!(smmu.store.hit(SID, PAGE, READ), Some(queried));

@@ -51,7 +51,7 @@ const fn bare(number: u64) -> [u64; 4] {
 }
 
 #[test]
-fn a_disabled_smmu_passes_or_aborts_everything_and_reads_nothing() {
+fn disabled_smmu_translates_by_gbpa_alone() {
     let mut smmu = one_page();
     let features = smmu.features;
     smmu.registers.write(&features, 0x20, 0, 4);
@@ -64,7 +64,7 @@ fn a_disabled_smmu_passes_or_aborts_everything_and_reads_nothing() {
 }
 
 #[test]
-fn a_disabled_smmu_does_not_ask_its_caches() {
+fn disabled_smmu_bypasses_caches() {
     let mut smmu = one_page();
     smmu.cached(PAGE, READ);
     let features = smmu.features;
@@ -73,7 +73,7 @@ fn a_disabled_smmu_does_not_ask_its_caches() {
 }
 
 #[test]
-fn an_entry_can_abort_without_a_record_or_pass() {
+fn ste_abort_is_silent_and_bypass_passes() {
     let mut smmu = one_page();
     for reserved in 0..4_u64 {
         smmu.memory.store_words(STE, &[1 | (reserved << 1)]);
@@ -84,7 +84,7 @@ fn an_entry_can_abort_without_a_record_or_pass() {
 }
 
 #[test]
-fn what_passes_has_an_address_that_can_be_put_out() {
+fn bypass_above_oas_is_addr_size_fault() {
     let mut smmu = one_page();
     // Without substreams of its own the entry bypasses; with them stage 1 does.
     for (features, words) in [
@@ -118,7 +118,7 @@ fn what_passes_has_an_address_that_can_be_put_out() {
 }
 
 #[test]
-fn a_stream_outside_the_table_is_recorded_if_that_is_wanted() {
+fn bad_stream_id_recorded_with_recinvsid() {
     let mut smmu = one_page();
     let features = smmu.features;
     let Smmu {
@@ -142,14 +142,14 @@ fn a_stream_outside_the_table_is_recorded_if_that_is_wanted() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_read_is_told_by_its_address() {
+fn ste_fetch_fault_has_address() {
     let mut smmu = one_page();
     smmu.memory.unreadable.push(STE + 63..STE + 64);
     assert_eq!(smmu.record(PAGE), [0x5_0000_0003, 0, 0, STE]);
 }
 
 #[test]
-fn a_first_level_that_cannot_be_read_is_told_by_its_address() {
+fn l1std_fetch_fault_has_address() {
     let mut smmu = one_page();
     smmu.registers.strtab_base_cfg = (1 << 16) | (6 << 6) | 4;
     smmu.memory.store_words(STRTAB, &[SECOND | 7]);
@@ -164,7 +164,7 @@ fn a_first_level_that_cannot_be_read_is_told_by_its_address() {
 }
 
 #[test]
-fn an_illegal_entry_is_recorded_before_anything_behind_it() {
+fn bad_ste_precedes_cd_faults() {
     let mut smmu = one_page();
     // The Context descriptor would abort.
     smmu.memory.unreadable.push(CD..CD + 1);
@@ -175,7 +175,7 @@ fn an_illegal_entry_is_recorded_before_anything_behind_it() {
 }
 
 #[test]
-fn a_descriptor_that_cannot_be_read_is_told_by_its_address() {
+fn cd_fetch_fault_has_address() {
     let mut smmu = one_page();
     smmu.memory.unreadable.push(CD + 8..CD + 9);
     assert_eq!(smmu.record(PAGE), [0x5_0000_0009, 0, 0, CD]);
@@ -185,7 +185,7 @@ fn a_descriptor_that_cannot_be_read_is_told_by_its_address() {
 }
 
 #[test]
-fn an_illegal_descriptor_is_recorded_before_anything_behind_it() {
+fn bad_cd_precedes_walk_faults() {
     let mut smmu = one_page();
     smmu.memory.unreadable.push(TABLES1..TABLES1 + 1);
     smmu.patch_cd(0, |word| word & !cd::V & !cd::R);
@@ -194,7 +194,7 @@ fn an_illegal_descriptor_is_recorded_before_anything_behind_it() {
 }
 
 #[test]
-fn a_table_that_begins_beyond_the_output_size_is_illegal() {
+fn ttb_beyond_oas_is_bad_cd() {
     let mut smmu = one_page();
     // IPS of 36 bits
     smmu.patch_cd(0, |word| word & !cd::ips(7) | cd::ips(1));
@@ -205,7 +205,7 @@ fn a_table_that_begins_beyond_the_output_size_is_illegal() {
 }
 
 #[test]
-fn endianness_is_that_of_walks_which_there_must_be() {
+fn cd_endianness_checked_only_with_walks() {
     let tables = Tables::stage1(12, 48, TABLES1);
     for (halves, legal) in [
         ([Some(&tables), Some(&tables)], false),
@@ -222,7 +222,7 @@ fn endianness_is_that_of_walks_which_there_must_be() {
 }
 
 #[test]
-fn streams_with_substreams_can_refuse_transactions_without_one() {
+fn s1dss_terminate_refuses_missing_substream() {
     let mut smmu = one_page();
     smmu.features = BOTH.with_ssidsize(5);
     for dss in [0b00, 0b11] {
@@ -239,7 +239,7 @@ fn streams_with_substreams_can_refuse_transactions_without_one() {
 }
 
 #[test]
-fn the_first_level_of_context_descriptors_is_read_and_told_too() {
+fn l1cd_fetch_fault_has_address() {
     let mut smmu = one_page();
     smmu.features = BOTH.with_ssidsize(10).with_cd2l(true);
     let l1 = 0xa000_0000;
@@ -253,7 +253,7 @@ fn the_first_level_of_context_descriptors_is_read_and_told_too() {
 }
 
 #[test]
-fn of_both_stages_the_first_can_be_bypassed_without_substream() {
+fn s1dss_bypass_skips_nested_stage1() {
     let mut nested = nested();
     nested.smmu.features = BOTH.with_ssidsize(5);
     nested.smmu.patch_ste(0, |word| word | (5 << 59));
@@ -276,7 +276,7 @@ fn of_both_stages_the_first_can_be_bypassed_without_substream() {
 }
 
 #[test]
-fn both_levels_of_context_descriptors_are_translated() {
+fn nested_cd_and_l1cd_are_translated() {
     let mut nested = nested();
     nested.smmu.features = BOTH.with_ssidsize(10).with_cd2l(true);
     let l1 = 0xa000_0000;
@@ -306,7 +306,7 @@ fn both_levels_of_context_descriptors_are_translated() {
 }
 
 #[test]
-fn a_context_says_whose_translations_these_are() {
+fn context_has_asid_and_vmid() {
     let context = |smmu: &mut Smmu, address| {
         smmu.cached(address, QUERY);
         match smmu.store.configuration(SID) {
@@ -334,7 +334,7 @@ fn a_context_says_whose_translations_these_are() {
 }
 
 #[test]
-fn the_granule_that_comes_first_is_that_of_the_half() {
+fn context_granule_is_per_half() {
     let lower = Tables::stage1(14, 40, TABLES1);
     let upper = Tables::stage1(16, 40, TABLES1);
     let mut smmu = Smmu::stage1(&lower);
@@ -351,7 +351,7 @@ fn the_granule_that_comes_first_is_that_of_the_half() {
 }
 
 #[test]
-fn an_entry_of_stage_2_is_checked_whether_stage_1_translates_or_not() {
+fn stage2_ste_checked_with_stage1_bypass() {
     let mut nested = nested();
     nested.smmu.features = BOTH.with_ssidsize(5);
     nested.smmu.patch_ste(2, |word| word & !ste::S2AA64);
@@ -362,7 +362,7 @@ fn an_entry_of_stage_2_is_checked_whether_stage_1_translates_or_not() {
 }
 
 #[test]
-fn a_write_that_stage_1_forbids_is_no_configuration_s_fault() {
+fn stage1_write_fault_is_no_config_fault() {
     let mut nested = nested();
     nested.map1(PAGE, 3, 0x1_2345_6000, STAGE1 | READ_ONLY);
     let found = nested.smmu.fault(PAGE, WRITE);
@@ -415,7 +415,7 @@ fn reasons(smmu: &mut Smmu) -> Vec<(StreamId, BadConfig)> {
 }
 
 #[test]
-fn bad_configuration_gives_its_reason() {
+fn bad_configuration_reports_reason() {
     let mut smmu = one_page();
     assert_eq!(reasons(&mut smmu), []);
     smmu.patch_cd(0, |word| word & !cd::AA64);

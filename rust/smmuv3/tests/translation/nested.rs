@@ -53,7 +53,7 @@ fn one_page(attributes1: u64, attributes2: u64) -> Nested {
 }
 
 #[test]
-fn the_smaller_page_of_both_stages_is_what_is_translated() {
+fn nested_page_is_smaller_of_both_stages() {
     for granule1 in [12, 14, 16] {
         for granule2 in [12, 14, 16] {
             for level1 in leaf_levels(granule1) {
@@ -90,7 +90,7 @@ fn the_smaller_page_of_both_stages_is_what_is_translated() {
 }
 
 #[test]
-fn each_descriptor_of_stage_1_is_translated_for_itself() {
+fn nested_stage1_descriptors_translate_separately() {
     // A table of 64KB lies in 16 pages of 4KB, none behind the other.
     let mut nested = Nested::new(Tables::stage1(16, 48, TABLES1), stage2(12));
     for page in 0..16_u64 {
@@ -110,7 +110,7 @@ fn each_descriptor_of_stage_1_is_translated_for_itself() {
 }
 
 #[test]
-fn the_first_table_may_lie_in_several_pages_too() {
+fn nested_first_table_may_span_ipa_pages() {
     let mut nested = Nested::new(Tables::stage1(16, 42, TABLES1), stage2(12));
     for address in [0, 0x3ff_ffff_0000, 0x155_5555_0000_u64] {
         nested.map1(address, 3, IPA, STAGE1);
@@ -120,7 +120,7 @@ fn the_first_table_may_lie_in_several_pages_too() {
 }
 
 #[test]
-fn an_access_takes_the_permission_of_both_stages() {
+fn nested_access_needs_both_permissions() {
     for read_only in [0, READ_ONLY] {
         for attributes in [0, S2_READ, S2_WRITE, S2_READ | S2_WRITE] {
             let mut nested = one_page(STAGE1 | read_only, AF | attributes);
@@ -154,14 +154,14 @@ fn an_access_takes_the_permission_of_both_stages() {
 }
 
 #[test]
-fn a_page_of_both_stages_is_global_if_stage_1_says_so() {
+fn nested_page_global_by_stage1() {
     assert!(one_page(GLOBAL, STAGE2).smmu.entry(PAGE, READ).global);
     let private = one_page(STAGE1, STAGE2).smmu.entry(PAGE, READ);
     assert!(!private.global);
 }
 
 #[test]
-fn faults_of_stage_1_come_before_those_of_its_output() {
+fn nested_stage1_fault_precedes_stage2() {
     for (attributes, wanted, event) in [
         (NOT_GLOBAL, READ, EventType::Access),
         (STAGE1 | READ_ONLY, WRITE, EventType::Permission),
@@ -260,7 +260,7 @@ fn s2ptw_denies_l1cds_in_device_memory() {
 /// What a transaction accesses may be Device memory: registers of another device,
 /// or the page of an MSI controller.
 #[test]
-fn s2ptw_does_not_deny_data() {
+fn s2ptw_permits_data_in_device_memory() {
     let mut nested = one_page(STAGE1, S2_DEVICE);
     protect_walks(&mut nested);
     for wanted in [QUERY, READ, WRITE, Permissions::ALL] {
@@ -270,7 +270,7 @@ fn s2ptw_does_not_deny_data() {
 
 /// §3.26.2: permissions are checked first, and before them the Access flag.
 #[test]
-fn s2ptw_comes_after_the_access_flag() {
+fn s2ptw_follows_access_flag_fault() {
     for (attributes, event) in [
         (S2_DEVICE & !AF, EventType::Access),
         (S2_DEVICE & !S2_READ, EventType::Permission),
@@ -285,7 +285,7 @@ fn s2ptw_comes_after_the_access_flag() {
 }
 
 #[test]
-fn a_fault_of_stage_2_tells_the_ipa_and_whose_it_is() {
+fn nested_stage2_fault_has_ipa_and_class() {
     for (attributes, event) in [
         (0, EventType::Access),
         (AF | S2_WRITE, EventType::Permission),
@@ -338,7 +338,7 @@ fn a_fault_of_stage_2_tells_the_ipa_and_whose_it_is() {
 }
 
 #[test]
-fn what_stage_2_does_not_map_is_its_translation_fault() {
+fn nested_unmapped_ipa_is_stage2_fault() {
     let unmapped = EventType::Translation;
     let mut page = one_page(STAGE1, STAGE2);
     page.map1(PAGE, 3, IPA + 0x1000, STAGE1);
@@ -373,7 +373,7 @@ fn what_stage_2_does_not_map_is_its_translation_fault() {
 }
 
 #[test]
-fn an_output_beyond_stage_2_is_its_translation_fault() {
+fn nested_ipa_beyond_stage2_is_translation_fault() {
     let mut nested = Nested::new(
         Tables::stage1(12, 48, TABLES1),
         Tables::new(12, 40, 1, TABLES2),
@@ -390,7 +390,7 @@ fn an_output_beyond_stage_2_is_its_translation_fault() {
 }
 
 #[test]
-fn each_stage_has_its_output_size() {
+fn nested_output_size_is_per_stage() {
     let mut nested = one_page(STAGE1, STAGE2);
     nested.map2(IPA, 3, 1 << 41, STAGE2);
     nested.smmu.entry(PAGE, READ);
@@ -409,7 +409,7 @@ fn each_stage_has_its_output_size() {
 }
 
 #[test]
-fn an_abort_tells_the_physical_address_and_the_stage() {
+fn nested_walk_abort_has_pa_and_stage() {
     // Of stage 1's own descriptors, found through stage 2
     for level in 0..=3 {
         let mut nested = one_page(STAGE1, STAGE2);
@@ -446,7 +446,7 @@ fn an_abort_tells_the_physical_address_and_the_stage() {
 }
 
 #[test]
-fn a_context_descriptor_that_cannot_be_read_is_told_by_its_physical_address() {
+fn nested_cd_fetch_fault_has_pa() {
     let mut nested = one_page(STAGE1, STAGE2);
     let place = nested.stage1.scatter.place(CD);
     nested.smmu.memory.unreadable.push(place + 56..place + 57);
@@ -455,7 +455,7 @@ fn a_context_descriptor_that_cannot_be_read_is_told_by_its_physical_address() {
 }
 
 #[test]
-fn the_descriptor_s_page_in_stage_2_need_not_be_writable() {
+fn nested_cd_page_may_be_read_only() {
     let mut nested = one_page(STAGE1, STAGE2);
     let mut pages = vec![CD];
     pages.extend((0..=3).map(|level| nested.slot1(PAGE, level) & !0xfff));
@@ -467,7 +467,7 @@ fn the_descriptor_s_page_in_stage_2_need_not_be_writable() {
 }
 
 #[test]
-fn without_r_no_event_tells_of_stage_1_alone() {
+fn nested_cd_r_clear_silences_stage1_only() {
     let mut nested = one_page(STAGE1 | READ_ONLY, AF);
     let place = nested.stage1.scatter.place(CD);
     nested.smmu.patch(place, |word| word & !cd::R);
@@ -481,7 +481,7 @@ fn without_r_no_event_tells_of_stage_1_alone() {
 }
 
 #[test]
-fn the_top_byte_is_ignored_before_stage_1() {
+fn nested_tbi_applies_before_stage1() {
     let mut nested = one_page(STAGE1, STAGE2);
     let place = nested.stage1.scatter.place(CD);
     nested.smmu.patch(place, |word| word | cd::TBI0);

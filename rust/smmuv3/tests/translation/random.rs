@@ -325,7 +325,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_crate_and_the_reference_agree(case in any_case()) {
+    fn translation_equals_reference_walker(case in any_case()) {
         let registers = case.registers();
         let features = case.setup.features;
         let reference = Reference { setup: &case.setup, memory: &case.memory };
@@ -353,7 +353,7 @@ proptest! {
     /// Whichever descriptor of a walk changes: what software must invalidate
     /// then is enough.
     #[test]
-    fn a_change_is_seen_after_its_invalidation(
+    fn change_visible_after_invalidation(
         case in any_case(),
         pick: usize,
         change in select(
@@ -402,7 +402,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_in_memory_has_an_outcome(
+    fn random_memory_translation_is_total(
         words in prop::collection::vec(any::<u64>(), 1..64),
         aborts in select(&[0_u64, 0, 0, 8][..]),
         likely in any::<bool>(),
@@ -509,7 +509,7 @@ impl GuestMemory for AnyWords {
 /// What random cases come to, so that it is known that they are about
 /// something: every kind of outcome is among them.
 #[test]
-fn random_cases_come_to_everything() {
+fn random_cases_reach_every_outcome() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();

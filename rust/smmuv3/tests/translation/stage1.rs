@@ -60,7 +60,7 @@ fn two_halves() -> Smmu {
 }
 
 #[test]
-fn every_granule_size_and_level_leads_to_its_page() {
+fn stage1_every_granule_size_and_level() {
     for granule in [12, 14, 16] {
         for input_bits in 25..=48 {
             for half in [0, 1] {
@@ -106,7 +106,7 @@ fn every_granule_size_and_level_leads_to_its_page() {
 }
 
 #[test]
-fn what_a_descriptor_says_besides_its_address_is_no_part_of_it() {
+fn stage1_attributes_do_not_affect_address() {
     let noise = (1 << 54) | (1 << 53) | (1 << 52) | (0xf << 55) | (0b11 << 8) | (0b111 << 2);
     for (granule, level) in [
         (12, 1),
@@ -132,7 +132,7 @@ fn what_a_descriptor_says_besides_its_address_is_no_part_of_it() {
 }
 
 #[test]
-fn a_table_that_begins_off_its_size_is_aligned() {
+fn stage1_first_table_is_aligned_to_size() {
     for input_bits in [25, 31, 40, 41] {
         let mut tables = Tables::stage1(12, input_bits, TABLES1);
         let mut smmu = Smmu::stage1(&tables);
@@ -148,7 +148,7 @@ fn a_table_that_begins_off_its_size_is_aligned() {
 }
 
 #[test]
-fn each_half_has_its_table_and_its_granule() {
+fn stage1_half_has_own_table_and_granule() {
     let mut smmu = two_halves();
     let page = smmu.entry(PAGE | 0x10, READ);
     assert_eq!((page.output, page.log2_bytes), (OUTPUT, 12));
@@ -157,7 +157,7 @@ fn each_half_has_its_table_and_its_granule() {
 }
 
 #[test]
-fn between_the_halves_there_is_a_gap() {
+fn stage1_gap_between_halves_faults() {
     let mut smmu = two_halves();
     for address in [
         1 << 48,
@@ -185,7 +185,7 @@ fn between_the_halves_there_is_a_gap() {
 }
 
 #[test]
-fn the_top_byte_is_ignored_for_each_half_separately() {
+fn stage1_tbi_is_per_half() {
     for (tbi, lower, upper) in [
         (0, false, false),
         (cd::TBI0, true, false),
@@ -217,7 +217,7 @@ fn the_top_byte_is_ignored_for_each_half_separately() {
 }
 
 #[test]
-fn an_event_tells_the_whole_address_even_if_the_top_byte_is_ignored() {
+fn stage1_event_has_top_byte_despite_tbi() {
     let mut smmu = two_halves();
     smmu.patch_cd(0, |word| word | cd::TBI0);
     let address = 0xa500_0000_0000_1234;
@@ -228,7 +228,7 @@ fn an_event_tells_the_whole_address_even_if_the_top_byte_is_ignored() {
 }
 
 #[test]
-fn a_half_without_walks_has_no_translations_and_its_table_is_not_read() {
+fn stage1_epd_faults_without_table_read() {
     for (bit, dead, alive) in [(cd::EPD0, PAGE, !PAGE), (cd::EPD1, !PAGE, PAGE)] {
         let mut smmu = two_halves();
         smmu.patch_cd(0, |word| word | bit);
@@ -240,7 +240,7 @@ fn a_half_without_walks_has_no_translations_and_its_table_is_not_read() {
 }
 
 #[test]
-fn what_is_invalid_at_any_level_is_a_translation_fault() {
+fn stage1_invalid_descriptor_is_translation_fault() {
     for granule in [12, 14, 16] {
         let mut tables = Tables::stage1(granule, 48, TABLES1);
         for level in tables.start_level..=3 {
@@ -264,7 +264,7 @@ fn what_is_invalid_at_any_level_is_a_translation_fault() {
 }
 
 #[test]
-fn an_address_that_is_too_large_is_found_at_its_level() {
+fn stage1_oversized_address_faults_at_its_level() {
     for granule in [12, 14, 16] {
         for level in Tables::stage1(granule, 48, TABLES1).start_level..=3 {
             for (ips, bits) in [
@@ -308,7 +308,7 @@ fn an_address_that_is_too_large_is_found_at_its_level() {
 }
 
 #[test]
-fn a_block_that_is_too_large_is_an_address_size_fault() {
+fn stage1_oversized_block_is_addr_size_fault() {
     for (granule, level) in [(12, 1), (12, 2), (14, 2), (16, 2)] {
         let mut tables = Tables::stage1(granule, 48, TABLES1);
         let mut smmu = Smmu::stage1(&tables);
@@ -319,7 +319,7 @@ fn a_block_that_is_too_large_is_an_address_size_fault() {
 }
 
 #[test]
-fn a_page_that_was_not_accessed_is_an_access_fault_unless_these_are_off() {
+fn stage1_clear_af_is_access_fault_unless_affd() {
     let (mut smmu, _) = one_page(STAGE1 & !AF | READ_ONLY);
     for wanted in [QUERY, READ, WRITE] {
         assert_eq!(smmu.fault(PAGE, wanted), fault(EventType::Access));
@@ -330,7 +330,7 @@ fn a_page_that_was_not_accessed_is_an_access_fault_unless_these_are_off() {
 }
 
 #[test]
-fn a_read_only_page_is_not_written() {
+fn stage1_read_only_page_denies_write() {
     let (mut smmu, _) = one_page(STAGE1 | READ_ONLY);
     assert_eq!(smmu.entry(PAGE, READ).stage1, READ);
     let denied = fault(EventType::Permission);
@@ -339,13 +339,13 @@ fn a_read_only_page_is_not_written() {
 }
 
 #[test]
-fn a_query_is_never_denied() {
+fn stage1_probe_is_never_denied() {
     let (mut smmu, _) = one_page(STAGE1 | READ_ONLY);
     assert_eq!(smmu.entry(PAGE, QUERY).stage1, READ);
 }
 
 #[test]
-fn a_table_can_take_the_right_to_write_from_all_below() {
+fn stage1_aptable_removes_write() {
     for level in 0..3 {
         let (mut smmu, mut tables) = one_page(STAGE1);
         let slot = tables.place(&mut smmu.memory, PAGE, level);
@@ -378,7 +378,7 @@ fn permits(smmu: &mut Smmu, expected: Permissions) {
 
 /// Transactions of PCI functions are unprivileged (§13.7).
 #[test]
-fn ap_controls_unprivileged_access() {
+fn stage1_ap_controls_unprivileged_access() {
     let privileged = STAGE1 & !USER;
     for (attributes, expected) in [
         (privileged, Permissions::NONE),
@@ -397,7 +397,7 @@ fn ap_controls_unprivileged_access() {
 
 /// The Access flag is looked at first.
 #[test]
-fn access_fault_precedes_missing_ap() {
+fn stage1_access_fault_precedes_ap() {
     let (mut smmu, _) = one_page(NOT_GLOBAL);
     assert_eq!(smmu.fault(PAGE, READ), fault(EventType::Access));
     smmu.patch_cd(0, |word| word | cd::AFFD);
@@ -407,7 +407,7 @@ fn access_fault_precedes_missing_ap() {
 /// `APTable[0]` takes everything from unprivileged accesses, `APTable[1]` the
 /// writes, whatever the tables and the page below say.
 #[test]
-fn aptable_limits_everything_below() {
+fn stage1_aptable_limits_all_below() {
     for level in 0..3 {
         for (attributes, left) in [(STAGE1, Permissions::ALL), (STAGE1 | READ_ONLY, READ)] {
             let (mut smmu, mut tables) = one_page(attributes);
@@ -431,7 +431,7 @@ fn aptable_limits_everything_below() {
 
 /// Limits of several tables add up.
 #[test]
-fn aptable_of_every_level_counts() {
+fn stage1_aptable_applies_at_every_level() {
     let (mut smmu, mut tables) = one_page(STAGE1);
     for (level, hierarchy) in [(0, APTABLE_READ_ONLY), (1, 0), (2, APTABLE_NO_EL0)] {
         let slot = tables.place(&mut smmu.memory, PAGE, level);
@@ -445,7 +445,7 @@ fn aptable_of_every_level_counts() {
 
 /// §6.3.4: without it `CD.HADx` is IGNORED.
 #[test]
-fn had_without_idr3_had_is_ignored() {
+fn stage1_had_ignored_without_idr3_had() {
     let (mut smmu, mut tables) = one_page(STAGE1);
     let slot = tables.place(&mut smmu.memory, PAGE, 1);
     smmu.patch(slot, |word| word | APTABLE_NO_EL0);
@@ -457,7 +457,7 @@ fn had_without_idr3_had_is_ignored() {
 
 /// `IDR1.ATTR_PERMS_OVR` is 0: `STE.PRIVCFG` and `STE.INSTCFG` are RES0 (§5.2).
 #[test]
-fn privcfg_and_instcfg_have_no_effect() {
+fn stage1_privcfg_and_instcfg_have_no_effect() {
     for overrides in 0..16 {
         for (attributes, expected) in [
             (STAGE1 & !USER, Permissions::NONE),
@@ -474,7 +474,7 @@ fn privcfg_and_instcfg_have_no_effect() {
 /// `CD.UWXN` and `CD.PAN` decide nothing; `CD.E0PDx` are RES0, because
 /// `IDR3.E0PD` is 0 (§5.4).
 #[test]
-fn execute_never_and_pan_have_no_effect_on_data() {
+fn stage1_xn_and_pan_do_not_affect_data() {
     for never in 0..4 {
         let (mut smmu, mut tables) = one_page(STAGE1 | (never << 53));
         // PXNTable, UXNTable
@@ -491,7 +491,7 @@ fn execute_never_and_pan_have_no_effect_on_data() {
 }
 
 #[test]
-fn the_upper_half_has_its_own_hierarchical_attributes() {
+fn stage1_had1_applies_to_upper_half() {
     let mut tables = Tables::stage1(12, 48, TABLES1);
     tables.table_attributes = APTABLE_READ_ONLY;
     let mut smmu = Smmu::stage1(&tables);
@@ -505,13 +505,13 @@ fn the_upper_half_has_its_own_hierarchical_attributes() {
 }
 
 #[test]
-fn a_page_is_global_unless_it_says_otherwise() {
+fn stage1_ng_clear_is_global() {
     assert!(one_page(GLOBAL).0.entry(PAGE, READ).global);
     assert!(!one_page(STAGE1).0.entry(PAGE, READ).global);
 }
 
 #[test]
-fn an_abort_tells_which_descriptor_could_not_be_read() {
+fn stage1_walk_abort_has_descriptor_address() {
     for granule in [12, 14, 16] {
         let start = Tables::stage1(granule, 48, TABLES1).start_level;
         for level in start..=3 {
@@ -529,7 +529,7 @@ fn an_abort_tells_which_descriptor_could_not_be_read() {
 }
 
 #[test]
-fn without_r_no_event_tells_of_a_fault() {
+fn stage1_cd_r_clear_records_no_fault() {
     let (mut smmu, mut tables) = one_page(STAGE1 | READ_ONLY);
     tables.map(&mut smmu.memory, 0x1000, 3, OUTPUT, NOT_GLOBAL);
     tables.map(&mut smmu.memory, 0x2000, 3, 1 << 44, NOT_GLOBAL);
@@ -555,7 +555,7 @@ fn without_r_no_event_tells_of_a_fault() {
 }
 
 #[test]
-fn records_are_what_the_specification_says() {
+fn stage1_fault_record_words() {
     const RECORD: u64 = 0x5_0000_0000;
     let (mut smmu, mut tables) = one_page(STAGE1 | READ_ONLY);
     tables.map(&mut smmu.memory, 0x1000, 3, OUTPUT, 0);
@@ -590,7 +590,7 @@ fn records_are_what_the_specification_says() {
 }
 
 #[test]
-fn output_addresses_of_52_bits_take_the_64kb_granule() {
+fn stage1_52_bit_output_needs_64k_granule() {
     let features = Features::arm_smmuv3().with_oas(6);
     let mut tables = Tables::stage1(16, 48, TABLES1);
     let mut smmu = Smmu::stage1(&tables);

@@ -53,7 +53,7 @@ fn one_page(attributes: u64) -> (Smmu, Tables) {
 }
 
 #[test]
-fn every_shape_leads_to_its_page() {
+fn stage2_every_granule_size_and_level() {
     for (granule, input_bits, start_level) in SHAPES {
         let levels = leaf_levels(granule).iter();
         for level in levels.filter(|level| **level >= start_level) {
@@ -87,7 +87,7 @@ fn every_shape_leads_to_its_page() {
 }
 
 #[test]
-fn tables_side_by_side_are_aligned_to_all_of_them() {
+fn stage2_concatenated_tables_are_aligned() {
     for (granule, input_bits, start_level) in SHAPES {
         let mut tables = Tables::new(granule, input_bits, start_level, TABLES2);
         let mut smmu = Smmu::stage2(&tables);
@@ -102,7 +102,7 @@ fn tables_side_by_side_are_aligned_to_all_of_them() {
 }
 
 #[test]
-fn an_input_beyond_the_tables_is_a_translation_fault() {
+fn stage2_input_beyond_tables_is_translation_fault() {
     for (granule, input_bits, start_level) in SHAPES {
         let mut tables = Tables::new(granule, input_bits, start_level, TABLES2);
         let mut smmu = Smmu::stage2(&tables);
@@ -119,7 +119,7 @@ fn an_input_beyond_the_tables_is_a_translation_fault() {
 }
 
 #[test]
-fn an_input_beyond_what_there_is_is_a_fault_of_stage_1() {
+fn input_above_ias_is_stage1_addr_size_fault() {
     let (mut smmu, _) = one_page(STAGE2);
     // Stage 1 does nothing, and outputs it nevertheless.
     let expected = Fault {
@@ -139,7 +139,7 @@ fn an_input_beyond_what_there_is_is_a_fault_of_stage_1() {
 }
 
 #[test]
-fn what_is_invalid_at_any_level_is_a_translation_fault() {
+fn stage2_invalid_descriptor_is_translation_fault() {
     for (granule, input_bits, start_level) in SHAPES {
         for level in start_level..=3 {
             let blocks = level < 3 && leaf_levels(granule).contains(&level);
@@ -161,7 +161,7 @@ fn what_is_invalid_at_any_level_is_a_translation_fault() {
 }
 
 #[test]
-fn an_address_that_is_too_large_is_found_at_its_level() {
+fn stage2_oversized_address_faults_at_its_level() {
     for (ps, bits) in [
         (0, 32),
         (1, 36),
@@ -197,7 +197,7 @@ fn an_address_that_is_too_large_is_found_at_its_level() {
 }
 
 #[test]
-fn a_page_that_was_not_accessed_is_an_access_fault_unless_these_are_off() {
+fn stage2_clear_af_is_access_fault_unless_s2affd() {
     let (mut smmu, _) = one_page(0);
     for wanted in [QUERY, READ, WRITE] {
         assert_eq!(smmu.fault(PAGE, wanted), fault(EventType::Access, PAGE));
@@ -208,7 +208,7 @@ fn a_page_that_was_not_accessed_is_an_access_fault_unless_these_are_off() {
 }
 
 #[test]
-fn a_page_permits_what_it_says() {
+fn s2ap_controls_access() {
     for (attributes, read, write) in [
         (AF, false, false),
         (AF | S2_READ, true, false),
@@ -233,7 +233,7 @@ fn a_page_permits_what_it_says() {
 /// Nothing is read for stage 1, so `S2PTW` is IGNORED, whatever the memory is
 /// (§5.2). Firmware sets it for all streams that it maps as Device memory.
 #[test]
-fn s2ptw_is_ignored_without_stage1() {
+fn stage2_s2ptw_ignored_without_stage1() {
     let (mut smmu, _) = one_page(S2_DEVICE);
     smmu.patch_ste(2, |word| word | ste::S2PTW);
     for wanted in [QUERY, READ, WRITE, Permissions::ALL] {
@@ -243,7 +243,7 @@ fn s2ptw_is_ignored_without_stage1() {
 
 /// `XN` is about instruction fetches, which there are none of (§13.7).
 #[test]
-fn s2xn_has_no_effect_on_data() {
+fn stage2_s2xn_does_not_affect_data() {
     for never in 0..4 {
         let (mut smmu, _) = one_page(STAGE2 | (never << 53));
         assert_eq!(smmu.entry(PAGE, READ).stage2, Permissions::ALL);
@@ -251,7 +251,7 @@ fn s2xn_has_no_effect_on_data() {
 }
 
 #[test]
-fn tables_of_stage_2_have_no_hierarchical_attributes() {
+fn stage2_has_no_hierarchical_attributes() {
     let mut tables = Tables::new(12, 40, 1, TABLES2);
     tables.table_attributes = 0xff << 56;
     let mut smmu = Smmu::stage2(&tables);
@@ -260,7 +260,7 @@ fn tables_of_stage_2_have_no_hierarchical_attributes() {
 }
 
 #[test]
-fn an_abort_tells_which_descriptor_could_not_be_read() {
+fn stage2_walk_abort_has_descriptor_address() {
     for level in 1..=3 {
         let (mut smmu, mut tables) = one_page(STAGE2);
         let slot = tables.place(&mut smmu.memory, PAGE, level);
@@ -278,7 +278,7 @@ fn an_abort_tells_which_descriptor_could_not_be_read() {
 }
 
 #[test]
-fn without_s2r_no_event_tells_of_a_fault() {
+fn stage2_s2r_clear_records_no_fault() {
     let (mut smmu, mut tables) = one_page(AF);
     tables.map(&mut smmu.memory, 0x1000, 3, OUTPUT, 0);
     tables.map(&mut smmu.memory, 0x2000, 3, 1 << 44, 0);
@@ -301,7 +301,7 @@ fn without_s2r_no_event_tells_of_a_fault() {
 }
 
 #[test]
-fn records_are_what_the_specification_says() {
+fn stage2_fault_record_words() {
     let (mut smmu, mut tables) = one_page(AF);
     tables.map(&mut smmu.memory, 0x1000, 3, OUTPUT, 0);
     tables.map(&mut smmu.memory, 0x2000, 3, 1 << 44, 0);
@@ -322,14 +322,14 @@ fn records_are_what_the_specification_says() {
 }
 
 #[test]
-fn the_top_byte_counts() {
+fn stage2_top_byte_is_significant() {
     let (mut smmu, _) = one_page(STAGE2);
     let found = smmu.fault(PAGE | (1 << 63), READ);
     assert_eq!((found.event, found.stage2), (EventType::AddressSize, false));
 }
 
 #[test]
-fn an_smmu_with_stage_2_alone() {
+fn stage2_only_smmu_translates() {
     let (mut smmu, _) = one_page(STAGE2);
     smmu.features = BOTH.with_s1p(false);
     assert_eq!(smmu.output(PAGE), OUTPUT);

@@ -232,7 +232,7 @@ fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[TlbiScope]) -> u32 {
 }
 
 #[test]
-fn storm_of_stage1_invalidations_starves_no_thread() {
+fn stage1_tlbi_storm_starves_no_thread() {
     let mut tables = Tables::stage1(12, 48, TABLES1);
     let mut smmu = Smmu::stage1(&tables);
     tables.map(&mut smmu.memory, PAGE, 3, OUTPUT, STAGE1);
@@ -244,7 +244,7 @@ fn storm_of_stage1_invalidations_starves_no_thread() {
 }
 
 #[test]
-fn storm_of_stage2_invalidations_starves_no_thread() {
+fn stage2_tlbi_storm_starves_no_thread() {
     let stage1 = Tables::stage1(12, 48, TABLES1);
     let mut nested = Nested::new(stage1, Tables::new(12, 44, 0, TABLES2));
     nested.map1(PAGE, 3, IPA, STAGE1);

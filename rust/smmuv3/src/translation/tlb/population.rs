@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_present_as_long_as_an_entry_has_it() {
+    fn page_size_present_while_any_entry_has_it() {
         let mut population = Population::EMPTY;
         for size in [21, 12, 55, 12] {
             population.add(key(size));
