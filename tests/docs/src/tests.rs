@@ -102,6 +102,33 @@ pub fn rust_tests(directory: &str) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
+/// Returns every test case of `scripts/test-*.py`, with its file: functions
+/// whose only argument is the case's directory.
+pub fn python_tests() -> Vec<(String, PathBuf)> {
+    let sources = files(&project().join("scripts")).into_iter();
+    sources
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("test-") && name.ends_with(".py")
+        })
+        .flat_map(|path| {
+            let names = cases(&read(&path));
+            names.into_iter().map(move |name| (name, path.clone()))
+        })
+        .collect()
+}
+
+/// Returns the test cases of a Python source.
+fn cases(source: &str) -> Vec<String> {
+    let definitions = source.lines().filter_map(|line| line.strip_prefix("def "));
+    definitions
+        .filter_map(|rest| rest.strip_suffix(" -> None:")?.strip_suffix(')'))
+        .filter_map(|rest| rest.split_once('('))
+        .filter(|(_, argument)| ["case: Case", "world: World"].contains(argument))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -201,6 +228,13 @@ mod self_tests {
             fn $id() {}
         ";
         assert_eq!(functions(source), ["first", "second"]);
+    }
+
+    #[test]
+    fn python_cases_take_a_case_or_a_world() {
+        let source = "def one(case: Case) -> None:\n    def inner(case: Case) -> None:\n\
+                      def helper(case: Case) -> bool:\ndef other(world: World) -> None:\n";
+        assert_eq!(cases(source), ["one", "other"]);
     }
 
     #[test]
