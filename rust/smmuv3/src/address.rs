@@ -3,8 +3,6 @@
 
 //! Arithmetic of addresses.
 
-use crate::spec::{mask, vmsa::InputAddress};
-
 /// `count` ones from bit 0 upwards; 64 at most.
 #[inline]
 pub const fn low_bits(count: u32) -> u64 {
@@ -38,11 +36,6 @@ pub const fn align_down(address: u64, log2_bytes: u32) -> u64 {
 #[inline]
 pub const fn entry(base: u64, index: u64, log2_bytes: u32) -> u64 {
     base.wrapping_add(index << log2_bytes)
-}
-
-/// Returns whether an input address is in the upper half: bit 55 is set.
-pub const fn upper_half(address: u64) -> bool {
-    address & mask!(InputAddress: upper) != 0
 }
 
 /// `bytes`, a multiple of 8, as words in CPU order: everything in memory is

@@ -5,7 +5,7 @@
 
 use bilge::prelude::*;
 
-use super::layout;
+use super::{layout, mask};
 
 layout! {
     /// What every descriptor has, with the output address of up to 48 bits that the
@@ -105,6 +105,14 @@ layout! {
         upper: bool,
         /// The top byte, which is ignored where `TBI` is set.
         top_byte: u8,
+    }
+}
+
+impl InputAddress {
+    /// Returns whether `address` is in the upper half.
+    #[inline]
+    pub const fn is_upper(address: u64) -> bool {
+        address & mask!(InputAddress: upper) != 0
     }
 }
 

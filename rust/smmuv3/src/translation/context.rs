@@ -6,7 +6,7 @@
 
 use super::{fault::Fault, Outcome, Tag};
 use crate::{
-    address::{exceeds, upper_half},
+    address::exceeds,
     cd::Translation,
     spec::{mask, vmsa::InputAddress},
     ste::Stage2,
@@ -53,7 +53,7 @@ pub enum Stages {
 /// (`CD.TBIx`, §3.4.1).
 const fn effective_address(stage1: &Translation, address: u64) -> u64 {
     let [lower_ignored, upper_ignored] = stage1.tbi;
-    match upper_half(address) {
+    match InputAddress::is_upper(address) {
         false if lower_ignored => address & !mask!(InputAddress: top_byte),
         true if upper_ignored => address | mask!(InputAddress: top_byte),
         _ => address,
@@ -112,7 +112,7 @@ impl Context {
         match &self.stages {
             Stages::Stage1(stage1) | Stages::Nested(stage1, _) => {
                 let [lower, upper] = &stage1.tables;
-                if upper_half(address) {
+                if InputAddress::is_upper(address) {
                     upper.granule_shift
                 } else {
                     lower.granule_shift

@@ -13,9 +13,9 @@ mod population;
 mod set;
 
 use self::{
-    key::{Key, Kind},
+    key::{Key, Kind, SETS},
     population::Population,
-    set::{pack, Set, SETS},
+    set::{pack, Set},
 };
 use super::{
     entry::{Entry, Tag},

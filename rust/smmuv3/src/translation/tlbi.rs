@@ -8,8 +8,9 @@ use super::{
     range::Range,
 };
 use crate::{
-    address::{low_bits, truncate, upper_half},
+    address::{low_bits, truncate},
     command::{opcode::*, Tlbi},
+    spec::vmsa::InputAddress,
 };
 
 /// Which translations a `CMD_TLBI_*` invalidates.
@@ -127,7 +128,7 @@ impl TlbiScope {
 /// from there to the bottom, need not be affected (§4.4.1.1).
 fn virtual_range(tlbi: &Tlbi) -> Range {
     let half = range(tlbi, ADDRESS_BITS - 1);
-    if !upper_half(tlbi.address()) {
+    if !InputAddress::is_upper(tlbi.address()) {
         return half;
     }
     let upper = !low_bits(ADDRESS_BITS - 1);

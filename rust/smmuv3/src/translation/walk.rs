@@ -9,11 +9,11 @@ use super::{
     Caches, Entry, Permissions, Tag, WalkStep,
 };
 use crate::{
-    address::{align_down, exceeds, truncate, upper_half},
+    address::{align_down, exceeds, truncate},
     cd::{Translation, TranslationTable},
     event::{Class, EventType},
     memory::GuestMemory,
-    spec::vmsa::{Address64K, Descriptor, Stage1Leaf, Stage1Table, Stage2Leaf},
+    spec::vmsa::{Address64K, Descriptor, InputAddress, Stage1Leaf, Stage1Table, Stage2Leaf},
     ste::Stage2,
 };
 
@@ -246,7 +246,7 @@ impl<M: GuestMemory, C: Caches> Walker<'_, M, C> {
                 recorded: true,
             },
         };
-        let upper = upper_half(input);
+        let upper = InputAddress::is_upper(input);
         let stage1_table = &stage1.tables[usize::from(upper)];
         let sign = if upper { u64::MAX } else { 0 };
         let outside = exceeds(input ^ sign, u32::from(64 - stage1_table.tsz));

@@ -3,7 +3,6 @@
 
 //! TLB lookup key: page, kind, epoch, VMID and ASID packed into two words.
 
-use super::set::SETS_LOG2;
 use crate::{
     address::low_bits,
     translation::{
@@ -11,6 +10,11 @@ use crate::{
         range::Range,
     },
 };
+
+/// log2 of the number of sets in a TLB.
+const SETS_LOG2: u32 = 10;
+/// Sets in a TLB.
+pub(super) const SETS: usize = 1 << SETS_LOG2;
 
 /// What an entry matches by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

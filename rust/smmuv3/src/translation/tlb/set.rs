@@ -8,10 +8,6 @@ use crate::translation::entry::{within, Entry, Permissions};
 
 /// Entries in one set.
 const WAYS: usize = 4;
-/// Sets in a TLB.
-pub(super) const SETS: usize = 1 << SETS_LOG2;
-pub(super) const SETS_LOG2: u32 = 10;
-
 /// Bits of a packed translation below the output address.
 const READ1: u64 = 1 << 0;
 const WRITE1: u64 = 1 << 1;
