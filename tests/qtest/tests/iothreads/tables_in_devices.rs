@@ -23,10 +23,12 @@ const CLOCK: u64 = 0x0901_0000;
 const F_CD_FETCH: u64 = 0x09;
 const F_WALK_EABT: u64 = 0x0b;
 
-/// Returns the number of the first event that a read of the disk records.
+/// Returns the number of the first event that `change` of the tables or a read of the
+/// disk after it records. The disk's I/O thread may poll its ring before the read.
 #[track_caller]
-fn event_of_a_read(disk: &Disk<'_>) -> u64 {
+fn event_of_a_read(disk: &Disk<'_>, change: impl FnOnce()) -> u64 {
     let before = disk.smmu.read(reg::EVENTQ_PROD);
+    change();
     disk.read();
     until("an event", || {
         (disk.smmu.read(reg::EVENTQ_PROD) != before).then_some(())
@@ -39,8 +41,8 @@ fn page_table_in_device_is_external_abort() {
     for stages in [Stages::One, Stages::Two] {
         let machine = machine(stages);
         let disk = Disk::new(&machine, stages);
-        disk.lead_data(CLOCK);
-        assert_eq!(event_of_a_read(&disk), F_WALK_EABT, "{stages:?}");
+        let event = event_of_a_read(&disk, || disk.lead_data(CLOCK));
+        assert_eq!(event, F_WALK_EABT, "{stages:?}");
     }
 }
 
@@ -50,9 +52,11 @@ fn cd_in_device_is_external_abort() {
     let disk = Disk::new(&machine, Stages::One);
     let [word0, rest @ ..] = disk.entry();
     let config = word0 & 0x3f;
-    disk.write_entry([CLOCK | config, rest[0], rest[1], rest[2]]);
-    disk.submit(&[CFGI_ALL]);
-    assert_eq!(event_of_a_read(&disk), F_CD_FETCH);
+    let event = event_of_a_read(&disk, || {
+        disk.write_entry([CLOCK | config, rest[0], rest[1], rest[2]]);
+        disk.submit(&[CFGI_ALL]);
+    });
+    assert_eq!(event, F_CD_FETCH);
 }
 
 /// The mapped BAR of an assigned device is a RAM region for QEMU, but reading
@@ -78,7 +82,7 @@ fn page_table_in_mapped_bar_is_external_abort() {
         let map = machine.monitor("info mtree -f");
         assert!(map.contains("ramd"), "the BAR is mapped: {map}");
         let disk = Disk::new(machine, stages);
-        disk.lead_data(BAR);
-        assert_eq!(event_of_a_read(&disk), F_WALK_EABT, "{stages:?}");
+        let event = event_of_a_read(&disk, || disk.lead_data(BAR));
+        assert_eq!(event, F_WALK_EABT, "{stages:?}");
     }
 }
