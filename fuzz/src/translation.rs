@@ -689,9 +689,10 @@ impl Smmu<'_> {
             outcome
         };
         let registers = &self.registers;
+        let tables = registers.stream_table();
         let walked = walk(&mut |memory| {
             translate(
-                registers,
+                &tables,
                 features,
                 memory,
                 &mut Uncached,
@@ -709,9 +710,9 @@ impl Smmu<'_> {
         let hit = world.store.hit(SID, address, wanted);
         let store = &mut world.store;
         let cached =
-            walk(&mut |memory| translate(registers, features, memory, store, SID, address, wanted));
+            walk(&mut |memory| translate(&tables, features, memory, store, SID, address, wanted));
         let leaf = world.note(|memory, noted| {
-            translate(registers, features, memory, noted, SID, address, wanted)
+            translate(&tables, features, memory, noted, SID, address, wanted)
         });
         let known = world.store.hit(SID, address, wanted);
         if world.is_fresh(address) {
@@ -739,10 +740,10 @@ impl Smmu<'_> {
     /// and is remembered.
     fn interrupted(&mut self, address: u64, wanted: Permissions, after: u8, what: Meanwhile) {
         let features = &self.session.setup.features;
-        let registers = &self.registers;
+        let tables = self.registers.stream_table();
         let note = |world: &mut World<'_>| {
             world.note(|memory, noted| {
-                translate(registers, features, memory, noted, SID, address, wanted)
+                translate(&tables, features, memory, noted, SID, address, wanted)
             })
         };
         let world = self.world.get_mut();
@@ -757,7 +758,7 @@ impl Smmu<'_> {
         });
         let shared = &self.world;
         let outcome = translate(
-            registers,
+            &tables,
             features,
             &mut Shared(shared),
             &mut Interrupted(shared),

@@ -93,7 +93,15 @@ fn walk_all(bencher: Bencher<'_, '_>, tables: Smmu) {
             memory,
             ..
         } = smmu;
-        let outcome = translate(registers, features, memory, &mut caches, SID, address, READ);
+        let outcome = translate(
+            &registers.stream_table(),
+            features,
+            memory,
+            &mut caches,
+            SID,
+            address,
+            READ,
+        );
         assert!(matches!(black_box(outcome), Outcome::Translated { .. }));
     });
 }

@@ -11,9 +11,13 @@
 
 mod access;
 mod defined;
+mod stream_table;
 mod table;
 
-pub use self::table::{Registers, SIZE};
+pub use self::{
+    stream_table::StreamTableRegisters,
+    table::{Registers, SIZE},
+};
 use bilge::prelude::*;
 
 use self::table::TABLE;

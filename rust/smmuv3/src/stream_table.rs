@@ -7,7 +7,7 @@ use crate::{
     address::{align_down, entry, truncate},
     features::Features,
     memory::GuestMemory,
-    registers::Registers,
+    registers::StreamTableRegisters,
     spec::{
         register::{StrtabBase, StrtabBaseCfg, StrtabFormat},
         ste::L1Std,
@@ -47,7 +47,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(registers: &Registers, features: &Features) -> Self {
+    fn new(registers: &StreamTableRegisters, features: &Features) -> Self {
         let config = StrtabBaseCfg::of(registers.strtab_base_cfg);
         let split = two_level_split(registers.strtab_base_cfg);
         Self {
@@ -112,7 +112,7 @@ pub fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
 ///
 /// [`SteFault`] if the table does not reach that far or cannot be read.
 pub fn fetch<M: GuestMemory>(
-    registers: &Registers,
+    registers: &StreamTableRegisters,
     features: &Features,
     memory: &mut M,
     sid: StreamId,
@@ -145,17 +145,17 @@ pub fn fetch<M: GuestMemory>(
 ///
 /// The table is not read while the SMMU is disabled (§6.3.9.6).
 pub fn evaluate<M: GuestMemory>(
-    registers: &Registers,
+    registers: &StreamTableRegisters,
     features: &Features,
     memory: &mut M,
     sid: StreamId,
 ) -> StreamConfig {
-    if registers.smmu_enabled() {
+    if registers.smmu_enabled {
         match fetch(registers, features, memory, sid) {
             Ok(ste) => ste.config(features),
             Err(_) => StreamConfig::Abort,
         }
-    } else if registers.gbpa_abort() {
+    } else if registers.gbpa_abort {
         StreamConfig::Abort
     } else {
         StreamConfig::Bypass

@@ -34,8 +34,8 @@ pub use walks::Walk;
 
 use self::walk::Walker;
 use crate::{
-    address::exceeds, cd::BadCd, features::Features, memory::GuestMemory, registers::Registers,
-    ste::BadSte, StreamId,
+    address::exceeds, cd::BadCd, features::Features, memory::GuestMemory,
+    registers::StreamTableRegisters, ste::BadSte, StreamId,
 };
 
 /// One descriptor that a walk has read.
@@ -130,7 +130,7 @@ pub enum Outcome {
 /// Takes a transaction of `sid` at `address` through the SMMU. An access that
 /// wants nothing only asks where the address leads.
 pub fn translate<M: GuestMemory, C: Caches>(
-    registers: &Registers,
+    registers: &StreamTableRegisters,
     features: &Features,
     memory: &mut M,
     caches: &mut C,
@@ -138,10 +138,10 @@ pub fn translate<M: GuestMemory, C: Caches>(
     address: u64,
     wanted: Permissions,
 ) -> Outcome {
-    if !registers.smmu_enabled() {
+    if !registers.smmu_enabled {
         // An address beyond the output size is aborted, and no event is recorded (§3.4).
         let too_large = exceeds(address, features.oas_bits());
-        return if registers.gbpa_abort() || too_large {
+        return if registers.gbpa_abort || too_large {
             Outcome::Abort
         } else {
             Outcome::Disabled

@@ -42,12 +42,22 @@ impl Table {
     }
 
     fn fetch(&mut self, sid: u32) -> Result<u64, SteFault> {
-        let Ste(words) = fetch(&self.registers, &self.features, &mut self.memory, sid)?;
+        let Ste(words) = fetch(
+            &self.registers.stream_table(),
+            &self.features,
+            &mut self.memory,
+            sid,
+        )?;
         Ok(words[7])
     }
 
     fn evaluate(&mut self, sid: u32) -> StreamConfig {
-        evaluate(&self.registers, &self.features, &mut self.memory, sid)
+        evaluate(
+            &self.registers.stream_table(),
+            &self.features,
+            &mut self.memory,
+            sid,
+        )
     }
 }
 
@@ -246,6 +256,7 @@ proptest! {
         registers.strtab_base_cfg = config;
         registers.cr0 = 1;
         let mut memory = Everywhere(l1std);
+        let registers = registers.stream_table();
         let _ = fetch(&registers, &features, &mut memory, sid);
         let _ = evaluate(&registers, &features, &mut memory, sid);
     }

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use smmuv3::{
     features::Features,
-    registers::Registers,
+    registers::{Registers, StreamTableRegisters},
     translation::{Store, Walk},
 };
 
@@ -59,6 +59,11 @@ pub struct GerrorChange {
 }
 
 impl Locked {
+    /// Returns what configurations are found and judged by.
+    pub const fn stream_table(&self) -> (StreamTableRegisters, Features) {
+        (self.registers.stream_table(), self.features)
+    }
+
     /// Returns a copy of all registers.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -118,6 +123,11 @@ impl GuestState {
     /// Returns the ID registers.
     pub fn features(&self) -> Features {
         self.lock().features
+    }
+
+    /// Returns what configurations are found and judged by.
+    pub fn stream_table(&self) -> (StreamTableRegisters, Features) {
+        self.lock().stream_table()
     }
 
     /// Returns a copy of all registers.

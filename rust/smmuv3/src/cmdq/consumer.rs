@@ -253,7 +253,8 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             if sid > last || next > Some(sid) {
                 break;
             }
-            let config = stream_table::evaluate(self.registers, self.features, self.memory, sid);
+            let registers = self.registers.stream_table();
+            let config = stream_table::evaluate(&registers, self.features, self.memory, sid);
             if self.backend.set_stream(sid, &config) {
                 self.invalidate_cds(opcode, sid)?;
             }

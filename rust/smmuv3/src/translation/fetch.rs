@@ -15,15 +15,17 @@ use crate::{
     event::{Class, EventType},
     features::Features,
     memory::{BusAbort, GuestMemory},
-    registers::Registers,
+    registers::StreamTableRegisters,
     ste::{Stage2, StreamConfig},
     stream_table::{self, SteFault},
     StreamId,
 };
 
 /// Reads the configuration of `sid`, whatever `SMMUEN` says.
+// Rare: inlined, it would make every transaction slower.
+#[inline(never)]
 pub(super) fn fetch_context<M: GuestMemory, C: Caches>(
-    registers: &Registers,
+    registers: &StreamTableRegisters,
     features: &Features,
     memory: &mut M,
     caches: &mut C,

@@ -107,7 +107,7 @@ impl OneByOne {
             let Some(sid) = host.next_stream(from, last) else {
                 break;
             };
-            let config = stream_table::evaluate(registers, features, memory, sid);
+            let config = stream_table::evaluate(&registers.stream_table(), features, memory, sid);
             if host.set_stream(sid, &config) {
                 match self.execute(host, &Invalidation::Cfgi(Cfgi::cd_all(sid))) {
                     Err(CommandError::Illegal) => host.quarantine(sid),

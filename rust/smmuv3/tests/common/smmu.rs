@@ -199,7 +199,15 @@ impl Smmu {
             memory,
             store,
         } = self;
-        translate(registers, features, memory, store, SID, address, wanted)
+        translate(
+            &registers.stream_table(),
+            features,
+            memory,
+            store,
+            SID,
+            address,
+            wanted,
+        )
     }
 
     /// By walks alone.
@@ -211,7 +219,7 @@ impl Smmu {
             ..
         } = self;
         translate(
-            registers,
+            &registers.stream_table(),
             features,
             memory,
             &mut Uncached,

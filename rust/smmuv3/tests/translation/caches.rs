@@ -191,7 +191,15 @@ fn s2ptw_of_current_stream_applies_to_hit() {
             memory,
             store,
         } = smmu;
-        translate(registers, features, memory, store, sid, PAGE, READ)
+        translate(
+            &registers.stream_table(),
+            features,
+            memory,
+            store,
+            sid,
+            PAGE,
+            READ,
+        )
     };
     for sid in [second, first, second, first] {
         let outcome = access(&mut nested.smmu, sid);
@@ -279,7 +287,15 @@ fn told(smmu: &mut Smmu) -> Told {
         ..
     } = smmu;
     let mut caches = Told::default();
-    translate(registers, features, memory, &mut caches, SID, PAGE, READ);
+    translate(
+        &registers.stream_table(),
+        features,
+        memory,
+        &mut caches,
+        SID,
+        PAGE,
+        READ,
+    );
     caches
 }
 
@@ -416,7 +432,7 @@ struct Ended {
 /// A transaction meanwhile.
 fn transact(mut smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> Ended {
     let walk = smmu.store.begin(SID, PAGE);
-    let (registers, features) = (smmu.registers.clone(), smmu.features);
+    let (registers, features) = (smmu.registers.stream_table(), smmu.features);
     let world = RefCell::new(World {
         smmu,
         walk,

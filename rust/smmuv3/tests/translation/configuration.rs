@@ -125,7 +125,8 @@ fn bad_stream_id_recorded_with_recinvsid() {
         registers, memory, ..
     } = &mut smmu;
     let sid = 16;
-    let outcome = translate(registers, &features, memory, &mut Uncached, sid, PAGE, READ);
+    let tables = registers.stream_table();
+    let outcome = translate(&tables, &features, memory, &mut Uncached, sid, PAGE, READ);
     let Outcome::Fault(fault) = outcome else {
         panic!("{outcome:?}");
     };
@@ -400,7 +401,7 @@ impl Caches for Reasons {
 fn reasons(smmu: &mut Smmu) -> Vec<(StreamId, BadConfig)> {
     let mut reasons = Reasons::default();
     let outcome = translate(
-        &smmu.registers,
+        &smmu.registers.stream_table(),
         &smmu.features,
         &mut smmu.memory,
         &mut reasons,

@@ -326,7 +326,7 @@ proptest! {
 
     #[test]
     fn translation_equals_reference_walker(case in any_case()) {
-        let registers = case.registers();
+        let tables = case.registers().stream_table();
         let features = case.setup.features;
         let reference = Reference { setup: &case.setup, memory: &case.memory };
         let mut memory = case.memory.clone();
@@ -334,12 +334,12 @@ proptest! {
         for (address, wanted) in case.accesses {
             let expected = reference.translate(SID, address, wanted);
             let walked =
-                translate(&registers, &features, &mut memory, &mut Uncached, SID, address, wanted);
+                translate(&tables, &features, &mut memory, &mut Uncached, SID, address, wanted);
             prop_assert_eq!(walked, expected, "a walk of {:#x}", address);
             // Once as it is, once with what was remembered.
             for _ in 0..2 {
                 let cached =
-                    translate(&registers, &features, &mut memory, &mut store, SID, address, wanted);
+                    translate(&tables, &features, &mut memory, &mut store, SID, address, wanted);
                 prop_assert_eq!(cached, expected, "remembered {:#x}", address);
             }
             if let Some(hit) = store.hit(SID, address, wanted) {
@@ -362,12 +362,12 @@ proptest! {
         ),
         within: u64,
     ) {
-        let registers = case.registers();
+        let tables = case.registers().stream_table();
         let features = case.setup.features;
         let mut memory = case.memory;
         let mut told = Told::default();
         for (address, wanted) in &case.accesses {
-            translate(&registers, &features, &mut memory, &mut told, SID, *address, *wanted);
+            translate(&tables, &features, &mut memory, &mut told, SID, *address, *wanted);
         }
         let context = told.store.configuration(SID).copied();
         let Some(StreamContext::Translate(context)) = context else {
@@ -394,9 +394,9 @@ proptest! {
         }
         for (address, wanted) in case.accesses {
             let walked =
-                translate(&registers, &features, &mut memory, &mut Uncached, SID, address, wanted);
+                translate(&tables, &features, &mut memory, &mut Uncached, SID, address, wanted);
             let cached =
-                translate(&registers, &features, &mut memory, &mut store, SID, address, wanted);
+                translate(&tables, &features, &mut memory, &mut store, SID, address, wanted);
             prop_assert_eq!(cached, walked, "{:#x} after {:x?}", address, step);
         }
     }
@@ -426,11 +426,12 @@ proptest! {
         if likely {
             registers.strtab_base_cfg = 5;
         }
+        let tables = registers.stream_table();
         let mut memory = AnyWords { words, next: 0, aborts };
         let mut store = Store::default();
         for _ in 0..8 {
             let outcome =
-                translate(&registers, &features, &mut memory, &mut store, sid, address, wanted);
+                translate(&tables, &features, &mut memory, &mut store, sid, address, wanted);
             if let Outcome::Fault(fault) = outcome {
                 let _ = fault.record(sid, address, wanted.read);
                 let _ = fault.is_recorded(&registers);

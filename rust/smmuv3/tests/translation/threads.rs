@@ -129,10 +129,9 @@ impl Machine {
             machine: self,
             walk,
         };
-        let tables = (&self.registers, &self.features);
         let outcome = translate(
-            tables.0,
-            tables.1,
+            &self.registers.stream_table(),
+            &self.features,
             &mut Ram(self),
             &mut view,
             SID,

@@ -27,10 +27,7 @@ use util::{
 };
 
 use crate::{
-    eventq::PendingEvent,
-    memory::GuestRam,
-    properties::SmmuProperties,
-    state::{GuestState, Snapshot},
+    eventq::PendingEvent, memory::GuestRam, properties::SmmuProperties, state::GuestState,
 };
 
 mod backoff;
@@ -175,7 +172,7 @@ impl Accel {
         }
         host_caps::check(&features, &info)?;
 
-        let registers = state.snapshot().registers;
+        let (registers, _) = state.stream_table();
         // The host may still have this StreamID bound to another device's vDEVICE.
         self.attach_streams(state, None, |_| false);
         let stream_id = function.requester_id().into();
@@ -205,7 +202,7 @@ impl Accel {
 
         let mut stream = Stream::new(function.to_owned(), device);
         if let Some(viommu) = fresh.as_mut().or(devices.viommu.as_mut()) {
-            if registers.smmu_enabled() {
+            if registers.smmu_enabled {
                 // without it the device works, but its faults are not reported
                 let _ = stream.bind_vdevice(viommu);
             }
@@ -278,10 +275,7 @@ impl Accel {
         known: Option<&StreamConfig>,
         select: impl Fn(u32) -> bool,
     ) -> bool {
-        let Snapshot {
-            features,
-            registers,
-        } = state.snapshot();
+        let (registers, features) = state.stream_table();
         let wanted = self.with_parts(|streams, _| {
             // Drop stale vDEVICEs of all streams before binding new ones: two devices may have
             // swapped StreamIDs.
@@ -330,7 +324,7 @@ impl Accel {
                     stream.wait_for_stream_id(viommu);
                     continue;
                 }
-                let wants_vdevice = registers.smmu_enabled();
+                let wants_vdevice = registers.smmu_enabled;
                 translates |=
                     stream.apply(viommu, stream_id, &config, wants_vdevice) && is_selected;
                 stream.set_waiting(is_taken);

@@ -15,7 +15,9 @@ use qemu_ext::{
     log,
 };
 use smmuv3::{
+    features::Features,
     memory::GuestMemory,
+    registers::StreamTableRegisters,
     translation::{self, Entry, Outcome, Permissions, Uncached},
 };
 
@@ -23,7 +25,7 @@ use crate::{
     eventq::{end_access, PendingEvents},
     irq::IrqLines,
     memory::{DirectRam, GuestRam},
-    state::{GuestState, Locked, Snapshot},
+    state::{GuestState, Locked},
     statistics::Statistics,
 };
 
@@ -269,12 +271,12 @@ impl Translator<'_> {
             }
             outcome
         } else {
-            let snapshot = locked.snapshot();
+            let tables = locked.stream_table();
             drop(locked);
             if with_bql && mode == Mode::Concurrent {
-                self.walk(&snapshot, &mut GuestRam, &mut caches, access)
+                self.walk(&tables, &mut GuestRam, &mut caches, access)
             } else {
-                self.walk(&snapshot, &mut { ram }, &mut caches, access)
+                self.walk(&tables, &mut { ram }, &mut caches, access)
             }
         };
         let is_read = !wanted.write;
@@ -308,10 +310,7 @@ impl Translator<'_> {
 
     fn walk<M: GuestMemory>(
         self,
-        Snapshot {
-            features,
-            registers,
-        }: &Snapshot,
+        (registers, features): &(StreamTableRegisters, Features),
         memory: &mut M,
         caches: &mut WalkCaches<'_>,
         (stream_id, iova, wanted): Access,
