@@ -119,8 +119,9 @@ fn consuming(bencher: Bencher<'_, '_>, log2size: u32) {
             // Full: the same index with the other wrap flag.
             registers.cmdq_prod = registers.cmdq_cons ^ (1 << log2size);
             loop {
+                let mut run = registers.begin_cmdq(&features);
                 let progress = cmdq.consume(
-                    &mut registers,
+                    &mut run,
                     &features,
                     Platform {
                         memory: &mut memory,
@@ -130,6 +131,7 @@ fn consuming(bencher: Bencher<'_, '_>, log2size: u32) {
                     },
                     BUDGET,
                 );
+                registers.finish_cmdq(run);
                 if progress == Progress::Idle {
                     break;
                 }

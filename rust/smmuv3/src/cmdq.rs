@@ -20,7 +20,7 @@ use crate::{
     command::Leniency,
     features::Features,
     memory::GuestMemory,
-    registers::{Registers, COMMAND_LOG2_BYTES},
+    registers::{CmdqRun, COMMAND_LOG2_BYTES},
 };
 
 /// Size of a command in bytes (§4.1.1).
@@ -141,12 +141,12 @@ impl Cmdq {
     /// error is active, or its indexes contradict each other.
     pub fn consume<M: GuestMemory, B: Backend, I: Interrupts, O: Observer>(
         &mut self,
-        registers: &mut Registers,
+        run: &mut CmdqRun,
         features: &Features,
         platform: Platform<'_, M, B, I, O>,
         budget: u32,
     ) -> Progress {
-        if !registers.cmdq_ready(features) {
+        if !run.is_ready() {
             return Progress::Idle;
         }
         let Platform {
@@ -155,11 +155,11 @@ impl Cmdq {
             interrupts,
             observer,
         } = platform;
-        observer.consume_begin(registers);
-        let ring = registers.cmdq_layout(features);
+        observer.consume_begin(run);
+        let ring = *run.layout();
         let mut consumer = Consumer {
             ring,
-            cursor: registers.cmdq_cons & ring.pointer_mask(),
+            cursor: run.cons() & ring.pointer_mask(),
             features,
             memory,
             backend,
@@ -170,12 +170,12 @@ impl Cmdq {
             atc_failed: &mut self.atc_failed,
             stall: &mut self.stall,
             batch: &mut self.batch,
-            registers,
+            run,
             batch_completed: false,
             spent: false,
         };
-        let progress = consumer.run(&mut self.buffer, budget);
-        consumer.observer.consume_end(consumer.registers);
+        let progress = consumer.work(&mut self.buffer, budget);
+        consumer.observer.consume_end(consumer.run);
         progress
     }
 }

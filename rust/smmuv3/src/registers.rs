@@ -10,11 +10,15 @@
 //! guard forbids is ignored. Earlier versions permit that too.
 
 mod access;
+mod cmdq;
 mod defined;
+mod errors;
 mod stream_table;
 mod table;
 
 pub use self::{
+    cmdq::CmdqRun,
+    errors::Activation,
     stream_table::StreamTableRegisters,
     table::{Registers, SIZE},
 };
@@ -23,7 +27,7 @@ use bilge::prelude::*;
 use self::table::TABLE;
 use crate::{
     features::Features,
-    gerror::{CommandError, CMDQ_ERR},
+    gerror::CommandError,
     queue::QueueLayout,
     spec::{
         mask,
@@ -173,18 +177,5 @@ impl Registers {
         let new = bits & !self.active_errors();
         self.gerror ^= new;
         new
-    }
-
-    /// Returns whether commands may be processed (§4.1.2): the queue is enabled, no
-    /// Command queue error is active, and it holds something. Indexes that
-    /// contradict each other count as nothing to do (§3.5.1).
-    pub fn cmdq_ready(&self, features: &Features) -> bool {
-        if !self.cmdq_enabled() || self.active_errors() & CMDQ_ERR != 0 {
-            return false;
-        }
-        let used = self
-            .cmdq_layout(features)
-            .used(self.cmdq_prod, self.cmdq_cons);
-        matches!(used, Some(1..))
     }
 }

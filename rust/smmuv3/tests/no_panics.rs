@@ -203,7 +203,9 @@ proptest! {
             interrupts: &mut signals,
             observer: &mut (),
         };
-        cmdq.consume(&mut registers, &features, platform, budget);
+        let mut run = registers.begin_cmdq(&features);
+        cmdq.consume(&mut run, &features, platform, budget);
+        registers.finish_cmdq(run);
         // Per command at most the retries of each kind, for both passes.
         prop_assert!(host.calls <= 200 * (budget as usize + 1));
         // No other error is the Command queue's; Service failure mode (12.3) least of all.

@@ -58,8 +58,9 @@ fn cons_err_precedes_gerror_precedes_irq() {
     machine.submit(&[va(1), RESERVED]);
     machine.registers.cr0 = 0x9;
     let mut witness = Witness::default();
+    let mut run = machine.registers.begin_cmdq(&machine.features);
     machine.cmdq.consume(
-        &mut machine.registers,
+        &mut run,
         &machine.features,
         Platform {
             memory: &mut machine.memory,
@@ -69,6 +70,7 @@ fn cons_err_precedes_gerror_precedes_irq() {
         },
         machine.budget,
     );
+    machine.registers.finish_cmdq(run);
     assert_eq!(
         *witness.0.borrow(),
         [

@@ -107,8 +107,9 @@ fn drive_a_queue() {
     // The device: one run of the Command queue, bounded to 4096 commands.
     let mut host = Recorder::default();
     let mut interrupts = Counters::default();
+    let mut run = registers.begin_cmdq(&features);
     let progress = Cmdq::new(FlushPolicy::default()).consume(
-        &mut registers,
+        &mut run,
         &features,
         Platform {
             memory: &mut memory,
@@ -118,6 +119,7 @@ fn drive_a_queue() {
         },
         4096,
     );
+    registers.finish_cmdq(run);
 
     assert_eq!(progress, Progress::Idle);
     assert_eq!(host.calls, [commands[..2].to_vec()]);

@@ -129,14 +129,14 @@ impl Run<'_> {
         // The moment at which the main loop resumes the consumer cannot be replayed.
         let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
         let mut tolerated = self.queue.tolerated.borrow_mut();
-        let progress = state.consume(|registers, features| {
+        let progress = state.consume(|run, features| {
             let platform = Platform {
                 memory: &mut GuestRam,
                 backend,
                 interrupts: &mut CmdqIrqs(irqs),
                 observer: &mut CmdqObserver::new(smmu, *features, &mut tolerated),
             };
-            self.consumer.consume(registers, features, platform, budget)
+            self.consumer.consume(run, features, platform, budget)
         });
         drop(tolerated);
         *self.queue.consumer.borrow_mut() = Some(self.consumer);

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use smmuv3::{
     features::Features,
-    registers::{Registers, StreamTableRegisters},
+    registers::{CmdqRun, Registers, StreamTableRegisters},
     translation::{Store, Walk},
 };
 
@@ -153,12 +153,17 @@ impl GuestState {
         locked.separations = locked.separations.wrapping_add(1);
     }
 
-    /// Runs the consumer of the Command queue on a copy of the registers.
-    pub fn consume<R>(&self, consumer: impl FnOnce(&mut Registers, &Features) -> R) -> R {
-        let (result, _) = self.run_on_copy(consumer, |locked, copy| {
-            locked.registers.cmdq_cons = copy.cmdq_cons;
-            locked.separations = locked.separations.wrapping_add(1);
-        });
+    /// Runs the consumer of the Command queue on what it owns of the registers.
+    pub fn consume<R>(&self, consumer: impl FnOnce(&mut CmdqRun, &Features) -> R) -> R {
+        let (mut run, features) = {
+            let locked = self.lock();
+            let run = locked.registers.begin_cmdq(&locked.features);
+            (run, locked.features)
+        };
+        let result = consumer(&mut run, &features);
+        let mut locked = self.lock();
+        locked.registers.finish_cmdq(run);
+        locked.separations = locked.separations.wrapping_add(1);
         result
     }
 

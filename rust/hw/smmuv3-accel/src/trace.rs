@@ -16,7 +16,8 @@ use smmuv3::{
     command::{opcode::*, Command, Invalidation, Tlbi},
     features::Features,
     gerror::CommandError,
-    registers::Registers,
+    queue::QueueLayout,
+    registers::CmdqRun,
     translation::BadConfig,
 };
 
@@ -190,8 +191,7 @@ pub struct CmdqObserver<'a> {
 }
 
 /// Returns index and wrap flag of a pointer of the Command queue.
-fn split(registers: &Registers, features: &Features, pointer: u32) -> (u32, u8) {
-    let ring = registers.cmdq_layout(features);
+fn split(ring: &QueueLayout, pointer: u32) -> (u32, u8) {
     let index = ring.index(pointer);
     (index, u8::from(pointer & ring.pointer_mask() != index))
 }
@@ -213,9 +213,9 @@ impl Observer for CmdqObserver<'_> {
         trace::trace_smmuv3_write_gerror(toggled, gerror);
     }
 
-    fn consume_begin(&mut self, registers: &Registers) {
-        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq_prod);
-        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq_cons);
+    fn consume_begin(&mut self, run: &CmdqRun) {
+        let (prod, prod_wrap) = split(run.layout(), run.prod());
+        let (cons, cons_wrap) = split(run.layout(), run.cons());
         trace::trace_smmuv3_cmdq_consume(prod, cons, prod_wrap, cons_wrap);
     }
 
@@ -238,9 +238,9 @@ impl Observer for CmdqObserver<'_> {
         trace::trace_smmuv3_cmdq_consume_error(command_name(opcode), code.code() as u8);
     }
 
-    fn consume_end(&mut self, registers: &Registers) {
-        let (prod, prod_wrap) = split(registers, &self.features, registers.cmdq_prod);
-        let (cons, cons_wrap) = split(registers, &self.features, registers.cmdq_cons);
+    fn consume_end(&mut self, run: &CmdqRun) {
+        let (prod, prod_wrap) = split(run.layout(), run.prod());
+        let (cons, cons_wrap) = split(run.layout(), run.cons());
         trace::trace_smmuv3_cmdq_consume_out(prod, cons, prod_wrap, cons_wrap);
     }
 }

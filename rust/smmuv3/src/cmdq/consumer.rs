@@ -3,8 +3,6 @@
 
 //! One run of the Command queue.
 
-use bilge::prelude::*;
-
 use super::{Backend, Interrupts, Observer, Progress, Stall, COMMAND_BYTES};
 use crate::{
     batch::{submit, Batch, Failure, FlushPolicy, MAX_BATCH},
@@ -16,8 +14,7 @@ use crate::{
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
     memory::GuestMemory,
     queue::QueueLayout,
-    registers::Registers,
-    spec::register::CmdqCons,
+    registers::CmdqRun,
     stream_table, StreamId,
 };
 
@@ -32,7 +29,7 @@ struct Fetched {
 }
 
 pub(super) struct Consumer<'a, M, B, I, O> {
-    pub(super) registers: &'a mut Registers,
+    pub(super) run: &'a mut CmdqRun,
     pub(super) features: &'a Features,
     pub(super) memory: &'a mut M,
     pub(super) backend: &'a mut B,
@@ -54,10 +51,8 @@ pub(super) struct Consumer<'a, M, B, I, O> {
 }
 
 impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, I, O> {
-    pub(super) fn run(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
-        let was_full = self
-            .ring
-            .is_full(self.registers.cmdq_prod, self.registers.cmdq_cons);
+    pub(super) fn work(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
+        let was_full = self.ring.is_full(self.run.prod(), self.run.cons());
         let result = self.consume(buffer, budget).and_then(|progress| {
             self.flush()?;
             Ok(progress)
@@ -81,10 +76,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     ) -> Result<Progress, Failure> {
         let mut left = budget;
         loop {
-            let used = self
-                .ring
-                .used(self.registers.cmdq_prod, self.cursor)
-                .unwrap_or(0);
+            let used = self.ring.used(self.run.prod(), self.cursor).unwrap_or(0);
             if used == 0 {
                 return Ok(Progress::Idle);
             }
@@ -207,7 +199,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     /// a device holds nothing.
     #[inline]
     fn has_effect(&mut self, invalidation: &Invalidation) -> bool {
-        if invalidation.is_atc_inv() && !self.registers.smmu_enabled() {
+        if invalidation.is_atc_inv() && !self.run.stream_table().smmu_enabled {
             return false;
         }
         invalidation
@@ -253,8 +245,8 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             if sid > last || next > Some(sid) {
                 break;
             }
-            let registers = self.registers.stream_table();
-            let config = stream_table::evaluate(&registers, self.features, self.memory, sid);
+            let registers = self.run.stream_table();
+            let config = stream_table::evaluate(registers, self.features, self.memory, sid);
             if self.backend.set_stream(sid, &config) {
                 self.invalidate_cds(opcode, sid)?;
             }
@@ -320,9 +312,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
 
     /// Shows everything before the cursor as consumed.
     fn publish(&mut self) {
-        let mut cons = CmdqCons::of(self.registers.cmdq_cons);
-        cons.set_rd(u20::extract_u32(self.cursor & self.ring.pointer_mask(), 0));
-        self.registers.cmdq_cons = cons.raw();
+        self.run.consumed_until(self.cursor);
     }
 
     const fn failure(&self, opcode: u8, error: CommandError) -> Failure {
@@ -336,31 +326,25 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     /// Stops the queue at a command (§7.1): first the reason and the command in
     /// one store, then the error, then the interrupt.
     fn raise(&mut self, failure: Failure) {
-        let mut cons = CmdqCons::of(0);
-        cons.set_rd(u20::extract_u32(
-            failure.position & self.ring.pointer_mask(),
-            0,
-        ));
-        cons.set_err(u7::extract_u32(failure.error.code(), 0));
-        self.registers.cmdq_cons = cons.raw();
+        self.run.stopped_at(failure.position, failure.error);
         self.observer.error(failure.opcode, failure.error);
         self.activate(CMDQ_ERR);
     }
 
     /// Activates a global error, and its interrupt if that is new (§7.5.1).
     fn activate(&mut self, error: u32) {
-        let new = self.registers.activate_errors(error);
-        if new != 0 {
-            self.observer.activated(new, self.registers.gerror);
+        let activation = self.run.activate_errors(error);
+        if activation.new != 0 {
+            self.observer.activated(activation.new, activation.gerror);
         }
-        if new != 0 && self.registers.gerror_irq_enabled() {
+        if activation.interrupt {
             self.interrupts.gerror();
         }
     }
 
     /// With `IDR0.SEV`, a producer that waits for space is woken (§4.1.2).
     fn signal_non_full(&mut self, was_full: bool) {
-        let (prod, cons) = (self.registers.cmdq_prod, self.registers.cmdq_cons);
+        let (prod, cons) = (self.run.prod(), self.run.cons());
         if self.features.sev() && was_full && !self.ring.is_full(prod, cons) {
             self.interrupts.sev();
         }

@@ -3,13 +3,13 @@
 
 //! Tracing.
 
-use crate::{command::Command, gerror::CommandError, registers::Registers};
+use crate::{command::Command, gerror::CommandError, registers::CmdqRun};
 
 /// Hooks for tracing, none of which changes what is done. `()` traces nothing.
 pub trait Observer {
     /// The queue is going to be worked on.
-    fn consume_begin(&mut self, registers: &Registers) {
-        let _ = registers;
+    fn consume_begin(&mut self, run: &CmdqRun) {
+        let _ = run;
     }
 
     /// A command with this opcode was fetched; `None` if it is ILLEGAL.
@@ -35,8 +35,8 @@ pub trait Observer {
     }
 
     /// The queue is left.
-    fn consume_end(&mut self, registers: &Registers) {
-        let _ = registers;
+    fn consume_end(&mut self, run: &CmdqRun) {
+        let _ = run;
     }
 }
 

@@ -172,8 +172,9 @@ impl Machine {
             );
             return Progress::Idle;
         }
-        self.cmdq.consume(
-            &mut self.registers,
+        let mut run = self.registers.begin_cmdq(&self.features);
+        let progress = self.cmdq.consume(
+            &mut run,
             &self.features,
             Platform {
                 memory: &mut self.memory,
@@ -182,7 +183,9 @@ impl Machine {
                 observer: &mut self.observer,
             },
             self.budget,
-        )
+        );
+        self.registers.finish_cmdq(run);
+        progress
     }
 
     /// Stores commands from queue index `index` on, wrapping.

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! What the Command queue's consumer takes out of the register file, and puts back.
+
+use bilge::prelude::*;
+
+use super::{errors::Errors, Activation, Registers, StreamTableRegisters};
+use crate::{
+    features::Features,
+    gerror::{CommandError, CMDQ_ERR},
+    queue::QueueLayout,
+    spec::register::CmdqCons,
+};
+
+/// The Command queue while it is worked on.
+///
+/// Whoever has it owns `CMDQ_CONS`: it is not a copy of the registers, which go on being
+/// used, and [`Registers::finish_cmdq`] shows what became of it.
+#[derive(Debug)]
+#[must_use = "the registers do not show what was consumed before it is put back"]
+pub struct CmdqRun {
+    layout: QueueLayout,
+    enabled: bool,
+    prod: u32,
+    cons: u32,
+    errors: Errors,
+    stream_table: StreamTableRegisters,
+}
+
+impl CmdqRun {
+    /// Returns whether commands may be processed (§4.1.2): the queue is enabled, no
+    /// Command queue error is active, and it holds something. Indexes that
+    /// contradict each other count as nothing to do (§3.5.1).
+    #[inline]
+    pub const fn is_ready(&self) -> bool {
+        let used = self.layout.used(self.prod, self.cons);
+        self.enabled && !self.errors.are_active(CMDQ_ERR) && matches!(used, Some(1..))
+    }
+
+    /// Returns the geometry of the queue.
+    #[inline]
+    pub const fn layout(&self) -> &QueueLayout {
+        &self.layout
+    }
+
+    /// Returns `CMDQ_PROD`.
+    #[inline]
+    pub const fn prod(&self) -> u32 {
+        self.prod
+    }
+
+    /// Returns `CMDQ_CONS`.
+    #[inline]
+    pub const fn cons(&self) -> u32 {
+        self.cons
+    }
+
+    /// Returns the registers that `CMD_CFGI_STE` and its kin depend on.
+    #[inline]
+    pub const fn stream_table(&self) -> &StreamTableRegisters {
+        &self.stream_table
+    }
+
+    /// Shows everything before `pointer` as consumed.
+    #[inline]
+    pub(crate) fn consumed_until(&mut self, pointer: u32) {
+        self.set_cons(CmdqCons::of(self.cons), pointer);
+    }
+
+    /// Shows that the command at `pointer` was not consumed, and why (§7.1). The two are
+    /// one store: software never sees one without the other.
+    pub(crate) fn stopped_at(&mut self, pointer: u32, error: CommandError) {
+        let mut cons = CmdqCons::of(0);
+        cons.set_err(u7::extract_u32(error.code(), 0));
+        self.set_cons(cons, pointer);
+    }
+
+    fn set_cons(&mut self, mut cons: CmdqCons, pointer: u32) {
+        cons.set_rd(u20::extract_u32(pointer & self.layout.pointer_mask(), 0));
+        self.cons = cons.raw();
+    }
+
+    /// Makes the errors in `bits` active (§7.5).
+    pub(crate) fn activate_errors(&mut self, bits: u32) -> Activation {
+        self.errors.activate(bits)
+    }
+}
+
+impl Registers {
+    /// Takes out what the Command queue's consumer works on.
+    #[inline]
+    pub fn begin_cmdq(&self, features: &Features) -> CmdqRun {
+        CmdqRun {
+            layout: self.cmdq_layout(features),
+            enabled: self.cmdq_enabled(),
+            prod: self.cmdq_prod,
+            cons: self.cmdq_cons,
+            errors: Errors::of(self),
+            stream_table: self.stream_table(),
+        }
+    }
+
+    /// Shows what the consumer has done: `CMDQ_CONS`, and the errors that it activated.
+    /// Errors that others activated meanwhile stay.
+    pub fn finish_cmdq(&mut self, run: CmdqRun) {
+        self.cmdq_cons = run.cons;
+        self.activate_errors(run.errors.activated());
+    }
+
+    /// Returns whether commands may be processed: see [`CmdqRun::is_ready`].
+    pub fn cmdq_ready(&self, features: &Features) -> bool {
+        self.begin_cmdq(features).is_ready()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gerror::{EVENTQ_ABT_ERR, MSI_CMDQ_ABT_ERR},
+        spec::{
+            mask,
+            register::{Cr0, IrqCtrl},
+        },
+    };
+
+    /// A queue of 16 entries with three commands in it.
+    fn machine() -> (Registers, Features) {
+        let features = Features::arm_smmuv3().with_msi(true);
+        let mut registers = Registers::reset(&features);
+        registers.cmdq_base = 0x4000_0004;
+        registers.cmdq_prod = 3;
+        registers.cr0 = mask!(Cr0: cmdqen);
+        registers.irq_ctrl = mask!(IrqCtrl: gerror_irqen);
+        (registers, features)
+    }
+
+    #[test]
+    fn finished_run_keeps_concurrent_changes() {
+        let (mut registers, features) = machine();
+        let mut run = registers.begin_cmdq(&features);
+        // Meanwhile the guest goes on, and the Event queue's producer, too.
+        registers.cmdq_prod = 5;
+        registers.activate_errors(EVENTQ_ABT_ERR);
+        run.stopped_at(2, CommandError::Illegal);
+        let activation = run.activate_errors(CMDQ_ERR);
+        assert_eq!((activation.new, activation.interrupt), (CMDQ_ERR, true));
+        assert_eq!(registers.cmdq_cons, 0, "nothing is shown yet");
+        registers.finish_cmdq(run);
+        assert_eq!(registers.active_errors(), CMDQ_ERR | EVENTQ_ABT_ERR);
+        assert_eq!((registers.cmdq_prod, registers.cmdq_cons), (5, 0x0100_0002));
+        assert!(!registers.begin_cmdq(&features).is_ready());
+    }
+
+    #[test]
+    fn active_error_activates_nothing() {
+        let (mut registers, features) = machine();
+        registers.activate_errors(MSI_CMDQ_ABT_ERR);
+        let before = registers.clone();
+        let mut run = registers.begin_cmdq(&features);
+        let activation = run.activate_errors(MSI_CMDQ_ABT_ERR);
+        assert_eq!((activation.new, activation.interrupt), (0, false));
+        registers.finish_cmdq(run);
+        assert_eq!(registers, before);
+    }
+}
