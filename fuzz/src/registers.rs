@@ -216,7 +216,9 @@ impl File {
             memory.unwritable.push(0..u64::MAX);
         }
         let event = Event([0x10, 1, 2, 3]);
-        let recorded = record(&mut self.registers, &self.features, &mut memory, &event);
+        let mut run = self.registers.begin_eventq(&self.features);
+        let recorded = record(&mut run, &mut memory, &event);
+        self.registers.finish_eventq(run);
         let after = &self.registers;
         let blocked = !before.eventq_enabled() || before.active_errors() & EVENTQ_ABT_ERR != 0;
         assert_eq!(recorded == Recorded::Disabled, blocked);

@@ -5,10 +5,9 @@
 
 use crate::{
     event::Event,
-    features::Features,
     gerror::EVENTQ_ABT_ERR,
     memory::GuestMemory,
-    registers::Registers,
+    registers::EventqRun,
     spec::{mask, register::EventqIndex},
 };
 
@@ -37,62 +36,55 @@ pub enum Recorded {
 }
 
 /// Puts `event` into the queue.
-pub fn record<M: GuestMemory>(
-    registers: &mut Registers,
-    features: &Features,
-    memory: &mut M,
-    event: &Event,
-) -> Recorded {
-    if !takes_events(registers) {
+pub fn record<M: GuestMemory>(run: &mut EventqRun, memory: &mut M, event: &Event) -> Recorded {
+    if !run.takes_events() {
         return Recorded::Disabled;
     }
-    let ring = registers.eventq_layout(features);
-    let (prod, cons) = (registers.eventq_prod, registers.eventq_cons);
+    let (ring, prod) = (*run.layout(), run.prod);
     // Indexes that contradict each other leave no slot that is surely free.
-    let Some(used) = ring.used(prod, cons) else {
-        return overflow(registers);
+    let Some(used) = ring.used(prod, run.cons()) else {
+        return overflow(run);
     };
     if used == ring.entries() {
-        return overflow(registers);
+        return overflow(run);
     }
     if memory
         .write(ring.entry_address(prod), &event.to_bytes())
         .is_err()
     {
-        let new = registers.activate_errors(EVENTQ_ABT_ERR);
         return Recorded::Aborted {
-            interrupt: new != 0 && registers.gerror_irq_enabled(),
+            interrupt: run.activate_errors(EVENTQ_ABT_ERR).interrupt,
         };
     }
-    registers.eventq_prod = (prod & OVERFLOW) | ring.advance(prod, 1);
+    run.prod = (prod & OVERFLOW) | ring.advance(prod, 1);
     Recorded::Written {
-        interrupt: used == 0 && registers.eventq_irq_enabled(),
+        interrupt: used == 0 && run.irq_enabled(),
     }
-}
-
-/// Returns whether the queue is writable but for being full (§7.2.1).
-const fn takes_events(registers: &Registers) -> bool {
-    registers.eventq_enabled() && (registers.gerror ^ registers.gerrorn) & EVENTQ_ABT_ERR == 0
 }
 
 /// Notes that events were lost, here or before they got here (§7.4): `OVFLG` is
 /// toggled unless software has yet to acknowledge the last time.
-pub fn overflow(registers: &mut Registers) -> Recorded {
-    if !takes_events(registers) {
+pub fn overflow(run: &mut EventqRun) -> Recorded {
+    if !run.takes_events() {
         return Recorded::Disabled;
     }
-    if (registers.eventq_prod ^ registers.eventq_cons) & OVERFLOW == 0 {
-        registers.eventq_prod ^= OVERFLOW;
+    if (run.prod ^ run.cons()) & OVERFLOW == 0 {
+        run.prod ^= OVERFLOW;
     }
     Recorded::Overflowed
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Event, EventqRun, GuestMemory, Recorded, EVENTQ_ABT_ERR, OVERFLOW};
     use crate::{
         event::EventType,
-        spec::register::{Cr0, IrqCtrl},
+        features::Features,
+        registers::Registers,
+        spec::{
+            mask,
+            register::{Cr0, IrqCtrl},
+        },
         BusAbort,
     };
 
@@ -129,6 +121,31 @@ mod tests {
             limit: u64::MAX,
         };
         (registers, features, memory)
+    }
+
+    fn with_run<R>(
+        (registers, features): (&mut Registers, &Features),
+        function: impl FnOnce(&mut EventqRun) -> R,
+    ) -> R {
+        let mut run = registers.begin_eventq(features);
+        let result = function(&mut run);
+        registers.finish_eventq(run);
+        result
+    }
+
+    fn record(
+        registers: &mut Registers,
+        features: &Features,
+        memory: &mut Memory,
+        event: &Event,
+    ) -> Recorded {
+        with_run((registers, features), |run| {
+            super::record(run, memory, event)
+        })
+    }
+
+    fn overflow(registers: &mut Registers, features: &Features) -> Recorded {
+        with_run((registers, features), super::overflow)
     }
 
     fn event(sid: u32) -> Event {
@@ -202,7 +219,7 @@ mod tests {
             record(&mut registers, &features, &mut memory, &event(1)),
             Recorded::Disabled
         );
-        assert_eq!(overflow(&mut registers), Recorded::Disabled);
+        assert_eq!(overflow(&mut registers, &features), Recorded::Disabled);
         assert_eq!(registers, before);
         assert_eq!(
             (registers.eventq_prod, registers.gerror),
@@ -224,7 +241,7 @@ mod tests {
             record(&mut registers, &features, &mut memory, &event(1)),
             Recorded::Disabled
         );
-        assert_eq!(overflow(&mut registers), Recorded::Disabled);
+        assert_eq!(overflow(&mut registers, &features), Recorded::Disabled);
         assert_eq!((registers, memory.written.len()), (before, 0));
     }
 }

@@ -13,12 +13,14 @@ mod access;
 mod cmdq;
 mod defined;
 mod errors;
+mod eventq;
 mod stream_table;
 mod table;
 
 pub use self::{
     cmdq::CmdqRun,
     errors::Activation,
+    eventq::EventqRun,
     stream_table::StreamTableRegisters,
     table::{Registers, SIZE},
 };

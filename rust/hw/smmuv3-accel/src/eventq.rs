@@ -179,12 +179,12 @@ impl PendingEvents {
 
 /// Writes an event into the guest's queue.
 fn write(event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
-    let (recorded, change) = state.record(|registers, features| match event {
+    let (recorded, change) = state.record(|run| match event {
         PendingEvent::Event(event) => {
             trace::trace_smmuv3_propagate_event(event_name(event.number()), event.sid());
-            eventq::record(registers, features, &mut GuestRam, &event)
+            eventq::record(run, &mut GuestRam, &event)
         }
-        PendingEvent::Lost => eventq::overflow(registers),
+        PendingEvent::Lost => eventq::overflow(run),
     });
     match recorded {
         Recorded::Written { interrupt: true } => irqs.pulse(Interrupt::EventQ),

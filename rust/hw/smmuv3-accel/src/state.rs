@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use smmuv3::{
     features::Features,
-    registers::{CmdqRun, Registers, StreamTableRegisters},
+    registers::{CmdqRun, EventqRun, Registers, StreamTableRegisters},
     translation::{Store, Walk},
 };
 
@@ -16,8 +16,9 @@ use crate::{statistics::Statistics, trace::ConfigErrors};
 /// The part of an SMMU that translation uses without the Big QEMU Lock.
 ///
 /// It is locked for the length of a copy or a look-up only: never across an ioctl, an
-/// access to guest memory, a notifier, or an interrupt. Whatever needs these works on a
-/// copy of the registers, which [`Self::consume`] and [`Self::record`] merge back.
+/// access to guest memory, a notifier, or an interrupt. Whatever needs these takes the few
+/// registers with it that it needs. The owner of a queue takes the queue's state, which
+/// [`Self::consume`] and [`Self::record`] put back.
 pub struct GuestState {
     locked: Mutex<Locked>,
     /// Walks that invalidations wait for have ended
@@ -40,7 +41,7 @@ pub struct Locked {
     pub separations: u64,
 }
 
-/// A copy of all registers.
+/// A copy of all registers, for the migration stream.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The ID registers
@@ -62,14 +63,6 @@ impl Locked {
     /// Returns what configurations are found and judged by.
     pub const fn stream_table(&self) -> (StreamTableRegisters, Features) {
         (self.registers.stream_table(), self.features)
-    }
-
-    /// Returns a copy of all registers.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            features: self.features,
-            registers: self.registers.clone(),
-        }
     }
 }
 
@@ -132,7 +125,11 @@ impl GuestState {
 
     /// Returns a copy of all registers.
     pub fn snapshot(&self) -> Snapshot {
-        self.lock().snapshot()
+        let locked = self.lock();
+        Snapshot {
+            features: locked.features,
+            registers: locked.registers.clone(),
+        }
     }
 
     /// Gives the registers their reset values.
@@ -167,40 +164,19 @@ impl GuestState {
         result
     }
 
-    /// Runs the producer of the Event queue on a copy of the registers.
-    pub fn record<R>(
-        &self,
-        producer: impl FnOnce(&mut Registers, &Features) -> R,
-    ) -> (R, GerrorChange) {
-        self.run_on_copy(producer, |locked, copy| {
-            locked.registers.eventq_prod = copy.eventq_prod;
-        })
-    }
-
-    /// Runs `function` on a copy of the registers, and has `merge` take what the function owns
-    /// of it. Global errors that it toggles are toggled here, because others may have toggled
-    /// other ones meanwhile.
-    fn run_on_copy<R>(
-        &self,
-        function: impl FnOnce(&mut Registers, &Features) -> R,
-        merge: impl FnOnce(&mut Locked, &Registers),
-    ) -> (R, GerrorChange) {
-        let Snapshot {
-            features,
-            mut registers,
-        } = self.snapshot();
-        let before = registers.gerror;
-        let result = function(&mut registers, &features);
-        let toggled = registers.gerror ^ before;
-        {
-            let mut locked = self.lock();
-            merge(&mut locked, &registers);
-            locked.registers.gerror ^= toggled;
-        }
-        let change = GerrorChange {
-            toggled,
-            gerror: registers.gerror,
+    /// Runs the producer of the Event queue on what it owns of the registers.
+    pub fn record<R>(&self, producer: impl FnOnce(&mut EventqRun) -> R) -> (R, GerrorChange) {
+        let mut run = {
+            let locked = self.lock();
+            locked.registers.begin_eventq(&locked.features)
         };
+        let result = producer(&mut run);
+        let mut locked = self.lock();
+        let change = GerrorChange {
+            toggled: locked.registers.finish_eventq(run),
+            gerror: locked.registers.gerror,
+        };
+        drop(locked);
         (result, change)
     }
 }
