@@ -92,8 +92,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             for (index, entry) in entries.iter().enumerate() {
                 let both = u128::from_le_bytes(*entry);
                 self.step([both as u64, (both >> 64) as u64])?;
-                // Behind commands that cannot be read there are others, and the guest
-                // Behind commands that cannot be read there are others: the error is raised at once.
+                // A command that cannot be read is not deferred: its error is raised at once.
                 if core::mem::take(&mut self.batch_completed)
                     && run == used
                     && !fetched.aborted
