@@ -436,7 +436,7 @@ def copy_changed_in_the_tree_is_not_overwritten(case: Case) -> None:
 
 
 def read_only_tree_is_refused_unchanged(case: Case) -> None:
-    def as_nobody() -> None:
+    def as_other_user() -> None:
         """Applies as another user, because root may write anywhere."""
         pid = os.fork()
         if pid == 0:
@@ -458,7 +458,7 @@ def read_only_tree_is_refused_unchanged(case: Case) -> None:
     for path in everything:
         path.chmod(path.stat().st_mode & ~0o222)
     try:
-        case.refuses(as_nobody)
+        case.refuses(as_other_user)
     finally:
         for path in everything:
             path.chmod(path.stat().st_mode | 0o200)

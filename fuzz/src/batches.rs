@@ -29,7 +29,7 @@ enum Kind {
 }
 
 impl Case {
-    /// Panics if a guest could tell, or lost something.
+    /// Panics if a guest could observe a difference, or lost something.
     pub fn check(&self) {
         match &self.0 {
             Kind::Reasonable(case) => case.check(),

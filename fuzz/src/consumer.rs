@@ -174,8 +174,8 @@ fn write(machine: &mut Machine, offset: u64, value: u64) {
     assert!(!effects.cmdq || machine.registers.cmdq_ready(&features));
 }
 
-/// How often the host has failed at one command, as bounds: from outside it cannot be
-/// told what was completed within a visit.
+/// How often the host has failed at one command, as bounds: a test cannot observe
+/// which commands were completed within a run.
 #[derive(Clone, Copy, Default)]
 struct Stall {
     position: u32,
@@ -545,8 +545,8 @@ impl After<'_> {
             }
             other => panic!("no such code: {other}"),
         };
-        // Nothing behind it was begun. What timed out may have been, and what
-        // was older is done before anybody looks.
+        // No following command was begun. One that timed out may have been, and
+        // preceding ones are complete before this is checked.
         if exact {
             let executed: Vec<_> = self.executed().collect();
             for newer in &commands[self.consumed + 1..] {
@@ -696,7 +696,7 @@ fn answer(u: &mut Unstructured<'_>) -> Result<Answer> {
     })
 }
 
-/// One that may be legal, with a few bits that tell it from others; or any.
+/// One that may be legal, with a few bits that distinguish it from others; or any.
 fn command(u: &mut Unstructured<'_>) -> Result<[u64; 2]> {
     let [kind, number] = <[u8; 2]>::arbitrary(u)?;
     let n = u64::from(number);

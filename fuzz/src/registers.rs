@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Accesses to the register file, errors that become active meanwhile, and
+//! Accesses to the register file, errors that become active between them, and
 //! states that are saved and restored.
 
 use arbitrary::{Arbitrary, Result, Unstructured};

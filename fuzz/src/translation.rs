@@ -2,8 +2,8 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! Tables of all shapes, transactions, and software that changes the tables
-//! and invalidates what is remembered of them, between transactions and while
-//! they are under way.
+//! and invalidates the entries cached from them, between transactions and
+//! concurrently with them.
 
 use std::{
     cell::RefCell,
@@ -47,7 +47,7 @@ enum Step {
         number: u8,
         wanted: Permissions,
         /// Software does this after so many accesses to memory and caches.
-        meanwhile: Option<(u8, Meanwhile)>,
+        concurrent: Option<(u8, Concurrent)>,
     },
     Change(Change),
     Command([u64; 2]),
@@ -59,16 +59,16 @@ enum Step {
     },
 }
 
-/// What software does while a transaction is under way.
+/// Actions of software that race with a transaction.
 #[derive(Clone, Copy, Debug)]
-struct Meanwhile {
+struct Concurrent {
     change: Option<Change>,
-    told: Told,
+    request: Request,
 }
 
-/// What software has the SMMU invalidate.
+/// Invalidation that software requests.
 #[derive(Clone, Copy, Debug)]
-enum Told {
+enum Request {
     Everything,
     Command([u64; 2]),
     Invalidate { number: u8, by: By, scope: Scope },
@@ -90,7 +90,7 @@ enum By {
     Vmid,
     /// Of both stages.
     WholeVmid,
-    /// An IPA that the walk under way has led to.
+    /// An IPA that the current walk has led to.
     Ipa,
 }
 
@@ -113,7 +113,7 @@ struct Scope {
 
 #[derive(Clone, Copy, Debug)]
 enum Whose {
-    /// What it is remembered under.
+    /// The one that it is cached under.
     Own,
     OtherAsid,
     OtherVmid,
@@ -183,8 +183,8 @@ impl GuestMemory for Tables {
 }
 
 impl Session {
-    /// Panics if an outcome is not what the specifications say, or something is
-    /// remembered that was invalidated.
+    /// Panics if an outcome is not what the specifications say, or an entry
+    /// hits that was invalidated.
     pub fn check(&self) {
         let mut registers = Registers::reset(&self.setup.features);
         registers.strtab_base = self.setup.strtab_base;
@@ -209,7 +209,7 @@ impl Session {
     }
 }
 
-/// What transactions that are under way share with software.
+/// State that transactions share with concurrent software.
 struct World<'a> {
     session: &'a Session,
     memory: Tables,
@@ -219,7 +219,7 @@ struct World<'a> {
     walked: Vec<(u64, u8)>,
     /// Where configuration was read.
     configuration: BTreeSet<u64>,
-    /// The walk that is under way.
+    /// The current walk.
     flight: Option<Flight>,
 }
 
@@ -232,7 +232,7 @@ impl World<'_> {
         base.copied().unwrap_or(0) ^ offset
     }
 
-    /// One that the walk under way depends on, or close by.
+    /// One that the current walk depends on, or close by.
     fn ipa(&self, number: u8) -> Option<u64> {
         let events = self.flight.iter().flat_map(|flight| &flight.events);
         let ipas = events.filter_map(|event| match event {
@@ -250,7 +250,7 @@ impl World<'_> {
         self.store.configuration(SID).copied()
     }
 
-    /// Whether both stages translate, as far as is remembered.
+    /// Whether both stages translate, according to the cached configuration.
     fn is_nested(&self) -> bool {
         match self.context() {
             Some(StreamContext::Translate(context)) => context.stages.bits() == 3,
@@ -284,7 +284,7 @@ impl World<'_> {
         self.fresh.changed(&changed, nested);
     }
 
-    /// Others have their turn.
+    /// Lets software act, if it is time.
     fn pass(&mut self) {
         let Some(flight) = &mut self.flight else {
             return;
@@ -293,24 +293,24 @@ impl World<'_> {
             flight.left -= 1;
             return;
         }
-        let Some(Meanwhile { change, told }) = flight.meanwhile.take() else {
+        let Some(Concurrent { change, request }) = flight.concurrent.take() else {
             return;
         };
         let at = flight.events.len();
-        // What is remembered by now may be of what was stale.
+        // Entries may have been filled from stale ones by now.
         let nested = self.is_nested();
         self.fresh.used(nested);
         if let Some(change) = change {
             self.change(change);
         }
-        let invalidated = match told {
-            Told::Everything => {
+        let invalidated = match request {
+            Request::Everything => {
                 self.store.clear();
                 self.fresh = Fresh::everything();
                 Invalidated::Everything
             }
-            Told::Command(words) => self.execute(words),
-            Told::Invalidate { number, by, scope } => {
+            Request::Command(words) => self.execute(words),
+            Request::Invalidate { number, by, scope } => {
                 let ipa = self.ipa(number).filter(|_| matches!(by, By::Ipa));
                 let address = ipa.unwrap_or_else(|| self.address(number));
                 self.invalidate(address, by, scope)
@@ -322,7 +322,7 @@ impl World<'_> {
     }
 
     /// What a walk of this address depends on may be changed later.
-    /// Tells which addresses have the same descriptor of stage 1.
+    /// Returns which addresses have the same descriptor of stage 1.
     fn note(&mut self, mut walk: impl FnMut(&mut Tables, &mut Noted) -> Outcome) -> Option<Range> {
         let mut noted = Noted::default();
         self.memory.read.clear();
@@ -401,8 +401,8 @@ impl World<'_> {
         let Some(range) = what.reach(tag, false).filter(|_| !(by_asid && globals)) else {
             return;
         };
-        // One command is enough for all of a page or block that is remembered.
-        // What a walk under way reads may be of another size.
+        // One command is enough for all of a page or block that is cached.
+        // The current walk may read one of another size.
         let by_address = matches!(what, TlbiScope::Address { .. }) && self.flight.is_none();
         for number in 0..=u8::MAX {
             let address = self.address(number);
@@ -471,7 +471,7 @@ struct Fresh {
     stage2: bool,
     /// Those of stage 1, or of stage 2 where it is alone, of these addresses.
     addresses: BTreeSet<u64>,
-    /// What is remembered of an address is of a descriptor of stage 1 for these.
+    /// The cached entry of an address is of a descriptor of stage 1 for these.
     leaves: BTreeMap<u64, Range>,
 }
 
@@ -509,13 +509,13 @@ impl Fresh {
     }
 }
 
-/// A walk under way, and what it has been told.
+/// A walk in flight, and the invalidation that it raced with.
 struct Flight {
     walk: Walk,
     events: Vec<Event>,
     /// Accesses until software comes.
     left: u8,
-    meanwhile: Option<Meanwhile>,
+    concurrent: Option<Concurrent>,
     /// What was invalidated, and how much had been observed before that.
     invalidated: Option<(usize, Invalidated)>,
 }
@@ -629,7 +629,7 @@ const fn is_global(step: &WalkStep) -> bool {
 }
 
 /// Whether an invalidation names what descriptors that map so many addresses around
-/// `input` lead to; `leaf` tells the size of the last one, and whether it is global.
+/// `input` lead to; `leaf` is the size of the last one, and whether it is global.
 fn names(what: &TlbiScope, tag: Tag, input: u64, size: u8, leaf: Option<(u8, bool)>) -> bool {
     let within = |size: u8, range: Range| Range::page(input, size).overlaps(&range);
     match (what.reach(tag, false), leaf) {
@@ -655,10 +655,10 @@ impl Smmu<'_> {
             Step::Access {
                 number,
                 wanted,
-                meanwhile,
+                concurrent,
             } => {
                 let address = world.address(number);
-                match meanwhile {
+                match concurrent {
                     None => self.access(address, wanted),
                     Some((after, what)) => self.interrupted(address, wanted, after, what),
                 }
@@ -720,9 +720,9 @@ impl Smmu<'_> {
                 hit.is_none_or(|hit| hit == expected),
                 "a hit of {address:#x}: {hit:x?}"
             );
-            assert_eq!(cached, expected, "remembered {address:#x}");
+            assert_eq!(cached, expected, "cached {address:#x}");
             if !matches!(expected, Outcome::Fault(_)) {
-                assert_eq!(known, Some(expected), "not remembered: {address:#x}");
+                assert_eq!(known, Some(expected), "not cached: {address:#x}");
                 if let Some(leaf) = leaf {
                     world.fresh.leaves.insert(address, leaf);
                 }
@@ -734,11 +734,10 @@ impl Smmu<'_> {
         world.fresh.used(nested);
     }
 
-    /// A transaction that software gets in the way of: it changes a table and
-    /// invalidates something. The transaction has to be repeated, and leaves nothing
-    /// that is remembered, if it has read what was invalidated; otherwise it has not,
-    /// and is remembered.
-    fn interrupted(&mut self, address: u64, wanted: Permissions, after: u8, what: Meanwhile) {
+    /// Checks a transaction that races with software, which changes a table and
+    /// invalidates something. If it has read an entry that was invalidated, it has to
+    /// be retried and leaves nothing in the caches; otherwise it is cached.
+    fn interrupted(&mut self, address: u64, wanted: Permissions, after: u8, what: Concurrent) {
         let features = &self.session.setup.features;
         let tables = self.registers.stream_table();
         let note = |world: &mut World<'_>| {
@@ -753,7 +752,7 @@ impl Smmu<'_> {
             walk: world.store.begin(SID, address),
             events: Vec::new(),
             left: after % 64,
-            meanwhile: Some(what),
+            concurrent: Some(what),
             invalidated: None,
         });
         let shared = &self.world;
@@ -767,13 +766,13 @@ impl Smmu<'_> {
             wanted,
         );
         let world = self.world.get_mut();
-        let flight = world.flight.take().expect("it is under way");
+        let flight = world.flight.take().expect("a walk is in flight");
         let is_current = world.store.is_current(&flight.walk);
         world.store.end(&flight.walk);
         let invalidated = flight.invalidated;
         assert!(
             !(is_current && flight.must_be_repeated()),
-            "{address:#x} has read what is no more: {invalidated:x?}"
+            "{address:#x} has read stale entries: {invalidated:x?}"
         );
         let split = world.split().max(split);
         assert!(
@@ -789,13 +788,13 @@ impl Smmu<'_> {
         if world.is_fresh(address) {
             assert!(
                 known.is_none_or(|known| known == expected),
-                "remembered {address:#x}: {known:x?} after {invalidated:x?}"
+                "cached {address:#x}: {known:x?} after {invalidated:x?}"
             );
             if is_current {
                 assert_eq!(outcome, expected, "a walk of {address:#x}");
             }
             if is_current && !matches!(expected, Outcome::Fault(_)) {
-                assert_eq!(known, Some(expected), "not remembered: {address:#x}");
+                assert_eq!(known, Some(expected), "not cached: {address:#x}");
             }
         }
         let nested = world.is_nested();
@@ -805,7 +804,7 @@ impl Smmu<'_> {
     }
 }
 
-/// Remembers nothing but where descriptors are.
+/// Caches nothing, and records where descriptors are.
 #[derive(Default)]
 struct Noted {
     /// And of which stage.
@@ -856,14 +855,14 @@ impl GuestMemory for Shared<'_, '_> {
     }
 }
 
-/// As a device uses the caches: what was invalidated since the beginning of a
-/// transaction is not remembered.
+/// The caches as a device uses them: entries that were invalidated since the
+/// beginning of a transaction are not inserted.
 struct Interrupted<'a, 'b>(&'a RefCell<World<'b>>);
 
 impl Interrupted<'_, '_> {
     fn with<R>(&self, access: impl FnOnce(&mut Store, &mut Flight) -> R) -> R {
         let world = &mut *self.0.borrow_mut();
-        let flight = world.flight.as_mut().expect("it is under way");
+        let flight = world.flight.as_mut().expect("a walk is in flight");
         access(&mut world.store, flight)
     }
 }
@@ -970,12 +969,12 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
         0..=13 => Step::Access {
             number: u8::arbitrary(u)?,
             wanted,
-            meanwhile: None,
+            concurrent: None,
         },
         14..=16 => Step::Access {
             number: u8::arbitrary(u)?,
             wanted,
-            meanwhile: Some((u8::arbitrary(u)?, meanwhile(u)?)),
+            concurrent: Some((u8::arbitrary(u)?, concurrent(u)?)),
         },
         17..=20 => Step::Change(change(u)?),
         21..=25 => Step::Invalidate {
@@ -991,24 +990,24 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
     })
 }
 
-fn meanwhile(u: &mut Unstructured<'_>) -> Result<Meanwhile> {
+fn concurrent(u: &mut Unstructured<'_>) -> Result<Concurrent> {
     let change = change(u)?;
     let how = u8::arbitrary(u)?;
-    let told = match how & 0x1f {
-        0..=7 => Told::Everything,
-        8..=9 => Told::Command([0x30, 0]),
-        10 => Told::Command(of_stream(0x03, SID, 1)),
-        11 => Told::Command(of_stream(0x03, SID ^ 1, 1)),
-        12 => Told::Command(of_stream(0x06, SID, 0)),
-        _ => Told::Invalidate {
+    let request = match how & 0x1f {
+        0..=7 => Request::Everything,
+        8..=9 => Request::Command([0x30, 0]),
+        10 => Request::Command(of_stream(0x03, SID, 1)),
+        11 => Request::Command(of_stream(0x03, SID ^ 1, 1)),
+        12 => Request::Command(of_stream(0x06, SID, 0)),
+        _ => Request::Invalidate {
             number: u8::arbitrary(u)?,
             by: one_of(u, &ALL_BY)?,
             scope: Scope::of(how >> 5),
         },
     };
-    Ok(Meanwhile {
+    Ok(Concurrent {
         change: (how & 0x1f < 26).then_some(change),
-        told,
+        request,
     })
 }
 

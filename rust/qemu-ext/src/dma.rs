@@ -191,7 +191,7 @@ impl<'a> DirectMemory<'a> {
     ///
     /// For all of `'a`, the calling thread must be in an RCU read-side critical section or
     /// have the BQL. Then neither the memory map as it is when it is used nor the regions
-    /// in it go away under an access, however the map is changed meanwhile.
+    /// in it go away under an access, however the map is changed.
     pub(crate) const unsafe fn new(space: &'a AddressSpace) -> Self {
         Self {
             space,
@@ -200,7 +200,7 @@ impl<'a> DirectMemory<'a> {
     }
 
     /// Reads plain memory in whole aligned doublewords, so that each of them is what it was
-    /// at some moment even if the guest writes it meanwhile.
+    /// at some moment even if the guest writes it concurrently.
     ///
     /// # Errors
     ///

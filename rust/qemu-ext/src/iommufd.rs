@@ -588,7 +588,7 @@ impl HostDevice {
         }
     }
 
-    /// Tells the host by which ID the guest's IOMMU knows the device (`IOMMU_VDEVICE_ALLOC`).
+    /// Binds the device to its ID at the guest's IOMMU (`IOMMU_VDEVICE_ALLOC`).
     pub fn allocate_vdevice(
         &self,
         viommu: &HostObject,

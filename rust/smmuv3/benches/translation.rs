@@ -50,7 +50,7 @@ fn nested() -> Smmu {
     nested.smmu
 }
 
-/// Remembers the stream's configuration and nothing else.
+/// Caches the stream's configuration and nothing else.
 struct Configured(Option<StreamContext>);
 
 impl Caches for Configured {
@@ -144,7 +144,7 @@ fn miss_nested(bencher: Bencher<'_, '_>) {
     walk_all(bencher, nested());
 }
 
-/// Of stage 2, the tables' pages are remembered.
+/// Of stage 2, the tables' pages are cached.
 #[divan::bench]
 fn miss_nested_with_tlb(bencher: Bencher<'_, '_>) {
     let mut next = 0;

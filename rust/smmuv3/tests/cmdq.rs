@@ -166,7 +166,7 @@ fn cmdq_run_ends_after_slow_cfgi() {
     let mut machine = machine(4, 0);
     machine.host.is_slow = true;
     machine.write(CR0, STOPPED);
-    // nobody has these streams, but somebody may shadow them
+    // no device has these streams, but a device IOTLB may hold translations of them
     machine.submit(&[[0x3 | (8 << 32), 1], [0x4, 31], [0x3 | (9 << 32), 1]]);
     machine.registers.cr0 = 0x9;
     for consumed in 1..=3 {
@@ -419,7 +419,7 @@ fn lenient_cmdq_rejects_other_illegal_opcodes() {
 }
 
 /// Before what stands in for the command, what precedes it is complete or in the
-/// same batch, and nothing overtakes the `CMD_SYNC`.
+/// same batch, and no following command is executed before the `CMD_SYNC`.
 #[test]
 fn lenient_el2_tlbi_keeps_order() {
     let mut machine = machine(4, 0);

@@ -35,7 +35,7 @@ impl Table {
         }
     }
 
-    /// Stores an entry that can be told from others by its last word.
+    /// Stores an entry that differs from others in its last word.
     fn store(&mut self, address: u64, mark: u64) {
         self.memory
             .store_words(address, &[0x9, 0, 0, 0, 0, 0, 0, mark]);

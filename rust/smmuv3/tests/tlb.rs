@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The TLB: what it finds, what each command makes it forget, and what not.
+//! The TLB: its hits, and the entries that each command invalidates or keeps.
 
 mod common;
 

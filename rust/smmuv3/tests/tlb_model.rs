@@ -133,8 +133,8 @@ proptest! {
         }
     }
 
-    /// What a device remembers of its own is told to be forgotten whenever the
-    /// TLB would forget it, and nothing else is.
+    /// The range that a device IOTLB is notified of covers a translation exactly if
+    /// the TLB invalidates it.
     #[test]
     fn tlb_model_notified_range_covers_invalidated(known in any_known(), words in any_command()) {
         let Ok(Command::Invalidate(Invalidation::Tlbi(tlbi))) = decode(words, &features()) else {
@@ -142,11 +142,11 @@ proptest! {
         };
         let own = Invalidation::Tlbi(tlbi).to_words();
         let reach = TlbiScope::of(&tlbi).reach(known.tag, known.entry.global);
-        let told = reach.is_some_and(|range| {
+        let notified = reach.is_some_and(|range| {
             range.first <= known.last() && known.first <= range.last
         });
-        // Of an ASID, global entries might as well be forgotten.
+        // Of an ASID, global entries may be invalidated too.
         let asid_of_global = known.entry.global && own[0] & 0xff == 0x11;
-        prop_assert!(told == is_hit(own, &known) || (told && asid_of_global));
+        prop_assert!(notified == is_hit(own, &known) || (notified && asid_of_global));
     }
 }

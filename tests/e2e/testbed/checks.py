@@ -119,7 +119,7 @@ def faulting_dma(guest: LoggedGuest, iova: int) -> None:
 
 def unplug(guest: PluggableGuest, *devices: str) -> None:
     """Returns when the guest has released the devices. A root port accepts a request only after the preceding one."""
-    guest.qmp.forget_events()
+    guest.qmp.discard_events()
     for name in devices:
         guest.qmp.command("device_del", {"id": name})
     for name in devices:

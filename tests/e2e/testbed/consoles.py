@@ -217,6 +217,6 @@ class Qmp:
 
         return self._wait(wanted, timeout, f"QMP event {name}")
 
-    def forget_events(self) -> None:
+    def discard_events(self) -> None:
         self._receive()
         self._messages.clear()

@@ -135,7 +135,7 @@ def two_vcpus(bench: Bench) -> None:
 def reboot(bench: Bench) -> None:
     with bench.guest(bench.config("reboot")) as guest:
         first = copy_and_compare(bench, guest)
-        guest.qmp.forget_events()
+        guest.qmp.discard_events()
         guest.shell.start("reboot -f")
         guest.qmp.wait_event("RESET", 30, guest=True)
         guest.wait_booted()

@@ -22,8 +22,8 @@ use crate::{
     trace::{CmdqObserver, RateLimit},
 };
 
-/// Commands that one doorbell consumes before the vCPU goes on, unless its time is
-/// over earlier; the rest is consumed from the main loop, slice by slice.
+/// Commands that one doorbell consumes before the vCPU resumes, unless its time slice
+/// ends earlier; the rest is consumed from the main loop, slice by slice.
 const SLICE: u32 = 4096;
 
 /// How long commands are consumed at once when the machine stops, if each of them may
@@ -46,7 +46,7 @@ const DEFERRAL: u64 = 10_000_000;
 pub struct CommandQueue {
     /// None before the SMMU is realized, and while the consumer runs
     consumer: BqlRefCell<Option<Cmdq>>,
-    /// Goes on when a slice is used up
+    /// Resumes the run when a slice is used up
     pub continue_later: BottomHalf,
     /// Consumes commands that were deferred
     pub deferred: Timer,

@@ -156,7 +156,7 @@ impl PendingEvents {
             return;
         }
         let mut is_empty = false;
-        // others may come meanwhile, without end
+        // bounded, because other threads may queue events without end
         for _ in 0..CAPACITY {
             let Some(event) = self.with_queue(VecDeque::pop_front) else {
                 is_empty = true;

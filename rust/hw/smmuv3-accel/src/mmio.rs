@@ -23,7 +23,7 @@ pub fn read(state: &GuestState, offset: u64, size: u32) -> u64 {
     value
 }
 
-/// Writes 4 or 8 bytes, aligned. Returns what the write sets in motion.
+/// Writes 4 or 8 bytes, aligned. Returns the effects of the write.
 pub fn write(
     state: &GuestState,
     events: &PendingEvents,

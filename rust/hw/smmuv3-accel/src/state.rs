@@ -89,8 +89,8 @@ impl GuestState {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks the state in order to invalidate, when no walk is in flight that must not be
-    /// overtaken.
+    /// Locks the state in order to invalidate, when no walk is in flight that it must not
+    /// race with.
     ///
     /// Called under the Big QEMU Lock, by threads that are not in such a walk: a walk without
     /// that lock calls no device, and one with it is not waited for.

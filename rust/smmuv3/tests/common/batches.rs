@@ -19,7 +19,7 @@ pub const STREAMS: [u32; 3] = [0x8, 0x18, 0x19];
 /// Streams that commands name: these, and one without a device.
 pub const NAMED_STREAMS: [u32; 4] = [0x8, 0x18, 0x19, 0x99];
 
-/// What a guest may put into its queue. Each command is told from the others
+/// What a guest may put into its queue. Each command is distinguished from the others
 /// by the number it gets when it is queued.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
@@ -63,13 +63,13 @@ pub struct Failing {
     pub illegal: u32,
     /// Devices that do not answer.
     pub silent: BTreeSet<u32>,
-    /// Devices that went away without the SMMU being told first.
+    /// Devices that went away without the SMMU being notified first.
     pub vanished: BTreeSet<u32>,
     /// Most commands that there is memory for.
     pub memory: usize,
     /// Every this many calls one is interrupted.
     pub interrupted: usize,
-    /// Whether the index of an illegal command is told.
+    /// Whether the index of an illegal command is reported.
     pub eio: EioReport,
 }
 

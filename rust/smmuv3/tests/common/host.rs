@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A host that answers as it is told to.
+//! A host that answers as its test requests.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -48,7 +48,7 @@ pub struct TestHost {
     pub behaviour: Option<Behaviour>,
     /// `StreamIDs` that have a device.
     pub streams: BTreeSet<StreamId>,
-    /// Those of them that the host was not told of.
+    /// Those of them that the host does not know.
     pub unknown: BTreeSet<StreamId>,
     /// Those of them that go away as soon as the host refuses a command.
     pub vanishing: BTreeSet<StreamId>,
@@ -137,7 +137,7 @@ impl Backend for TestHost {
     }
 
     fn set_stream(&mut self, sid: StreamId, _: &StreamConfig) -> bool {
-        // a stream that is configured anew has everything invalidated first
+        // a stream that is reattached has everything invalidated first
         self.is_local = false;
         self.installed.push(sid);
         self.log.push(Event::Installed(sid));

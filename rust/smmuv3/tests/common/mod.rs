@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A machine around the crate: memory, a host that answers as it is told to,
+//! A machine around the crate: memory, a host that answers as its test requests,
 //! and counters for interrupts.
 
 // Each test crate uses its part of this.

@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! A consumer that is obviously right: it fetches one command, executes it,
-//! and only then goes on.
+//! and only then continues.
 
 use smmuv3::{
     command::{decode, Cfgi, Command, CompletionSignal, Invalidation},

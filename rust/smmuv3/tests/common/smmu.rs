@@ -150,7 +150,7 @@ impl Smmu {
         }
     }
 
-    /// The same that remembers nothing yet.
+    /// The same with empty caches.
     #[must_use]
     pub fn fresh(&self) -> Self {
         Self {
@@ -191,7 +191,7 @@ impl Smmu {
         self.memory.store_words(address, &[change(old)]);
     }
 
-    /// With what the caches remember.
+    /// With the contents of the caches.
     pub fn cached(&mut self, address: u64, wanted: Permissions) -> Outcome {
         let Self {
             features,

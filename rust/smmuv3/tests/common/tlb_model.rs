@@ -156,7 +156,7 @@ impl Both {
     }
 
     /// What is found of a page must be what the list has, at its first and its
-    /// last address. Tells whether there is anything.
+    /// last address. Returns whether there is any.
     pub fn is_found(&self, known: &Known) -> [bool; 2] {
         [known.first, known.last()].map(|address| {
             let found = self.tlb.lookup(known.tag, address);

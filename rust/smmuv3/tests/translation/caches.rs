@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What is remembered, and that nothing is that software has taken back: while
-//! a transaction is under way, tables change and commands are executed at
-//! every point of it.
+//! The entries that the caches hold, and that none is stale after an invalidation:
+//! tables change and commands are executed at every point of a transaction.
 
 use std::cell::RefCell;
 
@@ -122,7 +121,7 @@ fn denied_cached_access_rewalks() {
 
 const S2PTW: fn(u64) -> u64 = |word| word | ste::S2PTW;
 
-/// Pages of stage 2 are remembered as what they are: a descriptor in a page of
+/// Pages of stage 2 are cached as what they are: a descriptor in a page of
 /// Device memory that a transaction has accessed before is not read.
 #[test]
 fn s2ptw_denies_cached_device_page() {
@@ -141,7 +140,7 @@ fn s2ptw_denies_cached_device_page() {
         }
         let table = nested.place1(PAGE, 2);
         nested.smmu.memory.store_words(table, &[IPA | 0b11]);
-        // Stage 1 has changed, stage 2 is still remembered.
+        // Stage 1 has changed, stage 2 is still cached.
         tlbi(&mut nested.smmu, NH_VA, ASID, PAGE);
         nested.smmu.memory.unreadable.push(device..device + 8);
         let walked = nested.smmu.walk(PAGE, READ);
@@ -250,14 +249,14 @@ fn top_byte_without_tbi_misses() {
     }
 }
 
-/// Remembers nothing, but notes what it is told.
+/// Caches nothing, but records the entries and descriptors that it is given.
 #[derive(Default)]
-struct Told {
+struct Recorder {
     steps: Vec<WalkStep>,
     entries: Vec<(Tag, u64)>,
 }
 
-impl Caches for Told {
+impl Caches for Recorder {
     fn context(&mut self, _: StreamId) -> Option<StreamContext> {
         None
     }
@@ -279,14 +278,14 @@ impl Caches for Told {
     }
 }
 
-fn told(smmu: &mut Smmu) -> Told {
+fn record(smmu: &mut Smmu) -> Recorder {
     let Smmu {
         registers,
         features,
         memory,
         ..
     } = smmu;
-    let mut caches = Told::default();
+    let mut caches = Recorder::default();
     translate(
         &registers.stream_table(),
         features,
@@ -309,22 +308,22 @@ fn translation_is_cached_once() {
         vmid: VMID,
         asid: None,
     };
-    assert_eq!(told(&mut stage1(STAGE1).0).entries, [(combined, PAGE)]);
+    assert_eq!(record(&mut stage1(STAGE1).0).entries, [(combined, PAGE)]);
     let mut tables = Tables::new(12, 44, 0, TABLES2);
     let mut alone = Smmu::stage2(&tables);
     tables.map(&mut alone.memory, PAGE, 3, OUTPUT, STAGE2);
-    assert_eq!(told(&mut alone).entries, [(stage2, PAGE)]);
+    assert_eq!(record(&mut alone).entries, [(stage2, PAGE)]);
     let mut nested = nested();
     let mut expected = vec![(stage2, CD)];
     expected.extend((0..4).map(|level| (stage2, nested.slot1(PAGE, level))));
     expected.extend([(stage2, IPA), (combined, PAGE)]);
-    assert_eq!(told(&mut nested.smmu).entries, expected);
+    assert_eq!(record(&mut nested.smmu).entries, expected);
 }
 
 #[test]
 fn every_descriptor_read_is_observed() {
     let mut nested = nested();
-    let steps = told(&mut nested.smmu).steps;
+    let steps = record(&mut nested.smmu).steps;
     let stages: Vec<_> = steps.iter().map(|step| (step.stage, step.level)).collect();
     // The Context descriptor, each of stage 1's, and the page.
     let walk2 = [(2, 0), (2, 1), (2, 2), (2, 3)];
@@ -349,11 +348,11 @@ fn every_descriptor_read_is_observed() {
 /// Something that software does.
 type Action<'a> = &'a dyn Fn(&mut Smmu);
 
-/// An SMMU that others use while a transaction is under way.
+/// An SMMU that software uses concurrently with a transaction.
 struct World<'a> {
     smmu: Smmu,
     walk: Walk,
-    /// What is still done, and after how many accesses.
+    /// The actions to come, and after how many accesses.
     agenda: Vec<(usize, Action<'a>)>,
     now: usize,
 }
@@ -372,7 +371,7 @@ impl World<'_> {
 struct View<'a, 'b>(&'a RefCell<World<'b>>);
 
 impl View<'_, '_> {
-    /// Others have their turn before and after each access.
+    /// Software may act before and after each access.
     fn access<R>(&self, access: impl FnOnce(&mut Smmu, &mut Walk) -> R) -> R {
         let mut world = self.0.borrow_mut();
         world.pass();
@@ -419,17 +418,17 @@ impl Caches for View<'_, '_> {
     }
 }
 
-/// How a transaction ended that others disturbed.
+/// The end of a transaction that raced with software.
 struct Ended {
     smmu: Smmu,
     outcome: Outcome,
     /// Whether it may be used: nothing can have reached what it has read.
     is_current: bool,
-    /// Whether all of the agenda was done while it was under way.
+    /// Whether all of the agenda was done before it ended.
     is_done: bool,
 }
 
-/// A transaction meanwhile.
+/// Runs a transaction concurrently with the agenda.
 fn transact(mut smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> Ended {
     let walk = smmu.store.begin(SID, PAGE);
     let (registers, features) = (smmu.registers.stream_table(), smmu.features);
@@ -459,9 +458,9 @@ fn transact(mut smmu: Smmu, agenda: Vec<(usize, Action<'_>)>) -> Ended {
     }
 }
 
-/// Changes tables and then tells so, at every two points of a transaction:
-/// afterwards nothing is found but what is in the tables, and the transaction itself
-/// is to be begun again unless it is as they say.
+/// Changes tables and then invalidates, at every two points of a transaction:
+/// afterwards only translations of the tables hit, and the transaction itself must be
+/// retried unless it agrees with them.
 fn race(before: &Smmu, change: Action<'_>, command: Action<'_>) {
     let mut changed = before.fresh();
     let old = changed.walk(PAGE, READ);
@@ -643,7 +642,7 @@ fn tlbi_races_walk_of_stage1_table_ipa() {
             smmu.memory.store_words(moved, &[other]);
             smmu.memory.store_words(slot, &[OTHER | STAGE2 | 0b11]);
         };
-        // Combined translations are forgotten by VMID (4.4.3.1).
+        // Combined translations are invalidated by VMID (§4.4.3.1).
         race(&before.smmu, &change, &|smmu| {
             tlbi(smmu, S2_IPA, 0, ipa);
             tlbi(smmu, NH_ALL, 0, 0);
@@ -660,7 +659,7 @@ fn cfgi_cd_races_walk() {
     let mut others = Tables::stage1(12, 48, 0xc000_0000);
     others.map(&mut before.memory, PAGE, 3, OTHER, STAGE1);
     let words = cd_words([Some(&others), None]);
-    // The same ASID: its translations are to be forgotten too.
+    // The same ASID: its translations are to be invalidated too.
     race(
         &before,
         &|smmu| smmu.memory.store_words(CD, &words),
@@ -723,8 +722,8 @@ fn unrelated_command_keeps_cache() {
     assert_eq!(smmu.store.hit(SID, PAGE, READ), Some(known));
 }
 
-/// Executes a command at every point of a transaction, which does not have to begin
-/// again for that, and whose result is cached.
+/// Executes a command at every point of a transaction, which does not have to be
+/// retried for that, and whose result is cached.
 fn undisturbed_by(before: &Smmu, command: Action<'_>) {
     let expected = before.fresh().walk(PAGE, READ);
     for warm in [false, true] {
@@ -818,7 +817,7 @@ fn walk_retries_on_tlbi_of_any_table_address() {
                 tlbi(smmu, NH_VA, ASID, other);
             },
         );
-        // Under way it is reached by that alone.
+        // In a walk it is reached by that alone.
         for at in 0.. {
             let command = |smmu: &mut Smmu| tlbi(smmu, NH_VA, ASID, other);
             let mut smmu = before.smmu.fresh();

@@ -107,7 +107,7 @@ fn bypass_above_oas_is_addr_size_fault() {
             assert_eq!(smmu.fault(address, WRITE), expected);
             let record = [0x5_0000_0011, (1 << 35) | (0b10 << 40), address, 0];
             assert_eq!(smmu.record(address), record);
-            // Nor what is remembered of the stream makes it pass.
+            // Nor does a cached configuration of the stream make it pass.
             smmu.store.clear();
             assert_eq!(smmu.cached(PAGE, WRITE), Outcome::Bypass);
             assert_eq!(smmu.cached(address, WRITE), Outcome::Fault(expected));

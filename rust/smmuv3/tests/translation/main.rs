@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! Translation in software (3.3, 3.4, chapter 15): configuration, walks, the
-//! events that they end with, and what is remembered of them.
+//! events that they end with, and the cache entries that they leave.
 
 #[path = "../common/mod.rs"]
 mod common;

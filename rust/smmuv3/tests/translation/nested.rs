@@ -362,7 +362,7 @@ fn nested_unmapped_ipa_is_stage2_fault() {
             table.smmu.fault(PAGE, READ),
             fault(unmapped, Class::Tt, slot)
         );
-        // Without stage 2's R no event tells, whatever stage 1 says.
+        // Without stage 2's R no event is recorded, whatever stage 1 says.
         table.smmu.patch_ste(2, |word| word & !ste::S2R);
         let silent = Fault {
             recorded: false,
@@ -476,8 +476,8 @@ fn nested_cd_r_clear_silences_stage1_only() {
         ..fault1(EventType::Permission)
     };
     assert_eq!(nested.smmu.fault(PAGE, WRITE), silent);
-    let told = fault(EventType::Permission, Class::In, IPA);
-    assert_eq!(nested.smmu.fault(PAGE, READ), told);
+    let recorded = fault(EventType::Permission, Class::In, IPA);
+    assert_eq!(nested.smmu.fault(PAGE, READ), recorded);
 }
 
 #[test]

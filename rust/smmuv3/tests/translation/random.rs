@@ -48,7 +48,7 @@ impl RandomTables {
         value ^ (value >> 33)
     }
 
-    fn chance(&self, address: u64, number: u64, of_256: u8) -> bool {
+    fn draw(&self, address: u64, number: u64, of_256: u8) -> bool {
         self.hash(address ^ (number << 56)) as u8 % 255 < of_256
     }
 }
@@ -59,37 +59,37 @@ impl Doublewords for RandomTables {
         if let Some(given) = self.given.get(&address) {
             return *given;
         }
-        if self.chance(address, 1, self.aborts) {
+        if self.draw(address, 1, self.aborts) {
             return None;
         }
         let noise = self.hash(address);
         // Addresses of 32 bits, mostly.
         let mut word = (noise & 0xffff_f000) | (noise & (0xfff << 52)) & !(0b111 << 61);
-        if self.chance(address, 2, self.large) {
+        if self.draw(address, 2, self.large) {
             word |= 1 << (32 + noise % 16);
         }
         word |= match () {
-            () if self.chance(address, 3, self.invalid) => noise & 0b10,
-            () if self.chance(address, 4, self.blocks) => 0b01,
+            () if self.draw(address, 3, self.invalid) => noise & 0b10,
+            () if self.draw(address, 4, self.blocks) => 0b01,
             () => 0b11,
         };
         // Of stage 2 the memory type, which is mostly one of Normal.
         word |= (0b1100 << 2) | ((noise >> 8) & (0b11 << 2));
-        if self.chance(address, 9, self.denied) {
+        if self.draw(address, 9, self.denied) {
             word &= !(0b1100 << 2);
         }
         // AF, and the permissions of stage 2; of stage 1, half are read-only.
         word |= (1 << 10) | (0b11 << 6) | (noise & (1 << 11));
-        if self.chance(address, 5, self.denied) {
+        if self.draw(address, 5, self.denied) {
             word &= !(1 << 10);
         }
-        if self.chance(address, 6, self.denied) {
+        if self.draw(address, 6, self.denied) {
             word ^= noise & (0b11 << 6);
         }
-        if self.chance(address, 7, 128) {
+        if self.draw(address, 7, 128) {
             word &= !(1 << 7);
         }
-        if self.chance(address, 8, self.denied) {
+        if self.draw(address, 8, self.denied) {
             word |= (1 + noise % 3) << 61;
         }
         Some(word)
@@ -112,7 +112,7 @@ impl GuestMemory for RandomTables {
 
 /// A bit that is set in so many of 100 cases.
 fn often(percent: u32) -> impl Strategy<Value = bool> {
-    (0..100_u32).prop_map(move |chance| chance < percent)
+    (0..100_u32).prop_map(move |percentile| percentile < percent)
 }
 
 fn flag(bit: u32, percent: u32) -> impl Strategy<Value = u64> {
@@ -336,11 +336,11 @@ proptest! {
             let walked =
                 translate(&tables, &features, &mut memory, &mut Uncached, SID, address, wanted);
             prop_assert_eq!(walked, expected, "a walk of {:#x}", address);
-            // Once as it is, once with what was remembered.
+            // Once as it is, once with the cached entries.
             for _ in 0..2 {
                 let cached =
                     translate(&tables, &features, &mut memory, &mut store, SID, address, wanted);
-                prop_assert_eq!(cached, expected, "remembered {:#x}", address);
+                prop_assert_eq!(cached, expected, "cached {:#x}", address);
             }
             if let Some(hit) = store.hit(SID, address, wanted) {
                 prop_assert_eq!(hit, expected, "a hit of {:#x}", address);
@@ -365,18 +365,18 @@ proptest! {
         let tables = case.registers().stream_table();
         let features = case.setup.features;
         let mut memory = case.memory;
-        let mut told = Told::default();
+        let mut recorder = Recorder::default();
         for (address, wanted) in &case.accesses {
-            translate(&tables, &features, &mut memory, &mut told, SID, *address, *wanted);
+            translate(&tables, &features, &mut memory, &mut recorder, SID, *address, *wanted);
         }
-        let context = told.store.configuration(SID).copied();
+        let context = recorder.store.configuration(SID).copied();
         let Some(StreamContext::Translate(context)) = context else {
             return Ok(());
         };
-        let Some(step) = told.steps.get(pick % told.steps.len().max(1)) else {
+        let Some(step) = recorder.steps.get(pick % recorder.steps.len().max(1)) else {
             return Ok(());
         };
-        let mut store = told.store;
+        let mut store = recorder.store;
         memory.given.insert(step.address, Some(step.descriptor ^ change));
         let Tag { vmid, asid } = context.tag();
         if step.stage == 2 {
@@ -443,14 +443,14 @@ proptest! {
     }
 }
 
-/// Remembers everything, and the descriptors that were read for it.
+/// Caches everything, and records the descriptors that were read for it.
 #[derive(Default)]
-struct Told {
+struct Recorder {
     store: Store,
     steps: Vec<WalkStep>,
 }
 
-impl Caches for Told {
+impl Caches for Recorder {
     fn context(&mut self, sid: StreamId) -> Option<StreamContext> {
         self.store.context(sid)
     }

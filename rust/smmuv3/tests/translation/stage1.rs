@@ -550,8 +550,8 @@ fn stage1_cd_r_clear_records_no_fault() {
         assert!(!found.is_recorded(&smmu.registers));
     }
     smmu.patch_cd(0, |word| word | cd::R);
-    let told = smmu.fault(PAGE, WRITE);
-    assert!(told.is_recorded(&smmu.registers));
+    let fault = smmu.fault(PAGE, WRITE);
+    assert!(fault.is_recorded(&smmu.registers));
 }
 
 #[test]

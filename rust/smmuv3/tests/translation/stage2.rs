@@ -76,7 +76,7 @@ fn stage2_every_granule_size_and_level() {
                 assert_eq!(smmu.walk(address, Permissions::ALL), expected, "{name}");
                 let mask = (1 << size) - 1;
                 assert_eq!(smmu.output(address), OUTPUT | (address & mask), "{name}");
-                // Not even with one of the bits that tell side by side tables apart.
+                // Not even with one of the bits that distinguish tables side by side.
                 for bit in size..input_bits {
                     let other = smmu.walk(address ^ (1 << bit), QUERY);
                     assert!(matches!(other, Outcome::Fault(_)), "{name} {bit}");

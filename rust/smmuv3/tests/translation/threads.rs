@@ -154,7 +154,7 @@ impl Machine {
             self.waited_for.fetch_add(1, Ordering::Relaxed);
         }
         let result = beside.or_else(|| self.attempt(true));
-        let (outcome, synced) = result.expect("nothing overtakes the last attempt");
+        let (outcome, synced) = result.expect("no invalidation races with the last attempt");
         let Outcome::Translated { entry, .. } = outcome else {
             panic!("it is always mapped: {outcome:x?}");
         };
@@ -163,12 +163,12 @@ impl Machine {
     }
 
     /// Whether a thread that has made `count` translations makes another one.
-    fn goes_on(&self, count: u32) -> bool {
+    fn continues(&self, count: u32) -> bool {
         count < TRANSLATIONS
             || (count < MOST_TRANSLATIONS && self.waited_for.load(Ordering::Relaxed) == 0)
     }
 
-    /// Waits for the walks that nothing may overtake.
+    /// Waits for the walks that no invalidation may race with.
     fn undisturbed(&self) -> MutexGuard<'_, Shared> {
         let shared = self.shared.lock().expect("no panics");
         self.ended
@@ -213,7 +213,7 @@ fn race(smmu: Smmu, slot: u64, attributes: u64, commands: &[TlbiScope]) -> u32 {
         let translating = (0..THREADS).map(|_| {
             scope.spawn(|| {
                 (0..)
-                    .take_while(|count| machine.goes_on(*count))
+                    .take_while(|count| machine.continues(*count))
                     .for_each(|_| machine.translate());
             })
         });

@@ -5,7 +5,7 @@
 //!
 //! Behind an SMMU with `accel=off` these are all functions. Behind an accelerated
 //! one they are bridges and root ports, whose only transactions are their own
-//! MSIs (hot-plug, error reporting): so rare that nothing is remembered of them.
+//! MSIs (hot-plug, error reporting): so rare that their translations are not cached.
 
 use std::{ffi::CStr, sync::MutexGuard};
 
@@ -181,10 +181,10 @@ impl Translator<'_> {
     ///
     /// A walk that raced with an invalidation is retried: once the `CMD_SYNC` has completed,
     /// neither a DMA nor a fault may be based on the stale tables (§4.7.3). However many
-    /// invalidations there are, the last attempt counts, because nothing overtakes it:
+    /// invalidations there are, the last attempt counts, because no invalidation races with it:
     ///
     /// * Invalidations are executed under the Big QEMU Lock only. A thread that has it
-    ///   is overtaken by none but its own, if a table lies in a device whose register
+    ///   races with none but its own, if a table lies in a device whose register
     ///   leads back here; and the last attempt reads plain memory only.
     /// * For a thread that does not have it they wait ([`Store::must_wait`]), with the
     ///   lock. That is no deadlock: the walk never waits for the lock, as it takes no
@@ -222,7 +222,7 @@ impl Translator<'_> {
         self.attempt(locked, hit, access, ram, Mode::Concurrent)
             .or_else(|| (2..ATTEMPTS).find_map(|_| again(Mode::Concurrent)))
             .or_else(|| again(Mode::Undisturbed))
-            // the last attempt is never overtaken
+            // no invalidation races with the last attempt
             .unwrap_or(Outcome::Abort)
     }
 
