@@ -134,7 +134,11 @@ fn read(path: &Path) -> String {
 }
 
 /// Returns all files below a directory, except for build output.
-fn files(directory: &Path) -> Vec<PathBuf> {
+///
+/// # Panics
+///
+/// If a directory cannot be read.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let entries =
         fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));

@@ -15,8 +15,8 @@ use crate::{
 
 /// The Command queue while it is worked on.
 ///
-/// Whoever has it owns `CMDQ_CONS`: it is not a copy of the registers, which go on being
-/// used, and [`Registers::finish_cmdq`] shows what became of it.
+/// Its holder owns `CMDQ_CONS`. The other registers stay in use, and
+/// [`Registers::finish_cmdq`] puts the result back.
 #[derive(Debug)]
 #[must_use = "the registers do not show what was consumed before it is put back"]
 pub struct CmdqRun {

@@ -8,8 +8,8 @@ use crate::{features::Features, gerror::EVENTQ_ABT_ERR, queue::QueueLayout};
 
 /// The Event queue while records are written.
 ///
-/// Whoever has it owns `EVENTQ_PROD`: it is not a copy of the registers, which go on being
-/// used, and [`Registers::finish_eventq`] shows what became of it.
+/// Its holder owns `EVENTQ_PROD`. The other registers stay in use, and
+/// [`Registers::finish_eventq`] puts the result back.
 #[derive(Debug)]
 #[must_use = "the registers do not show what was recorded before it is put back"]
 pub struct EventqRun {
@@ -62,9 +62,10 @@ impl Registers {
         }
     }
 
-    /// Shows what the producer has done: `EVENTQ_PROD`, and the errors that it activated,
-    /// which are returned if nobody else has activated them. Errors that others activated
-    /// meanwhile stay.
+    /// Puts back `EVENTQ_PROD` and the errors that the producer activated.
+    ///
+    /// Returns those that were not active yet. Errors that were activated since
+    /// [`begin_eventq`](Self::begin_eventq) stay.
     pub fn finish_eventq(&mut self, run: EventqRun) -> u32 {
         self.eventq_prod = run.prod;
         self.activate_errors(run.errors.activated())
