@@ -169,7 +169,12 @@ impl Words {
         let mut registers = Registers::reset(&self.features);
         (registers.strtab_base, registers.strtab_base_cfg) = self.table;
         let mut memory = self.words_in_memory();
-        let found = stream_table::fetch(&registers.stream_table(), &self.features, &mut memory, self.sid);
+        let found = stream_table::fetch(
+            &registers.stream_table(),
+            &self.features,
+            &mut memory,
+            self.sid,
+        );
         assert!(memory.reads <= 2);
         if self.sid > self.features.max_sid() {
             assert_eq!(found, Err(SteFault::BadStreamId));
@@ -177,11 +182,21 @@ impl Words {
         }
         let reads = memory.reads;
         let mut again = self.words_in_memory();
-        let config = stream_table::evaluate(&registers.stream_table(), &self.features, &mut again, self.sid);
+        let config = stream_table::evaluate(
+            &registers.stream_table(),
+            &self.features,
+            &mut again,
+            self.sid,
+        );
         assert_eq!(config, StreamConfig::Bypass, "SMMUEN is 0");
         assert_eq!(again.reads, 0);
         registers.cr0 = 1;
-        let config = stream_table::evaluate(&registers.stream_table(), &self.features, &mut again, self.sid);
+        let config = stream_table::evaluate(
+            &registers.stream_table(),
+            &self.features,
+            &mut again,
+            self.sid,
+        );
         assert_eq!(again.reads, reads);
         match found {
             Ok(ste) => assert_eq!(config, ste.config(&self.features)),
