@@ -144,6 +144,29 @@ fn lost_invalidation_completes_before_device_plug() {
     bench.finish();
 }
 
+/// The guest's attempts wait for ten times what the last one took; the user's do not.
+#[test]
+fn device_is_plugged_at_once_when_a_lost_host_works() {
+    let mut setup = crate::bench::Setup::new(crate::bench::EXPLICIT)
+        .assign("d0", 1)
+        .slot(2);
+    let fd = setup.spare("d1", "a");
+    let bench = setup.start();
+    let smmu = bench.translating(&[ste::FIRST]);
+    smmu.install(sid(2), ste::SECOND);
+    bench.script("fail HWPT_INVALIDATE errno=ETIMEDOUT delay_ms=1000");
+    smmu.push(&[command::tlbi_nh_asid(3), SYNC]);
+    smmu.ring();
+    acknowledge_up_to(&smmu, 200);
+    bench.expect("lost", &[("d0", On::Abort)]);
+    bench.script("clear");
+    bench.mark();
+    bench.plug("d1", fd, 2).expect("plugged");
+    bench.expect("by its STE", &[("d1", On::Nested(ste::SECOND))]);
+    assert!(is_flushed(&bench.journal()));
+    bench.finish_with_errors();
+}
+
 #[test]
 fn first_stage1_waits_for_successful_invalidation() {
     let bench = Bench::with_one_device();

@@ -206,6 +206,7 @@ impl Accel {
                 // without it the device works, but its faults are not reported
                 let _ = stream.bind_vdevice(viommu);
             }
+            viommu.permit_attempt();
             // on failure the device is blocked, and a fresh vIOMMU goes with this frame
             stream.attach_initial(viommu, stream_id, &config)?;
         }

@@ -203,6 +203,13 @@ impl Viommu {
         is_new
     }
 
+    /// Permits the next [`Self::invalidate_stale`] however long failed attempts took. For
+    /// what the user asks for, such as the plugging of a device: only a guest's attempts can
+    /// come without end.
+    pub fn permit_attempt(&mut self) {
+        self.backoff = None;
+    }
+
     /// Has the host invalidate everything of this vIOMMU's, if anything of it may be
     /// stale. To be called before a stream is attached to stage 1.
     ///
