@@ -109,7 +109,7 @@ impl IommuAccess {
     }
 }
 
-/// What becomes of the addresses of a naturally aligned block.
+/// The translation of a naturally aligned block of addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct IommuTlbEntry<'a> {
     /// The address space that the accesses go to

@@ -37,7 +37,7 @@ pub enum S1Fmt {
     Linear = 0b00,
 }
 
-/// `STE.S1DSS`: what becomes of transactions without a `SubstreamID` where there are
+/// `STE.S1DSS`: the treatment of transactions without a `SubstreamID` where there are
 /// substreams.
 #[bitsize(2)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBits)]

@@ -12,7 +12,7 @@ use crate::{
     ste::Stage2,
 };
 
-/// What becomes of a stream's transactions while the SMMU is enabled.
+/// How a stream's transactions are treated while the SMMU is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamContext {
     /// They are aborted, and no event is recorded (§5.2, `Config`).
@@ -65,7 +65,7 @@ impl StreamContext {
     ///
     /// # Errors
     ///
-    /// What becomes of it if it is not.
+    /// The outcome of a transaction that is not translated.
     #[inline]
     pub(super) const fn translation_of(&self, address: u64) -> Result<&Context, Outcome> {
         match self {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What becomes of a transaction before it is translated.
+//! Outcomes of transactions that are decided before any translation.
 
 use smmuv3::{
     cd::BadCd,
