@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the consumer costs per command, without what the host costs.
+//! The consumer's time per command, without the host's.
 //!
 //! The throughput that is shown counts commands: 100 million a second are
 //! 10 ns each.
@@ -15,13 +15,13 @@ use smmuv3::{
 /// log2 of the numbers of commands in the queue.
 const SIZES: [u32; 2] = [8, 19];
 
-/// The device's budget for one visit to the queue.
+/// The device's budget for one run of the Command queue.
 const BUDGET: u32 = 4096;
 
 const QUEUE: u64 = 0x4000_0000;
 
-/// What a guest's unmapping looks like: pages of one address space, in places
-/// a context descriptor or a device's ATC, and a `CMD_SYNC` behind some 16.
+/// Commands of a guest that unmaps pages of one address space: sometimes also those
+/// for a Context descriptor or a device's ATC, and a `CMD_SYNC` after some 16.
 fn command(number: u64) -> [u64; 2] {
     match number % 16 {
         15 => [0x46, 0],

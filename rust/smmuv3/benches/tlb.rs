@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a full TLB costs per transaction and per command.
+//! A full TLB's time per transaction and per command.
 
 use divan::{black_box, counter::ItemsCount, Bencher};
 use smmuv3::translation::{Entry, Permissions, Range, Tag, Tlb, TlbiScope};
 
-/// As many entries as a TLB has.
+/// Number of entries of a TLB.
 const ENTRIES: u64 = 4096;
-/// Where the guest's addresses begin, as Linux gives them out.
+/// The first of the guest's addresses, as Linux allocates them.
 const BASE: u64 = 0xf000_0000;
 
 const TAG: Tag = Tag {
@@ -31,7 +31,7 @@ const fn address(number: u64) -> u64 {
     BASE + (number << 12)
 }
 
-/// Addresses without an order that the machine could guess.
+/// Addresses in an order that the CPU cannot predict.
 fn anywhere(number: u64) -> u64 {
     address(number.wrapping_mul(0x9e37_79b1) % ENTRIES)
 }
@@ -48,7 +48,7 @@ fn full() -> Tlb {
     tlb
 }
 
-/// The same with a few blocks of other sizes: there is more to look for.
+/// A TLB that also has a few blocks of other sizes, so that a look-up tries more keys.
 fn mixed() -> Tlb {
     let mut tlb = full();
     for log2_bytes in [16, 21, 30] {
@@ -93,7 +93,7 @@ fn miss_among_four_sizes(bencher: Bencher<'_, '_>) {
     lookups(bencher, &mixed(), other);
 }
 
-/// Each makes room for itself.
+/// Each insertion evicts an entry.
 #[divan::bench]
 fn insert(bencher: Bencher<'_, '_>) {
     let mut tlb = full();
@@ -106,7 +106,7 @@ fn insert(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Items are commands, which take everything away from a TLB bit by bit.
+/// Items are commands, which invalidate all entries of a TLB one after the other.
 fn invalidations(bencher: Bencher<'_, '_>, make: fn() -> Tlb, pages: u64) {
     let commands = ENTRIES / pages;
     bencher
@@ -139,7 +139,7 @@ fn invalidate_one_page_among_four_sizes(bencher: Bencher<'_, '_>) {
     invalidations(bencher, mixed, 1);
 }
 
-/// Hits nothing, but all entries are looked at.
+/// A command that affects no entry, but compares all of them.
 #[divan::bench]
 fn invalidate_another_asid(bencher: Bencher<'_, '_>) {
     let mut tlb = full();
@@ -159,8 +159,8 @@ fn invalidate_all(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// What a guest that maps strictly does for each buffer: a miss, the walk's
-/// entry, some transactions, and the command that takes it away.
+/// A guest that maps strictly, for each buffer: a miss, the walk's entry, some
+/// transactions, and the command that invalidates the entry.
 #[divan::bench]
 fn mapping_used_and_unmapped(bencher: Bencher<'_, '_>) {
     let mut tlb = full();

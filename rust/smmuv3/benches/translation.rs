@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a transaction costs in software: found in the caches, or by walks of
-//! tables in memory.
+//! The time of a transaction in software: a hit in the caches, or a walk of tables
+//! in memory.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -14,14 +14,14 @@ use common::{
 use divan::{black_box, counter::ItemsCount, Bencher};
 use smmuv3::translation::{translate, Caches, Entry, Outcome, StreamContext, Tag};
 
-/// Where the guest's addresses begin, as Linux gives them out, and how many
-/// pages there are.
+/// The first of the guest's addresses, as Linux allocates them, and the number of
+/// pages.
 const BASE: u64 = 0xf000_0000;
 const PAGES: u64 = 1024;
 const IPA: u64 = 0x20_4000_0000;
 const OUTPUT: u64 = 0x5_c000_0000;
 
-/// Without an order that the machine could guess.
+/// Addresses in an order that the CPU cannot predict.
 fn anywhere(number: u64) -> u64 {
     BASE + ((number.wrapping_mul(0x9e37_79b1) % PAGES) << 12)
 }

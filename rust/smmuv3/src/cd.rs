@@ -151,7 +151,7 @@ impl Cd {
                 granule_shift: granule_shift.unwrap_or(12),
                 had: word.had() && features.had(),
             };
-            // What is disabled is not checked (§5.4.2).
+            // A disabled table is not checked (§5.4.2).
             if disabled {
                 return Ok(table);
             }

@@ -33,12 +33,12 @@ pub enum Progress {
     Idle,
     /// The budget or the time is used up, and there may be more.
     More,
-    /// At least one batch was completed; what is left would not fill another,
-    /// and no `CMD_SYNC` waits for it. It stays in the queue, not consumed: a
+    /// At least one batch was completed; the rest would not fill another, and
+    /// no `CMD_SYNC` waits for it. It stays in the queue, not consumed: a
     /// producer that rings its doorbell every so many commands is about to add
     /// to it. Commands are consumed whether or not more of them follow (§4.1.2),
-    /// so the caller comes back soon; if nothing was added by then, they are
-    /// too few to be left again.
+    /// so the caller runs the queue again after a short time. If nothing was added
+    /// by then, they are too few to be left again.
     Deferred,
 }
 
@@ -67,11 +67,11 @@ impl Stall {
     }
 }
 
-/// What surrounds the Command queue.
+/// The surroundings of the Command queue.
 pub struct Platform<'a, M, B, I, O> {
     /// Where queue and tables are.
     pub memory: &'a mut M,
-    /// What executes commands.
+    /// The executor of commands.
     pub backend: &'a mut B,
     /// The interrupt outputs.
     pub interrupts: &'a mut I,
@@ -79,7 +79,7 @@ pub struct Platform<'a, M, B, I, O> {
     pub observer: &'a mut O,
 }
 
-/// What the consumer keeps from one call to the next.
+/// The consumer's state between runs.
 #[derive(Debug)]
 pub struct Cmdq {
     policy: FlushPolicy,

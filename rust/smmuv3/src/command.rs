@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Commands (§4): what the words of a Command queue entry mean.
+//! Commands (§4): decoding of a Command queue entry.
 //!
 //! Reserved fields are ignored throughout (§4.1.5). A decoded command has no place for
 //! them, so a host, which would refuse it, never sees one.
@@ -42,7 +42,7 @@ pub enum CompletionSignal {
     Msi {
         /// Where it is written to, 32-bit aligned.
         address: u64,
-        /// What is written, little-endian.
+        /// The value that is written, little-endian.
         data: u32,
     },
     /// `SIG_SEV`.

@@ -14,7 +14,7 @@ use crate::{
 /// `OVFLG` of `EVENTQ_PROD` and `OVACKFLG` of `EVENTQ_CONS` (§6.3.95, §6.3.96).
 const OVERFLOW: u32 = mask!(EventqIndex: overflow);
 
-/// What became of an event, and what is to be signalled.
+/// The outcome of recording an event, and the signals that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// The queue is disabled, or an abort of it is not acknowledged yet: nothing
@@ -186,7 +186,7 @@ mod tests {
             assert_eq!(registers.eventq_prod, OVERFLOW | 2);
         }
         assert_eq!(memory.written.len(), 2);
-        assert_eq!(registers.gerror, 0, "an overflow is no abort (7.2.2)");
+        assert_eq!(registers.gerror, 0, "an overflow is no abort (§7.2.2)");
         // acknowledged, and one record read
         registers.eventq_cons = OVERFLOW | 1;
         assert_eq!(

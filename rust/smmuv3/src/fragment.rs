@@ -4,7 +4,7 @@
 //! Faults of the pieces of one transaction, which are one event.
 //!
 //! A transaction causes at most one event (§7.2). A platform that splits one up
-//! before it comes to the SMMU, as QEMU does with what is aborted, would bring about
+//! before it comes to the SMMU, as QEMU does with aborted accesses, would bring about
 //! an event for each piece. An emulation may merge them whatever `STE.MEV` says
 //! (§3.5.5, §7.3.1), but no more than these: a debugger matches transactions and
 //! records.
@@ -21,7 +21,7 @@ const PAGE_LOG2_BYTES: u32 = 12;
 /// Pieces are as QEMU's core makes them for memory that does not answer
 /// (`memory_access_size()`, for a region whose operations name no sizes): each is as
 /// long as its alignment and what is left permit, 4 bytes at most, and a power of two.
-/// Their lengths are not known to the SMMU, so they are concluded from the addresses.
+/// The SMMU does not see their lengths, so it derives them from the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     /// The record, without the input address

@@ -14,7 +14,7 @@ pub const POINTER_MASK: u32 = CmdqProd::DEFINED;
 /// Geometry of a queue of `2^log2size` entries, `log2size` at most 19.
 ///
 /// Pointers carry the index in the low `log2size` bits and the wrap flag in
-/// the bit above; what is higher is ignored.
+/// the bit above; higher bits are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLayout {
     address: u64,
@@ -119,8 +119,8 @@ mod tests {
         QueueLayout::new(QueueBase::of(base), 19, 44, 4)
     }
 
-    /// What the pointers of a queue of `2^log2size` entries mean, by numbers that
-    /// do not wrap: entry `n` was the `n`th to be written.
+    /// Checks the pointers of a queue of `2^log2size` entries against numbers that do
+    /// not wrap: entry `n` was the `n`th to be written.
     fn check(log2size: u32, consumed: u32, distance: u32) {
         let ring = ring(0x4000_0000 | u64::from(log2size));
         let (entries, pointers) = (1 << log2size, 2 << log2size);

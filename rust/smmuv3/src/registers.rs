@@ -6,7 +6,7 @@
 //! Updates complete at once: `CR0ACK` and `IRQ_CTRLACK` show a written value
 //! as soon as it can be read, and `GBPA.Update` is never seen set.
 //!
-//! Guarded registers follow SMMUv3.2 whatever `AIDR` says: a write that the
+//! Guarded registers follow SMMUv3.2 for every `AIDR`: a write that the
 //! guard forbids is ignored. Earlier versions permit that too.
 
 mod access;
@@ -42,18 +42,18 @@ pub const COMMAND_LOG2_BYTES: u32 = 4;
 /// log2 of the size of an event record in bytes (§7.2).
 pub const EVENT_LOG2_BYTES: u32 = 5;
 
-/// What a register write asks of the device. The fields are to be served in
-/// the order in which they stand.
+/// Requests of a register write to the device, which serves the fields in the order
+/// in which they stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// `CR0.SMMUEN` changed, or `GBPA` did while it decides: what every stream
-    /// is attached to must be evaluated again.
+    /// `CR0.SMMUEN` changed, or `GBPA` did while it decides: all streams must be
+    /// attached again.
     pub streams: bool,
     /// `CR0.EVENTQEN` changed.
     pub eventq: bool,
     /// The Command queue may have something to do.
     pub cmdq: bool,
-    /// The guest did what the specification forbids. The caller rate-limits
+    /// The guest has violated the specification. The caller rate-limits
     /// these messages.
     pub guest_error: Option<&'static str>,
 }
@@ -69,7 +69,7 @@ impl Effects {
         }
     }
 
-    /// Returns what two writes ask for together; of two messages the first stays.
+    /// Returns the requests of two writes together; of two messages the first stays.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -85,8 +85,8 @@ impl Effects {
 }
 
 impl Registers {
-    /// Returns the registers out of reset. What the specification leaves UNKNOWN is 0,
-    /// except that both queues start with the largest size there is.
+    /// Returns the registers out of reset. UNKNOWN values are 0, except that both
+    /// queues start with the largest size there is.
     pub fn reset(features: &Features) -> Self {
         let mut registers = Self::default();
         for row in TABLE {

@@ -4,7 +4,7 @@
 //! The layouts of the specification: registers, commands, table entries, event
 //! records and translation table descriptors, field by field.
 //!
-//! There are only types here. A rule, such as what makes an entry ILLEGAL, belongs to
+//! There are only types here. A rule, such as when an entry is ILLEGAL, belongs to
 //! the module that applies it.
 //!
 //! A layout has one type for each register or 64-bit word, with the fields in the

@@ -117,7 +117,7 @@ pub struct Stage2 {
     pub record_faults: bool,
 }
 
-/// What a stream is to be attached to.
+/// The configuration of a stream, to which its device is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamConfig {
     /// Transactions abort.
@@ -169,7 +169,7 @@ impl Ste {
         SteWord3::of(self.0[3])
     }
 
-    /// Returns what this entry says.
+    /// Returns the configuration that this entry selects.
     pub fn config(&self, features: &Features) -> StreamConfig {
         let word0 = self.word0();
         if !word0.v() {

@@ -106,7 +106,7 @@ pub fn two_level_split(strtab_base_cfg: u32) -> Option<u8> {
     }
 }
 
-/// Finds the Stream table entry of `sid`, whatever `SMMUEN` says.
+/// Finds the Stream table entry of `sid`; `SMMUEN` is not checked.
 ///
 /// # Errors
 ///
@@ -139,9 +139,8 @@ pub fn fetch<M: GuestMemory>(
     }
 }
 
-/// Returns what the stream `sid` must be attached to now: what `GBPA` says while the
-/// SMMU is disabled (§6.3.14), else what its entry says. Without an entry
-/// transactions abort.
+/// Returns the configuration of the stream `sid`: `GBPA`'s while the SMMU is disabled
+/// (§6.3.14), else its entry's. Without an entry transactions abort.
 ///
 /// The table is not read while the SMMU is disabled (§6.3.9.6).
 pub fn evaluate<M: GuestMemory>(

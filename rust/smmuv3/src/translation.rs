@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Translation in software (§3.3, §3.4, §15): what a device without a
-//! host SMMU does itself.
+//! Translation in software (§3.3, §3.4, §15), for a device without a host
+//! SMMU.
 //!
 //! [`translate`] takes a transaction through configuration and translation
-//! tables. It holds nothing: what may be cached goes through [`Caches`], so
+//! tables. It has no state: cached results go through [`Caches`], so
 //! that the caller decides how these are locked, and walks run unlocked.
 
 mod config_cache;
@@ -53,7 +53,7 @@ pub struct WalkStep {
     pub address: u64,
     /// Which one of its table it is.
     pub index: u32,
-    /// What it is.
+    /// Its value.
     pub descriptor: u64,
 }
 
@@ -90,7 +90,7 @@ pub trait Caches {
     /// Inserts the translation of an address.
     fn insert(&mut self, tag: Tag, address: u64, entry: &Entry);
 
-    /// What is inserted next is a piece of a page or block of stage 1's, of this
+    /// Notes that the next entry is a piece of a page or block of stage 1, of this
     /// size: stage 2's pages are smaller. An invalidation of any address of it
     /// means all pieces.
     fn note_split(&mut self, stage1_log2_bytes: u8);

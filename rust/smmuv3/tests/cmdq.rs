@@ -147,7 +147,7 @@ fn cmdq_run_ends_after_slow_host_call() {
     commands.extend([SYNC, [0x3 | (8 << 32), 1], va(101), SYNC]);
     machine.submit(&commands);
     machine.registers.cr0 = 0x9;
-    // a full batch, what the first CMD_SYNC waits for, the entry, the second
+    // a full batch, the rest before the first CMD_SYNC, the entry, the second
     for consumed in [63, 101, 102] {
         assert_eq!(machine.consume_once(), Progress::More);
         assert_eq!(machine.rd(), consumed);
@@ -190,7 +190,7 @@ fn cmdq_zero_budget_consumes_nothing() {
 #[test]
 fn cmdq_fetch_is_contiguous_and_ends_at_prod() {
     let mut machine = machine(8, 0);
-    // What lies behind PROD is not even looked at.
+    // Slots behind PROD are not even read.
     machine
         .memory
         .unreadable
@@ -230,7 +230,7 @@ fn larger_cmdq_size_restores_cons() {
     assert_eq!(machine.rd(), 0x14);
 }
 
-/// Nothing that was fetched outlives the queue's being disabled (3.21.2).
+/// Nothing that was fetched outlives the queue's being disabled (§3.21.2).
 #[test]
 fn command_rewritten_while_disabled_is_refetched() {
     let mut machine = machine(4, 0);
@@ -276,7 +276,7 @@ fn doorbells_of_64_commands_batch_by_63() {
     let commands: Vec<_> = (1..=256).map(va).collect();
     for (count, portion) in commands.chunks(64).enumerate().take(3) {
         machine.submit(portion);
-        // what waits for more is not consumed
+        // deferred commands are not consumed
         assert_eq!(machine.rd(), 63 * (count as u32 + 1));
     }
     machine.submit(&commands[192..]);
@@ -355,7 +355,7 @@ fn el2_tlbis() -> Vec<[u64; 2]> {
         .collect()
 }
 
-/// Whatever stages there are: firmware does not look.
+/// With any stages, because firmware does not check them.
 #[test]
 fn el2_tlbi_without_hyp_invalidates_all_if_lenient() {
     let stage1 = vector_features();
@@ -387,7 +387,7 @@ fn el2_tlbi_without_hyp_is_illegal_if_strict() {
     }
 }
 
-/// What the ID registers make legal is held to the specification.
+/// A command that the ID registers make legal must follow the specification.
 #[test]
 fn el2_tlbi_with_hyp_is_strict_even_if_lenient() {
     let features = vector_features().with_s2p(true).with_hyp(true);
@@ -418,8 +418,8 @@ fn lenient_cmdq_rejects_other_illegal_opcodes() {
     }
 }
 
-/// Before what stands in for the command, what precedes it is complete or in the
-/// same batch, and no following command is executed before the `CMD_SYNC`.
+/// Preceding commands are complete before the replacement, or in the same batch, and
+/// no following command is executed before the `CMD_SYNC`.
 #[test]
 fn lenient_el2_tlbi_keeps_order() {
     let mut machine = machine(4, 0);

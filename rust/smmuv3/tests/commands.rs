@@ -24,7 +24,7 @@ fn is_illegal(words: [u64; 2], features: &Features) -> bool {
     decode(words, features) == Err(Illegal)
 }
 
-/// What an opcode with all fields zero does with these features.
+/// Returns the opcodes that are legal with these features and all fields zero.
 fn legal_opcodes(features: &Features) -> Vec<u8> {
     (0..=0xff)
         .filter(|opcode| decode([u64::from(*opcode), 0], features).is_ok())
@@ -50,7 +50,7 @@ fn stage2_smmu_legal_opcodes() {
         legal_opcodes(&features),
         [0x01, 0x02, 0x03, 0x04, 0x28, 0x2a, 0x30, 0x40, 0x46]
     );
-    // Hyp takes both stages (6.3.1).
+    // Hyp takes both stages (§6.3.1).
     assert_eq!(
         legal_opcodes(&features.with_hyp(true)),
         legal_opcodes(&features)
@@ -353,8 +353,8 @@ fn unused_legal_commands_have_no_effect() {
     assert_eq!(decode([0x73, 0x1000], &features), none);
 }
 
-/// What Linux checks before it executes a command for a guest, with a host
-/// that has the same features.
+/// Returns whether Linux would execute a command for a guest, on a host with the
+/// same features.
 fn host_accepts([word0, word1]: [u64; 2], features: &Features) -> bool {
     let ssid = features.ssidsize() != 0;
     let asid: u64 = if features.asid16() {
@@ -458,7 +458,7 @@ proptest! {
             let names_stream = !matches!(command, Invalidation::Tlbi(_));
             prop_assert_eq!(target, names_stream.then_some((word0 >> 32) as u32));
             prop_assert!(target.is_none_or(|sid| sid <= features.max_sid()));
-            // What is forwarded is not changed a second time.
+            // Decoding a forwarded command again changes nothing.
             prop_assert_eq!(decode(words, &features), Ok(Command::Invalidate(command)));
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Finding and decoding Context descriptors (5.3, 5.4).
+//! Finding and decoding Context descriptors (§5.3, §5.4).
 
 mod common;
 
@@ -25,7 +25,7 @@ const A: u64 = 1 << 46;
 const WALKS: u64 = 16 | (16 << 16) | (0b10 << 22);
 /// `IPS` of 44 bits.
 const IPS_44: u64 = 4 << 32;
-/// What Linux writes, more or less.
+/// A word like Linux's.
 const WORD0: u64 = V | AA64 | R | A | WALKS | EPD1 | IPS_44 | (7 << 48);
 
 const BASE: Features = Features::arm_smmuv3();
@@ -80,7 +80,7 @@ fn illegal_cd_is_rejected() {
         let word0 = (WORD0 & !0x3f) | tsz;
         let is_legal = (16..=39).contains(&tsz);
         assert_eq!(why(word0), (!is_legal).then_some(BadCd::Size), "{tsz}");
-        // What is disabled is not looked at.
+        // The size of a disabled table is not checked.
         assert_eq!(why(word0 | EPD0), None);
     }
     let wide = WORD0 | (1 << 56);

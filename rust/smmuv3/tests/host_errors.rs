@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A host that fails: each errno, at each index, and what is done about it.
+//! A host that fails: the consequences of each errno, at each index.
 
 mod common;
 
@@ -138,7 +138,7 @@ fn timeout_retried_then_cerror_abt_at_first_command() {
         machine.submit(&program(4));
         assert_eq!((machine.rd(), machine.error()), (0, Some(2)));
         assert_eq!(machine.host.calls.len(), 1 + retries as usize);
-        // The guest tries again, and nothing was lost.
+        // The guest retries, and no invalidation is lost.
         machine.host.afterwards = None;
         machine.acknowledge();
         assert_eq!((machine.rd(), machine.error()), (5, None));
@@ -488,7 +488,7 @@ fn atc_inv_ignored_without_smmuen() {
     machine.submit(&[atc(8, 1), va(1), SYNC_IRQ]);
     assert_eq!((machine.rd(), machine.error()), (3, None));
     assert_eq!(machine.host.log.executed(), [va(1)]);
-    // Illegal takes precedence over ignored (4.1.3).
+    // Illegal takes precedence over ignored (§4.1.3).
     machine.submit(&[[0x8_0000_0040, 53]]);
     assert_eq!((machine.rd(), machine.error()), (3, Some(1)));
 }
@@ -499,7 +499,7 @@ fn cmdq_error_without_irq_enable_is_silent() {
     machine.write(0x50, 0);
     machine.submit(&[[0, 0]]);
     assert_eq!((machine.error(), machine.signals.gerror), (Some(1), 0));
-    // Enabling it later does not deliver it (6.3.16).
+    // Enabling it later does not deliver it (§6.3.16).
     machine.write(0x50, 1);
     assert_eq!(machine.signals.gerror, 0);
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Nothing that a guest, a host or a saved state can say makes the crate
-//! panic or keeps it busy for ever.
+//! No guest, host or saved state makes the crate panic or loop.
 
 mod common;
 
@@ -18,7 +17,7 @@ use smmuv3::{
     Registers, Ste, StreamConfig, StreamId,
 };
 
-/// Memory that answers with whatever comes.
+/// Memory whose reads return random bytes.
 struct AnyMemory {
     bytes: Vec<u8>,
     next: usize,
@@ -208,7 +207,7 @@ proptest! {
         registers.finish_cmdq(run);
         // Per command at most the retries of each kind, for both passes.
         prop_assert!(host.calls <= 200 * (budget as usize + 1));
-        // No other error is the Command queue's; Service failure mode (12.3) least of all.
+        // No other error is the Command queue's; Service failure mode (§12.3) least of all.
         prop_assert_eq!(registers.gerror & !(CMDQ_ERR | MSI_CMDQ_ABT_ERR), before);
     }
 }

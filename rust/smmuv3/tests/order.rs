@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What is seen first (3.18, 7.1): effects, then registers, then signals.
+//! The order in which changes become visible (§3.18, §7.1): effects, then registers,
+//! then signals.
 
 mod common;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The example of `README.md`: compiled, run, and compared with what the README
-//! shows.
+//! The example of `README.md`: compiled, run, and compared with the README's
+//! text.
 
 #![allow(missing_docs)]
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Batches are invisible: a guest sees what it would see if every command were
-//! executed on its own, and no invalidation is lost, whatever the host does.
+//! Batches are invisible: a guest cannot distinguish them from commands that are
+//! executed one by one, and no invalidation is lost, whichever calls fail.
 
 mod common;
 
@@ -147,8 +147,8 @@ fn any_errno() -> impl Strategy<Value = i32> {
     )
 }
 
-/// The drivers above acknowledge through `GERRORN`; that this is what lets the
-/// queue go on is for them to rely on.
+/// Only the acknowledgement through `GERRORN` resumes the queue, as the drivers above
+/// rely on.
 #[test]
 fn active_error_blocks_consumption() {
     let mut machine = machine(FlushPolicy::default(), 4);

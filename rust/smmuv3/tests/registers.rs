@@ -19,7 +19,7 @@ const GBPA: u64 = 0x44;
 const IRQ_CTRL: u64 = 0x50;
 const GERRORN: u64 = 0x64;
 
-/// Whether writes of a guest can have led to this state: no bit is set that is RES0.
+/// Returns whether writes of a guest can have led to this state: no RES0 bit is set.
 fn is_clean(registers: &Registers, features: &Features) -> bool {
     let mut clean = registers.clone();
     clean.clear_reserved(features);
@@ -117,7 +117,7 @@ fn access64_reaches_two_32_bit_registers() {
     assert_eq!((smmu.read(0x28), smmu.read(0x2c)), (0xfff, 0x2));
 }
 
-/// What registers read after ones were written to each, out of reset.
+/// Checks the values that registers read after ones were written to each, out of reset.
 fn check_ones(features: Features, expected: &[(u64, u64)]) {
     for (offset, value) in expected {
         let read = Smmu::new(features).ones(*offset);
@@ -311,7 +311,7 @@ fn invalid_register_state_is_rejected_by_field() {
     smmu.0.cmdq_cons = 3 << 24;
     assert!(is_clean(&smmu.0, &features));
 
-    // CR0ACK is CR0, whatever was saved.
+    // CR0ACK is CR0, even if another value was saved.
     smmu.0.cr0 = 9;
     assert_eq!((smmu.read(CR0), smmu.read(0x24)), (9, 9));
 }

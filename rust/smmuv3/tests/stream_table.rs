@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Finding Stream table entries (3.3.1, 5.1, 6.3.24, 6.3.25).
+//! Finding Stream table entries (§3.3.1, §5.1, §6.3.24, §6.3.25).
 
 mod common;
 

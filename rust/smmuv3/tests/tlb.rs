@@ -49,7 +49,7 @@ fn insert(tlb: &mut Tlb, tag: Tag, address: u64, entry: &Entry) {
     tlb.insert(tag, address, entry);
 }
 
-/// What has no equal among the others: each stage, and a neighbour of each.
+/// Tags that differ from each other: each stage, and a neighbour of each.
 const TAGS: [Tag; 5] = [
     stage1(VMID, ASID),
     stage1(VMID, ASID + 1),
@@ -71,7 +71,7 @@ fn full_of(address: u64, log2_bytes: u8, global: bool) -> Tlb {
     tlb
 }
 
-/// For which of [`TAGS`] the address is still known.
+/// Returns for which of [`TAGS`] the address still hits.
 fn known(tlb: &Tlb, address: u64) -> [bool; 5] {
     TAGS.map(|tag| tlb.lookup(tag, address).is_some())
 }
@@ -295,7 +295,7 @@ fn tlbi_va_invalidates_every_page_size() {
     }
 }
 
-/// The top byte of a command's address does not count (4.4.2).
+/// The top byte of a command's address does not count (§4.4.2).
 #[test]
 fn tlbi_va_ignores_top_byte() {
     for address in [0x1000, 0xffff_ffff_ffff_f000_u64] {

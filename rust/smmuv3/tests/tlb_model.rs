@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The TLB against a list of entries that every command is compared with, one
-//! by one: what the list has dropped is not found, and what is found is what
-//! the list has.
+//! The TLB against a list whose entries are compared with every command, one by one:
+//! entries that the list does not have miss, and every hit equals the list's entry.
 
 mod common;
 
@@ -54,7 +53,7 @@ prop_compose! {
             stage1,
             stage2,
             device,
-            // Stage 2 knows no global entries.
+            // Stage 2 has no global entries.
             global: global && tag.asid.is_some(),
         };
         Known { tag, first: address & !within, entry }
@@ -62,7 +61,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A command, with all that a guest can write into it.
+    /// A TLBI with any value in each field that a guest can write.
     fn any_command()(
         opcode in select(&[0x10_u64, 0x11, 0x12, 0x12, 0x12, 0x13, 0x28, 0x2a, 0x2a, 0x30][..]),
         tag in any_tag(),
@@ -115,8 +114,8 @@ proptest! {
         }
     }
 
-    /// As many pages as one place takes: none makes room for another, so that
-    /// what is not found was invalidated without need.
+    /// As many pages as one set has room for: none is evicted, so an entry that misses
+    /// was invalidated without need.
     #[test]
     fn tlb_model_no_needless_invalidation(
         (pages, steps) in prop::collection::vec(any_known(), 4).prop_flat_map(|pages| {

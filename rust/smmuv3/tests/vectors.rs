@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Test vectors: what a guest does to the SMMU, and what it and the host must
-//! see. They lie in `vectors/*.txt`, one per `vector ID: title`, followed by
+//! Test vectors: actions of a guest, and the results that it and the host must see.
+//! They are in `vectors/*.txt`, one per `vector ID: title`, followed by
 //! lines of the form
 //!
 //! | line | meaning |
 //! |---|---|
 //! | `cfg NAME=VALUE ...` | differs from `vector_features` in this; also `erratum`, `streams` |
 //! | `host ANSWER ...` | answers to the next calls: `done` or `ERRNO:entry_num`; `forever` repeats the last |
-//! | `gone` | the host says that it has been taken down |
+//! | `gone` | the host reports that its vIOMMU has been destroyed |
 //! | `abort_reads A`, `abort_writes A` | the 16 bytes at address A abort |
 //! | `slot N COMMAND ...` | stores commands from queue index N on |
 //! | `mem A COMMAND ...` | stores commands from address A on |
@@ -23,7 +23,7 @@
 //! code (`-`: no error is active), `GERROR`, `GERRORN`, and the interrupts so
 //! far (`irqG`, `irqS`). `msi=ADDRESS:DATA` and `local=SID,...` are the MSIs
 //! and the Stream table entries attached since the last checkpoint,
-//! `quarantine=SID,...` the streams taken to abort so far. What is not
+//! `quarantine=SID,...` the streams quarantined so far. Events that are not
 //! mentioned must not have happened.
 
 mod common;

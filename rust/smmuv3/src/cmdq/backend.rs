@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What executes invalidations and attaches streams.
+//! The executor of invalidations, which also attaches streams.
 
 use crate::{
     batch::{HostError, MAX_BATCH},
@@ -17,7 +17,7 @@ pub trait Backend {
     ///
     /// # Errors
     ///
-    /// Whatever the host said.
+    /// The host's error.
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
 
     /// Returns the lowest `StreamID` in `first..=last` that has a device, whether the

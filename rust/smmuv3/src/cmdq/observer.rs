@@ -5,7 +5,7 @@
 
 use crate::{command::Command, gerror::CommandError, registers::CmdqRun};
 
-/// Hooks for tracing, none of which changes what is done. `()` traces nothing.
+/// Hooks for tracing, which have no effect on the consumer. `()` traces nothing.
 pub trait Observer {
     /// The queue is going to be worked on.
     fn consume_begin(&mut self, run: &CmdqRun) {

@@ -17,17 +17,17 @@ pub enum Leniency {
     Strict,
     /// `CMD_TLBI_EL2_*` where `IDR0.Hyp` is 0 (§4.4.2.7 to §4.4.2.10).
     ///
-    /// EDK2's `SmmuDxe` issues `CMD_TLBI_EL2_ALL` whatever the ID registers say,
+    /// EDK2's `SmmuDxe` issues `CMD_TLBI_EL2_ALL` with any ID registers,
     /// and gives the SMMU up if that is an error.
     El2Tlbi,
 }
 
 impl Leniency {
-    /// Returns what is done instead of a command that is ILLEGAL, or `None` if it
+    /// Returns the command that replaces one that is ILLEGAL, or `None` if that one
     /// stops the queue.
     ///
-    /// Whichever entries are named, all are invalidated: that is always permitted
-    /// (§4.4), and it leaves no operand that could be out of range.
+    /// All entries are invalidated, not only those that the command names: that is always
+    /// permitted (§4.4), and it leaves no operand that could be out of range.
     pub(crate) const fn instead(self, opcode: u8, features: &Features) -> Option<Command> {
         match (self, opcode) {
             (Self::El2Tlbi, TLBI_EL2_ALL..=TLBI_EL2_VAA) if !features.hyp() => {

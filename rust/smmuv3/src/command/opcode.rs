@@ -54,7 +54,7 @@ pub const DPTI_ALL: u8 = 0x70;
 /// `CMD_DPTI_PA`.
 pub const DPTI_PA: u8 = 0x73;
 
-/// Returns whether commands with this opcode only invalidate what a host may cache.
+/// Returns whether commands with this opcode only invalidate entries of a host's caches.
 pub(crate) const fn is_invalidation(opcode: u8) -> bool {
     matches!(
         opcode,

@@ -34,7 +34,7 @@ struct Half {
 }
 
 impl Half {
-    /// Returns what can be written at `offset` into page 0.
+    /// Returns the register that can be written at `offset` into page 0.
     fn at(offset: u64) -> Option<Self> {
         let row = TABLE
             .iter()
@@ -95,7 +95,7 @@ impl Registers {
     /// Writes `size` bytes, 4 or 8, at `offset` into the register space.
     ///
     /// Page 1 aliases page 0. A 64-bit write to two 32-bit registers updates
-    /// both, the lower first. Writes to what is undefined or read-only, and
+    /// both, the lower first. Writes to undefined or read-only registers, and
     /// accesses of another size or alignment, are ignored (§6.2).
     pub fn write(&mut self, features: &Features, offset: u64, value: u64, size: u32) -> Effects {
         match size {

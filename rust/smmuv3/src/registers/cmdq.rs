@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the Command queue's consumer takes out of the register file, and puts back.
+//! The state that the Command queue's consumer takes out of the register file, and puts
+//! back.
 
 use bilge::prelude::*;
 
@@ -88,7 +89,7 @@ impl CmdqRun {
 }
 
 impl Registers {
-    /// Takes out what the Command queue's consumer works on.
+    /// Takes out the Command queue's state for its consumer.
     #[inline]
     pub fn begin_cmdq(&self, features: &Features) -> CmdqRun {
         CmdqRun {
@@ -101,8 +102,8 @@ impl Registers {
         }
     }
 
-    /// Shows what the consumer has done: `CMDQ_CONS`, and the errors that it activated.
-    /// Errors that others activated meanwhile stay.
+    /// Puts back the consumer's `CMDQ_CONS`, and the errors that it activated. Errors
+    /// that were activated concurrently stay.
     pub fn finish_cmdq(&mut self, run: CmdqRun) {
         self.cmdq_cons = run.cons;
         self.activate_errors(run.errors.activated());
@@ -140,7 +141,7 @@ mod tests {
     fn finished_run_keeps_concurrent_changes() {
         let (mut registers, features) = machine();
         let mut run = registers.begin_cmdq(&features);
-        // Meanwhile the guest goes on, and the Event queue's producer, too.
+        // Concurrently the guest adds commands, and the Event queue's producer fails.
         registers.cmdq_prod = 5;
         registers.activate_errors(EVENTQ_ABT_ERR);
         run.stopped_at(2, CommandError::Illegal);

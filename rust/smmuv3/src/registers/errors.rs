@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Global errors of a queue that is worked on (§6.3.19, §7.5).
+//! Global errors, as seen by the consumer or producer of a queue (§6.3.19, §7.5).
 
 use super::Registers;
 
 /// The global errors as the owner of a queue sees them, and those that it has activated.
 ///
-/// Other owners activate other errors meanwhile. So what is put back is what was
-/// activated here, and not the value of `GERROR`.
+/// Other owners activate other errors concurrently. So only the errors that were
+/// activated here are put back, and not the value of `GERROR`.
 #[derive(Debug)]
 pub(super) struct Errors {
     gerror: u32,
@@ -50,7 +50,7 @@ impl Errors {
     }
 }
 
-/// What came of activating global errors.
+/// The outcome of activating global errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activation {
     /// Those that were not active before: their bits of `GERROR` are toggled.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the Event queue's producer takes out of the register file, and puts back.
+//! The state that the Event queue's producer takes out of the register file, and puts
+//! back.
 
 use super::{errors::Errors, Activation, Registers};
 use crate::{features::Features, gerror::EVENTQ_ABT_ERR, queue::QueueLayout};
@@ -50,7 +51,7 @@ impl EventqRun {
 }
 
 impl Registers {
-    /// Takes out what the Event queue's producer works on.
+    /// Takes out the Event queue's state for its producer.
     pub fn begin_eventq(&self, features: &Features) -> EventqRun {
         EventqRun {
             layout: self.eventq_layout(features),

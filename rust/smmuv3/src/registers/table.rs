@@ -19,7 +19,7 @@ use crate::{
 /// The whole Non-secure register space: page 0 and page 1.
 pub const SIZE: u64 = 0x2_0000;
 
-/// What has to hold for a write to take effect.
+/// The condition under which a write takes effect.
 #[derive(Clone, Copy)]
 pub(super) enum Guard {
     /// The register is read-only.
@@ -55,7 +55,7 @@ pub(super) struct Register {
     pub(super) guard: Guard,
     /// The register is fixed: writes are ignored.
     pub(super) is_preset: fn(&Features) -> bool,
-    /// The value out of reset. What the specification leaves UNKNOWN is 0, except that
+    /// The value out of reset. An UNKNOWN one is 0, except that
     /// both queues start with the largest size that there is.
     pub(super) reset: fn(&Features) -> u64,
     /// The Command queue may have something to do after a write.
@@ -168,7 +168,7 @@ registers! {
     cr0: u32 at 0x020 {
         defined: defined::cr0,
         ack: Some(0x024),
-        // Enabling starts the processing of what is already there (§6.3.9.3).
+        // Enabling starts the processing of commands that are already there (§6.3.9.3).
         wakes_cmdq: true,
     }
     /// `SMMU_CR1` (§6.3.11).

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Event records (§7.3): the fields that the types of records share. What a type of
-//! record does not have is 0 in it.
+//! Event records (§7.3): the fields that the types of records share. A field
+//! that a type of record does not have is 0.
 
 use bilge::prelude::*;
 

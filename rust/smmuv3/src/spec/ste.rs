@@ -7,7 +7,7 @@ use bilge::prelude::*;
 
 use super::layout;
 
-/// `STE.Config`: what a stream's transactions undergo.
+/// `STE.Config`: the translation of a stream's transactions.
 #[bitsize(3)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBits)]
 pub enum SteConfig {
@@ -19,7 +19,7 @@ pub enum SteConfig {
     Stage2 = 0b110,
     /// Both stages translate.
     Nested = 0b111,
-    /// Transactions abort, whatever the lower two bits say.
+    /// Transactions abort, for every value of the lower two bits.
     #[fallback]
     Abort = 0b000,
 }

@@ -8,8 +8,8 @@ use bilge::prelude::*;
 use super::{layout, mask};
 
 layout! {
-    /// What every descriptor has, with the output address of up to 48 bits that the
-    /// 4KB and 16KB granules have.
+    /// The fields of every descriptor, with the output address of up to 48 bits of the
+    /// 4KB and 16KB granules.
     Descriptor: u64 [64] {
         /// The descriptor is valid.
         valid: bool,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The configuration cache: what Stream table entries and Context descriptors
-//! say, until a `CMD_CFGI_*` (§4.3).
+//! The configuration cache: decoded Stream table entries and Context descriptors,
+//! until a `CMD_CFGI_*` (§4.3).
 
 use std::collections::BTreeMap;
 

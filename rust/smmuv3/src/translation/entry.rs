@@ -25,7 +25,7 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// What a stage permits that does not translate.
+    /// The permissions of a stage that does not translate.
     pub const ALL: Self = Self {
         read: true,
         write: true,
@@ -37,7 +37,7 @@ impl Permissions {
         write: false,
     };
 
-    /// Reads alone: what the SMMU's own accesses to tables need.
+    /// Reads alone, which the SMMU's own accesses to tables need.
     pub const READ: Self = Self {
         read: true,
         write: false,
@@ -49,7 +49,7 @@ impl Permissions {
         (self.read || !wanted.read) && (self.write || !wanted.write)
     }
 
-    /// Returns what both stages permit.
+    /// Returns the permissions that both stages grant.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -66,9 +66,9 @@ pub struct Entry {
     pub output: u64,
     /// log2 of the size in bytes.
     pub log2_bytes: u8,
-    /// What stage 1 permits.
+    /// Stage 1's permissions.
     pub stage1: Permissions,
-    /// What stage 2 permits.
+    /// Stage 2's permissions.
     pub stage2: Permissions,
     /// Stage 2 maps it as a type of Device memory, which matters to `STE.S2PTW`.
     pub device: bool,
@@ -78,7 +78,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Returns what both stages permit.
+    /// Returns the permissions that both stages grant.
     pub const fn permissions(&self) -> Permissions {
         self.stage1.and(self.stage2)
     }

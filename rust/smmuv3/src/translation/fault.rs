@@ -19,7 +19,7 @@ pub struct Fault {
     pub address: u64,
     /// A fault of stage 2.
     pub stage2: bool,
-    /// What was being done.
+    /// The access that failed.
     pub class: Class,
     /// The configuration wants it recorded (`CD.R`, `STE.S2R`; §5.5).
     pub recorded: bool,

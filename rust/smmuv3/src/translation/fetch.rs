@@ -21,7 +21,7 @@ use crate::{
     StreamId,
 };
 
-/// Reads the configuration of `sid`, whatever `SMMUEN` says.
+/// Reads the configuration of `sid`; `SMMUEN` is not checked.
 // Rare: inlined, it would make every transaction slower.
 #[inline(never)]
 pub(super) fn fetch_context<M: GuestMemory, C: Caches>(

@@ -15,7 +15,7 @@ use crate::StreamId;
 /// The configuration cache and the TLB of one SMMU, and the walks that may put
 /// something into them.
 ///
-/// A walk reads memory while others have the store. What it finds is inserted,
+/// A walk reads memory while other threads use the store. Its result is inserted,
 /// and may be used, only while [`is_current`](Self::is_current) says that no
 /// invalidation since it began can have reached it. To find that out costs nothing but
 /// a few comparisons for each invalidation and walk in flight, so one that names
@@ -30,12 +30,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Returns what configuration structures say about a stream, if it is cached.
+    /// Returns the cached configuration of a stream.
     pub fn configuration(&self, sid: StreamId) -> Option<&StreamContext> {
         self.configurations.get(sid)
     }
 
-    /// Returns what translation tables say.
+    /// Returns a cached translation.
     pub const fn tlb(&self) -> &Tlb {
         &self.tlb
     }

@@ -65,7 +65,7 @@ impl Tlb {
         self.globals
     }
 
-    /// What is inserted may be a piece of a page or block of stage 1's, of this
+    /// Notes that the next entry may be a piece of a page or block of stage 1, of this
     /// size. To stage 1 it is one translation, and one command with any of its
     /// addresses invalidates all of it.
     pub fn note_split(&mut self, stage1_log2_bytes: u8) {
@@ -84,7 +84,7 @@ impl Tlb {
         range.aligned(self.split)
     }
 
-    /// Returns the translation of `address`, of whatever size.
+    /// Returns the translation of `address`, of any size.
     ///
     /// Virtual addresses are given canonically, bits 63:56 as copies of bit
     /// 55, where the top byte is ignored. No others are ever found.
@@ -104,8 +104,8 @@ impl Tlb {
         }
     }
 
-    /// Inserts what a walk has found for `address`. The caller makes sure that no
-    /// invalidation has reached what the walk has read.
+    /// Inserts a walk's result for `address`. The caller makes sure that no
+    /// invalidation has affected the walk.
     pub fn insert(&mut self, tag: Tag, address: u64, entry: &Entry) {
         let size = entry.log2_bytes;
         if !LOG2_BYTES.contains(&size) || !is_canonical(tag, address) {
@@ -136,7 +136,7 @@ impl Tlb {
         self.population.add(key);
     }
 
-    /// Drops everything that `what` means.
+    /// Invalidates the entries in the scope `what`.
     pub fn invalidate(&mut self, what: &TlbiScope) {
         match *what {
             TlbiScope::All => self.drop_all(),
@@ -158,7 +158,7 @@ impl Tlb {
         self.population = Population::EMPTY;
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
-            // What is there from an epoch 2^32 ago must not come back.
+            // Entries of an epoch 2^32 ago must not become valid again.
             self.sets.clear();
             self.epoch = 1;
         }
@@ -215,7 +215,7 @@ impl Tlb {
         })
     }
 
-    /// Drops what there is at each place of the range.
+    /// Invalidates the entries at each place of the range.
     fn drop_pages(&mut self, tag: Tag, kind: Kind, range: Range) {
         for log2_bytes in self.population.sizes(kind) {
             let (first, last) = numbers(range, log2_bytes);
@@ -227,7 +227,7 @@ impl Tlb {
         }
     }
 
-    /// Drops what `meant` says, where the entry of `place` would be.
+    /// Invalidates the entries for which `meant` returns true, in the set of `place`.
     #[inline]
     fn drop_at(&mut self, place: Key, meant: impl Fn(Key) -> bool) {
         if let Some(set) = self.sets.get_mut(place.set()) {
@@ -235,7 +235,7 @@ impl Tlb {
         }
     }
 
-    /// Drops what `meant` says, in one pass.
+    /// Invalidates the entries for which `meant` returns true, in one pass.
     fn drop_if(&mut self, meant: impl Fn(Key) -> bool) {
         for set in &mut self.sets {
             set.drop_if(self.epoch, &meant, |key| self.population.remove(key));

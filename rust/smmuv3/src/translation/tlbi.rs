@@ -124,8 +124,8 @@ impl TlbiScope {
 }
 
 /// Returns the range of a virtual address. It belongs to the table that its first
-/// address does: what would overflow from `TTB0`'s region into `TTB1`'s, or
-/// from there to the bottom, need not be affected (§4.4.1.1).
+/// address does: a part that would overflow from `TTB0`'s region into `TTB1`'s, or
+/// from there to the bottom, need not be invalidated (§4.4.1.1).
 fn virtual_range(tlbi: &Tlbi) -> Range {
     let half = range(tlbi, ADDRESS_BITS - 1);
     if !InputAddress::is_upper(tlbi.address()) {

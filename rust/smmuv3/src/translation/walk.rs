@@ -22,7 +22,7 @@ const LAST_LEVEL: u8 = 3;
 /// log2 of the size of a descriptor in bytes.
 const DESCRIPTOR_LOG2_BYTES: u8 = 3;
 
-/// What a walk may use: the memory that tables lie in, and the TLB.
+/// The surroundings of a walk: the memory that holds the tables, and the TLB.
 pub(super) struct Walker<'a, M, C> {
     pub(super) memory: &'a mut M,
     pub(super) caches: &'a mut C,
@@ -44,7 +44,7 @@ struct Tables {
     wide: bool,
 }
 
-/// What a descriptor says.
+/// A decoded descriptor.
 enum Decoded {
     Invalid,
     /// The table of the next level is at `address`.
@@ -64,7 +64,7 @@ impl Tables {
         Self {
             granule_shift: table.granule_shift,
             input_bits,
-            // as many levels as it takes to resolve what is not page offset
+            // as many levels as it takes to resolve the bits above the page offset
             start_level: LAST_LEVEL + 1 - (input_bits - table.granule_shift).div_ceil(stride),
             base: table.base,
             output_bits: limit_output(table.granule_shift, output_bits),
@@ -183,7 +183,7 @@ struct Leaf {
     shift: u8,
 }
 
-/// What comes after a descriptor.
+/// The step after a descriptor.
 enum Step {
     /// The table of the next level.
     Down {
@@ -455,11 +455,11 @@ const fn permitted(stage2: &Stage2, entry: &Entry, wanted: Permissions, class: C
     entry.stage2.allow(wanted) && !(entry.device && of_stage1 && stage2.protected_walks)
 }
 
-/// Returns what `AP[2:1]` of a stage 1 page or block permits an unprivileged access to
-/// data.
+/// Returns the permissions of an unprivileged access to data by `AP[2:1]` of a stage 1
+/// page or block.
 ///
 /// No other access reaches the SMMU: a PCI function's transaction without PASID
-/// is Data and Unprivileged whatever it was made for (§13.7), and `STE.PRIVCFG`
+/// is always Data and Unprivileged (§13.7), and `STE.PRIVCFG`
 /// cannot change that, because `IDR1.ATTR_PERMS_OVR` is 0 (§5.2). So the
 /// execute-never bits, `CD.WXN`, `CD.UWXN` and `CD.PAN` decide nothing, and one
 /// entry of the TLB serves every access.
@@ -467,8 +467,8 @@ fn leaf_permissions(page: Stage1Leaf) -> Permissions {
     unprivileged(page.ap_unprivileged(), !page.ap_read_only())
 }
 
-/// Returns what `APTable` of a stage 1 table leaves to an unprivileged access of
-/// everything below it (Arm ARM D8.4).
+/// Returns the permissions that `APTable` of a stage 1 table leaves unprivileged
+/// accesses through it (Arm ARM D8.4).
 fn table_permissions(table: Stage1Table) -> Permissions {
     unprivileged(!table.aptable_privileged(), !table.aptable_read_only())
 }

@@ -4,8 +4,8 @@
 //! Walks in flight, and which of them an invalidation can reach (§4.7.3).
 //!
 //! A walk reads tables without a lock, so an invalidation may be executed in the
-//! midst of it. Whatever the walk has read may then be stale, but only if the
-//! invalidation names something that the walk depends on:
+//! midst of it. The walk's result may then be stale, but only if the invalidation
+//! names one of the walk's dependencies:
 //!
 //! * its stream: Stream table entry and Context descriptor;
 //! * the input address of stage 1, under its VMID and ASID;
@@ -31,7 +31,8 @@ const VALID: u64 = 1 << 0;
 /// `nG`, bit 11 of a page's or block's.
 const NOT_GLOBAL: u64 = 1 << 11;
 
-/// What the descriptors of one stage that a walk has read map, as log2 of bytes.
+/// The sizes that the descriptors of one stage map that a walk has read, as log2 of
+/// bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Extent {
     /// By the first of them: all addresses in there may lead through the same
@@ -45,7 +46,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// Of what the TLB has: no table is read for it.
+    /// The extent of a TLB entry: no table is read for it.
     fn of_entry(log2_bytes: u8, global: bool) -> Self {
         Self {
             tables: log2_bytes,
@@ -57,7 +58,7 @@ impl Extent {
     fn note(&mut self, step: &WalkStep) {
         self.tables = self.tables.max(step.log2_bytes);
         self.leaf = step.log2_bytes;
-        // what is not valid may have been global before
+        // an invalid descriptor may have been global before
         self.global = step.descriptor & VALID == 0 || step.descriptor & NOT_GLOBAL == 0;
     }
 
@@ -82,7 +83,7 @@ struct Input {
     leaf: u8,
     /// Invalidations that mean it if it is global.
     global: u8,
-    /// What is known of its descriptors.
+    /// The extent of its descriptors.
     extent: Extent,
 }
 
@@ -145,7 +146,7 @@ const fn distance(address: u64, range: Range) -> u8 {
     (64 - (address ^ nearest).leading_zeros()) as u8
 }
 
-/// What a walk in flight depends on.
+/// The dependencies of a walk in flight.
 #[derive(Clone, Debug, Default)]
 struct Dependencies {
     in_flight: bool,
@@ -236,7 +237,7 @@ impl Walks {
             inputs.push(Input::new(tag, address));
             return;
         }
-        // What the stage 2 walk before this one has read belongs to its own input.
+        // The descriptors of the preceding stage 2 walk belong to that walk's input.
         let before = walk.ipa.and_then(|index| inputs.get_mut(index));
         if let Some(input) = before {
             input.extent = input.extent.union(walk.stage2);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A guest's program of commands on a host that fails, and what must hold then:
-//! for property tests and fuzzers, which make them up.
+//! A guest's program of commands on a failing host, and the properties that must hold:
+//! for property tests and fuzz targets, which generate both.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ pub const STREAMS: [u32; 3] = [0x8, 0x18, 0x19];
 /// Streams that commands name: these, and one without a device.
 pub const NAMED_STREAMS: [u32; 4] = [0x8, 0x18, 0x19, 0x99];
 
-/// What a guest may put into its queue. Each command is distinguished from the others
-/// by the number it gets when it is queued.
+/// The commands of a program. Each is distinguished from the others by the number that
+/// it gets when it is queued.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Va,
@@ -137,7 +137,7 @@ pub fn drive(
         observe(machine);
         while let Some(error) = machine.error() {
             if error == 1 {
-                // What Linux does with an illegal command.
+                // Linux replaces an illegal command by a CMD_SYNC.
                 let rd = machine.rd();
                 machine.store_commands(rd, &[[0x46, 0]]);
             }
@@ -186,7 +186,7 @@ impl Reasonable {
         assert_eq!(quarantined(&batched), quarantined(&single));
     }
 
-    /// What is left in the end, and what the guest saw on the way.
+    /// Runs the program. Returns the machine, and the guest's observations on the way.
     fn run(
         &self,
         change: impl FnOnce(Machine) -> Machine,
@@ -228,8 +228,8 @@ pub struct Unreasonable {
 const MOST_FAILURES: usize = 600;
 
 impl Unreasonable {
-    /// Whatever `CMDQ_CONS` has passed is complete, and behind a command that is
-    /// reported as illegal nothing was begun.
+    /// Checks that every command that `CMDQ_CONS` has passed is complete, and that no
+    /// command behind one reported as illegal was submitted.
     pub fn check(&self) {
         let mut machine = machine(self.policy, 8);
         let answers = self.answers.clone();
@@ -259,8 +259,9 @@ impl Unreasonable {
         assert_eq!(progress.consumed, progress.commands.len());
     }
 
-    /// A second attempt that fails comes after a first that did not: what is
-    /// newer was executed then. Doing too much is harmless (4.4).
+    /// Returns whether no batch is submitted twice. Otherwise the first attempt may have
+    /// executed commands that follow the one at which the second fails, which is harmless
+    /// (§4.4).
     fn executes_once(&self) -> bool {
         let timed_out =
             |answer: &Option<(i32, u32)>| answer.is_some_and(|(errno, _)| errno == ETIMEDOUT);
@@ -268,7 +269,7 @@ impl Unreasonable {
     }
 }
 
-/// What the guest knows of its program.
+/// The guest's view of its program.
 struct Progress {
     commands: Vec<[u64; 2]>,
     once: bool,

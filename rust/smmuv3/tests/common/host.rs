@@ -22,7 +22,7 @@ pub const E2BIG: i32 = 7;
 pub const EOPNOTSUPP: i32 = 95;
 pub const ETIMEDOUT: i32 = 110;
 
-/// What the host says to one call.
+/// The host's answer to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Done,
@@ -35,16 +35,16 @@ impl Answer {
     }
 }
 
-/// Decides what happens to the commands of a call, given its number.
+/// Computes the answer to a call from its number and its commands.
 pub type Behaviour = Box<dyn FnMut(usize, &[[u64; 2]]) -> Answer>;
 
 #[derive(Default)]
 pub struct TestHost {
     /// Answers to the next calls; then `afterwards`, then success.
     pub answers: VecDeque<Answer>,
-    /// What is answered when `answers` is empty.
+    /// The answer when `answers` is empty.
     pub afterwards: Option<Answer>,
-    /// Asked when neither has anything to say.
+    /// Asked when neither has an answer.
     pub behaviour: Option<Behaviour>,
     /// `StreamIDs` that have a device.
     pub streams: BTreeSet<StreamId>,
@@ -54,13 +54,13 @@ pub struct TestHost {
     pub vanishing: BTreeSet<StreamId>,
     /// Whether reinstalling an entry leaves Context descriptors behind.
     pub caches_cds: bool,
-    /// What [`Backend::is_gone`] says.
+    /// The result of [`Backend::is_gone`].
     pub is_gone: bool,
-    /// Whether each visit of the queue has lasted long enough after one call.
+    /// Whether one call uses up the time slice of a run of the Command queue.
     pub is_slow: bool,
     /// Every call in order.
     pub calls: Vec<Vec<[u64; 2]>>,
-    /// What came to pass, in order.
+    /// Events, in order.
     pub log: Log,
     pub installed: Vec<StreamId>,
     pub quarantined: Vec<StreamId>,

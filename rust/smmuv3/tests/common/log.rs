@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What happened outside the SMMU, in the order in which it did.
+//! Events outside the SMMU, in their order.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -40,8 +40,8 @@ impl Log {
         self.0.borrow().iter().filter_map(command).collect()
     }
 
-    /// What the host completed, without order and repetition, between the
-    /// events that a guest or a device can see.
+    /// Returns the commands that the host completed, without order and repetition,
+    /// between the events that a guest or a device can see.
     pub fn segments(&self) -> Vec<(Vec<[u64; 2]>, Option<Event>)> {
         let mut segments = Vec::new();
         let mut executed = Vec::new();

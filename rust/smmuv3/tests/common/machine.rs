@@ -75,7 +75,7 @@ pub struct Machine {
     pub signals: Counters,
     pub observer: Tolerated,
     pub budget: u32,
-    /// Whether what is deferred is seen to at once.
+    /// Whether deferred commands are consumed at once.
     pub comes_back: bool,
 }
 
@@ -149,8 +149,8 @@ impl Machine {
         self.registers.read(&self.features, offset, 8)
     }
 
-    /// Works on the queue until it is idle, as a device does: what the consumer
-    /// defers is seen to a little later.
+    /// Runs the queue until it is idle, as a device does: commands that the consumer
+    /// defers are consumed a little later.
     pub fn consume(&mut self) {
         loop {
             match self.consume_once() {
@@ -223,7 +223,7 @@ impl Machine {
         active.then(|| (self.read(CMDQ_CONS) as u32 >> 24) & 0x7f)
     }
 
-    /// Acknowledges whatever global errors are active.
+    /// Acknowledges all active global errors.
     pub fn acknowledge(&mut self) {
         let gerror = self.read(GERROR);
         self.write(GERRORN, gerror);

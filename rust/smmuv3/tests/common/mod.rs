@@ -39,8 +39,8 @@ pub fn tlbi_scope(words: [u64; 2]) -> TlbiScope {
     }
 }
 
-/// What the test vectors assume unless they say otherwise: an SMMUv3.2 with
-/// stage 1, ATS and `SubstreamIDs`, without MSIs.
+/// Returns the test vectors' defaults: an SMMUv3.2 with stage 1, ATS and
+/// `SubstreamIDs`, without MSIs.
 pub fn vector_features() -> Features {
     Features::arm_smmuv3()
         .with_ats(true)

@@ -40,7 +40,7 @@ impl OneByOne {
             let done = self.one(registers, features, memory, host, ring.entry_address(rd));
             match done {
                 Ok(signal) => {
-                    // The code of an error that is over may stay (6.3.28).
+                    // The code of an error that is over may stay (§6.3.28).
                     let err = registers.cmdq_cons >> 24 << 24;
                     registers.cmdq_cons = err | ring.advance(rd, 1);
                     self.complete(signal, registers, memory, signals);

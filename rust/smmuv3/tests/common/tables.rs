@@ -62,8 +62,8 @@ pub const fn leaf_levels(granule: u8) -> &'static [u8] {
     }
 }
 
-/// Every page of 2^`.0` bytes lies elsewhere: downwards in memory, as it goes
-/// upwards. 0 leaves all where it is.
+/// Moves every page of 2^`.0` bytes: ascending addresses become descending ones. 0
+/// moves none.
 #[derive(Clone, Copy)]
 pub struct Scatter(pub u8);
 
@@ -88,7 +88,7 @@ pub struct Tables {
     pub root: u64,
     /// Where the tables lie, by their addresses.
     pub scatter: Scatter,
-    /// What table descriptors have besides the address.
+    /// The bits of table descriptors besides the address.
     pub table_attributes: u64,
     next: u64,
     tables: BTreeMap<(u8, u64), u64>,

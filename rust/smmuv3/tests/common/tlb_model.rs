@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What an SMMU with a TLB of infinitely many entries would know: a list that
-//! every command is compared with, one by one.
+//! A TLB with room for infinitely many entries: a list whose entries are compared with
+//! every command, one by one.
 
 use smmuv3::{
     command::decode,
@@ -41,7 +41,7 @@ impl Known {
     }
 }
 
-/// What an SMMU with infinitely many entries would know.
+/// The list of entries.
 #[derive(Default)]
 pub struct Model(Vec<Known>);
 
@@ -69,7 +69,7 @@ impl Model {
     }
 }
 
-/// Whether a command (4.4) means an entry.
+/// Returns whether a command (§4.4) affects an entry.
 pub fn is_hit([word0, word1]: [u64; 2], known: &Known) -> bool {
     let vmid = (word0 >> 32) & 0xffff == known.tag.vmid.into();
     let asid = known.tag.asid.map(u64::from) == Some(word0 >> 48);
@@ -87,8 +87,8 @@ pub fn is_hit([word0, word1]: [u64; 2], known: &Known) -> bool {
     }
 }
 
-/// Whether a command's range (4.4.1.1) and an entry have an address in common:
-/// 56 bits of it, and the table that it is of, decide.
+/// Returns whether a command's range (§4.4.1.1) and an entry have an address in common.
+/// 56 bits of the address are compared, and its table.
 fn is_in_range(word0: u64, word1: u64, known: &Known) -> bool {
     let low = |address: u64| u128::from(address << 8 >> 8);
     let upper = |address: u64| known.tag.asid.is_some() && address & (1 << 55) != 0;
@@ -155,8 +155,8 @@ impl Both {
         }
     }
 
-    /// What is found of a page must be what the list has, at its first and its
-    /// last address. Returns whether there is any.
+    /// Returns whether the first and the last address of a page hit, and checks that a
+    /// hit equals the list's entry.
     pub fn is_found(&self, known: &Known) -> [bool; 2] {
         [known.first, known.last()].map(|address| {
             let found = self.tlb.lookup(known.tag, address);

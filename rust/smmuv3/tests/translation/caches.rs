@@ -121,14 +121,14 @@ fn denied_cached_access_rewalks() {
 
 const S2PTW: fn(u64) -> u64 = |word| word | ste::S2PTW;
 
-/// Pages of stage 2 are cached as what they are: a descriptor in a page of
-/// Device memory that a transaction has accessed before is not read.
+/// The TLB records which pages of stage 2 are Device memory: a descriptor in such a
+/// page is not read, even if a transaction has accessed the page before.
 #[test]
 fn s2ptw_denies_cached_device_page() {
     for before in [None, Some(WRITE)] {
         let mut nested = nested();
         nested.smmu.patch_ste(2, S2PTW);
-        // Device memory, with what would be a table of stage 1.
+        // A page of Device memory that contains a table descriptor of stage 1.
         nested.map2(IPA, 3, OUTPUT, S2_DEVICE);
         let descriptor = (IPA + 0x1000) | STAGE1 | 0b11;
         let index = (PAGE >> 12) % 512;
@@ -182,7 +182,7 @@ fn s2ptw_of_current_stream_applies_to_hit() {
     let place = nested.stage1.scatter.place(page);
     nested.map2(page, 3, place, S2_DEVICE);
     let access = |smmu: &mut Smmu, sid| {
-        // What both stages come to is not what this is about.
+        // The combined translation must miss, so that stage 2's entry is used.
         tlbi(smmu, NH_ALL, 0, 0);
         let Smmu {
             features,
@@ -422,7 +422,7 @@ impl Caches for View<'_, '_> {
 struct Ended {
     smmu: Smmu,
     outcome: Outcome,
-    /// Whether it may be used: nothing can have reached what it has read.
+    /// Whether it may be used: no invalidation can have affected its reads.
     is_current: bool,
     /// Whether all of the agenda was done before it ended.
     is_done: bool,

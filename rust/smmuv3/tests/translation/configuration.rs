@@ -180,7 +180,7 @@ fn cd_fetch_fault_has_address() {
     let mut smmu = one_page();
     smmu.memory.unreadable.push(CD + 8..CD + 9);
     assert_eq!(smmu.record(PAGE), [0x5_0000_0009, 0, 0, CD]);
-    // It is recorded whatever it would have said.
+    // The event is recorded for every possible value of the Context descriptor.
     smmu.memory.store_words(CD, &[0]);
     assert!(smmu.fault(PAGE, READ).recorded);
 }
@@ -300,7 +300,7 @@ fn nested_cd_and_l1cd_are_translated() {
     assert_eq!(nested.smmu.output(PAGE), OUTPUT);
     nested.smmu.memory.unreadable.push(place..place + 8);
     assert_eq!(nested.smmu.record(PAGE), [0x5_0000_0009, 0, 0, place]);
-    // What is not valid is no fault of stage 2, nor of the fetch.
+    // An invalid Context descriptor is neither a fault of stage 2 nor of the fetch.
     nested.smmu.memory.unreadable.clear();
     nested.smmu.memory.store_words(place, &[0]);
     assert_eq!(nested.smmu.record(PAGE), bare(0x08));

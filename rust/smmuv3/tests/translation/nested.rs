@@ -257,8 +257,8 @@ fn s2ptw_denies_l1cds_in_device_memory() {
     assert_eq!(nested.smmu.fault(PAGE, READ), denied);
 }
 
-/// What a transaction accesses may be Device memory: registers of another device,
-/// or the page of an MSI controller.
+/// A transaction may access Device memory: registers of another device, or the page
+/// of an MSI controller.
 #[test]
 fn s2ptw_permits_data_in_device_memory() {
     let mut nested = one_page(STAGE1, S2_DEVICE);
@@ -362,7 +362,7 @@ fn nested_unmapped_ipa_is_stage2_fault() {
             table.smmu.fault(PAGE, READ),
             fault(unmapped, Class::Tt, slot)
         );
-        // Without stage 2's R no event is recorded, whatever stage 1 says.
+        // Without S2R no event is recorded, even if CD.R is 1.
         table.smmu.patch_ste(2, |word| word & !ste::S2R);
         let silent = Fault {
             recorded: false,

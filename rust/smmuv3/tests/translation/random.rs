@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Random tables, contexts and addresses: what the crate makes of them, with
-//! and without caches, is what the reference does. And wholly random memory,
-//! of which something is made.
+//! Random tables, contexts and addresses: the crate's outcomes, with and without
+//! caches, equal the reference's. Wholly random memory has some outcome, too.
 
 use std::collections::BTreeMap;
 
@@ -169,8 +168,7 @@ fn any_size() -> impl Strategy<Value = u64> {
     prop_oneof![20 => 16..=32_u64, 20 => 16..=39_u64, 1 => 0..64_u64]
 }
 
-/// What goes together in an entry of stage 2, most of the time: `S2TG`, `S2SL0`
-/// and `S2T0SZ`.
+/// Returns `S2TG`, `S2SL0` and `S2T0SZ`, which fit together most of the time.
 fn any_shape() -> impl Strategy<Value = u64> {
     let formats = select(&[(0b00_u64, 12_u64), (0b10, 14), (0b01, 16)][..]);
     let levels = select(&[0, 1, 1, 1, 2, 2_u64][..]);
@@ -277,7 +275,7 @@ prop_compose! {
         cd in any_cd(),
         accesses in prop::collection::vec((any_address(), any_wanted()), 1..12),
         // The Context descriptor is where the entry says, unless stage 2 has
-        // it elsewhere: then what is there instead is one as well.
+        // it elsewhere: then there is another one in its place.
         everywhere in often(95),
         broken in often(2),
         two_levels in often(10),
@@ -350,8 +348,8 @@ proptest! {
         }
     }
 
-    /// Whichever descriptor of a walk changes: what software must invalidate
-    /// then is enough.
+    /// After a change of any descriptor of a walk, the invalidation that the
+    /// specification requires suffices.
     #[test]
     fn change_visible_after_invalidation(
         case in any_case(),
@@ -476,7 +474,7 @@ impl Caches for Recorder {
     }
 }
 
-/// Memory that answers with whatever comes next.
+/// Memory whose reads return the next random word.
 struct AnyWords {
     words: Vec<u64>,
     next: usize,
@@ -507,8 +505,8 @@ impl GuestMemory for AnyWords {
     }
 }
 
-/// What random cases come to, so that it is known that they are about
-/// something: every kind of outcome is among them.
+/// The random cases above have every kind of outcome; otherwise they would test
+/// little.
 #[test]
 fn random_cases_reach_every_outcome() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};

@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! Translation as the specifications describe it: slowly, in the order in
-//! which they list what can go wrong (7.3.22), each rule where it is needed.
+//! which they list the faults (§7.3.22), each rule where it is needed.
 
 use smmuv3::{
     event::{Class, EventType},
@@ -35,7 +35,7 @@ pub trait Doublewords {
     fn doubleword(&self, address: u64) -> Option<u64>;
 }
 
-/// The registers that count.
+/// The registers that affect translation.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub features: Features,
@@ -60,7 +60,7 @@ struct Regime {
     access_faults: bool,
 }
 
-/// What went wrong in a stage.
+/// The failure of a stage.
 enum Wrong {
     Fault(EventType),
     Abort(u64),
@@ -235,7 +235,7 @@ impl<M: Doublewords> Reference<'_, M> {
         Ok((entry, 3))
     }
 
-    /// 3.3.1, 5.1
+    /// §3.3.1, §5.1
     fn stream_table_entry(&self, sid: u32) -> Result<[u64; 8], Stop> {
         let Setup {
             features,
@@ -279,7 +279,7 @@ impl<M: Doublewords> Reference<'_, M> {
             .ok_or_else(|| config(EventType::SteFetch, ste))
     }
 
-    /// 5.2.2
+    /// §5.2.2
     fn is_illegal(&self, ste: &[u64; 8], wants1: bool, wants2: bool) -> bool {
         let features = &self.setup.features;
         let [word0, word1, word2, word3, ..] = *ste;
@@ -345,7 +345,7 @@ impl<M: Doublewords> Reference<'_, M> {
         illegal
     }
 
-    /// 5.2, of an entry that is not ILLEGAL
+    /// §5.2, of an entry that is not ILLEGAL
     fn stage2(&self, ste: &[u64; 8]) -> Stage2 {
         let [_, _, word2, word3, ..] = *ste;
         let (granule, start_level) = match (bits(word2, 47, 46), bits(word2, 39, 38)) {
@@ -367,7 +367,7 @@ impl<M: Doublewords> Reference<'_, M> {
         }
     }
 
-    /// A fetch of configuration (3.4.3): of an IPA, if there is stage 2.
+    /// A fetch of configuration (§3.4.3): of an IPA, if there is stage 2.
     fn context_address(&self, address: u64, stage2: Option<&Stage2>) -> Result<u64, Stop> {
         match stage2 {
             None => Ok(address),
@@ -394,7 +394,7 @@ impl<M: Doublewords> Reference<'_, M> {
         self.context_place(ste[0], substreams, stage2.as_ref()).ok()
     }
 
-    /// 5.3
+    /// §5.3
     fn context_place(
         &self,
         word0: u64,
@@ -416,7 +416,7 @@ impl<M: Doublewords> Reference<'_, M> {
         self.context_address(address, stage2)
     }
 
-    /// 5.4
+    /// §5.4
     fn context(
         &self,
         word0: u64,
@@ -430,7 +430,7 @@ impl<M: Doublewords> Reference<'_, M> {
             .ok_or_else(|| config(EventType::BadCd, 0))
     }
 
-    /// 5.4.2
+    /// §5.4.2
     fn stage1(&self, cd: &[u64; 8]) -> Option<Stage1> {
         let features = &self.setup.features;
         let [word0, ttb0, ttb1, ..] = *cd;
@@ -530,7 +530,7 @@ impl<M: Doublewords> Reference<'_, M> {
             return Err(unmapped);
         };
         let top = if stage1.ignore_top[half] { 55 } else { 63 };
-        // All bits above the input are as bit 55 (3.4.1).
+        // All bits above the input are as bit 55 (§3.4.1).
         let above = (regime.input_bits..=top).map(|number| bit(address, number));
         if !above.into_iter().all(|one| one == (half == 1)) {
             return Err(unmapped);
@@ -546,7 +546,7 @@ impl<M: Doublewords> Reference<'_, M> {
             }
             self.memory.doubleword(at).ok_or(Wrong::Abort(at))
         })?;
-        // D8.4, for unprivileged accesses to data (13.7).
+        // D8.4, for unprivileged accesses to data (§13.7).
         let mut permissions = match bits(found.leaf, 7, 6) {
             0b01 => Permissions::ALL,
             0b11 => Permissions::READ,
@@ -617,7 +617,7 @@ impl<M: Doublewords> Reference<'_, M> {
         }
         // D8.6: nGnRnE, nGnRE, nGRE, GRE
         let device = matches!(bits(found.leaf, 5, 2), 0b0000..=0b0011);
-        // 3.26.2 has this behind the permissions.
+        // §3.26.2 has this behind the permissions.
         if device && stage2.protected_table_walk && class != Class::In {
             return Err(fault(EventType::Permission));
         }

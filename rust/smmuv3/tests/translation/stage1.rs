@@ -229,13 +229,13 @@ fn stage1_event_has_top_byte_despite_tbi() {
 
 #[test]
 fn stage1_epd_faults_without_table_read() {
-    for (bit, dead, alive) in [(cd::EPD0, PAGE, !PAGE), (cd::EPD1, !PAGE, PAGE)] {
+    for (bit, disabled, enabled) in [(cd::EPD0, PAGE, !PAGE), (cd::EPD1, !PAGE, PAGE)] {
         let mut smmu = two_halves();
         smmu.patch_cd(0, |word| word | bit);
         let before = smmu.memory.reads;
-        assert_eq!(smmu.fault(dead, READ), fault(EventType::Translation));
+        assert_eq!(smmu.fault(disabled, READ), fault(EventType::Translation));
         assert_eq!(smmu.memory.reads, before + 2);
-        smmu.entry(alive, READ);
+        smmu.entry(enabled, READ);
     }
 }
 
@@ -279,8 +279,8 @@ fn stage1_oversized_address_faults_at_its_level() {
                 let mut tables = Tables::stage1(granule, 48, 0x4200_0000);
                 let mut smmu = Smmu::stage1(&tables);
                 smmu.patch_cd(0, |word| word & !cd::ips(7) | cd::ips(ips));
-                // Nothing is at the table's address: a walk that went on would
-                // find another fault.
+                // Nothing is at the table's address: a walk that continued
+                // would find another fault.
                 let kind = 0b11;
                 tables.put(&mut smmu.memory, PAGE, level, (1 << bits) | AF | kind);
                 let name = format!("{granule} {level} {bits}");
@@ -395,7 +395,7 @@ fn stage1_ap_controls_unprivileged_access() {
     }
 }
 
-/// The Access flag is looked at first.
+/// The Access flag is checked first.
 #[test]
 fn stage1_access_fault_precedes_ap() {
     let (mut smmu, _) = one_page(NOT_GLOBAL);
@@ -404,8 +404,8 @@ fn stage1_access_fault_precedes_ap() {
     assert_eq!(smmu.fault(PAGE, READ), fault(EventType::Permission));
 }
 
-/// `APTable[0]` takes everything from unprivileged accesses, `APTable[1]` the
-/// writes, whatever the tables and the page below say.
+/// `APTable[0]` denies all unprivileged accesses, `APTable[1]` writes, even if the
+/// tables and the page below permit them.
 #[test]
 fn stage1_aptable_limits_all_below() {
     for level in 0..3 {
@@ -521,7 +521,7 @@ fn stage1_walk_abort_has_descriptor_address() {
             let slot = tables.place(&mut smmu.memory, PAGE, level);
             smmu.memory.unreadable.push(slot..slot + 8);
             assert_eq!(smmu.fault(PAGE, READ), abort(slot), "{granule} {level}");
-            // CD.R is about faults of translation alone (5.5).
+            // CD.R is about faults of translation alone (§5.5).
             smmu.patch_cd(0, |word| word & !cd::R);
             assert_eq!(smmu.fault(PAGE, READ), abort(slot), "{granule} {level}");
         }
@@ -572,7 +572,7 @@ fn stage1_fault_record_words() {
             [RECORD | number, read | class_in, address, 0]
         );
     }
-    // PnU and InD, bits 33 and 34, say Unprivileged and Data.
+    // PnU and InD, bits 33 and 34, are Unprivileged and Data.
     let denied = smmu.fault(PAGE | 0x321, WRITE);
     let record = denied.record(5, PAGE | 0x321, false).0;
     assert_eq!(record, [RECORD | 0x13, class_in, PAGE | 0x321, 0]);

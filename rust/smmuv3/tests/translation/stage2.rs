@@ -133,7 +133,7 @@ fn input_above_ias_is_stage1_addr_size_fault() {
     let address = PAGE | (1 << 55) | 0xff;
     let record = [0x5_0000_0011, (1 << 35) | (0b10 << 40), address, 0];
     assert_eq!(smmu.record(address), record);
-    // There is no Context descriptor whose R could be 0, and S2R is not meant.
+    // There is no Context descriptor whose R could be 0, and S2R does not apply.
     smmu.patch_ste(2, |word| word & !ste::S2R);
     assert_eq!(smmu.record(address), record);
 }
@@ -230,7 +230,7 @@ fn s2ap_controls_access() {
     }
 }
 
-/// Nothing is read for stage 1, so `S2PTW` is IGNORED, whatever the memory is
+/// Nothing is read for stage 1, so `S2PTW` is IGNORED for every type of memory
 /// (§5.2). Firmware sets it for all streams that it maps as Device memory.
 #[test]
 fn stage2_s2ptw_ignored_without_stage1() {
@@ -241,7 +241,7 @@ fn stage2_s2ptw_ignored_without_stage1() {
     }
 }
 
-/// `XN` is about instruction fetches, which there are none of (§13.7).
+/// `XN` concerns instruction fetches, and a PCI function makes none (§13.7).
 #[test]
 fn stage2_s2xn_does_not_affect_data() {
     for never in 0..4 {
@@ -313,7 +313,7 @@ fn stage2_fault_record_words() {
         (0x3456, 0x10),
         ((1 << 41) | 0x567, 0x10),
     ] {
-        // The IPA without its offset in 4KB (7.3.13).
+        // The IPA without its offset in 4KB (§7.3.13).
         assert_eq!(
             smmu.record(address),
             [0x5_0000_0000 | number, word1, address, address & !0xfff]

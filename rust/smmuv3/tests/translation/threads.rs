@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Threads that translate while a guest remaps and invalidates without end, as the
-//! device does it: a few attempts beside invalidations, then one that they wait for.
+//! Threads that translate while a guest remaps and invalidates continuously, as in the
+//! device: a few attempts that race with invalidations, then one that these wait for.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ const PAGE: u64 = 0x7654_3000;
 const IPA: u64 = 0x20_4000_0000;
 const OUTPUT: u64 = 0x5_0000_0000;
 
-/// Attempts beside invalidations.
+/// Attempts that race with invalidations.
 const ATTEMPTS: u32 = 3;
 const THREADS: u32 = 3;
 /// Translations of each thread at least.
@@ -40,7 +40,7 @@ const MOST_TRANSLATIONS: u32 = 1_000 * TRANSLATIONS;
 
 struct Shared {
     store: Store,
-    /// What a `CMD_SYNC` has completed for: nothing older may be used.
+    /// The mapping of the last completed `CMD_SYNC`: no older one may be used.
     synced: u64,
 }
 

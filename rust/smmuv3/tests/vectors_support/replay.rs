@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Doing what a vector says, and comparing.
+//! Executes a vector's lines and compares the results.
 
 use smmuv3::{Features, FlushPolicy};
 
@@ -25,7 +25,7 @@ pub fn replay(vector: &Vector<'_>) {
 
 struct Replay {
     machine: Machine,
-    /// What the last checkpoint has compared already.
+    /// Number of calls that earlier checkpoints have compared.
     calls_seen: usize,
     installs_seen: usize,
     msis_seen: usize,

@@ -16,7 +16,7 @@ const SETS_LOG2: u32 = 10;
 /// Sets in a TLB.
 pub(super) const SETS: usize = 1 << SETS_LOG2;
 
-/// What an entry matches by.
+/// The kinds of entries, which differ in the fields that a look-up compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -24,7 +24,7 @@ pub(super) enum Kind {
     Ipa = 0,
     /// VMID, ASID and virtual address.
     Private = 1,
-    /// The same, but invalidated whatever the ASID.
+    /// The same, but invalidated by a TLBI of any ASID.
     Global = 2,
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! How many entries there are of each kind and size: a size that no entry has
-//! need not be looked for.
+//! Number of entries of each kind and size. A look-up skips sizes that no entry has.
 
 use super::key::{Key, Kind};
 

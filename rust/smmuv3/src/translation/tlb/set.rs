@@ -58,7 +58,7 @@ const fn unpack(key: Key, packed: u64) -> Entry {
 pub(super) struct Set {
     keys: [Key; WAYS],
     packed: [u64; WAYS],
-    /// The way that makes room next.
+    /// The way that is evicted next.
     victim: u8,
 }
 
