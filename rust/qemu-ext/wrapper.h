@@ -5,7 +5,7 @@
  * Input of bindgen.
  *
  * bindgen skips include/qemu/typedefs.h.  The types that the bindings only
- * point to need a declaration here; otherwise bindgen does not know them.
+ * point to need a declaration here; otherwise bindgen does not generate them.
  */
 typedef struct AddressSpace AddressSpace;
 typedef struct MSIMessage MSIMessage;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Bottom halves: functions that the main loop runs soon.
+//! Bottom halves: functions that the main loop runs in its next iteration.
 //!
 //! ```no_run
 //! use std::pin::Pin;
@@ -107,7 +107,7 @@ impl BottomHalf {
         };
     }
 
-    /// Has the main loop run the function once, soon. Needs no lock.
+    /// Schedules one run of the function in the main loop. Needs no lock.
     #[inline]
     pub fn schedule(&self) {
         let Some(callback) = &self.callback else {

@@ -172,7 +172,7 @@ pub(crate) unsafe fn zeroed_leaked<T>() -> *mut T {
     unsafe { glib_sys::g_malloc0(size_of::<T>()).cast() }
 }
 
-/// The plain memory of an address space: what QEMU itself reads without calling a device.
+/// The plain memory of an address space, which QEMU itself reads without calling a device.
 ///
 /// Reading it runs no device's code and takes no lock. So it never waits for the BQL, whose
 /// owner may be waiting for this very thread, and cannot come back to the device that

@@ -143,7 +143,7 @@ impl Drop for EventFile {
                     ptr::null_mut(),
                 );
             }
-            // if it fails the file is not in `poll`, which is what is wanted
+            // if it fails the file is not in `poll`, as intended
             let _ = control(&watch.poll, libc::EPOLL_CTL_DEL, self.file.as_raw_fd());
         }
     }

@@ -72,7 +72,7 @@ unsafe impl ObjectType for IommuMemoryRegion {
 
 qom_isa!(IommuMemoryRegion: MemoryRegion, Object);
 
-/// What an access does, or a translation permits (`IOMMUAccessFlags`).
+/// The kind of an access, or the permissions of a translation (`IOMMUAccessFlags`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IommuAccess {
     /// It reads
@@ -120,7 +120,7 @@ pub struct IommuTlbEntry<'a> {
     pub translated_addr: u64,
     /// Its size, less one
     pub addr_mask: u64,
-    /// What is permitted
+    /// The permissions
     pub permission: IommuAccess,
 }
 

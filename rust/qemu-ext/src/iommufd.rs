@@ -4,7 +4,7 @@
 //! The host's IOMMU, as iommufd shows it.
 //!
 //! Calls go through QEMU's iommufd backend, but for two that need errno where the backend
-//! only has a text: `IOMMU_HWPT_INVALIDATE`, and the `IOMMU_DESTROY` of what may be busy.
+//! only has a text: `IOMMU_HWPT_INVALIDATE`, and the `IOMMU_DESTROY` of objects that may be busy.
 //! Where only the kind of a failure matters, errno is read behind the backend's call: see
 //! [`HostFailure`].
 //!
@@ -123,7 +123,7 @@ unsafe impl ObjectType for VfioHostDevice {
 
 qom_isa!(VfioHostDevice: HostDevice, HostIommuDevice, Object);
 
-/// What `IOMMU_GET_HW_INFO` returns about a kind of IOMMU.
+/// The data that `IOMMU_GET_HW_INFO` returns about a kind of IOMMU.
 ///
 /// # Safety
 ///
@@ -131,7 +131,7 @@ qom_isa!(VfioHostDevice: HostDevice, HostIommuDevice, Object);
 pub unsafe trait HwInfo: Default {
     /// `enum iommu_hw_info_type`
     const TYPE: u32;
-    /// What users call this kind of IOMMU.
+    /// Name of this kind of IOMMU for users.
     const NAME: &'static str;
 }
 
@@ -141,7 +141,7 @@ unsafe impl HwInfo for ArmSmmuv3HwInfo {
     const NAME: &'static str = "SMMUv3";
 }
 
-/// What a nested page table is made of.
+/// The data from which a nested page table is allocated.
 ///
 /// # Safety
 ///
@@ -197,7 +197,7 @@ impl ViommuType {
 pub struct HostFailure {
     /// For the user.
     error: Error,
-    /// A positive error number, or 0 if that is not known.
+    /// A positive error number, or 0 if C has not set it.
     errno: i32,
 }
 
@@ -443,7 +443,7 @@ impl HostDevice {
         self.raw().iommufd as usize
     }
 
-    /// Returns what the device's IOMMU says about itself (`IOMMU_GET_HW_INFO`).
+    /// Returns the description of the device's IOMMU (`IOMMU_GET_HW_INFO`).
     pub fn hw_info<I: HwInfo>(&self) -> Result<I> {
         let backend = self.backend();
         let mut info = I::default();
@@ -500,7 +500,7 @@ impl HostDevice {
 
     /// Returns the ID of the I/O address space that has the guest's memory.
     ///
-    /// The base class does not know it: it is the VFIO device's.
+    /// It belongs to the VFIO device, not to the base class.
     fn ioas_id(&self) -> Result<u32> {
         let is_vfio = self.dynamic_cast::<VfioHostDevice>().is_some();
         util::ensure!(is_vfio, "the device is not VFIO's");

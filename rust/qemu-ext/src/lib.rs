@@ -4,13 +4,13 @@
 //! Bindings of QEMU subsystems that QEMU's own Rust crates do not cover yet.
 //!
 //! Each module binds one subsystem, names the crate of QEMU that it belongs into,
-//! and can be a patch of its own. No module knows a device: callbacks are generic over
+//! and can be a patch of its own. No module names a device: callbacks are generic over
 //! the type that they call back into.
 //!
 //! | module | subsystem | place in QEMU |
 //! |---|---|---|
 //! | [`bh`] | bottom halves | `util` |
-//! | [`timer`] | what `util::timer::Timer` lacks | `util` |
+//! | [`timer`] | extensions of `util::timer::Timer` | `util` |
 //! | [`notify`] | notifiers | `util` |
 //! | [`log`], [`error`] | messages to the user | `util` |
 //! | [`object`] | links, paths and children of objects | `qom` |

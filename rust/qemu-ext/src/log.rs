@@ -12,7 +12,7 @@ use std::{ffi::c_uint, fmt};
 
 use util::log::{Log, LogGuard};
 
-/// Logs what the guest has done wrong, if the user wants to know (`-d guest_errors`).
+/// Logs an error of the guest, if the user has enabled that (`-d guest_errors`).
 ///
 /// Writes the line at once, with its end. [`log_mask_ln`](util::log_mask_ln) writes a line
 /// with arguments in pieces, and stops after the first of them, because to `LogGuard`

@@ -5,7 +5,7 @@
 //!
 //! [`MemoryRegion::init_io`] is for `INSTANCE_INIT`. There, a region becomes a child of every
 //! object of the type, and a user who lists the properties of the type sees it. A
-//! device that replaces one in C must show what that shows.
+//! device that replaces one in C must show the same properties.
 //!
 //! ```no_run
 //! use hwcore::prelude::*;

@@ -29,7 +29,7 @@ use crate::{
 };
 
 bits! {
-    /// What an IOMMU wants of VFIO (`enum viommu_flags`).
+    /// Requirements of an IOMMU on VFIO (`enum viommu_flags`).
     #[derive(Default)]
     pub struct ViommuFlags(u64) {
         /// A nesting parent, so that page tables can be nested in it

@@ -32,7 +32,7 @@ unsafe impl QDevProp for OnOffAuto {
 }
 
 impl OnOffAuto {
-    /// Returns what the user asks for, or `None` for `auto`.
+    /// Returns the user's choice, or `None` for `auto`.
     pub const fn value(self) -> Option<bool> {
         // auto = 0, on = 1, off = 2
         match self.0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What a device overrides in its parent class, and what it is called.
+//! Methods of its parent class that a device overrides, and the device's name.
 //!
 //! The class of a device that calls the methods of its parent class keeps them:
 //!
@@ -112,7 +112,7 @@ where
         unsafe { copy((*self.as_ptr::<DeviceState>().cast::<bindings::DeviceState>()).id) }
     }
 
-    /// Returns what the user calls the device: its ID, or else its path.
+    /// Returns the device's name for users: its ID, or else its path.
     fn name(&self) -> String {
         let device: &Self::Target = self;
         self.id()

@@ -126,7 +126,7 @@ pub fn add_machine_init_done_notifier(notifier: &Notifier) {
     unsafe { notifier.add_to_list(bindings::qemu_add_machine_init_done_notifier) }
 }
 
-/// Returns whether the machine is complete, so that the guest may know its devices.
+/// Returns whether the machine is complete, so that the guest may have seen its devices.
 pub fn is_machine_ready() -> bool {
     // SAFETY: reads a variable of the main thread
     unsafe {

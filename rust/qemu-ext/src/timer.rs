@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What [`util::timer::Timer`] lacks.
+//! Extensions of [`util::timer::Timer`].
 //!
 //! ```no_run
 //! use qemu_ext::timer::TimerExt;

@@ -19,7 +19,7 @@
     clippy::useless_transmute
 )]
 
-//! What bindgen made of `include/hw/arm/smmuv3-rust.h`.
+//! The output of bindgen for `include/hw/arm/smmuv3-rust.h`.
 
 #[cfg(MESON)]
 include!("bindings.inc.rs");

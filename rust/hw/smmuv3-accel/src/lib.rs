@@ -3,19 +3,19 @@
 
 //! Arm `SMMUv3` device model for QEMU.
 //!
-//! The type `arm-smmuv3`: a drop-in for QEMU's C device of that name. What the
-//! architecture says lives in the crate [`smmuv3`], which knows nothing of
-//! QEMU; this crate connects it to QOM, guest memory, interrupts and the host's
-//! iommufd, through QEMU's Rust crates and [`qemu_ext`].
+//! The type `arm-smmuv3`: a drop-in for QEMU's C device of that name. The
+//! architecture is in the crate [`smmuv3`], which is independent of QEMU; this
+//! crate connects it to QOM, guest memory, interrupts and the host's iommufd,
+//! through QEMU's Rust crates and [`qemu_ext`].
 //!
-//! * [`device`]: the QOM type; it connects all others, and nothing else knows it
+//! * [`device`]: the QOM type; it connects all others, and no other depends on it
 //! * [`cmdq`], [`eventq`], [`mmio`]: the queues, and register accesses
 //! * [`iommu`]: DMA translation for emulated devices
 //! * [`accel`]: assigned devices, nested translation
 //! * [`pci`]: which devices may be behind an SMMU with assigned devices
 //! * [`state`]: registers and caches, which the above are given
-//! * [`properties`], [`vmstate`]: what a user can set, and the migration stream
-//! * [`irq`], [`memory`], [`deadline`], [`trace`][mod@trace], [`statistics`]: what all of them use
+//! * [`properties`], [`vmstate`]: the user's settings, and the migration stream
+//! * [`irq`], [`memory`], [`deadline`], [`trace`][mod@trace], [`statistics`]: used by all of them
 
 mod accel;
 mod bindings;

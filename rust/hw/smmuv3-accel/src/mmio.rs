@@ -33,7 +33,7 @@ pub fn write(
     size: u32,
 ) -> Effects {
     trace::trace_smmuv3_write_mmio(offset & PAGE_MASK, value, size, 0);
-    // what was recorded before the queue is disabled is there (§7.2.1)
+    // events recorded before the queue is disabled must be in it (§7.2.1)
     events.flush(state, irqs);
     let (effects, acknowledged, gerrorn) = {
         let mut locked = state.lock();

@@ -61,7 +61,7 @@ fn is_bridge(device: &PciDevice) -> bool {
         .any(|name| device.is_a(name))
 }
 
-/// What can be plugged into a bus behind an SMMU with assigned devices.
+/// The kinds of devices on a bus behind an SMMU with assigned devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
     Bridge,
@@ -84,8 +84,8 @@ impl Endpoint {
     }
 }
 
-/// Refuses what an SMMU with assigned devices cannot serve: a device for which the PCI core
-/// asks in the name of `function`.
+/// Refuses a device that an SMMU with assigned devices cannot serve. The PCI core asks
+/// for it in the name of `function`.
 pub fn permit(smmu: &DeviceState, function: PciFunction<'_>) -> Result<()> {
     let smmu = smmu.path_component().unwrap_or_default();
     let masked = masked_endpoint(function);
@@ -103,7 +103,7 @@ pub fn permit(smmu: &DeviceState, function: PciFunction<'_>) -> Result<()> {
     match Endpoint::of(&device) {
         Endpoint::Bridge => Ok(()),
         // Its transactions and those of its neighbours would have one StreamID, while the
-        // host knows one device only by each StreamID.
+        // host binds one device only to each StreamID.
         Endpoint::Assigned | Endpoint::AssignedWithoutIommufd if is_masked || is_conventional => {
             Err(Error::msg(format!(
                 "{name} cannot be behind arm-smmuv3 '{smmu}' with accel=on through the conventional \
@@ -156,7 +156,7 @@ fn untranslated() -> &'static AddressSpace {
     })
 }
 
-/// Returns what the SMMU wants of VFIO. `has_pasid` is whether the guest is shown PASIDs.
+/// Returns the SMMU's requirements on VFIO. `has_pasid` is whether the guest is shown PASIDs.
 pub fn viommu_flags(has_pasid: bool) -> ViommuFlags {
     if has_pasid {
         ViommuFlags::WANT_NESTING_PARENT | ViommuFlags::PASID_SUPPORTED

@@ -234,7 +234,7 @@ impl SmmuProperties {
     /// guest is shown no more of them than the host can do, or its ASIDs above
     /// 255 and its live changes of block sizes would be undone by the host, and its
     /// CD.HAD0 and CD.HAD1 ignored.
-    /// Not for a guest that runs already: what it has seen stays.
+    /// Not for a guest that runs already: the ID registers that it has read stay.
     pub fn resolve(&self, mut features: Features, host: &Features) -> Features {
         if self.ats == Auto::FromHost {
             features = features.with_ats(host.ats());

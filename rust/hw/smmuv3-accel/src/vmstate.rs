@@ -38,8 +38,8 @@ impl_vmstate_struct!(
         .build()
 );
 
-/// Hands the fields of the stream, in its order, to the macro `$then`: what the C device
-/// derives from registers, registers as they are, and queues; then those of the subsection.
+/// Hands the fields of the stream, in its order, to the macro `$then`: values that the C
+/// device derives from registers, registers, and queues; then those of the subsection.
 ///
 /// A register that is migrated is an entry of this list and of no other.
 macro_rules! with_stream_fields {
@@ -80,7 +80,7 @@ macro_rules! declare_saved_registers {
         queues { $($queue:ident,)+ }
         gbpa { $($gbpa:ident: $gbpa_ty:ty,)+ }
     ) => {
-        /// The registers, and what the C device derives from them.
+        /// The registers, and the values that the C device derives from them.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct SavedRegisters {
             $(pub $derived: $derived_ty,)+
@@ -188,7 +188,7 @@ impl SavedQueue {
 }
 
 impl SavedRegisters {
-    /// Returns what the C device saves for these registers.
+    /// Returns the values that the C device saves for these registers.
     pub fn of(
         Snapshot {
             features,
@@ -219,7 +219,7 @@ impl SavedRegisters {
         saved
     }
 
-    /// Returns what a stream without subsections means: GBPA's reset value.
+    /// Returns the value for a stream without subsections: GBPA's reset value.
     pub fn before_load(features: &Features) -> Self {
         Self {
             gbpa: Registers::reset(features).gbpa,
@@ -259,8 +259,8 @@ impl SavedRegisters {
     }
 
     /// Returns the first field with a value that neither this device nor the C one can
-    /// have saved. What they derive is looked at; every value of a register that
-    /// a guest writes is possible.
+    /// have saved. Only derived values are checked, because a guest can write any value
+    /// to a register.
     fn impossible(&self, max_cmdqs: u32, max_eventqs: u32) -> Option<&'static str> {
         [
             ("features", self.features & !FEATURE_2LVL_STE != 0),

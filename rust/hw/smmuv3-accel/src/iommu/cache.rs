@@ -22,19 +22,19 @@ const fn granule_encoding(granule_shift: u8) -> u8 {
 pub struct WalkCaches<'a> {
     state: &'a GuestState,
     walk: Walk,
-    /// The configuration, if it was known
+    /// The configuration, if it was cached
     known: Option<StreamContext>,
-    /// The translation was looked for with a known configuration: it is not there
+    /// The translation was looked up with a cached configuration, and missed
     missing: bool,
-    /// For the trace: how often things were found
+    /// For the trace: numbers of hits and misses
     statistics: Statistics,
-    /// For the trace: what the walks are of
+    /// For the trace: the context of the walks
     context: Option<Context>,
 }
 
 impl<'a> WalkCaches<'a> {
     /// Returns the caches of `state` for the walk of a transaction for which
-    /// [`Store::hit`](smmuv3::translation::Store::hit) has found no more than `known`.
+    /// [`Store::hit`](smmuv3::translation::Store::hit) has hit no more than `known`.
     pub const fn new(
         state: &'a GuestState,
         walk: Walk,

@@ -55,7 +55,7 @@ enum Mode {
     Undisturbed,
 }
 
-/// A transaction: stream, address, and what is wanted.
+/// A transaction: stream, address, and kind of access.
 type Access = (u32, u64, Permissions);
 
 /// A part of the address space that is translated at once.
@@ -65,7 +65,7 @@ pub struct Page {
     output: u64,
     /// The address bits within
     mask: u64,
-    /// What is permitted; nothing if the access is aborted
+    /// The permissions; none if the access is aborted
     permission: IommuAccess,
 }
 
@@ -127,7 +127,7 @@ impl Translator<'_> {
     /// Translates the access of `stream_id` to `iova`. [`IommuAccess::NONE`] is a probe.
     /// `region` names the function in traces.
     ///
-    /// Does not need the BQL. `ram` is what can be read without it.
+    /// Does not need the BQL. `ram` is the memory that can be read without it.
     pub fn translate(
         self,
         region: &CStr,
@@ -236,7 +236,7 @@ impl Translator<'_> {
     }
 
     /// Translates an access once against the current tables, unless an invalidation reaches
-    /// what is read. `hit` is what the caches have in `locked`.
+    /// the memory that is read. `hit` is the caches' entry in `locked`.
     #[inline(never)]
     fn attempt(
         self,
