@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The TLB, and a list of what it may know.
+//! The TLB against a list of the entries that may hit.
 
 #![no_main]
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Programs of commands on hosts that fail for a reason, where batches equal
-//! single commands, and without one, where no invalidation is lost.
+//! Programs of commands on failing hosts. If the failures have a reason, batches equal
+//! single commands; if not, no invalidation is lost.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A guest, a host and memory that do anything at any moment, and after each
-//! visit of the queue the question whether what it did is what it may.
+//! Randomized guest, host and memory. Each run of the Command queue is compared
+//! with the effects that the specification permits.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
@@ -27,10 +27,10 @@ const STREAMS: [u32; 6] = [0, 8, 0x18, 0x19, 0x1f, 0xffff];
 /// Where MSIs go: away from the queue, where they would overwrite commands.
 const MSI: u64 = 0x2000_0000;
 
-/// Most visits after one step.
-const VISITS: usize = 40;
+/// Most runs of the queue after one step.
+const RUNS: usize = 40;
 
-/// What happens, one after the other.
+/// The steps of one input, in order.
 #[derive(Clone, Debug)]
 pub struct Session {
     features: Features,
@@ -54,29 +54,29 @@ enum Step {
         value: u64,
     },
     Acknowledge,
-    /// What the host says next.
+    /// The next answers of the host.
     Answers(Vec<Answer>),
-    /// A device comes or goes; the host knows of it, or does not.
+    /// A device is plugged or unplugged; the host knows its StreamID, or does not.
     Device {
         sid: u32,
         there: bool,
         known: bool,
     },
-    /// It goes when the host refuses a command.
+    /// The device is unplugged as soon as the host refuses a command.
     Vanishing(u32),
     CachesCds(bool),
     Gone(bool),
-    /// Each visit lasts long enough with one call.
+    /// One call uses up the time slice of a run.
     Slow(bool),
-    /// A stream stays on stage 1 whatever is done.
+    /// Every attempt to detach a stream from stage 1 fails.
     Stuck(bool),
-    /// After so many calls that failed the machine was held up for too long.
+    /// So many failed calls have held up the machine for too long.
     Patience(Option<usize>),
-    /// A slot of the queue aborts, or where MSIs go, or nothing any more.
+    /// Accesses to a slot of the queue abort, or to the MSI page, or none any more.
     Abort(Option<Place>),
     Budget(u32),
-    /// The caller comes back without a doorbell.
-    Visit,
+    /// A run without a doorbell.
+    Run,
     Reset,
     /// To another machine with the same tables.
     Migrate,
@@ -89,7 +89,7 @@ enum Place {
 }
 
 impl Session {
-    /// Panics if a visit does what it must not.
+    /// Panics if a run of the queue has an effect that it must not have.
     pub fn check(&self) {
         let mut machine = Machine::resized(self.features, self.policy, self.log2size, self.start);
         machine.host.caches_cds = true;
@@ -99,8 +99,8 @@ impl Session {
             if matches!(step, Step::Reset) {
                 stall = Stall::default();
             }
-            for _ in 0..VISITS {
-                if visit(&mut machine, &mut stall) == Progress::Idle {
+            for _ in 0..RUNS {
+                if run_queue(&mut machine, &mut stall) == Progress::Idle {
                     break;
                 }
             }
@@ -153,7 +153,7 @@ fn take(machine: &mut Machine, step: &Step) {
         }
         Step::Abort(Some(Place::Msi)) => machine.memory.unwritable.push(MSI..MSI + 0x1000),
         Step::Budget(budget) => machine.budget = *budget,
-        Step::Visit => {}
+        Step::Run => {}
         Step::Reset => {
             machine.registers = Registers::reset(&machine.features);
             machine.cmdq.reset();
@@ -166,7 +166,7 @@ fn take(machine: &mut Machine, step: &Step) {
     }
 }
 
-/// Without the visit that it asks for: that comes next, and is watched.
+/// Writes a register without the run that it requests: `check` does that next.
 fn write(machine: &mut Machine, offset: u64, value: u64) {
     let size = if offset == CMDQ_BASE { 8 } else { 4 };
     let features = machine.features;
@@ -183,13 +183,13 @@ struct Stall {
     most: u32,
 }
 
-/// What was there before a visit.
+/// The state before a run.
 struct Before {
     ready: bool,
     registers: Registers,
     ring: QueueLayout,
     rd: u32,
-    /// The commands from there on that a visit may look at.
+    /// The commands from there on that a run may read.
     commands: Vec<Slot>,
     used: u32,
     streams: Vec<u32>,
@@ -259,7 +259,7 @@ fn known(machine: &Machine) -> Vec<u32> {
     host.streams.difference(&host.unknown).copied().collect()
 }
 
-fn visit(machine: &mut Machine, stall: &mut Stall) -> Progress {
+fn run_queue(machine: &mut Machine, stall: &mut Stall) -> Progress {
     machine.host.waived.clear();
     let before = Before::of(machine, *stall);
     let progress = machine.consume_once();
@@ -284,12 +284,12 @@ fn visit(machine: &mut Machine, stall: &mut Stall) -> Progress {
     progress
 }
 
-/// What a visit has done.
+/// The effects of a run.
 struct After<'a> {
     before: &'a Before,
     machine: &'a Machine,
     events: Vec<Event>,
-    /// What the host said that was no success.
+    /// The errors that the host returned.
     failures: Vec<i32>,
     consumed: usize,
 }
@@ -316,7 +316,7 @@ impl After<'_> {
                 assert_eq!(progress, Progress::Idle);
                 self.stopped(code);
             }
-            None => self.went_on(progress),
+            None => self.not_stopped(progress),
         }
     }
 
@@ -340,18 +340,18 @@ impl After<'_> {
         self.machine.host.given_up > self.before.given_up
     }
 
-    /// Whether the host was to complete anything.
+    /// Returns whether the host was asked to complete anything.
     fn asked(&self) -> bool {
         self.calls() > 0 || !self.machine.host.waived.is_empty()
     }
 
-    /// A stream may be on stage 1 again.
+    /// Returns whether a stream may be attached to stage 1 again.
     fn is_installed(&self) -> bool {
         let mut events = self.events.iter();
         events.any(|event| matches!(event, Event::Installed(_)))
     }
 
-    /// The host is given up on when it was to be, and then not called.
+    /// The host is given up on for a reason only, and is not called after that.
     fn given_up_for_a_reason(&self) {
         let (host, before) = (&self.machine.host, self.before);
         let most_errors = self.machine.cmdq.policy().max_errors.max(1);
@@ -361,7 +361,7 @@ impl After<'_> {
         let times = host.given_up - before.given_up;
         assert!(times <= self.calls() + before.commands.len() + 1);
         if before.stall.least >= most_errors && self.asked() {
-            assert!(self.gave_up(), "the host fails for ever");
+            assert!(self.gave_up(), "the host fails for good");
             assert!(host.is_stuck || self.is_installed() || self.calls() == 0);
         }
         if before.is_local && !self.is_installed() {
@@ -371,7 +371,7 @@ impl After<'_> {
         assert!(host.waived.is_empty() || before.is_local || self.gave_up());
     }
 
-    /// How often the host has failed at one command by now.
+    /// Returns how often the host has failed at one command by now.
     fn stall(&self) -> Stall {
         let before = self.before.stall;
         let position = self.machine.registers.cmdq_cons & self.before.ring.pointer_mask();
@@ -407,12 +407,12 @@ impl After<'_> {
         assert_eq!(expected, self.machine.registers);
     }
 
-    /// `CMDQ_CONS.ERR` of an error that is new.
+    /// Returns `CMDQ_CONS.ERR` of an error that is new.
     fn error(&self) -> Option<u32> {
         let new = self.machine.registers.active_errors() & !self.before.registers.active_errors();
         let code = self.machine.registers.cmdq_cons >> 24;
         if new & 1 == 0 {
-            // The code of an error that is over stays (6.3.28).
+            // The code of an error that is over stays (§6.3.28).
             assert_eq!(code, self.before.registers.cmdq_cons >> 24);
         }
         (new & 1 != 0).then_some(code)
@@ -429,7 +429,7 @@ impl After<'_> {
         self.events.contains(&event)
     }
 
-    /// Nothing that `CMDQ_CONS` has passed is left to do.
+    /// Every command that `CMDQ_CONS` has passed is complete.
     fn consumed_is_complete(&self) {
         for slot in &self.before.commands[..self.consumed] {
             assert!(slot.readable, "consumed without having been read");
@@ -451,8 +451,8 @@ impl After<'_> {
         }
     }
 
-    /// Whether a command completed without the host: it was given up on before, or
-    /// because of the call with this command.
+    /// Returns whether a command completed without the host, which was given up on
+    /// before, or because of the call with this command.
     fn is_waived(&self, words: [u64; 2]) -> bool {
         let host = &self.machine.host;
         let mut calls = host.calls[self.before.calls..].iter();
@@ -460,7 +460,7 @@ impl After<'_> {
         host.waived.contains(&words) || (is_lost && calls.any(|call| call.contains(&words)))
     }
 
-    /// Whether there is nothing that a command could have invalidated.
+    /// Returns whether nothing is cached that a command could invalidate.
     fn is_moot(&self, command: &Invalidation) -> bool {
         let (target, is_atc) = (command.target(), command.is_atc_inv());
         let ignored = is_atc && !self.before.registers.smmu_enabled();
@@ -476,12 +476,12 @@ impl After<'_> {
         for sid in self.machine.host.streams.range(first..=last) {
             assert!(
                 self.happened(Event::Installed(*sid)),
-                "{sid:#x} is as it was"
+                "{sid:#x} was not attached again"
             );
         }
     }
 
-    /// The host was given what the commands say, and nothing else.
+    /// The host was given the guest's commands, and no others.
     fn executed_was_asked_for(&self) {
         for words in self.executed().chain(&self.machine.host.waived) {
             let asked = self.before.commands.iter().any(|slot| match slot.decoded {
@@ -493,7 +493,7 @@ impl After<'_> {
                 }
                 _ => false,
             });
-            assert!(asked, "{words:x?} comes from nowhere");
+            assert!(asked, "{words:x?} was not submitted by the guest");
         }
     }
 
@@ -507,8 +507,8 @@ impl After<'_> {
                 .count()
         };
         let wired = count(|signal| *signal == CompletionSignal::Irq);
-        let told = self.events.iter().filter(|event| **event == Event::CmdSync);
-        assert_eq!(told.count(), wired);
+        let signalled = self.events.iter().filter(|event| **event == Event::CmdSync);
+        assert_eq!(signalled.count(), wired);
         let messages = count(|signal| matches!(signal, CompletionSignal::Msi { .. }));
         let memory = &self.machine.memory;
         assert_eq!(memory.written.len() - self.before.messages, messages);
@@ -517,8 +517,8 @@ impl After<'_> {
             true => new.count_ones() as usize,
             false => 0,
         };
-        let told = self.events.iter().filter(|event| **event == Event::Gerror);
-        assert_eq!(told.count(), interrupts);
+        let signalled = self.events.iter().filter(|event| **event == Event::Gerror);
+        assert_eq!(signalled.count(), interrupts);
         assert_eq!(new & !0x11, 0, "other errors");
         assert!(new & 0x10 == 0 || messages > 0);
     }
@@ -562,7 +562,7 @@ impl After<'_> {
         }
     }
 
-    /// Whether there was anything that can have taken long.
+    /// Returns whether there was a call that can have taken long.
     fn takes_time(&self) -> bool {
         self.asked()
             || self.before.commands[..self.consumed].iter().any(|slot| {
@@ -573,7 +573,7 @@ impl After<'_> {
             })
     }
 
-    fn went_on(&self, progress: Progress) {
+    fn not_stopped(&self, progress: Progress) {
         let (consumed, used) = (self.consumed, self.before.used as usize);
         match progress {
             Progress::Idle => assert_eq!(consumed, used),
@@ -590,7 +590,7 @@ impl After<'_> {
     }
 }
 
-/// What drops the Context descriptors of a stream.
+/// The `CMD_CFGI_CD_ALL` of a stream.
 const fn descriptors_of(sid: u32) -> [u64; 2] {
     [0x06 | ((sid as u64) << 32), 0]
 }
@@ -649,7 +649,7 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
             slot => Some(Place::Slot(slot.into())),
         }),
         24 => Step::Budget(one_of(u, &[0, 1, 2, 7, 62, 63, 64, 4096])?),
-        25 => Step::Visit,
+        25 => Step::Run,
         26 => Step::Overwrite {
             slot: u32::from(u8::arbitrary(u)?),
             words: command(u)?,
@@ -696,7 +696,7 @@ fn answer(u: &mut Unstructured<'_>) -> Result<Answer> {
     })
 }
 
-/// One that may be legal, with a few bits that distinguish it from others; or any.
+/// A command that may be legal, with a few bits that distinguish it; or any words.
 fn command(u: &mut Unstructured<'_>) -> Result<[u64; 2]> {
     let [kind, number] = <[u8; 2]>::arbitrary(u)?;
     let n = u64::from(number);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Words of memory, and what they mean with any ID registers.
+//! Decoding of arbitrary words with any ID registers.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{
@@ -16,7 +16,7 @@ use smmuv3::{
 
 use crate::pick::{below, features};
 
-/// Words, to be taken for everything that has words.
+/// Words, decoded as each structure in turn.
 #[derive(Clone, Debug)]
 pub struct Words {
     features: Features,
@@ -24,13 +24,13 @@ pub struct Words {
     sid: u32,
     ssid: u32,
     table: (u64, u32),
-    /// What memory holds behind the words, again and again.
+    /// The words that fill the rest of memory, repeated.
     memory: Vec<u64>,
     aborts_after: usize,
 }
 
 impl Words {
-    /// Panics if something has no meaning, or two.
+    /// Panics if a structure cannot be decoded, or in two ways.
     pub fn check(&self) {
         self.command();
         self.event();
@@ -52,7 +52,7 @@ impl Words {
                 let words = invalidation.to_words();
                 let [fields0, fields1] = fields(words[0] as u8);
                 assert_eq!((words[0] & !fields0, words[1] & !fields1), (0, 0));
-                // Of EL2, no host takes anything: everything is dropped.
+                // No host accepts TLBIs of EL2, so everything is invalidated instead.
                 assert_eq!(decode(words, features), Ok(command));
                 if !matches!(word0 as u8, 0x20..=0x23) {
                     assert_eq!(words[0] as u8, word0 as u8);
@@ -120,8 +120,8 @@ impl Words {
         }
     }
 
-    /// What a host is given must mean the same once more, and nothing that the
-    /// guest did not say.
+    /// Words for the host decode to the same command, and have no bit that the guest
+    /// did not set.
     fn host_entry(&self, ste: &[u64; 2]) {
         assert_eq!(ste[0] & !self.words[0], 0);
         assert_eq!(ste[0] & 1, 1);
@@ -213,8 +213,8 @@ impl Words {
     }
 }
 
-/// The bits of a forwarded command that are not Reserved: a host refuses those
-/// that are.
+/// Returns the bits of a forwarded command that are not Reserved: a host refuses
+/// Reserved ones.
 fn fields(opcode: u8) -> [u64; 2] {
     const SID: u64 = 0xffff_ffff << 32;
     const SSID: u64 = 0xf_ffff << 12;
@@ -238,7 +238,7 @@ fn fields(opcode: u8) -> [u64; 2] {
     [word0 | 0xff, word1]
 }
 
-/// Memory that answers with one word after the other.
+/// Memory whose reads return one word after the other.
 struct Answers<'a> {
     words: &'a Words,
     next: usize,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Inputs of the fuzz targets: what bytes stand for, and what must hold.
+//! Inputs of the fuzz targets: how bytes are decoded, and the properties checked.
 //!
 //! The machine around the crate, the models and the references are those of
 //! its tests.

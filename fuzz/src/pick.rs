@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What several inputs are made of.
+//! Building blocks that several inputs share.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use smmuv3::{EioReport, Features, FlushPolicy};
 
 use crate::common::vector_features;
 
-/// One byte's worth of `0..count`: mutations stay local.
+/// Returns a number in `0..count`, from one byte, so that mutations stay local.
 pub fn below(u: &mut Unstructured<'_>, count: u8) -> Result<u8> {
     u.int_in_range(0..=count - 1)
 }
 
-/// One of a few.
+/// Returns one of a few values.
 pub fn one_of<T: Copy>(u: &mut Unstructured<'_>, choices: &[T]) -> Result<T> {
     u.choose(choices).copied()
 }
 
-/// As many as there are bytes for, up to `most`.
+/// Returns as many values as there are bytes for, up to `most`.
 pub fn several<T>(
     u: &mut Unstructured<'_>,
     most: usize,
@@ -31,7 +31,7 @@ pub fn several<T>(
     Ok(made)
 }
 
-/// ID registers: of a device that there is with a few features more, or any.
+/// Returns ID registers: of an existing device with a few features more, or any.
 pub fn features(u: &mut Unstructured<'_>) -> Result<Features> {
     if below(u, 8)? == 0 {
         return Ok(Features {
@@ -43,7 +43,7 @@ pub fn features(u: &mut Unstructured<'_>) -> Result<Features> {
     plausible_features(u)
 }
 
-/// The same without any that contradict each other.
+/// Returns such ID registers without features that contradict each other.
 pub fn plausible_features(u: &mut Unstructured<'_>) -> Result<Features> {
     let [one, other] = <[u8; 2]>::arbitrary(u)?;
     let has = |byte: u8, bit: u8| (byte >> bit) & 1 != 0;
@@ -65,7 +65,7 @@ pub fn plausible_features(u: &mut Unstructured<'_>) -> Result<Features> {
         .with_ssidsize(if has(other, 7) { 0 } else { 20 }))
 }
 
-/// What is done about a host that fails.
+/// Returns a policy for a failing host.
 pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
     let byte = u8::arbitrary(u)?;
     Ok(FlushPolicy {
@@ -82,7 +82,7 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
     })
 }
 
-/// How an illegal command is reported.
+/// Returns how the host reports an illegal command.
 pub const fn eio(offender: bool) -> EioReport {
     if offender {
         EioReport::Offender

@@ -12,7 +12,7 @@ use crate::{
     pick::{below, features, one_of, several},
 };
 
-/// The end of what is more than RES0, but for the identification.
+/// The end of the registers that are not RES0, without those for identification.
 const END: u64 = 0x130;
 const CR0: u64 = 0x20;
 const CR0ACK: u64 = 0x24;
@@ -24,7 +24,7 @@ const CMDQ_CONS: u64 = 0x9c;
 const EVENTQ_BASE: u64 = 0xa0;
 const EVENTQ_PROD: u64 = 0xa8;
 
-/// What software and the SMMU do.
+/// A step of software or of the SMMU.
 #[derive(Clone, Debug)]
 pub struct Accesses {
     features: Features,
@@ -42,7 +42,7 @@ enum Step {
 }
 
 impl Accesses {
-    /// Panics if a register holds or does what it must not.
+    /// Panics if a register has a value or an effect that it must not have.
     pub fn check(&self) {
         let mut file = File {
             features: self.features,
@@ -51,7 +51,7 @@ impl Accesses {
                 None => Registers::reset(&self.features),
             },
         };
-        // What was saved may hold anything; what becomes of it may not.
+        // A saved state may have any value; the restored state may not.
         file.registers.clear_reserved(&file.features);
         for step in &self.steps {
             file.take(*step);
@@ -90,7 +90,7 @@ impl File {
         self.registers.read(&self.features, offset, 4)
     }
 
-    /// What all registers read.
+    /// Returns the values of all registers.
     fn words(&self) -> Vec<u64> {
         (0..END)
             .step_by(4)
@@ -138,16 +138,16 @@ impl File {
         self.read(offset, size);
     }
 
-    /// A write of one register, of which `before` is what was there.
+    /// Checks a write of one register; `before` is the state before it.
     fn wrote(&mut self, before: &Registers, offset: u64, effects: Effects) {
         let mut expected = self.registers.clone();
         if offset & 0xffff == CR1 {
-            // Of its fields, each is guarded for itself.
+            // Each of its fields has a guard of its own.
             self.guards_cr1(before);
             expected.cr1 = before.cr1;
         }
         if effects.guest_error.is_some() {
-            assert_eq!(*before, expected, "what is forbidden does nothing");
+            assert_eq!(*before, expected, "a forbidden write has no effect");
         }
         self.only_changed(before, offset & 0xffff);
         let enables = before.cr0 ^ self.registers.cr0;
@@ -160,21 +160,21 @@ impl File {
             let moved = offset & 0xffff == CMDQ_CONS || offset & 0xfff8 == CMDQ_BASE;
             assert!(moved || !self.registers.cmdq_ready(&self.features));
         }
-        // What a register reads, written to it, changes nothing that is seen.
+        // Writing the value that a register reads changes nothing.
         let settled = self.words();
         let value = self.word(offset);
         self.registers.write(&self.features, offset, value, 4);
         assert_eq!(self.words(), settled, "{offset:#x}");
     }
 
-    /// Queues have their attributes in bits 5:0, tables in 11:6 (6.3.11).
+    /// Queues have their attributes in bits 5:0, tables in 11:6 (§6.3.11).
     fn guards_cr1(&self, before: &Registers) {
         let changed = before.cr1 ^ self.registers.cr1;
         assert!(changed & 0x3f == 0 || before.cr0 & 0xe == 0);
         assert!(changed & 0xfc0 == 0 || before.cr0 & 1 == 0);
     }
 
-    /// Nothing else reads otherwise than before.
+    /// No other register has changed.
     fn only_changed(&self, before: &Registers, offset: u64) {
         for other in (0..END).step_by(4) {
             let follows = match offset {
@@ -203,7 +203,7 @@ impl File {
         assert_eq!(self.registers.activate_errors(bits), 0, "once only");
     }
 
-    /// An event, for a queue whose memory may abort.
+    /// Records an event in a queue whose memory may abort.
     fn record(&mut self, aborts: bool) {
         use smmuv3::{
             eventq::{record, Recorded},
@@ -295,7 +295,7 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
     })
 }
 
-/// Small, or of all ones, or any.
+/// Returns a small value, or all ones, or any.
 fn value(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok(match u8::arbitrary(u)? {
         0xff => u64::MAX,
@@ -305,7 +305,7 @@ fn value(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// A state that comes from elsewhere.
+/// Returns a saved state of another implementation.
 fn saved(u: &mut Unstructured<'_>) -> Result<Registers> {
     Ok(Registers {
         cr0: u32::arbitrary(u)?,

@@ -14,13 +14,13 @@ use crate::{
 /// Opcodes of all invalidations of the TLB.
 const OPCODES: [u64; 7] = [0x10, 0x11, 0x12, 0x13, 0x28, 0x2a, 0x30];
 
-/// What the TLB goes through.
+/// The steps of one input.
 #[derive(Clone, Debug)]
 pub struct Steps(Vec<Step>);
 
 impl Steps {
-    /// Panics if anything is found that was dropped or replaced. As long as
-    /// there is room for all, also if something is not found that is there.
+    /// Panics if an entry hits that was invalidated or replaced, and, as long as there
+    /// is room for all entries, if one misses that was not.
     pub fn check(&self) {
         let mut both = Both::new();
         let mut inserted: Vec<Known> = Vec::new();
@@ -33,7 +33,7 @@ impl Steps {
             }
             for known in &inserted {
                 let found = both.is_found(known);
-                // As many as one place takes.
+                // As many as one set has room for.
                 if inserted.len() <= 4 {
                     assert_eq!(found, both.is_known(known), "{known:x?}");
                 }
@@ -91,13 +91,13 @@ fn known(u: &mut Unstructured<'_>) -> Result<Known> {
             stage1: permissions(bits),
             stage2: permissions(bits >> 2),
             device: bits & 0x20 != 0,
-            // Stage 2 knows no global entries.
+            // Stage 2 has no global entries.
             global: bits & 0x10 != 0 && tag.asid.is_some(),
         },
     })
 }
 
-/// With all that a guest can write into it.
+/// Returns a TLBI with any value in each field that a guest can write.
 fn command(u: &mut Unstructured<'_>) -> Result<[u64; 2]> {
     let opcode = one_of(u, &OPCODES)?;
     let Tag { vmid, asid } = tag(u)?;

@@ -31,12 +31,12 @@ use crate::{
 /// translated, and for a walk of 4 levels of which each takes another.
 const MOST_READS: usize = 2 + 2 * 5 + 5 * 4 + 4;
 
-/// Tables, and what happens then.
+/// Tables, and the steps of one input.
 #[derive(Clone, Debug)]
 pub struct Session {
     setup: Setup,
     memory: Tables,
-    /// What transactions are about.
+    /// The addresses of transactions.
     addresses: Vec<u64>,
     steps: Vec<Step>,
 }
@@ -51,7 +51,7 @@ enum Step {
     },
     Change(Change),
     Command([u64; 2]),
-    /// Of this address.
+    /// Invalidates the address with this number.
     Invalidate {
         number: u8,
         by: By,
@@ -74,7 +74,7 @@ enum Request {
     Invalidate { number: u8, by: By, scope: Scope },
 }
 
-/// A descriptor that a walk has read, counted from the last, gets this value.
+/// A change of a descriptor that a walk has read, counted from the last.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     which: u8,
@@ -104,7 +104,7 @@ const ALL_BY: [By; 7] = [
     By::Ipa,
 ];
 
-/// Of what an address is invalidated.
+/// The tag by which an address is invalidated.
 #[derive(Clone, Copy, Debug)]
 struct Scope {
     whose: Whose,
@@ -113,14 +113,14 @@ struct Scope {
 
 #[derive(Clone, Copy, Debug)]
 enum Whose {
-    /// The one that it is cached under.
+    /// The tag under which it is cached.
     Own,
     OtherAsid,
     OtherVmid,
 }
 
 impl Scope {
-    /// Of three bits: mostly its own.
+    /// Three bits: mostly its own.
     const fn of(bits: u8) -> Self {
         Self {
             whose: match (bits >> 1) & 3 {
@@ -133,13 +133,13 @@ impl Scope {
     }
 }
 
-/// Memory in which every doubleword is one of a few, unless it was stored.
+/// Memory in which every doubleword that was not stored has one of a few values.
 #[derive(Clone, Debug)]
 struct Tables {
     noise: Vec<u64>,
-    /// `None` cannot be read.
+    /// `None` aborts.
     stored: BTreeMap<u64, Option<u64>>,
-    /// Doublewords that were read, and how often memory was.
+    /// Doublewords that were read, and the number of reads.
     read: Vec<u64>,
     reads: usize,
 }
@@ -183,8 +183,8 @@ impl GuestMemory for Tables {
 }
 
 impl Session {
-    /// Panics if an outcome is not what the specifications say, or an entry
-    /// hits that was invalidated.
+    /// Panics if an outcome differs from the specification's, or an entry hits that
+    /// was invalidated.
     pub fn check(&self) {
         let mut registers = Registers::reset(&self.setup.features);
         registers.strtab_base = self.setup.strtab_base;
@@ -232,7 +232,7 @@ impl World<'_> {
         base.copied().unwrap_or(0) ^ offset
     }
 
-    /// One that the current walk depends on, or close by.
+    /// Returns an address that the current walk depends on, or one close by.
     fn ipa(&self, number: u8) -> Option<u64> {
         let events = self.flight.iter().flat_map(|flight| &flight.events);
         let ipas = events.filter_map(|event| match event {
@@ -250,7 +250,7 @@ impl World<'_> {
         self.store.configuration(SID).copied()
     }
 
-    /// Whether both stages translate, according to the cached configuration.
+    /// Returns whether both stages translate, according to the cached configuration.
     fn is_nested(&self) -> bool {
         match self.context() {
             Some(StreamContext::Translate(context)) => context.stages.bits() == 3,
@@ -259,7 +259,7 @@ impl World<'_> {
         }
     }
 
-    /// log2 of the largest page or block of stage 1 that the TLB may have in pieces.
+    /// Returns log2 of the largest page or block of stage 1 that the TLB may have split.
     fn split(&self) -> u8 {
         let widened = self.store.tlb().widened(Range::page(0, 0));
         widened.last.trailing_ones() as u8
@@ -269,7 +269,7 @@ impl World<'_> {
         self.fresh.is_fresh(address, self.is_nested())
     }
 
-    /// If there is anything to be changed.
+    /// Changes a descriptor, if a walk has read one.
     fn change(&mut self, change: Change) {
         let Some(last) = self.walked.len().checked_sub(1) else {
             return;
@@ -284,7 +284,7 @@ impl World<'_> {
         self.fresh.changed(&changed, nested);
     }
 
-    /// Lets software act, if it is time.
+    /// Lets software act, if its turn has come.
     fn pass(&mut self) {
         let Some(flight) = &mut self.flight else {
             return;
@@ -321,7 +321,7 @@ impl World<'_> {
         }
     }
 
-    /// What a walk of this address depends on may be changed later.
+    /// Notes the dependencies of a walk of this address, which may be changed later.
     /// Returns which addresses have the same descriptor of stage 1.
     fn note(&mut self, mut walk: impl FnMut(&mut Tables, &mut Noted) -> Outcome) -> Option<Range> {
         let mut noted = Noted::default();
@@ -338,7 +338,7 @@ impl World<'_> {
         noted.leaf
     }
 
-    /// Returns what a command invalidates.
+    /// Executes a command on the caches and returns its scope.
     fn invalidate_by(&mut self, words: [u64; 2]) -> Invalidated {
         match decode(words, &self.session.setup.features) {
             Ok(Command::Invalidate(command)) => match command {
@@ -367,7 +367,7 @@ impl World<'_> {
         }
     }
 
-    /// The same, and notes what can be relied on then.
+    /// Executes a command, and notes which translations cannot be stale then.
     fn execute(&mut self, words: [u64; 2]) -> Invalidated {
         let nested = self.is_nested();
         let tag = match self.context() {
@@ -394,9 +394,10 @@ impl World<'_> {
         invalidated
     }
 
-    /// Notes which addresses can be relied on after an invalidation.
+    /// Notes which addresses cannot be stale after an invalidation.
     fn refresh(&mut self, what: &TlbiScope, tag: Tag, globals: bool) {
-        // Of an ASID, global ones are not meant; of another one, nothing else is.
+        // A TLBI by ASID does not affect global entries; one by another ASID affects only
+        // those.
         let by_asid = matches!(what, TlbiScope::Asid { .. });
         let Some(range) = what.reach(tag, false).filter(|_| !(by_asid && globals)) else {
             return;
@@ -415,7 +416,7 @@ impl World<'_> {
         }
     }
 
-    /// The command that software uses for this address.
+    /// Returns the command that software uses for this address.
     fn invalidate(&mut self, address: u64, by: By, scope: Scope) -> Invalidated {
         let Some(StreamContext::Translate(context)) = self.context() else {
             return Invalidated::Nothing;
@@ -447,7 +448,7 @@ impl World<'_> {
     }
 }
 
-/// What depends on a doubleword that was changed, besides some translations.
+/// Caches that depend on a doubleword that was changed, besides some translations.
 struct Changed {
     stage2: bool,
     configuration: bool,
@@ -461,15 +462,15 @@ enum Invalidated {
     Translations(TlbiScope),
 }
 
-/// What can be relied on to be as the tables are.
+/// The translations that agree with the tables.
 #[derive(Default)]
 struct Fresh {
     configuration: bool,
     /// All translations.
     all: bool,
-    /// Those of stage 2, where both translate.
+    /// Translations of stage 2, where both stages translate.
     stage2: bool,
-    /// Those of stage 1, or of stage 2 where it is alone, of these addresses.
+    /// Translations of these addresses by stage 1, or by stage 2 where it is alone.
     addresses: BTreeSet<u64>,
     /// The cached entry of an address is of a descriptor of stage 1 for these.
     leaves: BTreeMap<u64, Range>,
@@ -493,7 +494,7 @@ impl Fresh {
         self.addresses.clear();
     }
 
-    /// What is stale was used to fill the other cache.
+    /// A stale entry was used to fill the other cache.
     fn used(&mut self, nested: bool) {
         if !self.configuration {
             *self = Self::default();
@@ -516,14 +517,14 @@ struct Flight {
     /// Accesses until software comes.
     left: u8,
     concurrent: Option<Concurrent>,
-    /// What was invalidated, and how much had been observed before that.
+    /// The invalidation, and the number of dependencies observed before it.
     invalidated: Option<(usize, Invalidated)>,
 }
 
-/// What a walk depends on.
+/// A dependency of a walk.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// An input address, and what the TLB has for it.
+    /// An input address, and the TLB's entry for it.
     Lookup(Tag, u64, Option<Entry>),
     Step(WalkStep),
 }
@@ -539,8 +540,8 @@ impl Flight {
         }
     }
 
-    /// Whether an invalidation was executed after something had been read that it
-    /// names.
+    /// Returns whether an invalidation was executed after the walk had read something
+    /// that it names.
     fn must_be_repeated(&self) -> bool {
         let (before, what) = match self.invalidated {
             None | Some((_, Invalidated::Nothing)) => return false,
@@ -554,7 +555,7 @@ impl Flight {
                 Event::Lookup(tag, input, hit) => {
                     let stage = stage_of(tag);
                     tags[usize::from(stage) - 1] = Some(tag);
-                    // What does not permit the access is not used.
+                    // An entry that does not permit the access is not used.
                     let is_used = match self.events.get(index + 1) {
                         None => true,
                         Some(Event::Step(step)) => stage == 2 && step.stage == 1,
@@ -576,7 +577,7 @@ impl Flight {
         is_named
     }
 
-    /// Whether there is anything that the invalidation can have reached.
+    /// Returns whether the invalidation can have affected anything.
     fn may_be_repeated(&self, split: u8) -> bool {
         let (before, what) = match self.invalidated {
             None | Some((_, Invalidated::Nothing)) => return false,
@@ -604,7 +605,7 @@ impl Flight {
                         tables = tables.max(step.log2_bytes);
                         if self.is_last(index, stage) {
                             leaf = leaf.max(step.log2_bytes);
-                            // What is not valid may have been global.
+                            // An invalid descriptor may have been global.
                             global |= step.descriptor & 1 == 0 || is_global(step);
                         }
                     }
@@ -628,8 +629,8 @@ const fn is_global(step: &WalkStep) -> bool {
     step.stage == 1 && step.descriptor & (1 << 11) == 0
 }
 
-/// Whether an invalidation names what descriptors that map so many addresses around
-/// `input` lead to; `leaf` is the size of the last one, and whether it is global.
+/// Returns whether an invalidation affects descriptors that map so many addresses around
+/// `input`; `leaf` is the size of the last one, and whether it is global.
 fn names(what: &TlbiScope, tag: Tag, input: u64, size: u8, leaf: Option<(u8, bool)>) -> bool {
     let within = |size: u8, range: Range| Range::page(input, size).overlaps(&range);
     match (what.reach(tag, false), leaf) {
@@ -804,10 +805,10 @@ impl Smmu<'_> {
     }
 }
 
-/// Caches nothing, and records where descriptors are.
+/// A cache that is always empty and records where descriptors are.
 #[derive(Default)]
 struct Noted {
-    /// And of which stage.
+    /// Where descriptors are, and of which stage.
     descriptors: Vec<(u64, u8)>,
     /// The addresses of the last descriptor of stage 1.
     leaf: Option<Range>,
@@ -1024,7 +1025,7 @@ fn change(u: &mut Unstructured<'_>) -> Result<Change> {
     Ok(Change { which, value })
 }
 
-/// Mostly one that is valid, and whose address is not too large.
+/// Returns a descriptor, mostly a valid one with an address that is not too large.
 fn descriptor(u: &mut Unstructured<'_>) -> Result<u64> {
     let [kind, flags] = <[u8; 2]>::arbitrary(u)?;
     let address = u64::from(u32::arbitrary(u)?) << 12;
@@ -1034,7 +1035,7 @@ fn descriptor(u: &mut Unstructured<'_>) -> Result<u64> {
         5 => return u64::arbitrary(u),
         _ => 0b11,
     };
-    // Of 44 bits, or of 32.
+    // An address of 44 bits, or of 32.
     let address = if kind & 0x10 != 0 {
         address
     } else {
@@ -1062,7 +1063,7 @@ fn address(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok(low ^ (top << 56))
 }
 
-/// An address of a table.
+/// Returns the address of a table.
 fn root(u: &mut Unstructured<'_>) -> Result<u64> {
     let number = u64::from(u16::arbitrary(u)?) << 12;
     Ok(if number == 0xffff << 12 {
@@ -1072,7 +1073,7 @@ fn root(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// Mostly within 16 to 39.
+/// Returns a `TxSZ`, mostly within 16 to 39.
 fn size(u: &mut Unstructured<'_>) -> Result<u64> {
     let byte = u64::from(u8::arbitrary(u)?);
     Ok(if byte < 0xf8 {
@@ -1082,7 +1083,7 @@ fn size(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// Of a field of flags, those that are seldom set.
+/// Returns those flags of a field that are seldom set.
 fn rare(u: &mut Unstructured<'_>, flags: &[u32]) -> Result<u64> {
     let byte = u8::arbitrary(u)?;
     Ok(match flags.get(usize::from(byte)) {
@@ -1114,7 +1115,7 @@ fn ste(u: &mut Unstructured<'_>) -> Result<[u64; 8]> {
     Ok([word0, word1, word2, root(u)?, 0, 0, 0, 0])
 }
 
-/// `S2TG`, `S2SL0` and `S2T0SZ`: mostly such that they go together.
+/// Returns `S2TG`, `S2SL0` and `S2T0SZ`, which mostly fit together.
 fn shape(u: &mut Unstructured<'_>) -> Result<u64> {
     let [format, extra] = <[u8; 2]>::arbitrary(u)?;
     let extra = u64::from(extra);
@@ -1129,7 +1130,7 @@ fn shape(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok((tg << 46) | (sl0 << 38) | ((64 - input) << 32))
 }
 
-/// `width` bits of `value` from bit `low` upwards.
+/// Returns `width` bits of `value` from bit `low` upwards.
 fn field64(value: u64, low: u32, width: u32) -> u64 {
     (value >> low) & ((1 << width) - 1)
 }
