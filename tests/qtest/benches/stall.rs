@@ -129,7 +129,7 @@ fn row(what: &str, stall: Stall) {
 }
 
 fn main() {
-    println!("A full queue of 2^{LARGEST} invalidations, QMP asked meanwhile. Times in ms.");
+    println!("A full queue of 2^{LARGEST} invalidations, concurrent QMP. Times in ms.");
     println!(
         "{:<24} {:>12} {:>12} {:>10} {:>12}",
         "", "doorbell", "QMP answer", "answers", "all"

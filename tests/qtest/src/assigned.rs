@@ -415,7 +415,7 @@ impl Bench {
         journal.mark();
     }
 
-    /// Checks what devices are attached to.
+    /// Checks the attachments of devices.
     #[track_caller]
     pub fn expect(&self, when: &str, devices: &[(&str, On)]) {
         let journal = self.journal();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The simulated host's log: the calls, the objects, and what each device is
+//! The simulated host's log: the calls, the objects, and the HWPT that each device is
 //! attached to.
 
 use std::{
@@ -263,7 +263,7 @@ impl Journal {
             .count()
     }
 
-    /// Returns what the device `name` was attached to since the mark, in order.
+    /// Returns the attachments of the device `name` since the mark, in order.
     pub fn history(&self, name: &str) -> Vec<On> {
         self.recent
             .iter()

@@ -432,7 +432,7 @@ impl Finished {
     /// lines than one.
     #[track_caller]
     pub fn refusal(&self) -> &str {
-        assert_eq!(self.status.signal(), None, "QEMU died of a signal\n{self}");
+        assert_eq!(self.status.signal(), None, "QEMU ended by a signal\n{self}");
         assert_eq!(self.status.code(), Some(1), "QEMU's exit status\n{self}");
         match self.error_lines().as_slice() {
             [line] => line,

@@ -2,8 +2,8 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! A `PCIe` root port that writes to memory on request: the only emulated
-//! initiator that may be behind an accelerated SMMU. It writes what its MSI-X
-//! table says when it has completed a command for its slot.
+//! initiator that may be behind an accelerated SMMU. It sends the MSI of its MSI-X
+//! table when it has completed a command for its slot.
 
 use crate::{pci, Machine};
 
@@ -54,7 +54,7 @@ impl<'a> RootPort<'a> {
         machine.write_sized(self.config + 4, 6, 2);
         let msix = self.config + self.capability(0x11);
         machine.write_sized(msix + 2, 0x8000, 2);
-        // what has been completed before is not reported
+        // commands completed before are not reported
         machine.write_sized(self.slot_control + 2, COMPLETED, 2);
     }
 

@@ -15,7 +15,7 @@ pub enum Allow {
     ReadWrite,
     /// Reads
     ReadOnly,
-    /// Everything, whatever the ASID (stage 1)
+    /// Everything, for every ASID (stage 1)
     Global,
 }
 

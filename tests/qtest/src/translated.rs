@@ -118,7 +118,7 @@ impl<'a> Translated<'a> {
         self.stages
     }
 
-    /// Returns the tables that translate what the device sends.
+    /// Returns the tables that translate the device's accesses.
     pub const fn input(&self) -> &Tables<'a> {
         match self.stages {
             Stages::One | Stages::Both => &self.stage1,

@@ -65,7 +65,7 @@ impl<'a> Driver<'a> {
         Self {
             machine,
             common: BAR + structure(machine, config, COMMON),
-            // the first queue's, whatever the multiplier
+            // the first queue's, with any multiplier
             doorbell: BAR + structure(machine, config, NOTIFY),
         }
     }

@@ -205,7 +205,7 @@ fn with_conventional(bridge: &str) -> Builder {
         .device(format!("{bridge},bus=pcie.0,addr=5"))
 }
 
-/// Words of a refusal: endpoint, bridge, SMMU, and what to do.
+/// Words of a refusal: endpoint, bridge, SMMU, and the remedy.
 const NAMES: [&str; 4] = [
     "emulated endpoint e1000 'nic' behind bridge",
     "'smmuv3.1'",

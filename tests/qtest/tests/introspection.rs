@@ -22,7 +22,7 @@ fn bare(binary: PathBuf) -> Machine {
     Builder::new(binary).args(["-machine", "none"]).start()
 }
 
-/// Returns what `-device ARGUMENT` prints.
+/// Returns the output of `-device ARGUMENT`.
 fn help(binary: PathBuf, argument: &str) -> Vec<String> {
     let finished = Builder::new(binary)
         .args(["-machine", "virt", "-device", argument])

@@ -35,7 +35,7 @@ impl File {
     }
 }
 
-/// Returns what `fd` stands for, if it is a simulated file that the test has
+/// Returns the file of `fd`, if it is a simulated file that the test has
 /// opened.
 pub fn identify(fd: RawFd) -> Option<File> {
     let target = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;

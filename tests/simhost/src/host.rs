@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The simulated host as a whole: what the calls of a process do to it.
+//! The simulated host as a whole: the effects of a process's calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -568,7 +568,7 @@ mod tests {
         assert_eq!(p.state(), "device name=d0 kind=none");
         p.script("recovered d0");
         p.ioas();
-        assert_eq!(p.state(), attached, "what it was attached to is restored");
+        assert_eq!(p.state(), attached, "its attachment is restored");
         p.script("recover d0");
         p.ioctl(20, uapi::DEVICE_DETACH_IOMMUFD_PT, &[0, 0])
             .expect("a detachment is always possible");

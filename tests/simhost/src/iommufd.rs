@@ -404,7 +404,7 @@ impl Host {
             },
         );
         let path = file::veventq_path(&self.directory, call.iommufd, id);
-        // one datagram is what one read returns: whole entries, as in the kernel
+        // one read returns one datagram: whole entries, as in the kernel
         let fd = match UnixDatagram::bind(&path) {
             Ok(socket) => socket.into_raw_fd(),
             Err(error) => {

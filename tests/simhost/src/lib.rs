@@ -6,8 +6,8 @@
 //! QEMU is started with this library in `LD_PRELOAD` and is given memfds as
 //! `-object iommufd,fd=N` and `-device vfio-pci,fd=M,...`. Calls on file
 //! descriptors whose memfd is named [`file::IOMMUFD_PREFIX`] or
-//! [`file::DEVICE_PREFIX`] are handled by a model of what Linux does with
-//! /dev/iommu and with the cdev of an assigned device behind an `SMMUv3`; every
+//! [`file::DEVICE_PREFIX`] are handled by a model of Linux's
+//! /dev/iommu and of the cdev of an assigned device behind an `SMMUv3`; every
 //! other call goes to the kernel.
 //!
 //! A test and the library communicate through the directory that the
@@ -19,7 +19,7 @@
 //!   arguments and its result, every object that is created or destroyed, and the
 //!   HWPT of each device after each change ([`log`]);
 //! * `veventq-*`, sockets, one for every virtual event queue that QEMU has open:
-//!   a datagram that the test sends is what QEMU reads.
+//!   QEMU reads the datagrams that the test sends.
 
 #![deny(unsafe_code)]
 

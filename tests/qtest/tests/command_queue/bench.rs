@@ -84,7 +84,7 @@ pub trait Steps {
     /// Pushes commands and writes the doorbell, without waiting.
     fn push_and_ring(&self, commands: &[Command]);
 
-    /// Sets up a new queue, whatever the state of the old one.
+    /// Sets up a new queue, in any state of the old one.
     fn new_queue(&self, base: u64, log2size: u32);
 
     /// Sets up a full queue at `base` without writing to its memory.

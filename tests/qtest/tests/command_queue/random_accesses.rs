@@ -69,7 +69,7 @@ fn noise(random: &mut Random) -> Command {
     [random.next() & !0xff | opcode, random.next()]
 }
 
-fn survives_hostility(seed: u64) {
+fn run_hostile_guest(seed: u64) {
     let machine = Builder::virt(qemu())
         .smmu("accel=on,ats=on,ril=on,ssidsize=20,oas=48")
         .start();
@@ -98,6 +98,6 @@ fn survives_hostility(seed: u64) {
 #[test]
 fn random_register_accesses_do_not_crash_qemu() {
     for seed in [0x1, 0xdead_beef, 0x0123_4567_89ab_cdef, 0x5eed_5eed] {
-        survives_hostility(seed);
+        run_hostile_guest(seed);
     }
 }

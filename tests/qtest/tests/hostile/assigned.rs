@@ -236,7 +236,7 @@ impl World<'_> {
         }
     }
 
-    /// Records what the host has done.
+    /// Records the host's actions.
     #[track_caller]
     fn observe(&mut self) {
         let journal = self.bench.journal();
@@ -302,7 +302,7 @@ impl World<'_> {
                 break;
             }
             errors += 1;
-            assert!(errors < 1000, "the queue does not go on");
+            assert!(errors < 1000, "the queue does not resume");
             if errors == PATIENCE {
                 self.heal();
             }

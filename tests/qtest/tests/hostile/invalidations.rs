@@ -74,7 +74,7 @@ impl Ledger {
         self.queued.clear();
     }
 
-    /// Records what the host has executed. It must execute invalidations only
+    /// Records the invalidations that the host has executed. It must execute these only
     /// if there `is_use`: a device on stage 1, whose transactions use the
     /// host's caches.
     #[track_caller]
@@ -88,7 +88,7 @@ impl Ledger {
         }
         assert!(
             !(is_use && self.is_stale),
-            "stage 1 translates by what was not invalidated"
+            "stage 1 translates by entries that were not invalidated"
         );
         if !is_use {
             self.excused = self.next;

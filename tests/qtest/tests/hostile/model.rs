@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! A model of what each device is attached to, by the guest's configuration.
+//! A model of each device's attachment, by the guest's configuration.
 
 use smmuv3_qtest::{assigned::ste, journal::On};
 
@@ -77,7 +77,7 @@ impl Model {
         self.slots[slot].entry
     }
 
-    /// Returns what the device of a slot may be attached to.
+    /// Returns the permitted attachments of the device of a slot.
     pub fn allowed(&self, slot: usize) -> Vec<On> {
         let Slot {
             entry,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Events of accesses in an I/O thread, and what a `CMD_SYNC` guarantees for
+//! Events of accesses in an I/O thread, and the guarantees of a `CMD_SYNC` for
 //! them (§4.7.3).
 
 use smmuv3_qtest::{

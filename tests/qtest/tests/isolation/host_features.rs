@@ -231,7 +231,7 @@ const LESS: [(&str, &str); 4] = [
     ("IDR5.OAS", "idr5=0x74"),
 ];
 
-/// The guest keeps what the first device's host had.
+/// The guest keeps the features of the first device's host.
 #[test]
 fn second_host_must_match_auto_properties() {
     for (field, line) in LESS {

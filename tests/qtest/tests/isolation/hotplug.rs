@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Hot-plug and hot-unplug: what a new device is attached to, and the objects
+//! Hot-plug and hot-unplug: the attachment of a new device, and the objects
 //! that an old one leaves.
 
 use serde_json::json;

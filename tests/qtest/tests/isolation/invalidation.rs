@@ -264,7 +264,7 @@ fn interrupted_invalidate_is_retried() {
     }
 }
 
-/// After a timeout `entry_num` does not tell which commands have completed.
+/// After a timeout `entry_num` does not show which commands have completed.
 #[test]
 fn timeout_retries_whole_batch() {
     let bench = Bench::with_one_device();
@@ -509,7 +509,7 @@ fn cmdqen_clear_leaves_cons_at_completed() {
 }
 
 /// Without SMMUEN nothing translates, so nothing is in an ATC (§6.3.9.6); TLBs
-/// may still hold what they held.
+/// may still have their entries.
 #[test]
 fn atc_inv_not_forwarded_without_smmuen() {
     let bench = Bench::with_one_device();
@@ -557,7 +557,7 @@ fn reset_after_doorbell_empties_cmdq() {
         let again = bench.smmu();
         again.commands(&tlbis(3));
         let expected = as_issued(&tlbis(3));
-        assert_eq!(completed(&bench), expected, "and nothing of before");
+        assert_eq!(completed(&bench), expected, "and no earlier ones");
         bench.finish();
     }
 }

@@ -144,7 +144,8 @@ fn lost_invalidation_completes_before_device_plug() {
     bench.finish();
 }
 
-/// The guest's attempts wait for ten times what the last one took; the user's do not.
+/// The guest's attempts wait for ten times the duration of the last one; the user's do
+/// not.
 #[test]
 fn device_is_plugged_at_once_when_a_lost_host_works() {
     let mut setup = crate::bench::Setup::new(crate::bench::EXPLICIT)

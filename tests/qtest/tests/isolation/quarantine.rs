@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Quarantine of devices whose ATC invalidations timed out, and what clears it.
+//! Quarantine of devices whose ATC invalidations timed out, and the actions that clear it.
 
 use smmuv3_qtest::{
     command::{self, SYNC, TLBI_NSNH_ALL},

@@ -167,7 +167,7 @@ fn step(bench: &Bench, smmu: &Smmu<'_>, model: &mut Model, random: &mut Random) 
             if model.enabled {
                 (0..2).for_each(|each| model.reattach(each));
             }
-            "the buses swap their numbers".into()
+            "the numbers of the buses are exchanged".into()
         }
         12 => {
             let count = 1 + random.below(150);

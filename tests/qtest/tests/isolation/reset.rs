@@ -119,7 +119,7 @@ fn reset_rebinds_vdevice_with_new_stream_id() {
     prepare(&smmu, QUEUE, TABLE);
     smmu.write_ste(sid(1), ste::BYPASS);
     smmu.enable(SMMUEN);
-    bench.expect("the old StreamID means nothing", &[("d0", On::Abort)]);
+    bench.expect("the old StreamID has no device", &[("d0", On::Abort)]);
     install_by_other_sid(&bench, &smmu);
     bench.mark();
     let [new, old] = [OTHER_SID, sid(1)].map(command::cfgi_cd_all);
@@ -153,7 +153,7 @@ fn stream_id_change_reattaches_at_once() {
     let named = command::cfgi_cd_all(OTHER_SID);
     bench.mark();
     smmu.commands(&[named]);
-    assert_eq!(bench.journal().batches(), [[named]], "the host knows it");
+    assert_eq!(bench.journal().batches(), [[named]], "the vDEVICE is bound");
     bench.finish();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! `CR0.SMMUEN` and `GBPA`: what devices are attached to while the SMMU is
+//! `CR0.SMMUEN` and `GBPA`: the attachments of devices while the SMMU is
 //! disabled, and when it is enabled.
 
 use smmuv3_qtest::smmu::{reg, CMDQEN, EVENTQEN, SMMUEN};
@@ -11,7 +11,7 @@ use crate::{
     journal::On,
 };
 
-/// Returns STEs, and what a device is attached to by each.
+/// Returns STEs, and the attachment that each selects.
 fn entries() -> [([u64; 2], On); 5] {
     let stage1 = ste::stage1(0x4100_0000);
     [

@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! Random migration streams are refused or loaded. A device that has loaded one
-//! must not crash or hang QEMU, whatever its registers are.
+//! must not crash or hang QEMU, with any values of its registers.
 
 use serde_json::json;
 use smmuv3_qtest::{

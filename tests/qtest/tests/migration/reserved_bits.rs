@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Reserved register bits. The C device stores and saves whatever a guest
+//! Reserved register bits. The C device stores and saves all bits that a guest
 //! writes; in the Rust device Reserved bits are RES0 (§6.2), so migration drops
 //! them.
 
@@ -73,7 +73,7 @@ const TABLE: [Row; 25] = [
     row("GERRORN", reg::GERRORN, ALL, 0x105),
     // no ATS, no PRI, no VMW
     row("CR0", reg::CR0, ALL, 0xd),
-    // the C device masks what it acknowledges
+    // the C device masks the acknowledged value
     row("CR0ACK", reg::CR0ACK, 0x5df, 0xd),
 ];
 

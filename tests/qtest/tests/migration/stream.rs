@@ -122,9 +122,9 @@ impl Stream {
     }
 
     /// Loads this state into a QEMU that waits for it, and sends the part from
-    /// `section` on after `meanwhile` has run.
+    /// `section` on after `between` has run.
     #[track_caller]
-    pub fn load_in_two(&self, machine: &Machine, section: &str, meanwhile: impl FnOnce()) {
+    pub fn load_in_two(&self, machine: &Machine, section: &str, between: impl FnOnce()) {
         let (first, second) = self.0.split_at(self.section(section));
         let file = TemporaryFile::new();
         let uri = format!("unix:{}", file.path().display());
@@ -134,7 +134,7 @@ impl Stream {
         );
         let mut socket = UnixStream::connect(file.path()).expect("a connection");
         socket.write_all(first).expect("the first part is read");
-        meanwhile();
+        between();
         socket.write_all(second).expect("the rest is read");
         drop(socket);
         assert_eq!(outcome(machine), Ok(()), "{}", machine.stderr());
