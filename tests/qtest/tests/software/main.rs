@@ -11,6 +11,7 @@ mod configuration;
 mod differential;
 mod entries;
 mod event_queue;
+mod guest_errors;
 mod hostile_guest;
 mod illegal_config;
 mod invalidation;
