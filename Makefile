@@ -16,7 +16,7 @@ run: tools ## boot the three levels, run a guest's NVMe I/O through the Rust SMM
 test: tools ## all tests: unit tests, lints, QEMU builds, functional tests, QEMU's own tests, the nested testbed
 	@scripts/test
 
-check: tools ## the inner loop: format, lints, documentation, unit tests, and the device inside QEMU if that has been built
+check: tools ## the inner loop: format, lints, documentation, unit tests, and lints inside QEMU if that has been built
 	@scripts/test --fast
 
 bench: tools ## compare with the C device: in the testbed, without acceleration, and the longest BQL hold; benchmark the crate

@@ -45,6 +45,7 @@ TOOLS = {
     "ninja": f"""
         src=$(cat source)
         echo "$PWD" >>"$CACHE/ninja.log"
+        echo "$*" >"$CACHE/ninja.targets"
         before=$(cat "$src/{SOURCE}")
         while [ "${{WAIT:-0}}" -gt 0 ] && [ "$(cat "$src/{SOURCE}")" = "$before" ]; do WAIT=$((WAIT - 1)); sleep 0.1; done
         eval "${{MEDDLE:-}}"
@@ -53,8 +54,16 @@ TOOLS = {
         echo '[1/1] linked'
     """,
 }
-CONFIGURE = """
+# The statements of build.ninja that are about our crates, as meson writes them.
+BUILD_NINJA = """
+build other.o: c_COMPILER ../src/other.c || generated.h
+build rust/smmuv3/libsmmuv3.rlib: rust_COMPILER lib.rs | bilge.rlib || bilge.rlib
+build rust/qemu-ext/libqemu_ext.rlib: rust_COMPILER ext/lib.rs | qom.rlib || ext/bindings.rs
+build rust/hw/smmuv3-accel/libsmmuv3_accel.rlib: rust_COMPILER accel/lib.rs | rust/qemu-ext/libqemu_ext.rlib || accel/bindings.rs
+"""
+CONFIGURE = f"""
     dirname "$0" >source
+    cat >build.ninja <<'END'{BUILD_NINJA}END
     mkdir -p qemu-bundle/share
     echo built >trace
     ln -s "$PWD/trace" qemu-bundle/share/trace
@@ -213,6 +222,17 @@ def command_gets_directories_and_returns_its_status(world: World) -> None:
     assert process.returncode == 7, process.returncode
 
 
+def inputs_are_built_without_our_crates(world: World) -> None:
+    one = world.clone("one", "one")
+    process = one.start("--inputs", "x86", "--", "cat", world.tree / SOURCE)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0 and out == "one\n", (out, err)
+    targets = sorted((world.cache / "ninja.targets").read_text().split())
+    assert targets == ["accel/bindings.rs", "accel/lib.rs", "bilge.rlib", "ext/bindings.rs", "ext/lib.rs", "lib.rs", "qom.rlib"], targets
+    assert not world.binaries(), "inputs are no binary"
+    assert "usage" in one.fails("--inputs", "x86-c", "--", "true"), "the C device has no such inputs"
+
+
 def build_inside_a_command_does_not_deadlock(world: World) -> None:
     one = world.clone("one", "one")
     assert "one" in one.build("--with", "x86", "--", f"{one.path}/scripts/qemu-build", "x86").read_text()
@@ -355,6 +375,7 @@ CASES: list[Callable[[World], None]] = [
     same_sources_are_built_once,
     command_keeps_the_tree_until_it_ends,
     command_gets_directories_and_returns_its_status,
+    inputs_are_built_without_our_crates,
     build_inside_a_command_does_not_deadlock,
     command_after_another_clones_build_gets_its_own_sources,
     c_device_is_not_rebuilt_for_rust_sources,
