@@ -440,8 +440,7 @@ impl Smmuv3 {
         }
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.flush_events();
-        self.record_all(self.assigned.drain_veventq());
-        self.state.separate_accesses();
+        self.record_all(self.assigned.drain_known_events());
         let (state, irqs, smmu) = (&self.state, &self.irqs, self.upcast());
         if self.accel {
             let mut backend = AccelBackend::new(&self.assigned, state, smmu);

@@ -41,6 +41,8 @@ pub struct VeventQ {
     expected: Option<u32>,
     /// Wakeups in a row after which the file was readable, but empty
     idle_wakeups: u32,
+    /// The last drain has left entries
+    has_more: bool,
 }
 
 impl VeventQ {
@@ -57,6 +59,7 @@ impl VeventQ {
             object,
             expected: None,
             idle_wakeups: 0,
+            has_more: false,
         })
     }
 
@@ -102,17 +105,24 @@ pub enum Drained {
 }
 
 impl VeventQ {
+    /// Returns whether entries are known to be there. Asks the host nothing.
+    pub const fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// Reads what is there.
     pub fn drain(&mut self) -> Drained {
         let mut entries = Vec::new();
         let mut buffer = [0_u8; 4096];
-        for _ in 0..MAX_READS {
+        self.has_more = false;
+        for read in 1..=MAX_READS {
             match self.file.read(&mut buffer) {
                 // Linux has nothing more: it does not say EAGAIN
                 Ok(0) => break,
                 Ok(count) => {
                     let bytes = buffer.get(..count).unwrap_or_default();
                     self.parse(bytes, |entry| entries.push(entry));
+                    self.has_more = read == MAX_READS;
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::ENOMEM) => break,
@@ -126,8 +136,8 @@ impl VeventQ {
 
     /// Drains the queue because the main loop has found the file readable.
     ///
-    /// Another drain can come first, as the one before a `CMD_SYNC` does: the wakeup
-    /// then finds nothing through no fault of the kernel's, and is not counted. So
+    /// Another drain can come first, as the one before a run of the Command queue does: the
+    /// wakeup then finds nothing through no fault of the kernel's, and is not counted. So
     /// what counts is that the file is still readable after nothing was read.
     pub fn drain_ready(&mut self) -> Drained {
         let drained = self.drain();
