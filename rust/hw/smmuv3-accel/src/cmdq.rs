@@ -134,7 +134,7 @@ impl Run<'_> {
                 memory: &mut GuestRam,
                 backend,
                 interrupts: &mut CmdqIrqs(irqs),
-                observer: &mut CmdqObserver::new(smmu, *features, &mut tolerated),
+                observer: &mut CmdqObserver::new(smmu, features, &mut tolerated),
             };
             self.consumer.consume(run, features, platform, budget)
         });

@@ -11,7 +11,10 @@ use std::{
     cell::Cell,
     collections::VecDeque,
     ptr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Mutex, PoisonError,
+    },
 };
 
 use bql::BqlCell;
@@ -48,6 +51,8 @@ pub enum PendingEvent {
 #[derive(Debug, Default)]
 pub struct PendingEvents {
     queue: Mutex<VecDeque<PendingEvent>>,
+    /// The queue is not empty. Changes while it is locked only
+    is_pending: AtomicBool,
     /// Events are being recorded
     is_recording: BqlCell<bool>,
     /// Records events that were raised without the BQL
@@ -89,7 +94,10 @@ pub fn end_access() {
 impl PendingEvents {
     fn with_queue<R>(&self, function: impl FnOnce(&mut VecDeque<PendingEvent>) -> R) -> R {
         // nothing panics while it is locked, and if it did, every value is valid
-        function(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = function(&mut queue);
+        self.is_pending.store(!queue.is_empty(), Ordering::Release);
+        result
     }
 
     fn push(&self, event: PendingEvent) {
@@ -152,7 +160,8 @@ impl PendingEvents {
     /// Records the pending events. The address of a record may lead to a register of this
     /// device; events that are pending then are left to the outermost caller.
     pub fn flush(&self, state: &GuestState, irqs: &IrqLines) {
-        if self.is_recording.replace(true) {
+        // An event that is queued at this moment comes after this.
+        if !self.is_pending.load(Ordering::Acquire) || self.is_recording.replace(true) {
             return;
         }
         let mut is_empty = false;

@@ -153,7 +153,8 @@ impl GuestState {
     /// Runs the consumer of the Command queue on what it owns of the registers.
     pub fn consume<R>(&self, consumer: impl FnOnce(&mut CmdqRun, &Features) -> R) -> R {
         let (mut run, features) = {
-            let locked = self.lock();
+            let mut locked = self.lock();
+            locked.separations = locked.separations.wrapping_add(1);
             let run = locked.registers.begin_cmdq(&locked.features);
             (run, locked.features)
         };

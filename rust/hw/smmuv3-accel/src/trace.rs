@@ -81,6 +81,19 @@ pub const fn event_name(number: u8) -> &'static CStr {
     }
 }
 
+/// Returns whether a trace event of single commands is enabled.
+fn are_commands_traced() -> bool {
+    trace::trace_smmuv3_cmdq_opcode_enabled()
+        || trace::trace_smmuv3_cmdq_cfgi_ste_enabled()
+        || trace::trace_smmuv3_cmdq_cfgi_ste_range_enabled()
+        || trace::trace_smmuv3_cmdq_cfgi_cd_enabled()
+        || trace::trace_smmuv3_cmdq_tlbi_nh_enabled()
+        || trace::trace_smmuv3_cmdq_tlbi_nh_asid_enabled()
+        || trace::trace_smmuv3_cmdq_tlbi_nsnh_enabled()
+        || trace::trace_smmuv3_cmdq_tlbi_s12_vmid_enabled()
+        || trace::trace_smmuv3_range_inval_enabled()
+}
+
 /// Traces a command with its parameters. VMIDs count if there is a stage 2.
 fn trace_command(opcode: u8, command: Option<&Command>, stage2: bool) {
     match command {
@@ -186,7 +199,11 @@ impl ConfigErrors {
 /// Traces one run of the Command queue's consumer.
 pub struct CmdqObserver<'a> {
     device: &'a DeviceState,
-    features: Features,
+    /// VMIDs count, because there is a stage 2
+    has_vmids: bool,
+    /// An event of single commands is enabled. Asked once a run: asking for each command
+    /// costs as much as executing it.
+    are_commands_traced: bool,
     tolerated: &'a mut RateLimit,
 }
 
@@ -199,10 +216,11 @@ fn split(ring: &QueueLayout, pointer: u32) -> (u32, u8) {
 impl<'a> CmdqObserver<'a> {
     /// Returns the observer for the SMMU `device`. `tolerated` limits the lines about ILLEGAL
     /// commands that are consumed.
-    pub fn new(device: &'a DeviceState, features: Features, tolerated: &'a mut RateLimit) -> Self {
+    pub fn new(device: &'a DeviceState, features: &Features, tolerated: &'a mut RateLimit) -> Self {
         Self {
             device,
-            features,
+            has_vmids: features.s2p(),
+            are_commands_traced: are_commands_traced(),
             tolerated,
         }
     }
@@ -220,8 +238,10 @@ impl Observer for CmdqObserver<'_> {
     }
 
     fn command(&mut self, opcode: u8, command: Option<&Command>) {
-        trace::trace_smmuv3_cmdq_opcode(command_name(opcode));
-        trace_command(opcode, command, self.features.s2p());
+        if self.are_commands_traced {
+            trace::trace_smmuv3_cmdq_opcode(command_name(opcode));
+            trace_command(opcode, command, self.has_vmids);
+        }
     }
 
     fn tolerated(&mut self, opcode: u8) {

@@ -10,7 +10,7 @@ use util::Error;
 
 use super::{
     stream::{Quarantine, Stream},
-    viommu::Viommu,
+    viommu::{CallTimes, Viommu},
     Accel,
 };
 use crate::{deadline::TimeSlice, state::GuestState};
@@ -31,7 +31,7 @@ impl<'a> AccelBackend<'a> {
             accel,
             state,
             smmu,
-            slice: TimeSlice::begin(),
+            slice: TimeSlice::new(),
         }
     }
 
@@ -40,7 +40,8 @@ impl<'a> AccelBackend<'a> {
     }
 
     /// Takes the streams that `select` picks to abort, for as long as `how` says.
-    fn quarantine_streams(&self, how: Quarantine, select: impl Fn(&Stream) -> bool) {
+    fn quarantine_streams(&mut self, how: Quarantine, select: impl Fn(&Stream) -> bool) {
+        self.slice.note_delay();
         self.with(|streams, viommu| {
             for stream in streams.iter_mut().filter(|stream| select(stream)) {
                 stream.quarantine(viommu, how);
@@ -53,8 +54,15 @@ impl<'a> AccelBackend<'a> {
 impl Backend for AccelBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         // no device, nothing that is used; what is plugged in later begins afresh
-        self.with(|_, viommu| viommu.invalidate(commands))
-            .unwrap_or(Ok(()))
+        let Some((result, times)) = self.with(|_, viommu| viommu.invalidate(commands)) else {
+            return Ok(());
+        };
+        if let Some(CallTimes { begun, ended }) = times {
+            // the slice begins with the first call, if nothing has begun it
+            self.slice.note(begun);
+            self.slice.note(ended);
+        }
+        result
     }
 
     fn next_stream(&mut self, first: u32, last: u32) -> Option<u32> {
@@ -80,6 +88,7 @@ impl Backend for AccelBackend<'_> {
     }
 
     fn set_stream(&mut self, sid: u32, config: &StreamConfig) -> bool {
+        self.slice.note_delay();
         self.accel.clear_quarantine_if(|stream_id| stream_id == sid);
         self.accel.attach_stream(self.state, sid, config)
     }

@@ -51,7 +51,19 @@ fn invalidate(
     viommu: &HostObject,
     commands: impl ExactSizeIterator<Item = [u64; 2]>,
 ) -> std::result::Result<(), HostError> {
-    let mut entries = [ArmSmmuv3Invalidation::default(); MAX_BATCH];
+    // Most batches are a few commands, and clearing room for 63 costs more than they do.
+    match commands.len() {
+        ..=4 => invalidate_within::<4>(viommu, commands),
+        _ => invalidate_within::<MAX_BATCH>(viommu, commands),
+    }
+}
+
+/// Does what [`invalidate`] does, for up to `MAX` commands.
+fn invalidate_within<const MAX: usize>(
+    viommu: &HostObject,
+    commands: impl ExactSizeIterator<Item = [u64; 2]>,
+) -> std::result::Result<(), HostError> {
+    let mut entries = [ArmSmmuv3Invalidation::default(); MAX];
     let Some(batch) = entries.get_mut(..commands.len()) else {
         return Err(HostError {
             errno: libc::E2BIG,
@@ -75,6 +87,13 @@ fn not_invalidated(errno: i32) -> HostFailure {
         // whatever the reason is: nothing is lost by another attempt
         libc::EAGAIN,
     )
+}
+
+/// When a call of the host began and ended.
+#[derive(Clone, Copy, Debug)]
+pub struct CallTimes {
+    pub begun: Instant,
+    pub ended: Instant,
 }
 
 /// A vIOMMU. The fields are dropped in this order: children first.
@@ -161,18 +180,23 @@ impl Viommu {
         }
     }
 
-    /// Has the host execute invalidations, unless it was given up on.
-    pub fn invalidate(&mut self, commands: &[Invalidation]) -> std::result::Result<(), HostError> {
+    /// Has the host execute invalidations, unless it was given up on. Returns when the call
+    /// began and ended, too, if there was one.
+    pub fn invalidate(
+        &mut self,
+        commands: &[Invalidation],
+    ) -> (std::result::Result<(), HostError>, Option<CallTimes>) {
         if self.is_lost {
             // no stream is on stage 1, so nothing uses what they would invalidate
-            return Ok(());
+            return (Ok(()), None);
         }
         let begun = Instant::now();
         let result = invalidate(&self.object, commands.iter().map(Invalidation::to_words));
+        let ended = Instant::now();
         if result.is_ok() {
             self.failing = Duration::ZERO;
         } else {
-            self.last_failure = begun.elapsed();
+            self.last_failure = ended.duration_since(begun);
             self.failing = self.failing.saturating_add(self.last_failure);
         }
         let (errno, entry_num) = match &result {
@@ -180,7 +204,7 @@ impl Viommu {
             Err(error) => (error.errno, error.entry_num),
         };
         trace::trace_smmuv3_accel_invalidate_batch(commands.len() as u32, errno, entry_num);
-        result
+        (result, Some(CallTimes { begun, ended }))
     }
 
     /// Returns whether the host's calls have failed for as long as the machine can be

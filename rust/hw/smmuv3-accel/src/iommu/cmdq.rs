@@ -37,31 +37,43 @@ impl<'a> SoftwareBackend<'a> {
         events: &'a PendingEvents,
         irqs: &'a IrqLines,
     ) -> Self {
+        let mut slice = TimeSlice::new();
+        // Each notification can be a message that vhost's process takes its time to
+        // answer, while the Big QEMU Lock is held.
+        let batch_limit = if notified.is_empty() {
+            MAX_BATCH
+        } else {
+            slice.note_delay();
+            1
+        };
         Self {
             state,
             notified,
             events,
             irqs,
-            slice: TimeSlice::begin(),
-            // Each notification can be a message that vhost's process takes its time to
-            // answer, while the Big QEMU Lock is held.
-            batch_limit: if notified.is_empty() { MAX_BATCH } else { 1 },
+            slice,
+            batch_limit,
         }
     }
 }
 
 impl Backend for SoftwareBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
-        for command in commands {
-            match command {
-                Invalidation::Tlbi(tlbi) => {
-                    invalidate_tlb(self.state, self.notified, &TlbiScope::of(tlbi));
-                }
-                Invalidation::Cfgi(cfgi) => {
+        let is_tlbi = |command: &Invalidation| matches!(command, Invalidation::Tlbi(_));
+        for run in commands.chunk_by(|a, b| is_tlbi(a) && is_tlbi(b)) {
+            match run {
+                [Invalidation::Cfgi(cfgi)] => {
                     invalidate_configs(self.state, self.notified, cfgi.sid(), cfgi.sid());
                 }
                 // no emulated function has an ATC
-                Invalidation::AtcInv(_) => {}
+                [Invalidation::AtcInv(_)] => {}
+                _ => {
+                    let scopes = run.iter().filter_map(|command| match command {
+                        Invalidation::Tlbi(tlbi) => Some(TlbiScope::of(tlbi)),
+                        _ => None,
+                    });
+                    invalidate_tlb(self.state, self.notified, scopes);
+                }
             }
         }
         self.events.flush(self.state, self.irqs);

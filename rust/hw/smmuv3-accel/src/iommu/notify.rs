@@ -17,6 +17,10 @@ use crate::state::GuestState;
 
 ::trace::include_trace!("hw_arm");
 
+/// Maximum number of commands that are executed while the caches are locked: few, because
+/// transactions of I/O threads wait for the lock.
+const MAX_TOGETHER: usize = 8;
+
 /// Maximum number of blocks that a notifier gets for one range.
 const MAX_BLOCKS: usize = 8;
 
@@ -76,10 +80,31 @@ fn affected_range(what: &TlbiScope, context: Option<&StreamContext>, tlb: &Tlb) 
     }
 }
 
-/// Executes a `CMD_TLBI_*`.
-pub fn invalidate_tlb(state: &GuestState, notified: &NotifiedFunctions, what: &TlbiScope) {
-    trace_invalidation(what);
-    state.lock_to_invalidate().store.invalidate(what);
+/// Executes `CMD_TLBI_*` commands.
+pub fn invalidate_tlb(
+    state: &GuestState,
+    notified: &NotifiedFunctions,
+    scopes: impl Iterator<Item = TlbiScope>,
+) {
+    if notified.is_empty() && !is_invalidation_traced() {
+        let mut scopes = scopes.peekable();
+        while scopes.peek().is_some() {
+            let mut locked = state.lock_to_invalidate();
+            for scope in scopes.by_ref().take(MAX_TOGETHER) {
+                locked.store.invalidate(&scope);
+            }
+        }
+        return;
+    }
+    for scope in scopes {
+        trace_invalidation(&scope);
+        state.lock_to_invalidate().store.invalidate(&scope);
+        notify(state, notified, &scope);
+    }
+}
+
+/// Notifies the functions that may hold translations in `what`.
+fn notify(state: &GuestState, notified: &NotifiedFunctions, what: &TlbiScope) {
     for function in notified.all().iter() {
         let stream_id = stream_id(function);
         let range = {
@@ -157,6 +182,15 @@ fn notify_unmap(function: &OwnedSmmuFunction, range: Range) {
         range
     };
     function.region().notify_unmap(|| whole.blocks());
+}
+
+/// Returns whether a trace event of [`trace_invalidation`] is enabled.
+fn is_invalidation_traced() -> bool {
+    trace::trace_smmu_iotlb_inv_all_enabled()
+        || trace::trace_smmu_iotlb_inv_vmid_enabled()
+        || trace::trace_smmu_iotlb_inv_vmid_s1_enabled()
+        || trace::trace_smmu_iotlb_inv_asid_vmid_enabled()
+        || trace::trace_smmu_iotlb_inv_iova_enabled()
 }
 
 fn trace_invalidation(what: &TlbiScope) {
