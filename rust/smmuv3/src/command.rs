@@ -34,11 +34,11 @@ pub struct Illegal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletionSignal {
     /// `SIG_NONE`, and everything that comes to the same: `SIG_SEV` where
-    /// `IDR0.SEV` is 0, `SIG_IRQ` without an address where MSIs are used.
+    /// `IDR0.SEV` is 0.
     None,
     /// `SIG_IRQ` as the wired interrupt.
     Irq,
-    /// `SIG_IRQ` as an MSI: a 32-bit write.
+    /// `SIG_IRQ` as an MSI: a 32-bit write, without the wired interrupt.
     Msi {
         /// Where it is written to, 32-bit aligned.
         address: u64,
@@ -196,20 +196,23 @@ fn atc_inv([word0, word1]: [u64; 2], features: &Features) -> Result<Command, Ill
     Ok(for_stream(Invalidation::AtcInv(atc), sid, features))
 }
 
-/// `CMD_SYNC` (§4.7.3). Its interrupt is an MSI if `IDR0.MSI` says so, and
-/// wired otherwise.
+/// `CMD_SYNC` (§4.7.3). Its interrupt is an MSI if `IDR0.MSI` is 1 and there is an
+/// address, and wired otherwise.
+///
+/// §4.7.3 has an SMMU with a wired output pulse it with an MSI, too. This one does
+/// not: software that gives an address waits for the MSI, and a pulse of a line that
+/// nothing is listening to would cost more than the MSI.
 fn sync([word0, word1]: [u64; 2], features: &Features) -> Result<Command, Illegal> {
     let word0 = SyncWord0::of(word0);
     // The whole address field is compared with zero, before it is truncated.
     let address = SyncWord1::of(word1).msi();
     let signal = match word0.cs() {
         CompletionType::SigNone => CompletionSignal::None,
-        CompletionType::SigIrq if !features.msi() => CompletionSignal::Irq,
-        CompletionType::SigIrq if address != 0 => CompletionSignal::Msi {
+        CompletionType::SigIrq if features.msi() && address != 0 => CompletionSignal::Msi {
             address: truncate(address, features.oas_bits()),
             data: word0.msidata(),
         },
-        CompletionType::SigIrq => CompletionSignal::None,
+        CompletionType::SigIrq => CompletionSignal::Irq,
         CompletionType::SigSev if features.sev() => CompletionSignal::Sev,
         CompletionType::SigSev => CompletionSignal::None,
         CompletionType::Reserved => return Err(Illegal),
