@@ -105,6 +105,7 @@ fn op(u: &mut Unstructured<'_>) -> Result<Op> {
         26 => Op::Sync,
         27..=28 => Op::SyncIrq,
         29 => Op::Reserved,
+        30 => Op::SyncMsi,
         _ => Op::BadSync,
     })
 }

@@ -37,7 +37,7 @@ enum Step {
     Write { offset: u64, value: u64, size: u32 },
     Read { offset: u64, size: u32 },
     Activate(u32),
-    Record { aborts: bool },
+    Record { aborts: bool, msis_abort: bool },
     Migrate,
 }
 
@@ -77,7 +77,7 @@ impl File {
             } => self.write(offset, value, size),
             Step::Read { offset, size } => self.read(offset, size),
             Step::Activate(bits) => self.activate(bits),
-            Step::Record { aborts } => self.record(aborts),
+            Step::Record { aborts, msis_abort } => self.record(aborts, msis_abort),
             Step::Migrate => {
                 let mut restored = self.registers.clone();
                 restored.clear_reserved(&self.features);
@@ -203,17 +203,22 @@ impl File {
         assert_eq!(self.registers.activate_errors(bits), 0, "once only");
     }
 
-    /// Records an event in a queue whose memory may abort.
-    fn record(&mut self, aborts: bool) {
+    /// Records an event in a queue whose memory may abort, as may the MSIs'.
+    fn record(&mut self, aborts: bool, msis_abort: bool) {
         use smmuv3::{
             eventq::{record, Recorded},
-            gerror::EVENTQ_ABT_ERR,
+            gerror::{EVENTQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR},
         };
         const OVERFLOW: u32 = 1 << 31;
         let before = self.registers.clone();
         let mut memory = Memory::default();
+        let ring = before.eventq_layout(&self.features);
+        let slot = ring.entry_address(before.eventq_prod);
         if aborts {
-            memory.unwritable.push(0..u64::MAX);
+            memory.unwritable.push(slot..slot + 32);
+        }
+        if msis_abort {
+            memory.unwritable.extend([0..slot, slot + 32..u64::MAX]);
         }
         let event = Event([0x10, 1, 2, 3]);
         let mut run = self.registers.begin_eventq(&self.features);
@@ -222,19 +227,29 @@ impl File {
         let after = &self.registers;
         let blocked = !before.eventq_enabled() || before.active_errors() & EVENTQ_ABT_ERR != 0;
         assert_eq!(recorded == Recorded::Disabled, blocked);
-        let ring = before.eventq_layout(&self.features);
         let used = ring.used(before.eventq_prod, before.eventq_cons);
         match recorded {
             Recorded::Disabled => assert_eq!(before, *after),
-            Recorded::Written { interrupt } => {
+            Recorded::Written { interrupt, gerror } => {
                 assert!(!aborts && used.is_some_and(|used| used < ring.entries()));
                 assert_eq!(interrupt, used == Some(0) && before.eventq_irq_enabled());
                 let now = ring.used(after.eventq_prod, after.eventq_cons);
                 assert_eq!(now, used.map(|used| used + 1));
                 assert_eq!((before.eventq_prod ^ after.eventq_prod) & OVERFLOW, 0);
-                let slot = ring.entry_address(before.eventq_prod);
+                let messages = memory.written.iter();
+                let overwritten = messages
+                    .clone()
+                    .any(|(at, _)| (slot..slot + 32).contains(at));
                 let stored = [0, 8, 16, 24].map(|at| memory.load_u64(slot + at));
-                assert_eq!(stored, event.0);
+                assert!(overwritten || stored == event.0);
+                let sent = usize::from(interrupt && before.eventq_irq_cfg0 != 0);
+                let new = after.active_errors() & !before.active_errors();
+                let failed = new & MSI_EVENTQ_ABT_ERR != 0;
+                assert!(!failed || (sent == 1 && msis_abort));
+                assert_eq!(gerror, failed && before.gerror_irq_enabled());
+                let sent_too = usize::from(gerror && before.gerror_irq_cfg0 != 0);
+                assert_eq!(memory.written.len(), sent + sent_too);
+                assert_eq!(new & !(MSI_EVENTQ_ABT_ERR | MSI_GERROR_ABT_ERR), 0);
             }
             Recorded::Overflowed => {
                 assert!(used.is_none_or(|used| used == ring.entries()));
@@ -245,6 +260,8 @@ impl File {
             Recorded::Aborted { interrupt } => {
                 assert!(aborts);
                 assert_ne!(after.active_errors() & EVENTQ_ABT_ERR, 0);
+                let sent = usize::from(interrupt && before.gerror_irq_cfg0 != 0);
+                assert_eq!(memory.written.len(), sent);
                 assert_eq!(interrupt, before.gerror_irq_enabled());
                 assert_eq!(before.eventq_prod, after.eventq_prod);
                 assert_eq!(before.eventq_cons, after.eventq_cons);
@@ -271,9 +288,13 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match below(u, 16)? {
         0 => Step::Migrate,
         1 => Step::Activate(u32::arbitrary(u)?),
-        2 => Step::Record {
-            aborts: bool::arbitrary(u)?,
-        },
+        2 => {
+            let bits = u8::arbitrary(u)?;
+            Step::Record {
+                aborts: bits & 1 != 0,
+                msis_abort: bits & 2 != 0,
+            }
+        }
         3 => Step::Read {
             offset: u32::arbitrary(u)?.into(),
             size: one_of(u, &[1, 2, 4, 8])?,

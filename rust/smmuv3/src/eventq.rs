@@ -23,8 +23,11 @@ pub enum Recorded {
     /// The record is in the queue. `interrupt`: it was empty before, and its
     /// interrupt is enabled (§3.18.2).
     Written {
-        /// Pulse the Event queue's interrupt.
+        /// Pulse the Event queue's wired interrupt. Its MSI, if it has one, is sent.
         interrupt: bool,
+        /// Pulse the GERROR interrupt: that MSI aborted, the error is new and its
+        /// interrupt enabled (§7.5).
+        gerror: bool,
     },
     /// The queue is full: the event is lost, and `OVFLG` shows it (§7.4).
     Overflowed,
@@ -53,12 +56,14 @@ pub fn record<M: GuestMemory>(run: &mut EventqRun, memory: &mut M, event: &Event
         .is_err()
     {
         return Recorded::Aborted {
-            interrupt: run.activate_errors(EVENTQ_ABT_ERR).interrupt,
+            interrupt: run.activate_errors(EVENTQ_ABT_ERR, memory).interrupt,
         };
     }
     run.prod = (prod & OVERFLOW) | ring.advance(prod, 1);
+    let interrupt = used == 0 && run.irq_enabled();
     Recorded::Written {
-        interrupt: used == 0 && run.irq_enabled(),
+        interrupt,
+        gerror: interrupt && run.send_msi(memory),
     }
 }
 
@@ -80,6 +85,7 @@ mod tests {
     use crate::{
         event::EventType,
         features::Features,
+        gerror::{MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR},
         registers::Registers,
         spec::{
             mask,
@@ -158,7 +164,10 @@ mod tests {
         for (sid, interrupt) in [(1, true), (2, false), (3, false)] {
             assert_eq!(
                 record(&mut registers, &features, &mut memory, &event(sid)),
-                Recorded::Written { interrupt }
+                Recorded::Written {
+                    interrupt,
+                    gerror: false
+                }
             );
         }
         let addresses: Vec<u64> = memory.written.iter().map(|(address, _)| *address).collect();
@@ -168,7 +177,97 @@ mod tests {
         registers.eventq_cons = 3;
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(4)),
-            Recorded::Written { interrupt: true }
+            Recorded::Written {
+                interrupt: true,
+                gerror: false
+            }
+        );
+    }
+
+    /// A queue that an event has to be the first of, with an MSI for it and one for errors.
+    fn with_msis() -> (Registers, Features, Memory) {
+        let (_, features, memory) = machine(2);
+        let features = features.with_msi(true);
+        let mut registers = Registers::reset(&features);
+        for (offset, value) in [
+            (0xa0, BASE | 2),
+            (0x68, MSIS),
+            (0x70, 0x1111),
+            (0xb0, MSIS + 4),
+            (0xb8, 0x2222),
+        ] {
+            registers.write(&features, offset, value, 8);
+        }
+        registers.cr0 = mask!(Cr0: eventqen);
+        registers.irq_ctrl = mask!(IrqCtrl: eventq_irqen | gerror_irqen);
+        (registers, features, memory)
+    }
+
+    /// Where these are written.
+    const MSIS: u64 = 0x5000_0000;
+
+    #[test]
+    fn eventq_msi_follows_record_of_empty_queue_only() {
+        let (mut registers, features, mut memory) = with_msis();
+        for sid in 1..4 {
+            record(&mut registers, &features, &mut memory, &event(sid));
+        }
+        let (msis, records): (Vec<_>, Vec<_>) =
+            memory.written.iter().partition(|(at, _)| *at >= MSIS);
+        assert_eq!(records.len(), 3);
+        assert_eq!(msis, [&(MSIS + 4, vec![0x22, 0x22, 0, 0])]);
+        assert_eq!(memory.written[0].0, BASE, "the record comes first");
+        // the interrupt is not enabled
+        registers.eventq_cons = 3;
+        registers.irq_ctrl = mask!(IrqCtrl: gerror_irqen);
+        let before = memory.written.len();
+        record(&mut registers, &features, &mut memory, &event(4));
+        assert_eq!(memory.written.len(), before + 1);
+    }
+
+    #[test]
+    fn aborted_eventq_msi_is_gerror_with_its_own_msi() {
+        let (mut registers, features, mut memory) = with_msis();
+        memory.limit = MSIS + 4;
+        let first = record(&mut registers, &features, &mut memory, &event(1));
+        assert_eq!(
+            first,
+            Recorded::Written {
+                interrupt: true,
+                gerror: true
+            }
+        );
+        assert_eq!(registers.active_errors(), MSI_EVENTQ_ABT_ERR);
+        assert_eq!(memory.written[1], (MSIS, vec![0x11, 0x11, 0, 0]));
+        // an active error is no new one, and stops neither records nor MSIs
+        memory.limit = u64::MAX;
+        registers.eventq_cons = 1;
+        let second = record(&mut registers, &features, &mut memory, &event(2));
+        assert_eq!(
+            second,
+            Recorded::Written {
+                interrupt: true,
+                gerror: false
+            }
+        );
+        assert_eq!(memory.written[3], (MSIS + 4, vec![0x22, 0x22, 0, 0]));
+    }
+
+    #[test]
+    fn aborted_gerror_msi_raises_no_further_interrupt() {
+        let (mut registers, features, mut memory) = with_msis();
+        memory.limit = MSIS;
+        let recorded = record(&mut registers, &features, &mut memory, &event(1));
+        assert_eq!(
+            recorded,
+            Recorded::Written {
+                interrupt: true,
+                gerror: true
+            }
+        );
+        assert_eq!(
+            registers.active_errors(),
+            MSI_EVENTQ_ABT_ERR | MSI_GERROR_ABT_ERR
         );
     }
 
@@ -191,7 +290,10 @@ mod tests {
         registers.eventq_cons = OVERFLOW | 1;
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(3)),
-            Recorded::Written { interrupt: false }
+            Recorded::Written {
+                interrupt: false,
+                gerror: false
+            }
         );
         assert_eq!(registers.eventq_prod, OVERFLOW | 3);
         assert_eq!(
@@ -228,7 +330,10 @@ mod tests {
         registers.gerrorn = EVENTQ_ABT_ERR;
         assert_eq!(
             record(&mut registers, &features, &mut memory, &event(1)),
-            Recorded::Written { interrupt: true }
+            Recorded::Written {
+                interrupt: true,
+                gerror: false
+            }
         );
     }
 

@@ -35,7 +35,8 @@ pub trait GuestMemory {
     /// [`BusAbort`] if any byte of it was not stored.
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort>;
 
-    /// Stores `value` at `address`, little-endian, in one access.
+    /// Stores `value` at `address`, little-endian, in one access: it may be a signal to
+    /// software, which can reuse the place at once.
     ///
     /// # Errors
     ///

@@ -14,6 +14,7 @@ mod cmdq;
 mod defined;
 mod errors;
 mod eventq;
+mod msi;
 mod stream_table;
 mod table;
 

@@ -83,6 +83,57 @@ fn cons_err_precedes_gerror_precedes_irq() {
     assert_eq!((machine.rd(), machine.error()), (1, Some(1)));
 }
 
+/// Where MSIs are written.
+const MSI: u64 = 0x2000_0000;
+
+const fn sync_msi(data: u64) -> [u64; 2] {
+    [0x1046 | (data << 32), MSI]
+}
+
+#[test]
+fn commands_complete_before_following_sync_msi() {
+    let features = vector_features().with_msi(true);
+    let mut machine = Machine::new(features, FlushPolicy::default());
+    machine.submit(&[
+        va(1),
+        sync_msi(1),
+        va(2),
+        SYNC_IRQ,
+        va(3),
+        sync_msi(2),
+        RESERVED,
+    ]);
+    assert_eq!(
+        machine.host.log.events(),
+        [
+            Event::Executed(va(1)),
+            Event::Msi(MSI, 1),
+            Event::Executed(va(2)),
+            Event::CmdSync,
+            Event::Executed(va(3)),
+            Event::Msi(MSI, 2),
+            Event::Gerror,
+        ]
+    );
+}
+
+/// A device at the address of an MSI may be slow: the deadline is checked after each, and
+/// a run ends.
+#[test]
+fn syncs_with_msi_end_at_deadline() {
+    let features = vector_features().with_msi(true);
+    let mut machine = Machine::new(features, FlushPolicy::default());
+    machine.write(CR0, STOPPED);
+    machine.submit(&[sync_msi(1); 5]);
+    machine.registers.cr0 = 0x9;
+    machine.host.is_slow = true;
+    for done in 1..=5 {
+        machine.consume_once();
+        assert_eq!(machine.memory.written.len(), done);
+        assert_eq!(machine.rd(), done as u32);
+    }
+}
+
 #[test]
 fn commands_complete_before_following_sync_signal() {
     let mut machine = Machine::new(vector_features(), FlushPolicy::default());

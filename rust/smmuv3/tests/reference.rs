@@ -26,6 +26,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Prefetch),
         1 => Just(Op::Sync),
         2 => Just(Op::SyncIrq),
+        2 => Just(Op::SyncMsi),
         1 => Just(Op::Reserved),
         1 => Just(Op::BadSync),
     ]

@@ -195,16 +195,18 @@ fn write(event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
         }
         PendingEvent::Lost => eventq::overflow(run),
     });
-    match recorded {
-        Recorded::Written { interrupt: true } => irqs.pulse(Interrupt::EventQ),
-        Recorded::Aborted { interrupt } => {
-            if change.toggled != 0 {
-                trace::trace_smmuv3_write_gerror(change.toggled, change.gerror);
-            }
-            if interrupt {
-                irqs.pulse(Interrupt::Gerror);
-            }
-        }
-        _ => {}
+    if change.toggled != 0 {
+        trace::trace_smmuv3_write_gerror(change.toggled, change.gerror);
+    }
+    let (eventq, gerror) = match recorded {
+        Recorded::Written { interrupt, gerror } => (interrupt, gerror),
+        Recorded::Aborted { interrupt } => (false, interrupt),
+        Recorded::Disabled | Recorded::Overflowed => (false, false),
+    };
+    if eventq {
+        irqs.pulse(Interrupt::EventQ);
+    }
+    if gerror {
+        irqs.pulse(Interrupt::Gerror);
     }
 }

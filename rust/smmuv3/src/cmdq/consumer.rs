@@ -223,6 +223,8 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
                 if self.memory.write_u32(address, data).is_err() {
                     self.activate(MSI_CMDQ_ABT_ERR);
                 }
+                // A device at the address can take its time.
+                self.spent = true;
             }
         }
         Ok(())
@@ -330,9 +332,9 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         self.activate(CMDQ_ERR);
     }
 
-    /// Activates a global error, and its interrupt if that is new (§7.5.1).
+    /// Activates a global error, and its interrupts if that is new (§7.5.1).
     fn activate(&mut self, error: u32) {
-        let activation = self.run.activate_errors(error);
+        let activation = self.run.activate_errors(error, self.memory);
         if activation.new != 0 {
             self.observer.activated(activation.new, activation.gerror);
         }

@@ -10,6 +10,7 @@ use super::{errors::Errors, Activation, Registers, StreamTableRegisters};
 use crate::{
     features::Features,
     gerror::{CommandError, CMDQ_ERR},
+    memory::GuestMemory,
     queue::QueueLayout,
     spec::register::CmdqCons,
 };
@@ -82,9 +83,13 @@ impl CmdqRun {
         self.cons = cons.raw();
     }
 
-    /// Makes the errors in `bits` active (§7.5).
-    pub(crate) fn activate_errors(&mut self, bits: u32) -> Activation {
-        self.errors.activate(bits)
+    /// Makes the errors in `bits` active, and sends the MSI of those that are new (§7.5).
+    pub(crate) fn activate_errors<M: GuestMemory>(
+        &mut self,
+        bits: u32,
+        memory: &mut M,
+    ) -> Activation {
+        self.errors.activate(bits, memory)
     }
 }
 
@@ -124,7 +129,21 @@ mod tests {
             mask,
             register::{Cr0, IrqCtrl},
         },
+        BusAbort,
     };
+
+    /// Memory without any.
+    struct Nowhere;
+
+    impl GuestMemory for Nowhere {
+        fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BusAbort> {
+            Err(BusAbort)
+        }
+
+        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BusAbort> {
+            Err(BusAbort)
+        }
+    }
 
     /// A queue of 16 entries with three commands in it.
     fn machine() -> (Registers, Features) {
@@ -145,7 +164,7 @@ mod tests {
         registers.cmdq_prod = 5;
         registers.activate_errors(EVENTQ_ABT_ERR);
         run.stopped_at(2, CommandError::Illegal);
-        let activation = run.activate_errors(CMDQ_ERR);
+        let activation = run.activate_errors(CMDQ_ERR, &mut Nowhere);
         assert_eq!((activation.new, activation.interrupt), (CMDQ_ERR, true));
         assert_eq!(registers.cmdq_cons, 0, "nothing is shown yet");
         registers.finish_cmdq(run);
@@ -160,7 +179,7 @@ mod tests {
         registers.activate_errors(MSI_CMDQ_ABT_ERR);
         let before = registers.clone();
         let mut run = registers.begin_cmdq(&features);
-        let activation = run.activate_errors(MSI_CMDQ_ABT_ERR);
+        let activation = run.activate_errors(MSI_CMDQ_ABT_ERR, &mut Nowhere);
         assert_eq!((activation.new, activation.interrupt), (0, false));
         registers.finish_cmdq(run);
         assert_eq!(registers, before);

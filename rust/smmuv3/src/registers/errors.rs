@@ -3,7 +3,8 @@
 
 //! Global errors, as seen by the consumer or producer of a queue (§6.3.19, §7.5).
 
-use super::Registers;
+use super::{msi::Msi, Registers};
+use crate::{gerror::MSI_GERROR_ABT_ERR, memory::GuestMemory};
 
 /// The global errors as the owner of a queue sees them, and those that it has activated.
 ///
@@ -14,15 +15,17 @@ pub(super) struct Errors {
     gerror: u32,
     gerrorn: u32,
     irq_enabled: bool,
+    msi: Option<Msi>,
     activated: u32,
 }
 
 impl Errors {
-    pub(super) const fn of(registers: &Registers) -> Self {
+    pub(super) fn of(registers: &Registers) -> Self {
         Self {
             gerror: registers.gerror,
             gerrorn: registers.gerrorn,
             irq_enabled: registers.gerror_irq_enabled(),
+            msi: registers.gerror_msi(),
             activated: 0,
         }
     }
@@ -32,16 +35,28 @@ impl Errors {
         (self.gerror ^ self.gerrorn) & bits != 0
     }
 
-    /// Makes the errors in `bits` active.
-    pub(super) fn activate(&mut self, bits: u32) -> Activation {
-        let new = bits & !(self.gerror ^ self.gerrorn);
-        self.gerror ^= new;
-        self.activated |= new;
+    /// Makes the errors in `bits` active, and sends the MSI of those that are new. An
+    /// MSI that aborts is an error, too, of which no interrupt is raised (§7.5.1).
+    pub(super) fn activate<M: GuestMemory>(&mut self, bits: u32, memory: &mut M) -> Activation {
+        let mut new = self.toggle(bits);
+        let interrupt = new != 0 && self.irq_enabled;
+        let msi = self.msi.filter(|_| interrupt);
+        if msi.is_some_and(|msi| msi.send(memory).is_err()) {
+            new |= self.toggle(MSI_GERROR_ABT_ERR);
+        }
         Activation {
             new,
             gerror: self.gerror,
-            interrupt: new != 0 && self.irq_enabled,
+            interrupt,
         }
+    }
+
+    /// Toggles the errors in `bits` that are not active, and returns them.
+    const fn toggle(&mut self, bits: u32) -> u32 {
+        let new = bits & !(self.gerror ^ self.gerrorn);
+        self.gerror ^= new;
+        self.activated |= new;
+        new
     }
 
     /// Returns the errors that were activated here.
@@ -57,6 +72,7 @@ pub struct Activation {
     pub new: u32,
     /// `GERROR` after that.
     pub gerror: u32,
-    /// Pulse the GERROR interrupt: an error is new, and the interrupt is enabled.
+    /// Pulse the wired GERROR interrupt: an error is new, and the interrupt is enabled. Its
+    /// MSI, if it has one, is sent.
     pub interrupt: bool,
 }

@@ -4,8 +4,13 @@
 //! The state that the Event queue's producer takes out of the register file, and puts
 //! back.
 
-use super::{errors::Errors, Activation, Registers};
-use crate::{features::Features, gerror::EVENTQ_ABT_ERR, queue::QueueLayout};
+use super::{errors::Errors, msi::Msi, Activation, Registers};
+use crate::{
+    features::Features,
+    gerror::{EVENTQ_ABT_ERR, MSI_EVENTQ_ABT_ERR},
+    memory::GuestMemory,
+    queue::QueueLayout,
+};
 
 /// The Event queue while records are written.
 ///
@@ -17,6 +22,7 @@ pub struct EventqRun {
     layout: QueueLayout,
     enabled: bool,
     irq_enabled: bool,
+    msi: Option<Msi>,
     /// `EVENTQ_PROD`, to be changed by the producer.
     pub(crate) prod: u32,
     cons: u32,
@@ -44,9 +50,21 @@ impl EventqRun {
         self.irq_enabled
     }
 
-    /// Makes the errors in `bits` active (§7.5).
-    pub(crate) fn activate_errors(&mut self, bits: u32) -> Activation {
-        self.errors.activate(bits)
+    /// Sends the MSI of the queue, if it has one and its interrupt is enabled. Returns
+    /// whether that is a new error whose interrupt is to be pulsed.
+    pub(crate) fn send_msi<M: GuestMemory>(&mut self, memory: &mut M) -> bool {
+        self.msi.is_some_and(|msi| {
+            msi.send(memory).is_err() && self.activate_errors(MSI_EVENTQ_ABT_ERR, memory).interrupt
+        })
+    }
+
+    /// Makes the errors in `bits` active, and sends the MSI of those that are new (§7.5).
+    pub(crate) fn activate_errors<M: GuestMemory>(
+        &mut self,
+        bits: u32,
+        memory: &mut M,
+    ) -> Activation {
+        self.errors.activate(bits, memory)
     }
 }
 
@@ -57,6 +75,7 @@ impl Registers {
             layout: self.eventq_layout(features),
             enabled: self.eventq_enabled(),
             irq_enabled: self.eventq_irq_enabled(),
+            msi: self.eventq_msi(),
             prod: self.eventq_prod,
             cons: self.eventq_cons,
             errors: Errors::of(self),

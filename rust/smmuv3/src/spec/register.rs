@@ -453,6 +453,14 @@ impl StrtabBase {
     }
 }
 
+impl IrqCfg0 {
+    /// `ADDR` as an address.
+    #[inline]
+    pub fn target(self) -> u64 {
+        u64::from(self.addr()) << 2
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -607,6 +615,7 @@ mod tests {
         CmdqProd::check(&[("wr", 19, 0)]);
         CmdqCons::check(&[("rd", 19, 0), ("err", 30, 24)]);
         EventqIndex::check(&[("pointer", 19, 0), ("overflow", 31, 31)]);
+        assert_eq!(IrqCfg0::of(u64::MAX).target(), 0x00ff_ffff_ffff_fffc);
         assert_eq!(StrtabBase::of(u64::MAX).table(), 0x00ff_ffff_ffff_ffc0);
         assert_eq!(QueueBase::of(u64::MAX).queue(), 0x00ff_ffff_ffff_ffe0);
     }

@@ -32,9 +32,14 @@ pub enum Op {
     Prefetch,
     Sync,
     SyncIrq,
+    SyncMsi,
     Reserved,
     BadSync,
 }
+
+/// Where MSIs are written: of each command to a word of its own, of which every eighth
+/// is where writes abort.
+pub const MSIS: u64 = 0x2000_0000;
 
 impl Op {
     pub fn words(self, number: u32) -> [u64; 2] {
@@ -50,6 +55,7 @@ impl Op {
             Self::Prefetch => [0x01 | sid(0x99), 0],
             Self::Sync => [0x46, 0],
             Self::SyncIrq => [0x1046, 0],
+            Self::SyncMsi => [0x1046 | (n << 32), MSIS + 4 * n],
             Self::Reserved => [0xff, n],
             Self::BadSync => [0x3046, 0],
         }
@@ -150,8 +156,14 @@ pub fn drive(
 
 /// With a queue of `2^log2size` entries.
 pub fn machine(policy: FlushPolicy, log2size: u32) -> Machine {
-    let mut machine = Machine::resized(vector_features(), policy, log2size, 0);
+    let features = vector_features().with_msi(true);
+    let mut machine = Machine::resized(features, policy, log2size, 0);
     machine.host.streams = STREAMS.into_iter().collect();
+    // Errors have an MSI, too.
+    machine.registers.gerror_irq_cfg0 = MSIS + 0x10_0000;
+    machine.registers.gerror_irq_cfg1 = 0x4711;
+    let aborts = (0..64).map(|n| MSIS + 32 * n..MSIS + 32 * n + 4);
+    machine.memory.unwritable = aborts.collect();
     machine
 }
 
@@ -180,6 +192,7 @@ impl Reasonable {
             single.signals.log.segments()
         );
         assert_eq!(batched.registers, single.registers);
+        assert_eq!(batched.memory.written, single.memory.written);
         let quarantined = |machine: &Machine| -> BTreeSet<u32> {
             machine.host.quarantined.iter().copied().collect()
         };

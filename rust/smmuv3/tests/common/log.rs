@@ -14,6 +14,8 @@ pub enum Event {
     FailedClosed,
     /// The wired interrupt of a `CMD_SYNC`.
     CmdSync,
+    /// An MSI, whether or not it aborted: address and data.
+    Msi(u64, u32),
     /// The interrupt of a global error.
     Gerror,
 }

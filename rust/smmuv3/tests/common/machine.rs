@@ -4,7 +4,8 @@
 //! An SMMU as a guest sees it.
 
 use smmuv3::{
-    Cmdq, Effects, Features, FlushPolicy, Interrupts, Observer, Platform, Progress, Registers,
+    BusAbort, Cmdq, Effects, Features, FlushPolicy, GuestMemory, Interrupts, Observer, Platform,
+    Progress, Registers,
 };
 
 use super::{
@@ -61,6 +62,27 @@ pub struct Tolerated(pub Vec<u8>);
 impl Observer for Tolerated {
     fn tolerated(&mut self, opcode: u8) {
         self.0.push(opcode);
+    }
+}
+
+/// Memory whose MSIs are logged.
+struct Logged<'a> {
+    memory: &'a mut Memory,
+    log: Log,
+}
+
+impl GuestMemory for Logged<'_> {
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
+        self.memory.read(address, buffer)
+    }
+
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
+        self.memory.write(address, data)
+    }
+
+    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
+        self.log.push(Event::Msi(address, value));
+        self.memory.write_u32(address, value)
     }
 }
 
@@ -162,11 +184,15 @@ impl Machine {
     }
 
     pub fn consume_once(&mut self) -> Progress {
+        let mut memory = Logged {
+            memory: &mut self.memory,
+            log: self.signals.log.clone(),
+        };
         if let Some(reference) = &mut self.one_by_one {
             reference.consume(
                 &mut self.registers,
                 &self.features,
-                &mut self.memory,
+                &mut memory,
                 &mut self.host,
                 &mut self.signals,
             );
@@ -177,7 +203,7 @@ impl Machine {
             &mut run,
             &self.features,
             Platform {
-                memory: &mut self.memory,
+                memory: &mut memory,
                 backend: &mut self.host,
                 interrupts: &mut self.signals,
                 observer: &mut self.observer,

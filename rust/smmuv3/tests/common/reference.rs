@@ -6,7 +6,7 @@
 
 use smmuv3::{
     command::{decode, Cfgi, Command, CompletionSignal, Invalidation},
-    gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR},
+    gerror::{CMDQ_ERR, MSI_CMDQ_ABT_ERR, MSI_GERROR_ABT_ERR},
     stream_table, Backend, CommandError, Features, FlushPolicy, GuestMemory, HostError, Interrupts,
     Registers,
 };
@@ -47,9 +47,7 @@ impl OneByOne {
                 }
                 Err(error) => {
                     registers.cmdq_cons = rd | (error.code() << 24);
-                    if registers.activate_errors(CMDQ_ERR) != 0 && registers.gerror_irq_enabled() {
-                        signals.gerror();
-                    }
+                    activate(CMDQ_ERR, registers, memory, signals);
                 }
             }
         }
@@ -178,14 +176,31 @@ impl OneByOne {
             CompletionSignal::Irq => signals.cmd_sync(),
             CompletionSignal::Sev => signals.sev(),
             CompletionSignal::Msi { address, data } => {
-                let aborted = memory.write_u32(address, data).is_err();
-                if aborted
-                    && registers.activate_errors(MSI_CMDQ_ABT_ERR) != 0
-                    && registers.gerror_irq_enabled()
-                {
-                    signals.gerror();
+                if memory.write_u32(address, data).is_err() {
+                    activate(MSI_CMDQ_ABT_ERR, registers, memory, signals);
                 }
             }
         }
     }
+}
+
+/// An error, and the interrupts of one that is new (7.5.1).
+fn activate<M: GuestMemory, S: Interrupts>(
+    error: u32,
+    registers: &mut Registers,
+    memory: &mut M,
+    signals: &mut S,
+) {
+    if registers.activate_errors(error) == 0 || !registers.gerror_irq_enabled() {
+        return;
+    }
+    let address = registers.gerror_irq_cfg0;
+    if address != 0
+        && memory
+            .write_u32(address, registers.gerror_irq_cfg1)
+            .is_err()
+    {
+        registers.activate_errors(MSI_GERROR_ABT_ERR);
+    }
+    signals.gerror();
 }

@@ -40,7 +40,7 @@ const ERRNOS: [(&str, i32); 12] = [
 ];
 
 /// Registers that vectors call by name, with their size in bytes.
-const REGISTERS: [(&str, u64, u32); 14] = [
+const REGISTERS: [(&str, u64, u32); 15] = [
     ("CR0", 0x20, 4),
     ("CR0ACK", 0x24, 4),
     ("CR1", 0x28, 4),
@@ -50,6 +50,7 @@ const REGISTERS: [(&str, u64, u32); 14] = [
     ("GERROR", 0x60, 4),
     ("GERRORN", 0x64, 4),
     ("GERROR_IRQ_CFG0", 0x68, 8),
+    ("GERROR_IRQ_CFG1", 0x70, 4),
     ("STRTAB_BASE", 0x80, 8),
     ("STRTAB_BASE_CFG", 0x88, 4),
     ("CMDQ_BASE", 0x90, 8),
