@@ -134,6 +134,34 @@ impl AddressSpace {
         unsafe { self.access(address, attributes, pointer, data.len(), true) }
     }
 
+    /// Writes a little-endian word in one store. It becomes visible after all earlier accesses of
+    /// the device.
+    ///
+    /// [`Self::write`] may store a part of the data more than once, because it ends in
+    /// `memmove()`. A word by which software learns that its place is free again must be stored
+    /// once; otherwise the second store could overwrite what software has put there.
+    #[inline]
+    pub fn write_u32_le(
+        &self,
+        address: u64,
+        attributes: MemTxAttrs,
+        value: u32,
+    ) -> Result<(), MemTxError> {
+        fence(Ordering::SeqCst);
+        let mut result = 0;
+        // SAFETY: a valid address space; the callee writes `result`
+        unsafe {
+            system::bindings::address_space_stl_le(
+                self.as_mut_ptr(),
+                address,
+                value,
+                attributes,
+                &mut result,
+            );
+        }
+        check(result)
+    }
+
     /// # Safety
     ///
     /// `data` must point to `length` bytes, which may be written unless `is_write`.

@@ -36,6 +36,10 @@ impl GuestMemory for GuestRam {
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
         Self::with_lock(|memory| memory.write(address, MEMTXATTRS_UNSPECIFIED, data))
     }
+
+    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
+        Self::with_lock(|memory| memory.write_u32_le(address, MEMTXATTRS_UNSPECIFIED, value))
+    }
 }
 
 /// The plain part of guest physical memory, which needs no lock. Accesses to the rest, and
