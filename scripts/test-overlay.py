@@ -47,6 +47,9 @@ TREE = {
         "  {\n    x =\n      \"iommu=smmuv3\" : \"virtio-iommu\");\n  }\n"
         "  if (!kvm_enabled() || !kvm_irqchip_in_kernel()) {\n    e(\"SMMUv3 accel\");\n  }\n"
         "  if (!kvm_enabled() || !kvm_irqchip_in_kernel()) {\n    e(\"something else\");\n  }\n"),
+    "hw/core/machine.c": (
+        "#include \"a.h\"\n\nGlobalProperty hw_compat_2_0[] = {\n    { \"b\", \"c\", \"d\" },\n};\n"
+        "GlobalProperty hw_compat_1_9[] = {\n    { \"e\", \"f\", \"g\" },\n};\n"),
     "hw/pci/pci_bridge.c": (
         "#include \"hw/pci/pci_bus.h\"\n#include \"qemu/module.h\"\n#include \"hw/core/qdev-properties.h\"\n\n"
         "w()\n{\n    {\n        bus_cold_reset(BUS(&s->sec_bus));\n    }\n}\n"
@@ -208,6 +211,8 @@ def apply_makes_every_edit(case: Case) -> None:
     assert virt.count("if (!qtest_enabled() && (!kvm_enabled() || !kvm_irqchip_in_kernel())) {") == 1
     assert virt.index("qtest_enabled") < virt.index("SMMUv3 accel")
     assert '"virtio-iommu");\n            return;\n' in virt
+    compat = '{\n    { "arm-smmuv3", "msi", "off", .optional = true },\n    { "b", "c", "d" },\n};\n'
+    assert f"hw_compat_2_0[] = {compat}" in read("hw/core/machine.c")
     bridge = read("hw/pci/pci_bridge.c")
     assert bridge.index("void pci_bridge_add_bus_number_notifier(") < bridge.index("w()")
     assert bridge.count("notifier_list_notify(&bus_number_notifiers, d);\n    }\n}\n") == 1

@@ -205,7 +205,6 @@ fn conformance_missing_features_match_id_registers() {
         .with_pri(false)
         .with_mpam(false)
         .with_dpt(false)
-        .with_msi(false)
         .with_sev(false)
         .with_ecmdq(false)
         .with_stall_model(1);
@@ -214,6 +213,6 @@ fn conformance_missing_features_match_id_registers() {
         .split_whitespace()
         .map(str::to_owned)
         .collect();
-    let sentence = "Hyp, PRI, MPAM, DPT, MSI, SEV, ECMDQ, SECURE_IMPL all 0, STALL_MODEL = 1";
+    let sentence = "Hyp, PRI, MPAM, DPT, SEV, ECMDQ, SECURE_IMPL all 0, STALL_MODEL = 1";
     assert!(words.join(" ").contains(sentence));
 }

@@ -20,6 +20,11 @@ pub const TLBI_NSNH_ALL: Command = [0x30, 0];
 /// `CMD_CFGI_ALL` (§4.3.6).
 pub const CFGI_ALL: Command = [0x04, 31];
 
+/// Returns a `CMD_SYNC` whose completion signal is an MSI (§4.7.3).
+pub const fn sync_msi(address: u64, data: u32) -> Command {
+    [0x1046 | ((data as u64) << 32), address]
+}
+
 /// Returns a command with an opcode and nothing else.
 pub const fn of(opcode: u8) -> Command {
     [opcode as u64, 0]

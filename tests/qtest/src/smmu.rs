@@ -82,8 +82,16 @@ pub const EVENTQEN: u32 = 1 << 2;
 pub const CMDQEN: u32 = 1 << 3;
 /// `IRQ_CTRL.GERROR_IRQEN`
 pub const GERROR_IRQEN: u32 = 1 << 0;
+/// `IRQ_CTRL.EVENTQ_IRQEN`
+pub const EVENTQ_IRQEN: u32 = 1 << 2;
 /// `GERROR.CMDQ_ERR`
 pub const CMDQ_ERR: u32 = 1 << 0;
+/// `GERROR.MSI_CMDQ_ABT_ERR`
+pub const MSI_CMDQ_ABT_ERR: u32 = 1 << 4;
+/// `GERROR.MSI_EVENTQ_ABT_ERR`
+pub const MSI_EVENTQ_ABT_ERR: u32 = 1 << 5;
+/// `GERROR.MSI_GERROR_ABT_ERR`
+pub const MSI_GERROR_ABT_ERR: u32 = 1 << 7;
 
 /// `CMDQ_CONS.ERR` codes (§6.3.28).
 pub mod cerror {
@@ -190,6 +198,20 @@ impl<'a> Smmu<'a> {
     #[track_caller]
     pub fn error(&self) -> bool {
         (self.read(reg::GERROR) ^ self.read(reg::GERRORN)) & CMDQ_ERR != 0
+    }
+
+    /// Returns the global errors that are active.
+    #[track_caller]
+    pub fn errors(&self) -> u32 {
+        self.read(reg::GERROR) ^ self.read(reg::GERRORN)
+    }
+
+    /// Has an interrupt send an MSI. Its enable in `IRQ_CTRL` must be 0. `cfg0` is
+    /// `GERROR_IRQ_CFG0` or `EVENTQ_IRQ_CFG0`.
+    #[track_caller]
+    pub fn setup_msi(&self, cfg0: u64, address: u64, data: u32) {
+        self.write64(cfg0, address);
+        self.write(cfg0 + 8, data);
     }
 
     /// Acknowledges all global errors.

@@ -81,6 +81,7 @@ fn property_value_of_wrong_type_is_refused() {
         ("ssidsize", "many"),
         ("ril", "maybe"),
         ("ats", "1"),
+        ("msi", "maybe"),
         ("cmdqv", "2"),
         ("accel", "maybe"),
         ("accel", "auto"),

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Introspection of `arm-smmuv3`: the Rust device must be indistinguishable
-//! from the C device for users, libvirt and old machine types.
+//! Introspection of `arm-smmuv3`: but for one more property, the Rust device must be
+//! indistinguishable from the C device for users, libvirt and old machine types.
 
 use std::path::PathBuf;
 
 use serde_json::{json, Value};
-use smmuv3_qtest::{qemu, qemu_c, smmu::PATH, Builder, Machine};
+use smmuv3_qtest::{
+    qemu, qemu_c,
+    smmu::{reg, PATH},
+    Builder, Machine, Smmu,
+};
 
 /// Checks that `ask` returns the same value for both binaries, and returns it.
 #[track_caller]
@@ -43,7 +47,13 @@ fn properties(binary: PathBuf) -> Vec<Value> {
 
 #[test]
 fn device_help_matches_c_device() {
-    let lines = same(|binary| help(binary, "arm-smmuv3,help"));
+    let lines = same(|binary| {
+        let mut lines = help(binary.clone(), "arm-smmuv3,help");
+        let before = lines.len();
+        lines.retain(|line| !line.trim_start().starts_with("msi=<OnOffAuto>"));
+        assert_eq!(before - lines.len(), usize::from(binary == qemu()), "msi");
+        lines
+    });
     assert!(lines
         .iter()
         .any(|line| line.contains("ssidsize=<SsidSizeMode>")));
@@ -61,7 +71,14 @@ fn device_list_line_matches_c_device() {
 
 #[test]
 fn qmp_properties_match_c_device() {
-    let properties = same(properties);
+    let properties = same(|binary| {
+        let is_msi = |property: &Value| property["name"] == "msi";
+        let all = properties(binary.clone());
+        let (msi, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(is_msi);
+        assert_eq!(msi.len(), usize::from(binary == qemu()));
+        assert!(msi.iter().all(|property| property["type"] == "OnOffAuto"));
+        rest
+    });
     assert!(properties.len() > 10);
 }
 
@@ -90,11 +107,13 @@ fn qom_types_match_c_device() {
 #[test]
 fn qom_properties_match_c_device() {
     same(|binary| {
-        let answer = bare(binary).qmp("qom-list-properties", json!({ "typename": "arm-smmuv3" }));
+        let answer =
+            bare(binary.clone()).qmp("qom-list-properties", json!({ "typename": "arm-smmuv3" }));
         let mut lines: Vec<String> = answer
             .as_array()
             .expect("a list")
             .iter()
+            .filter(|property| property["name"] != "msi" || binary != qemu())
             .map(Value::to_string)
             .collect();
         lines.sort();
@@ -204,6 +223,26 @@ fn old_machine_type_fixes_properties() {
         assert_eq!(rust["ssidsize"], "0");
         assert_eq!(rust["oas"], "44");
     }
+}
+
+/// The C device has no such property, which old machine types must not mind.
+#[test]
+fn old_machine_type_has_no_msi() {
+    let msi = |machine: &str, options: &str| {
+        let machine = instance(qemu(), machine, options);
+        let value = machine.qom_get(PATH, "msi");
+        let shown = Smmu::find(&machine).read(reg::IDR0) & (1 << 13) != 0;
+        (value, shown)
+    };
+    let fixed = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
+    for machine in ["virt-11.0", "virt-10.2", "virt-10.0"] {
+        assert_eq!(msi(machine, fixed), (json!("off"), false), "{machine}");
+        let given = format!("{fixed},msi=on");
+        assert_eq!(msi(machine, &given), (json!("on"), true), "{machine}");
+        instance(qemu_c(), machine, "accel=off");
+    }
+    assert_eq!(msi("virt", fixed), (json!("auto"), true));
+    assert_eq!(msi("virt", "accel=off"), (json!("auto"), false));
 }
 
 #[test]

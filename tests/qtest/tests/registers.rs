@@ -8,12 +8,18 @@ use smmuv3_qtest::{
     command,
     machine::RAM,
     qemu, qemu_c, smmu,
-    smmu::{reg, CMDQEN, CMDQ_ERR, EVENTQEN, GERROR_IRQEN, SMMUEN},
+    smmu::{reg, CMDQEN, CMDQ_ERR, EVENTQEN, EVENTQ_IRQEN, GERROR_IRQEN, SMMUEN},
     Builder, Machine, Random, Smmu,
 };
 
-/// IDR0.ATS = 0, IDR3.RIL = 1, IDR1.SSIDSIZE = 0, IDR5.OAS = 44 bits.
-const PROFILE: &str = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
+/// IDR0.ATS = 0, IDR0.MSI = 0, IDR3.RIL = 1, IDR1.SSIDSIZE = 0, IDR5.OAS = 44 bits.
+const PROFILE: &str = "accel=on,ats=off,ril=on,ssidsize=0,oas=44,msi=off";
+
+/// The same for the C device.
+const C_PROFILE: &str = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
+
+/// `IDR0.MSI`
+const MSI: u32 = 1 << 13;
 
 fn start(options: &str) -> Machine {
     Builder::virt(qemu()).smmu(options).start()
@@ -222,6 +228,53 @@ fn irq_cfg_registers_are_res0_without_msi() {
             (0, 0),
             "at {offset:#x}"
         );
+    }
+}
+
+/// `auto` follows accel. Nothing else in the ID registers changes.
+#[test]
+fn msi_property_sets_idr0_msi() {
+    let accel = "accel=on,ats=off,ril=on,ssidsize=0,oas=44";
+    for (options, with_msi) in [("accel=off", false), (accel, true)] {
+        let without = id_registers(&start(&format!("{options},msi=off")));
+        let mut expected = without.clone();
+        assert_eq!(expected[0] & MSI, 0);
+        expected[0] |= MSI;
+        assert_eq!(id_registers(&start(&format!("{options},msi=on"))), expected);
+        let auto = if with_msi { &expected } else { &without };
+        assert_eq!(id_registers(&start(options)), *auto, "{options}");
+        assert_eq!(id_registers(&start(&format!("{options},msi=auto"))), *auto);
+    }
+}
+
+/// Vector M09, and the rest of the registers that only MSIs have.
+#[test]
+fn irq_cfg_registers_are_guarded_by_their_enables() {
+    for options in ["accel=on,ats=off,ril=on,ssidsize=0,oas=44", "msi=on"] {
+        let machine = start(options);
+        let smmu = Smmu::find(&machine);
+        for (cfg0, enable) in [
+            (reg::GERROR_IRQ_CFG0, GERROR_IRQEN),
+            (reg::EVENTQ_IRQ_CFG0, EVENTQ_IRQEN),
+        ] {
+            let read = || (smmu.read64(cfg0), smmu.read64(cfg0 + 8));
+            smmu.write64(cfg0, u64::MAX);
+            smmu.write64(cfg0 + 8, u64::MAX);
+            let ones = (0x0000_0fff_ffff_fffc, 0x0000_003f_ffff_ffff);
+            assert_eq!(read(), ones, "at {cfg0:#x}, {options}");
+            smmu.write(reg::IRQ_CTRL, enable);
+            smmu.write64(cfg0, 0);
+            smmu.write64(cfg0 + 8, 0);
+            assert_eq!(read(), ones, "at {cfg0:#x}, {options}, enabled");
+            // the other one's enable guards nothing here
+            smmu.write(reg::IRQ_CTRL, (GERROR_IRQEN | EVENTQ_IRQEN) ^ enable);
+            smmu.write64(cfg0, 0);
+            smmu.write64(cfg0 + 8, 0);
+            assert_eq!(read(), (0, 0), "at {cfg0:#x}, {options}");
+            smmu.write(reg::IRQ_CTRL, 0);
+        }
+        smmu.write(reg::GERRORN, 0xffff_fffe);
+        assert_eq!(smmu.read(reg::GERRORN), 0x1b4, "{options}");
     }
 }
 
@@ -523,7 +576,7 @@ fn id_registers_match_c_device() {
         for ril in ["on", "off"] {
             for (ssidsize, oas) in [("0", "44"), ("20", "48"), ("1", "44"), ("16", "48")] {
                 let options = format!("accel=on,ats={ats},ril={ril},ssidsize={ssidsize},oas={oas}");
-                let rust = start(&options);
+                let rust = start(&format!("{options},msi=off"));
                 let c = Builder::virt(qemu_c()).smmu(&options).start();
                 assert_eq!(id_registers(&rust), id_registers(&c), "{options}");
             }
@@ -534,7 +587,7 @@ fn id_registers_match_c_device() {
 #[test]
 fn power_on_values_match_c_device() {
     let rust = start(PROFILE);
-    let c = Builder::virt(qemu_c()).smmu(PROFILE).start();
+    let c = Builder::virt(qemu_c()).smmu(C_PROFILE).start();
     assert_same(&snapshot(&Smmu::find(&rust)), &snapshot(&Smmu::find(&c)));
 }
 

@@ -51,7 +51,7 @@ use crate::{
     memory::DirectRam,
     mmio,
     pci::{self, AddressSpaceRequests},
-    properties::{OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS},
+    properties::{OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, MSI_DESCRIPTION},
     state::GuestState,
     vmstate::{declare_vmstate, SavedRegisters},
 };
@@ -117,6 +117,9 @@ pub struct Smmuv3 {
     /// Address Translation Services
     #[property(rename = "ats", default = 0)]
     ats: OnOffAuto,
+    /// Message Signalled Interrupts of the SMMU itself
+    #[property(rename = "msi", default = 0)]
+    msi: OnOffAuto,
     /// Output address size
     #[property(rename = "oas", default = 0)]
     oas: OasMode,
@@ -173,6 +176,7 @@ impl Smmuv3Class {
         for (name, text) in DESCRIPTIONS {
             describe_property(device_class, name, text);
         }
+        describe_property(device_class, c"msi", MSI_DESCRIPTION);
     }
 }
 
@@ -275,6 +279,7 @@ impl Smmuv3 {
             accel: self.accel,
             ril: self.ril.value(),
             ats: self.ats.value(),
+            msi: self.msi.value(),
             oas: self.oas,
             ssidsize: self.ssidsize,
             cmdqv: self.cmdqv.value(),

@@ -4,15 +4,17 @@
 //! The completion signals of `CMD_SYNC`.
 
 use smmuv3_qtest::{
-    command::{SYNC, SYNC_IRQ},
+    command::{sync_msi, SYNC, SYNC_IRQ},
     machine::RAM,
+    qemu,
     smmu::cerror,
+    Builder,
 };
 
 use crate::bench::{
-    with_queue, Interrupts,
+    with_queue, with_queue_of, Interrupts,
     Queue::{Idle, Stopped},
-    Steps,
+    Steps, PROFILE,
 };
 
 /// `CMD_SYNC` with an event as completion signal.
@@ -41,10 +43,11 @@ fn cmd_sync_signals_by_cs() {
 
 #[test]
 fn cmd_sync_writes_no_msi_without_idr0_msi() {
-    with_queue(4, |smmu| {
+    let machine = Builder::virt(qemu()).smmu(&format!("{PROFILE},msi=off"));
+    with_queue_of(machine, 4, |smmu| {
         let target = RAM + 0x1_0000;
         smmu.machine().write32(target, 0x1111_1111);
-        smmu.submit(&[[0x1046 | (0x2222_2222 << 32), target]]);
+        smmu.submit(&[sync_msi(target, 0x2222_2222)]);
         assert_eq!(smmu.machine().read32(target), 0x1111_1111);
         smmu.expect_interrupts("instead of the MSI", Interrupts::SYNC);
     });

@@ -8,7 +8,7 @@ use smmuv3_qtest::{
     command::{SYNC, SYNC_IRQ, TLBI_NSNH_ALL},
     machine::RAM,
     smmu,
-    smmu::{cerror, reg, CMDQEN, EVENTQEN, SMMUEN},
+    smmu::{cerror, reg, CMDQEN, EVENTQEN, MSI_CMDQ_ABT_ERR, SMMUEN},
     Smmu,
 };
 
@@ -97,6 +97,65 @@ fn cmdq_in_any_device_does_not_crash_qemu() {
         }
     }
     smmu.expect_usable();
+}
+
+/// What the devices make of the words does not matter; QEMU must not crash or hang.
+#[test]
+fn msi_to_any_device_does_not_crash_qemu() {
+    let machine = machine()
+        .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
+        .device(format!("arm-smmuv3,primary-bus=pcie.2,{PROFILE}"))
+        .start();
+    let bases = smmu::bases(&machine);
+    let smmu = Smmu::at(&machine, bases[0]);
+    for base in [
+        0,
+        bases[0],
+        bases[1],
+        0x0800_0000,
+        0x0801_0000,
+        0x0808_0000,
+        0x0900_0000,
+        0x0901_0000,
+        0x0902_0000,
+        0x0a00_0000,
+        0x0c00_0000,
+        0x1000_0000,
+        0x3eff_0000,
+        0x40_1000_0000,
+        0x80_0000_0000,
+        NOWHERE,
+    ] {
+        smmu.new_queue(RAM, 8);
+        let offsets = (0..0x100).step_by(4).filter(|offset| *offset != 0);
+        let msis: Vec<_> = offsets
+            .map(|offset| command::sync_msi(base + offset, 0x1111 * offset as u32))
+            .collect();
+        smmu.submit(&msis);
+        smmu.expect_running(format_args!("MSIs to {base:#x}"));
+    }
+    smmu.expect_usable();
+}
+
+#[test]
+fn smmus_ringing_each_other_by_msi_stop() {
+    let machine = machine()
+        .device("pxb-pcie,id=pcie.2,bus_nr=16,bus=pcie.0")
+        .device(format!("arm-smmuv3,primary-bus=pcie.2,{PROFILE}"))
+        .start();
+    let bases = smmu::bases(&machine);
+    let [one, two] = [bases[0], bases[1]].map(|base| Smmu::at(&machine, base));
+    one.setup_queue(RAM, 4);
+    two.setup_queue(RAM + 0x1_0000, 4);
+    two.push(&[command::sync_msi(one.base() + reg::CMDQ_PROD, 7), SYNC]);
+    let doorbell = command::sync_msi(two.base() + reg::CMDQ_PROD, two.prod());
+    one.push_and_ring(&[doorbell, SYNC]);
+    one.expect("the first", Idle(2));
+    two.expect("the second", Idle(2));
+    assert_eq!(one.errors(), 0);
+    // the first is at work, so its registers cannot be reached
+    assert_eq!(two.errors(), MSI_CMDQ_ABT_ERR);
+    assert_eq!(one.read(reg::CMDQ_PROD), one.prod());
 }
 
 #[test]

@@ -12,5 +12,6 @@ mod device_memory;
 mod errors;
 mod geometry;
 mod migration;
+mod msi;
 mod random_accesses;
 mod time_slices;

@@ -8,7 +8,10 @@ use smmuv3_qtest::{
     command::Command,
     machine::RAM,
     qemu, smmu,
-    smmu::{reg, CMDQEN, CMDQ_ERR, EVENTQEN, SMMUEN},
+    smmu::{
+        reg, CMDQEN, CMDQ_ERR, EVENTQEN, MSI_CMDQ_ABT_ERR, MSI_EVENTQ_ABT_ERR, MSI_GERROR_ABT_ERR,
+        SMMUEN,
+    },
     Builder, Random, Smmu,
 };
 
@@ -16,6 +19,8 @@ use crate::bench::{Steps, NOWHERE};
 
 /// `GERROR.EVENTQ_ABT_ERR`
 const EVENTQ_ABT_ERR: u32 = 1 << 2;
+/// `GERROR.MSI_CMDQ_ABT_ERR` and its like
+const MSI_ERRORS: u32 = MSI_CMDQ_ABT_ERR | MSI_EVENTQ_ABT_ERR | MSI_GERROR_ABT_ERR;
 
 /// Returns the offset of a random register, more often of one with effects.
 fn offset(random: &mut Random) -> u64 {
@@ -28,7 +33,12 @@ fn offset(random: &mut Random) -> u64 {
             reg::CMDQ_CONS,
             reg::IRQ_CTRL,
         ]),
-        4 => random.of(&[reg::CMDQ_BASE, reg::STRTAB_BASE, reg::EVENTQ_BASE]),
+        4 => random.of(&[
+            reg::CMDQ_BASE,
+            reg::STRTAB_BASE,
+            reg::EVENTQ_BASE,
+            reg::GERROR_IRQ_CFG0,
+        ]),
         _ => random.next() % 0x100,
     }
 }
@@ -84,7 +94,8 @@ fn run_hostile_guest(seed: u64) {
         }
         smmu.expect_running(format_args!("seed {seed:#x}"));
         // Service failure mode (§12.3) is never entered.
-        let errors = smmu.read(reg::GERROR) & !(CMDQ_ERR | EVENTQ_ABT_ERR);
+        let possible = CMDQ_ERR | EVENTQ_ABT_ERR | MSI_ERRORS;
+        let errors = smmu.read(reg::GERROR) & !possible;
         assert_eq!(errors, 0, "seed {seed:#x}");
     }
     machine.system_reset();

@@ -6,7 +6,8 @@
 
 use smmuv3_qtest::{
     command,
-    command::{RESERVED, SYNC, SYNC_IRQ},
+    command::{sync_msi, RESERVED, SYNC, SYNC_IRQ},
+    machine::RAM,
     smmu::{cerror, reg, CMDQEN},
     until, Builder, Smmu,
 };
@@ -75,6 +76,54 @@ fn doorbell_returns_after_one_time_slice() {
             let end = if lap % 2 == 0 { 1 << LARGEST } else { 0 };
             smmu.expect_both(format_args!("lap {lap}"), Idle(end), Interrupts::SYNC);
         }
+    });
+}
+
+/// Where MSIs are written, behind the queue.
+const MAILBOXES: u64 = RAM + (16 << 20);
+
+/// Fills the queue with nothing but `CMD_SYNC`s that have an MSI: the words at
+/// [`MAILBOXES`] become 1, 2, and so on.
+#[track_caller]
+fn fill_with_msis(smmu: &Smmu<'_>) {
+    let msis: Vec<_> = (0..1 << LARGEST)
+        .map(|number| sync_msi(MAILBOXES + 4 * number, number as u32 + 1))
+        .collect();
+    smmu.push(&msis);
+}
+
+#[track_caller]
+fn expect_msis(smmu: &Smmu<'_>) {
+    let bytes = smmu.machine().read_memory(MAILBOXES, 4 << LARGEST);
+    for (number, word) in (1_u32..).zip(bytes.chunks_exact(4)) {
+        assert_eq!(word, number.to_le_bytes(), "CMD_SYNC {number}");
+    }
+}
+
+#[test]
+fn largest_cmdq_of_msis_is_consumed_in_slices() {
+    with_queue_of(machine(), LARGEST, |smmu| {
+        fill_with_msis(smmu);
+        slice_after(smmu, &[(reg::CMDQ_PROD, smmu.prod())]);
+        smmu.expect_running("while the queue is consumed");
+        smmu.wait_consumed();
+        smmu.expect_both("all are consumed", Idle(1 << LARGEST), Interrupts::NONE);
+        expect_msis(smmu);
+    });
+}
+
+/// A vCPU's doorbells come while the queue is consumed because of another vCPU's.
+#[test]
+fn doorbells_during_run_complete_every_msi() {
+    with_queue_of(machine(), LARGEST, |smmu| {
+        fill_with_msis(smmu);
+        let step = 1 << 12;
+        for prod in (step..=1 << LARGEST).step_by(step as usize) {
+            smmu.write(reg::CMDQ_PROD, prod);
+        }
+        smmu.wait_consumed();
+        smmu.expect_both("all are consumed", Idle(1 << LARGEST), Interrupts::NONE);
+        expect_msis(smmu);
     });
 }
 

@@ -16,6 +16,9 @@ const IDR1: u32 = (19 << 21) | (19 << 16) | (20 << 6) | 32;
 const IDR3: u32 = (1 << 2) | (1 << 10) | (2 << 11);
 const IDR5: u32 = 0b101 | (0b111 << 4);
 
+/// `IDR0.MSI`, which only this device has.
+const MSI: u32 = 1 << 13;
+
 /// The PASID extended capability.
 const PASID: u32 = 0x1b;
 
@@ -195,8 +198,10 @@ fn auto_properties_match_c_device() {
                     .try_start();
                 started.map(|bench| {
                     let smmu = bench.smmu();
-                    let registers =
+                    let mut registers =
                         [reg::IDR0, reg::IDR1, reg::IDR3, reg::IDR5].map(|at| smmu.read(at));
+                    assert_eq!(registers[0] & MSI != 0, binary == qemu(), "IDR0.MSI");
+                    registers[0] &= !MSI;
                     let pasid =
                         Ecam::of(bench.machine()).extended_capability(sid(1) >> 8, 0, PASID);
                     (registers, pasid, acpi_table(bench.machine(), "IORT"))

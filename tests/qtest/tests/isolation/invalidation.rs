@@ -122,6 +122,24 @@ fn cmd_sync_waits_for_slow_host() {
     bench.finish();
 }
 
+/// A guest that polls memory sees the MSI only when the host has invalidated.
+#[test]
+fn sync_msi_waits_for_slow_host() {
+    let bench = Bench::with_one_device();
+    let smmu = translating(&bench);
+    bench.script("fail HWPT_INVALIDATE delay_ms=200 count=1");
+    let start = Instant::now();
+    smmu.push(&tlbis(3));
+    let slot = smmu.slot(smmu.prod());
+    smmu.push(&[command::sync_msi(slot, 0)]);
+    smmu.ring();
+    until("MSI", || (smmu.machine().read32(slot) == 0).then_some(()));
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_eq!(completed(&bench), as_issued(&tlbis(3)));
+    assert_eq!(smmu.cons(), smmu.prod());
+    bench.finish();
+}
+
 #[test]
 fn invalidations_without_device_complete_at_once() {
     let bench = Setup::new(EXPLICIT).start();

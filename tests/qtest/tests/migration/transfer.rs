@@ -7,10 +7,10 @@ use std::{path::PathBuf, thread, time::Duration};
 
 use serde_json::json;
 use smmuv3_qtest::{
-    command::{CFGI_ALL, SYNC, SYNC_IRQ, TLBI_NSNH_ALL},
+    command::{sync_msi, CFGI_ALL, RESERVED, SYNC, SYNC_IRQ, TLBI_NSNH_ALL},
     machine::RAM,
     qemu, qemu_c,
-    smmu::{self, irq, reg, CMDQEN, EVENTQEN, SMMUEN},
+    smmu::{self, irq, reg, CMDQEN, EVENTQEN, GERROR_IRQEN, MSI_CMDQ_ABT_ERR, SMMUEN},
     until, Builder, Machine, RootPort, Smmu,
 };
 
@@ -99,6 +99,49 @@ fn pending_commands_are_consumed_before_migration() {
     assert!(cons < prod, "no command is pending");
     let machine = Stream::save(source).load(Form::Device.builder(qemu_c()));
     assert_eq!(Smmu::find(&machine).cons(), prod);
+}
+
+/// The registers of MSIs are in the stream, and are dropped where `IDR0.MSI` is 0.
+#[test]
+fn msi_registers_migrate() {
+    const MAILBOX: u64 = RAM + (16 << 20);
+    const NOWHERE: u64 = 0x6000_0000;
+    let with_msi = || Builder::virt(qemu()).smmu("msi=on");
+    let source = with_msi().start();
+    let smmu = Smmu::find(&source);
+    smmu.setup_msi(reg::GERROR_IRQ_CFG0, MAILBOX, 0x4711);
+    smmu.setup_msi(reg::EVENTQ_IRQ_CFG0, MAILBOX + 4, 0x815);
+    smmu.write(reg::EVENTQ_IRQ_CFG2, 0x1f);
+    smmu.write(reg::IRQ_CTRL, GERROR_IRQEN);
+    smmu.setup_queue(RAM, 4);
+    smmu.submit(&[sync_msi(NOWHERE, 1)]);
+    assert_eq!(source.read32(MAILBOX), 0x4711);
+    source.write32(MAILBOX, 0);
+    let before = registers(&source);
+    let stream = Stream::save(source);
+    let all = stream.with(field("gerror_irq_cfg0"), u64::MAX);
+
+    let machine = stream.load(with_msi());
+    assert_eq!(registers(&machine), before);
+    machine.qmp("cont", json!({}));
+    let target = Smmu::find(&machine);
+    assert_eq!(target.errors(), MSI_CMDQ_ABT_ERR);
+    target.adopt_queue();
+    target.push(&[sync_msi(MAILBOX + 8, 7), RESERVED]);
+    target.ring();
+    assert_eq!(machine.read32(MAILBOX + 8), 7);
+    assert_eq!(machine.read32(MAILBOX), 0x4711);
+
+    let reserved = all.load(with_msi());
+    let cfg0 = Smmu::find(&reserved).read64(reg::GERROR_IRQ_CFG0);
+    assert_eq!(cfg0, 0x0fff_ffff_fffc);
+
+    let without = all.load(Builder::virt(qemu()).smmu(""));
+    let plain = Smmu::find(&without);
+    for register in [reg::GERROR_IRQ_CFG0, reg::EVENTQ_IRQ_CFG0] {
+        assert_eq!((plain.read64(register), plain.read64(register + 8)), (0, 0));
+    }
+    assert_eq!(plain.errors(), 0);
 }
 
 /// Migrates a machine that ran `run` from `from` to `to`.

@@ -4,7 +4,8 @@
 //! The Event queue: records, interrupts and overflow.
 
 use smmuv3_qtest::{
-    smmu::{reg, EVENTQEN, GERROR_IRQEN},
+    command::{RESERVED, SYNC},
+    smmu::{reg, EVENTQEN, EVENTQ_IRQEN, GERROR_IRQEN, MSI_EVENTQ_ABT_ERR},
     Access,
 };
 
@@ -14,8 +15,6 @@ use crate::{
     tables::Granule,
 };
 
-/// `IRQ_CTRL.EVENTQ_IRQEN`
-const EVENTQ_IRQEN: u32 = 1 << 2;
 /// `GERROR.EVENTQ_ABT_ERR`
 const EVENTQ_ABT_ERR: u32 = 1 << 2;
 /// `EVENTQ_PROD.OVFLG`, `EVENTQ_CONS.OVACKFLG`
@@ -92,6 +91,93 @@ fn eventq_raises_irq_when_no_longer_empty() {
         expect("the interrupt is disabled", 0);
         expect_pointers(bench, 6, 5);
     });
+}
+
+/// Where MSIs are written.
+const MSIS: u64 = DATA + 0x10_0000;
+
+/// Runs a test with an Event queue that has an MSI to `target`, and GERROR with one to
+/// [`MSIS`] + 4.
+#[track_caller]
+fn with_msi(target: u64, test: impl FnOnce(&Bench<'_>)) {
+    let machine = machine("1,msi=on").start();
+    let bench = Bench::new(&machine);
+    Stage1::new(&bench, Granule::K4, 39);
+    let smmu = &bench.smmu;
+    smmu.setup_msi(reg::EVENTQ_IRQ_CFG0, target, 0x4711);
+    smmu.setup_msi(reg::GERROR_IRQ_CFG0, MSIS + 4, 0x815);
+    smmu.intercept_irqs();
+    smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN | GERROR_IRQEN);
+    smmu.pulses();
+    test(&bench);
+}
+
+#[test]
+fn eventq_msi_is_written_when_no_longer_empty() {
+    with_msi(MSIS, |bench| {
+        let (smmu, machine) = (&bench.smmu, bench.machine);
+        let record = fault(bench, 0);
+        assert_eq!(bench.record(0), record);
+        assert_eq!(smmu.pulses(), [1, 0, 0, 0], "the line as well");
+        assert_eq!(machine.read32(MSIS), 0x4711);
+        machine.write32(MSIS, 0);
+        fault(bench, 1);
+        assert_eq!(machine.read32(MSIS), 0, "it is not empty");
+        smmu.write(reg::EVENTQ_CONS, 2);
+        fault(bench, 2);
+        assert_eq!(machine.read32(MSIS), 0x4711);
+        smmu.write(reg::EVENTQ_CONS, 3);
+        machine.write32(MSIS, 0);
+        smmu.write(reg::IRQ_CTRL, GERROR_IRQEN);
+        fault(bench, 3);
+        assert_eq!(machine.read32(MSIS), 0, "the interrupt is disabled");
+        assert_eq!(smmu.errors(), 0);
+    });
+}
+
+#[test]
+fn aborted_eventq_msi_is_gerror_and_records_continue() {
+    with_msi(NOWHERE, |bench| {
+        let (smmu, machine) = (&bench.smmu, bench.machine);
+        let record = fault(bench, 0);
+        assert_eq!(bench.record(0), record);
+        assert_eq!(smmu.pulses(), [1, 0, 0, 1]);
+        assert_eq!(smmu.errors(), MSI_EVENTQ_ABT_ERR);
+        assert_eq!(machine.read32(MSIS + 4), 0x815, "GERROR's own MSI");
+        machine.write32(MSIS + 4, 0);
+        smmu.write(reg::EVENTQ_CONS, 1);
+        let second = fault(bench, 1);
+        assert_eq!(bench.record(1), second);
+        assert_eq!(smmu.pulses(), [1, 0, 0, 0], "the error is active already");
+        assert_eq!(machine.read32(MSIS + 4), 0);
+    });
+}
+
+/// An MSI can reach any register of the SMMU that sends it.
+#[test]
+fn eventq_msi_to_own_registers_does_not_crash_qemu() {
+    let machine = machine("1,msi=on").start();
+    let bench = Bench::new(&machine);
+    Stage1::new(&bench, Granule::K4, 39);
+    let smmu = &bench.smmu;
+    for offset in (0..0x100).step_by(4).chain([reg::EVENTQ_PROD]) {
+        smmu.push(&[SYNC, RESERVED]);
+        for data in [0, u32::MAX, smmu.prod()] {
+            smmu.write(reg::IRQ_CTRL, 0);
+            smmu.setup_msi(reg::EVENTQ_IRQ_CFG0, smmu.base() + offset, data);
+            smmu.setup_msi(reg::GERROR_IRQ_CFG0, smmu.base() + reg::CMDQ_PROD, data);
+            smmu.write(reg::IRQ_CTRL, EVENTQ_IRQEN | GERROR_IRQEN);
+            bench.setup_event_queue(EVENT_QUEUE, EVENT_LOG2SIZE);
+            bench.edu.access(Access::Write, IOVA + 0x5000);
+            assert_eq!(machine.status(), "running", "{offset:#x}");
+        }
+        machine.system_reset();
+        assert_eq!(smmu.errors(), 0);
+        bench.edu.program();
+        bench.program();
+    }
+    fault(&bench, 0);
+    assert!(machine.quit().status.success());
 }
 
 /// An overflow is no global error.
