@@ -63,7 +63,7 @@ const MOVING: [u64; 18] = [
 fn builder(stages: Stages) -> Builder {
     let stage = stages.property();
     let smmu = Builder::virt(qemu()).device(format!(
-        "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={stage}"
+        "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={stage},msi=on"
     ));
     let smmu = smmu.env(RETURNING.0, RETURNING.1);
     SIDS.iter().fold(smmu, |builder, sid| {

@@ -4,7 +4,7 @@
 //! Generator of random registers, tables and commands.
 
 use smmuv3_qtest::{
-    command::Command,
+    command::{self, Command},
     machine::RAM,
     smmu::{self, reg, CMDQEN, EVENTQEN, SMMUEN},
     Machine, Random, Smmu,
@@ -121,6 +121,10 @@ pub fn command(random: &mut Random) -> Command {
         0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x11, 0x12, 0x13, 0x28, 0x2a, 0x30, 0x40, 0x41,
         0x44, 0x46,
     ]);
+    if once_in(random, 16) {
+        let targets = [iova(random), random_page(random), NOWHERE, 0x0900_0000];
+        return command::sync_msi(random.of(&targets), random.next() as u32);
+    }
     let stream = (8 + below(random, 4)) << 40;
     [
         (disturbed(random, stream) & !0xff) | opcode,
@@ -148,6 +152,8 @@ fn offset(random: &mut Random) -> u64 {
             reg::STRTAB_BASE,
             reg::STRTAB_BASE_CFG,
             reg::EVENTQ_BASE,
+            reg::GERROR_IRQ_CFG0,
+            reg::EVENTQ_IRQ_CFG0,
         ]),
         _ => below(random, 0x100),
     }

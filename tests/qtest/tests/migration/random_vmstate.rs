@@ -67,7 +67,11 @@ fn random_vmstate_does_not_crash_qemu() {
     let sound = Stream::save(source);
     let mut random = Random::new(0x5eed_0001);
     let (mut loaded, mut refused) = (0, 0);
-    for _ in 0..60 {
+    for msi in ["arm-smmuv3.msi=off", "arm-smmuv3.msi=on"]
+        .into_iter()
+        .cycle()
+        .take(60)
+    {
         let mut stream = sound.clone();
         for _ in 0..=random.next() % 6 {
             let field = random.of(&fields());
@@ -76,7 +80,7 @@ fn random_vmstate_does_not_crash_qemu() {
         let machine = GUEST
             .form
             .builder(qemu())
-            .args(["-incoming", "defer"])
+            .args(["-incoming", "defer", "-global", msi])
             .start();
         match stream.load_into(&machine) {
             Ok(()) => {
