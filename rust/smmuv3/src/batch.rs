@@ -11,7 +11,7 @@
 
 mod bisect;
 mod commands;
-mod errno;
+pub(crate) mod errno;
 mod mask;
 
 pub use self::{bisect::submit, commands::Batch};

@@ -10,11 +10,17 @@
 
 mod backend;
 mod consumer;
+mod counters;
 mod interrupts;
 mod observer;
 
 use self::consumer::Consumer;
-pub use self::{backend::Backend, interrupts::Interrupts, observer::Observer};
+pub use self::{
+    backend::Backend,
+    counters::{CommandCounters, Counters, HostCounters, QueueCounters, SIZES},
+    interrupts::Interrupts,
+    observer::Observer,
+};
 use crate::{
     batch::{Batch, FlushPolicy},
     command::Leniency,
@@ -93,6 +99,8 @@ pub struct Cmdq {
     /// Empty between calls. Boxed because consumers are moved in and out of
     /// cells.
     batch: Box<Batch>,
+    /// Boxed for the same reason.
+    counters: Box<Counters>,
 }
 
 impl Cmdq {
@@ -105,6 +113,7 @@ impl Cmdq {
             stall: Stall::default(),
             buffer: Vec::new(),
             batch: Box::default(),
+            counters: Box::default(),
         }
     }
 
@@ -125,6 +134,11 @@ impl Cmdq {
     /// Replaces the policy.
     pub fn set_policy(&mut self, policy: FlushPolicy) {
         self.policy = policy;
+    }
+
+    /// Returns what was counted so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Returns the policy in use.
@@ -157,6 +171,7 @@ impl Cmdq {
         } = platform;
         observer.consume_begin(run);
         let ring = *run.layout();
+        let cons = run.cons();
         let mut consumer = Consumer {
             ring,
             cursor: run.cons() & ring.pointer_mask(),
@@ -170,12 +185,15 @@ impl Cmdq {
             atc_failed: &mut self.atc_failed,
             stall: &mut self.stall,
             batch: &mut self.batch,
+            counters: &mut self.counters,
             run,
             batch_completed: false,
             spent: false,
         };
         let progress = consumer.work(&mut self.buffer, budget);
         consumer.observer.consume_end(consumer.run);
+        let consumed = ring.used(run.cons(), cons).unwrap_or(0);
+        self.counters.note_run(consumed, progress);
         progress
     }
 }

@@ -371,7 +371,7 @@ fn el2_tlbi_without_hyp_invalidates_all_if_lenient() {
             assert_eq!(machine.error(), None, "{command:x?}");
             assert_eq!(machine.rd(), 2);
             assert_eq!(executed(&machine), [TLBI_NSNH_ALL]);
-            assert_eq!(machine.observer.0, [command[0] as u8]);
+            assert_eq!(machine.observer.tolerated, [command[0] as u8]);
         }
     }
 }
@@ -383,7 +383,7 @@ fn el2_tlbi_without_hyp_is_illegal_if_strict() {
         machine.submit(&[command, SYNC]);
         assert_eq!(machine.error(), Some(1), "{command:x?}");
         assert_eq!(machine.rd(), 0);
-        assert!(machine.observer.0.is_empty());
+        assert!(machine.observer.tolerated.is_empty());
     }
 }
 
@@ -397,7 +397,7 @@ fn el2_tlbi_with_hyp_is_strict_even_if_lenient() {
     assert_eq!(machine.error(), Some(1));
     assert_eq!(machine.rd(), 1);
     assert_eq!(executed(&machine), [TLBI_NSNH_ALL]);
-    assert!(machine.observer.0.is_empty());
+    assert!(machine.observer.tolerated.is_empty());
 }
 
 #[test]

@@ -10,14 +10,14 @@ use qemu_ext::runstate::is_replay_enabled;
 /// The time for which the Big QEMU Lock may be held for commands at once.
 ///
 /// It begins when the clock is first read. A clock read costs as much as several commands, so
-/// a run without a call that takes its time does not read it at all, and whoever has read it for
-/// another reason passes the time on with [`Self::note`].
+/// a run without a slow call does not read it at all, and a caller that has read it for another
+/// reason passes the time on with [`Self::note`].
 #[derive(Clone, Copy, Debug)]
 pub struct TimeSlice {
     /// The host's time must not be seen: there is no end
     is_unlimited: bool,
     end: Option<Instant>,
-    /// The time, if nothing that takes long was done since the clock was read
+    /// The time, if no slow call was made since the clock was read
     now: Option<Instant>,
 }
 
@@ -33,7 +33,7 @@ impl TimeSlice {
         }
     }
 
-    /// Notes that something follows that takes its time, which nobody measures.
+    /// Notes that a slow call follows whose time is not measured.
     pub fn note_delay(&mut self) {
         self.now = None;
         if !self.is_unlimited && self.end.is_none() {

@@ -11,7 +11,7 @@
 use super::{
     commands::Batch, errno::*, mask::CommandMask, EioReport, Failure, FlushPolicy, HostError,
 };
-use crate::{gerror::CommandError, Backend};
+use crate::{cmdq::HostCounters, gerror::CommandError, Backend};
 
 /// How often an interrupted call is repeated before the host is given up on:
 /// the consumer must not loop without bound.
@@ -51,6 +51,7 @@ struct Flush<'a, B> {
     policy: &'a FlushPolicy,
     backend: &'a mut B,
     atc_failed: &'a mut bool,
+    counters: &'a mut HostCounters,
 }
 
 /// Has `backend` execute the commands of `batch`.
@@ -67,12 +68,14 @@ pub fn submit<B: Backend>(
     policy: &FlushPolicy,
     backend: &mut B,
     atc_failed: &mut bool,
+    counters: &mut HostCounters,
 ) -> Result<(), Failure> {
     let mut flush = Flush {
         batch,
         policy,
         backend,
         atc_failed,
+        counters,
     };
     flush.execute(batch.all()).map_err(|stop| Failure {
         position: batch.position(stop.index),
@@ -136,10 +139,10 @@ impl<B: Backend> Flush<'_, B> {
             0
         };
         loop {
-            let backend = &mut *self.backend;
+            let (backend, counters) = (&mut *self.backend, &mut *self.counters);
             let answer = self
                 .batch
-                .with(set, |commands| backend.invalidate(commands));
+                .with(set, |commands| counters.invalidate(backend, commands));
             let Err(HostError { errno, entry_num }) = answer else {
                 return Answer::Done;
             };
@@ -160,7 +163,10 @@ impl<B: Backend> Flush<'_, B> {
                 _ => (&mut defects, Answer::Failed),
             };
             match retries.checked_sub(1) {
-                Some(left) if !is_exhausted => *retries = left,
+                Some(left) if !is_exhausted => {
+                    *retries = left;
+                    self.counters.note_retry();
+                }
                 _ => return outcome,
             }
         }
@@ -205,6 +211,7 @@ impl<B: Backend> Flush<'_, B> {
     }
 
     fn by_halves(&mut self, set: CommandMask) -> Result<(), Stop> {
+        self.counters.note_bisection();
         let (older, newer) = set.halves();
         self.execute(older)?;
         self.execute(newer)

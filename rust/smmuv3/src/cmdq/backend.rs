@@ -3,6 +3,8 @@
 
 //! The executor of invalidations, which also attaches streams.
 
+use core::time::Duration;
+
 use crate::{
     batch::{HostError, MAX_BATCH},
     command::Invalidation,
@@ -19,6 +21,12 @@ pub trait Backend {
     ///
     /// The host's error.
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
+
+    /// Returns how long the last [`invalidate`](Self::invalidate) has waited for the
+    /// host, or `None` if it has called no host.
+    fn call_duration(&mut self) -> Option<Duration> {
+        None
+    }
 
     /// Returns the lowest `StreamID` in `first..=last` that has a device, whether the
     /// host knows it by that already or not.

@@ -3,7 +3,7 @@
 
 //! One run of the Command queue.
 
-use super::{Backend, Interrupts, Observer, Progress, Stall, COMMAND_BYTES};
+use super::{Backend, Counters, Interrupts, Observer, Progress, Stall, COMMAND_BYTES};
 use crate::{
     batch::{submit, Batch, Failure, FlushPolicy, MAX_BATCH},
     command::{
@@ -40,6 +40,7 @@ pub(super) struct Consumer<'a, M, B, I, O> {
     pub(super) atc_failed: &'a mut bool,
     pub(super) stall: &'a mut Stall,
     pub(super) batch: &'a mut Batch,
+    pub(super) counters: &'a mut Counters,
     pub(super) ring: QueueLayout,
     /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
     /// are complete.
@@ -146,6 +147,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     #[inline]
     fn step(&mut self, fetched: [u64; 2]) -> Result<(), Failure> {
         let opcode = opcode(fetched);
+        self.counters.note_fetched(opcode);
         let decoded = decode(fetched, self.features).or_else(|illegal| {
             let instead = self
                 .leniency
@@ -161,10 +163,12 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             Ok(Command::CfgiSte { sid }) => self.install(opcode, sid, sid),
             Ok(Command::CfgiSteRange { first, last }) => self.install(opcode, first, last),
             Ok(Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect) => {
+                self.counters.note_without_effect(opcode);
                 self.advance();
                 Ok(())
             }
             Err(Illegal) => {
+                self.counters.note_illegal(opcode);
                 // The pending commands precede it and have to be executed.
                 self.flush()?;
                 Err(self.failure(opcode, CommandError::Illegal))
@@ -176,6 +180,8 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     fn forward(&mut self, invalidation: Invalidation) -> Result<(), Failure> {
         if self.has_effect(&invalidation) {
             self.batch.push(self.cursor, invalidation);
+        } else {
+            self.counters.note_without_effect(invalidation.opcode());
         }
         self.advance();
         let is_full = self.batch.is_full();
@@ -294,7 +300,8 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         if self.stall.errors >= self.policy.max_errors.max(1) {
             self.backend.give_up();
         }
-        let flushed = submit(self.batch, self.policy, self.backend, self.atc_failed);
+        let host = &mut self.counters.host;
+        let flushed = submit(self.batch, self.policy, self.backend, self.atc_failed, host);
         self.batch.clear();
         match &flushed {
             Ok(()) => self.stall.note_progress(),
@@ -329,6 +336,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     fn raise(&mut self, failure: Failure) {
         self.run.stopped_at(failure.position, failure.error);
         self.observer.error(failure.opcode, failure.error);
+        self.counters.note_error(failure.error);
         self.activate(CMDQ_ERR);
     }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use smmuv3::{EioReport, FlushPolicy};
 
 use super::{
+    counters,
     host::{EAGAIN, EINTR, EIO, ENOMEM, ETIMEDOUT},
     vector_features, Answer, Machine,
 };
@@ -197,6 +198,7 @@ impl Reasonable {
             machine.host.quarantined.iter().copied().collect()
         };
         assert_eq!(quarantined(&batched), quarantined(&single));
+        counters::check(&batched, self.program.len());
     }
 
     /// Runs the program. Returns the machine, and the guest's observations on the way.
@@ -270,6 +272,7 @@ impl Unreasonable {
             progress.observe(machine);
         });
         assert_eq!(progress.consumed, progress.commands.len());
+        counters::check(&machine, progress.consumed);
     }
 
     /// Returns whether no batch is submitted twice. Otherwise the first attempt may have

@@ -3,7 +3,10 @@
 
 //! A host that answers as its test requests.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use smmuv3::{Backend, HostError, Invalidation, StreamConfig, StreamId};
 
@@ -60,6 +63,10 @@ pub struct TestHost {
     pub is_slow: bool,
     /// Every call in order.
     pub calls: Vec<Vec<[u64; 2]>>,
+    /// What those calls that failed have answered.
+    pub errors: Vec<i32>,
+    /// Whether the last [`Backend::invalidate`] was such a call.
+    pub was_called: bool,
     /// Events, in order.
     pub log: Log,
     pub installed: Vec<StreamId>,
@@ -81,7 +88,17 @@ pub struct TestHost {
     pub waived: BTreeSet<[u64; 2]>,
 }
 
+/// Nanoseconds that a call takes here: different ones for different calls.
+fn nanoseconds((number, call): (usize, &Vec<[u64; 2]>)) -> u64 {
+    (1000 * call.len() + number % 7) as u64
+}
+
 impl TestHost {
+    /// The nanoseconds that each call has taken.
+    pub fn durations(&self) -> impl Iterator<Item = u64> + '_ {
+        self.calls.iter().enumerate().map(nanoseconds)
+    }
+
     fn answer(&mut self, commands: &[[u64; 2]]) -> Answer {
         if let Some(answer) = self.answers.pop_front() {
             return answer;
@@ -104,6 +121,7 @@ impl Backend for TestHost {
             (1..=63).contains(&commands.len()),
             "1 to 63 commands a call"
         );
+        self.was_called = !self.is_local;
         if self.is_local {
             self.waived.extend(commands);
             return Ok(());
@@ -119,6 +137,7 @@ impl Backend for TestHost {
             }
             Answer::Error { errno, entry_num } => {
                 self.failures += 1;
+                self.errors.push(errno);
                 if errno == EIO {
                     let vanishing = std::mem::take(&mut self.vanishing);
                     self.streams.retain(|sid| !vanishing.contains(sid));
@@ -126,6 +145,12 @@ impl Backend for TestHost {
                 Err(HostError { errno, entry_num })
             }
         }
+    }
+
+    fn call_duration(&mut self) -> Option<Duration> {
+        let last = self.calls.iter().enumerate().next_back()?;
+        self.was_called
+            .then(|| Duration::from_nanos(nanoseconds(last)))
     }
 
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId> {

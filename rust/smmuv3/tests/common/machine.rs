@@ -4,8 +4,8 @@
 //! An SMMU as a guest sees it.
 
 use smmuv3::{
-    BusAbort, Cmdq, Effects, Features, FlushPolicy, GuestMemory, Interrupts, Observer, Platform,
-    Progress, Registers,
+    gerror::CommandError, registers::CmdqRun, BusAbort, Cmdq, Command, Effects, Features,
+    FlushPolicy, GuestMemory, Interrupts, Observer, Platform, Progress, Registers,
 };
 
 use super::{
@@ -55,13 +55,34 @@ impl Interrupts for Counters {
     }
 }
 
-/// Opcodes that were ILLEGAL and are consumed all the same.
+/// What the consumer tells its observer.
 #[derive(Default)]
-pub struct Tolerated(pub Vec<u8>);
+pub struct Observed {
+    /// Opcodes that were ILLEGAL and are consumed all the same.
+    pub tolerated: Vec<u8>,
+    /// Opcodes that were fetched, and whether they are legal.
+    pub fetched: Vec<(u8, bool)>,
+    /// Runs that had something to do.
+    pub runs: u64,
+    /// Commands that the queue has stopped at.
+    pub errors: u64,
+}
 
-impl Observer for Tolerated {
+impl Observer for Observed {
+    fn consume_begin(&mut self, _: &CmdqRun) {
+        self.runs += 1;
+    }
+
+    fn command(&mut self, opcode: u8, command: Option<&Command>) {
+        self.fetched.push((opcode, command.is_some()));
+    }
+
     fn tolerated(&mut self, opcode: u8) {
-        self.0.push(opcode);
+        self.tolerated.push(opcode);
+    }
+
+    fn error(&mut self, _: u8, _: CommandError) {
+        self.errors += 1;
     }
 }
 
@@ -95,7 +116,9 @@ pub struct Machine {
     pub memory: Memory,
     pub host: TestHost,
     pub signals: Counters,
-    pub observer: Tolerated,
+    pub observer: Observed,
+    /// How each run of `cmdq` has ended.
+    pub progress: Vec<Progress>,
     pub budget: u32,
     /// Whether deferred commands are consumed at once.
     pub comes_back: bool,
@@ -130,7 +153,8 @@ impl Machine {
                 log,
                 ..Counters::default()
             },
-            observer: Tolerated::default(),
+            observer: Observed::default(),
+            progress: Vec::new(),
             budget: 4096,
             comes_back: true,
         }
@@ -211,6 +235,7 @@ impl Machine {
             self.budget,
         );
         self.registers.finish_cmdq(run);
+        self.progress.push(progress);
         progress
     }
 

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod batches;
+pub mod counters;
 pub mod host;
 pub mod log;
 pub mod machine;

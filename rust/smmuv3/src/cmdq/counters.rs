@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! Counters of the Command queue, for users to read while the machine runs.
+//!
+//! All of them grow, wrap around at 2^64, and are 0 in a new [`Cmdq`](super::Cmdq):
+//! a reset of the SMMU does not change them. They are plain integers, because the
+//! consumer owns them while it runs. A command costs one increment, and what follows
+//! from that is computed when the counters are read.
+
+use core::time::Duration;
+
+use super::{Backend, Progress};
+use crate::{
+    batch::{errno, HostError, MAX_BATCH},
+    command::{opcode::*, Invalidation},
+    gerror::CommandError,
+};
+
+/// Number of counters of [`HostCounters::sizes`].
+pub const SIZES: usize = MAX_BATCH.ilog2() as usize + 1;
+
+/// Counters of one Command queue.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Legal commands that were fetched, by opcode.
+    legal: [u64; 256],
+    /// Fetched commands that are ILLEGAL.
+    illegal: u64,
+    /// Legal invalidations that are of no effect.
+    idle_invalidations: u64,
+    /// Other legal commands that are of no effect.
+    idle_others: u64,
+    /// Commands that `CMDQ_CONS` has passed.
+    consumed: u64,
+    /// Runs and errors of the queue.
+    pub queue: QueueCounters,
+    /// Calls of the host.
+    pub host: HostCounters,
+}
+
+/// Fetched commands by kind. A command that is fetched again, after an error, counts
+/// again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandCounters {
+    /// Commands that `CMDQ_CONS` has passed: each once.
+    pub consumed: u64,
+    /// `CMD_CFGI_STE`.
+    pub cfgi_ste: u64,
+    /// `CMD_CFGI_STE_RANGE` and `CMD_CFGI_ALL`.
+    pub cfgi_range: u64,
+    /// `CMD_CFGI_CD` and `CMD_CFGI_CD_ALL`.
+    pub cfgi_cd: u64,
+    /// `CMD_TLBI_*`.
+    pub tlbi: u64,
+    /// `CMD_ATC_INV`.
+    pub atc_inv: u64,
+    /// `CMD_SYNC`.
+    pub sync: u64,
+    /// `CMD_PREFETCH_*`.
+    pub prefetch: u64,
+    /// Other legal commands.
+    pub other: u64,
+    /// ILLEGAL commands (`CERROR_ILL`).
+    pub illegal: u64,
+    /// Invalidations that were forwarded to the backend.
+    pub forwarded: u64,
+    /// Legal commands that are of no effect: hints, those out of range, those for
+    /// streams without a device.
+    pub without_effect: u64,
+}
+
+/// Runs and errors of the Command queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounters {
+    /// Runs in which the queue was enabled, not empty and without an active error.
+    pub runs: u64,
+    /// Runs that ended because their budget or time slice was used up.
+    pub slices: u64,
+    /// Runs that left commands in the queue for others to come.
+    pub deferred: u64,
+    /// `CERROR_ILL`.
+    pub errors_ill: u64,
+    /// `CERROR_ABT`.
+    pub errors_abt: u64,
+    /// `CERROR_ATC_INV_SYNC`.
+    pub errors_atc_inv_sync: u64,
+}
+
+/// Calls of the host ([`Backend::invalidate`], as far as it calls a host).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostCounters {
+    /// Calls.
+    pub calls: u64,
+    /// Commands in them. One that is submitted again counts again.
+    pub commands: u64,
+    /// Nanoseconds that they took.
+    pub time_ns: u64,
+    /// Nanoseconds that the longest took.
+    pub longest_ns: u64,
+    /// Calls by size: the first counts those of 1 command, the next those of 2 to
+    /// 3, then 4 to 7, and so on.
+    pub sizes: [u64; SIZES],
+    /// Calls that repeat one that failed.
+    pub retries: u64,
+    /// Batches that were divided into halves.
+    pub bisections: u64,
+    /// Calls that failed with `EIO`: a command is ILLEGAL to the host.
+    pub eio: u64,
+    /// Calls that failed with `ENOMEM`.
+    pub enomem: u64,
+    /// Calls that failed with `ETIMEDOUT`.
+    pub etimedout: u64,
+    /// Calls that were interrupted: `EINTR` or `EAGAIN`.
+    pub eintr: u64,
+    /// Calls that failed with another error.
+    pub other: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            legal: [0; 256],
+            illegal: 0,
+            idle_invalidations: 0,
+            idle_others: 0,
+            consumed: 0,
+            queue: QueueCounters::default(),
+            host: HostCounters::default(),
+        }
+    }
+}
+
+/// Adds `count` to a counter.
+#[inline]
+fn add(counter: &mut u64, count: u64) {
+    *counter = counter.wrapping_add(count);
+}
+
+impl Counters {
+    /// Returns the commands by kind.
+    pub fn commands(&self) -> CommandCounters {
+        let mut commands = CommandCounters {
+            consumed: self.consumed,
+            illegal: self.illegal,
+            without_effect: self.idle_invalidations.wrapping_add(self.idle_others),
+            ..CommandCounters::default()
+        };
+        for (opcode, count) in (0..=u8::MAX).zip(self.legal) {
+            let kind = match opcode {
+                CFGI_STE => &mut commands.cfgi_ste,
+                CFGI_STE_RANGE => &mut commands.cfgi_range,
+                CFGI_CD | CFGI_CD_ALL => &mut commands.cfgi_cd,
+                TLBI_NH_ALL..=TLBI_NSNH_ALL => &mut commands.tlbi,
+                ATC_INV => &mut commands.atc_inv,
+                SYNC => &mut commands.sync,
+                PREFETCH_CONFIG | PREFETCH_ADDR => &mut commands.prefetch,
+                _ => &mut commands.other,
+            };
+            add(kind, count);
+        }
+        commands.forwarded = [commands.cfgi_cd, commands.tlbi, commands.atc_inv]
+            .into_iter()
+            .fold(0, u64::wrapping_add)
+            .wrapping_sub(self.idle_invalidations);
+        commands
+    }
+
+    /// Counts a fetched command, as a legal one.
+    #[inline]
+    pub(super) fn note_fetched(&mut self, opcode: u8) {
+        add(&mut self.legal[usize::from(opcode)], 1);
+    }
+
+    /// Corrects [`note_fetched`](Self::note_fetched) for a command that is ILLEGAL.
+    #[cold]
+    pub(super) fn note_illegal(&mut self, opcode: u8) {
+        let legal = &mut self.legal[usize::from(opcode)];
+        *legal = legal.wrapping_sub(1);
+        add(&mut self.illegal, 1);
+    }
+
+    /// Counts a legal command that is of no effect.
+    #[inline]
+    pub(super) fn note_without_effect(&mut self, opcode: u8) {
+        let is_invalidation = matches!(
+            opcode,
+            CFGI_CD | CFGI_CD_ALL | TLBI_NH_ALL..=TLBI_NSNH_ALL | ATC_INV
+        );
+        let counter = if is_invalidation {
+            &mut self.idle_invalidations
+        } else {
+            &mut self.idle_others
+        };
+        add(counter, 1);
+    }
+
+    /// Counts a run that has consumed so many commands.
+    pub(super) fn note_run(&mut self, consumed: u32, progress: Progress) {
+        add(&mut self.consumed, consumed.into());
+        add(&mut self.queue.runs, 1);
+        match progress {
+            Progress::Idle => {}
+            Progress::More => add(&mut self.queue.slices, 1),
+            Progress::Deferred => add(&mut self.queue.deferred, 1),
+        }
+    }
+
+    /// Counts an error that stops the queue.
+    pub(super) fn note_error(&mut self, error: CommandError) {
+        let counter = match error {
+            CommandError::Illegal => &mut self.queue.errors_ill,
+            CommandError::Abort => &mut self.queue.errors_abt,
+            CommandError::AtcInvSync => &mut self.queue.errors_atc_inv_sync,
+        };
+        add(counter, 1);
+    }
+}
+
+impl HostCounters {
+    /// Has `backend` execute `commands`, and counts the call if a host was called.
+    pub(crate) fn invalidate<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        commands: &[Invalidation],
+    ) -> Result<(), HostError> {
+        let result = backend.invalidate(commands);
+        if let Some(duration) = backend.call_duration() {
+            let errno = result.map_err(|error| error.errno).err();
+            self.note_call(commands.len(), duration, errno);
+        }
+        result
+    }
+
+    fn note_call(&mut self, commands: usize, duration: Duration, errno: Option<i32>) {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        add(&mut self.calls, 1);
+        add(&mut self.commands, commands as u64);
+        add(&mut self.time_ns, nanoseconds);
+        self.longest_ns = self.longest_ns.max(nanoseconds);
+        let size = commands.checked_ilog2().unwrap_or(0) as usize;
+        if let Some(counter) = self.sizes.get_mut(size) {
+            add(counter, 1);
+        }
+        let error = match errno {
+            None => return,
+            Some(errno::EIO) => &mut self.eio,
+            Some(errno::ENOMEM) => &mut self.enomem,
+            Some(errno::ETIMEDOUT) => &mut self.etimedout,
+            Some(errno::EINTR | errno::EAGAIN) => &mut self.eintr,
+            Some(_) => &mut self.other,
+        };
+        add(error, 1);
+    }
+
+    /// Counts a call that repeats one that failed.
+    pub(crate) fn note_retry(&mut self) {
+        add(&mut self.retries, 1);
+    }
+
+    /// Counts a batch that is divided into halves.
+    pub(crate) fn note_bisection(&mut self) {
+        add(&mut self.bisections, 1);
+    }
+}
