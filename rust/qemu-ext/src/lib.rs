@@ -14,6 +14,7 @@
 //! | [`notify`] | notifiers | `util` |
 //! | [`log`], [`error`] | messages to the user | `util` |
 //! | [`object`] | links, paths and children of objects | `qom` |
+//! | [`property`] | read-only properties with structured values | `qom` |
 //! | [`qdev`] | methods of the parent class, names of devices | `hwcore` |
 //! | [`qapi_props`] | properties with QAPI types | `hwcore` |
 //! | [`memory`] | I/O regions of a device that is being realized | `system` |
@@ -51,6 +52,7 @@ pub mod notify;
 pub mod object;
 pub mod pci;
 pub mod pci_iommu;
+pub mod property;
 pub mod qapi_props;
 pub mod qdev;
 pub mod runstate;
