@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use bql::BqlRefCell;
+use bql::{BqlCell, BqlRefCell};
 use hwcore::prelude::*;
 use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
     batch::FlushPolicy,
-    cmdq::{Backend, Cmdq, Interrupts, Platform, Progress},
+    cmdq::{Backend, Cmdq, Counters, Interrupts, Platform, Progress},
     command::Leniency,
 };
 use util::timer::{Timer, CLOCK_VIRTUAL};
@@ -52,6 +52,7 @@ pub struct CommandQueue {
     pub deferred: Timer,
     /// When it was last logged that an ILLEGAL command is consumed
     tolerated: BqlRefCell<RateLimit>,
+    doorbells: BqlCell<u64>,
 }
 
 impl CommandQueue {
@@ -63,6 +64,7 @@ impl CommandQueue {
             continue_later: BottomHalf::new(),
             deferred,
             tolerated: BqlRefCell::default(),
+            doorbells: BqlCell::default(),
         }
     }
 
@@ -77,6 +79,26 @@ impl CommandQueue {
         if let Some(consumer) = self.consumer.borrow_mut().as_mut() {
             consumer.set_policy(policy);
         }
+    }
+
+    /// Counts a write of a register after which the queue has commands to consume.
+    pub fn note_doorbell(&self) {
+        self.doorbells.set(self.doorbells.get().wrapping_add(1));
+    }
+
+    /// Returns how many there were.
+    pub fn doorbells(&self) -> u64 {
+        self.doorbells.get()
+    }
+
+    /// Returns what the consumer has counted. Must not be called from within a run, which has
+    /// taken the consumer: there is nothing to return then.
+    pub fn counters(&self) -> Counters {
+        let consumer = self.consumer.borrow();
+        consumer
+            .as_ref()
+            .map(|consumer| consumer.counters().clone())
+            .unwrap_or_default()
     }
 
     /// Follows a reset of the registers.

@@ -29,6 +29,7 @@ use qemu_ext::{
     object::ObjectExt,
     pci::{add_bus_number_notifier, PciFunction},
     pci_iommu::{PciIommuImpl, SetIommuDevice, ViommuFlags},
+    property::{add_read_only, Value},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
     runstate::{add_machine_init_done_notifier, VmStateHandler},
@@ -46,6 +47,7 @@ use crate::{
     accel::{cmdq::AccelBackend, Accel, VeventQ},
     cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
     eventq::{PendingEvent, PendingEvents},
+    introspection::{self, AllCounters},
     iommu::{invalidate_all, NotifiedFunctions, Page, SoftwareBackend, Translator},
     irq::IrqLines,
     memory::DirectRam,
@@ -329,6 +331,14 @@ impl Smmuv3 {
         for interrupt in self.irqs.sources() {
             self.init_irq(interrupt);
         }
+        add_read_only(self, c"statistics", c"Smmuv3Statistics", &Self::statistics);
+        add_read_only(self, c"streams", c"Smmuv3Streams", &Self::streams);
+        add_read_only(
+            self,
+            c"id-registers",
+            c"Smmuv3IdRegisters",
+            &Self::id_registers,
+        );
         Ok(())
     }
 
@@ -372,6 +382,38 @@ impl Smmuv3 {
     }
 }
 
+/// What users can read while the machine runs.
+///
+/// Nothing here calls the host or waits: every value is a copy of what the device has.
+///
+/// Nothing is borrowed mutably when a property is read. Cells are borrowed so only while the
+/// device works under the Big QEMU Lock (BQL), which a monitor's command needs: QMP and HMP
+/// execute commands from the main loop's I/O handlers, and no loop that the device's work
+/// could run inside itself (for an ioctl, guest memory, or a message to vhost) polls these.
+impl Smmuv3 {
+    fn statistics(&self) -> Value {
+        let translations = self.state.lock().statistics;
+        introspection::statistics(&AllCounters {
+            cmdq: &self.cmdq.counters(),
+            doorbells: self.cmdq.doorbells(),
+            attach: self.assigned.counters(),
+            events: self.events.counters(),
+            translations,
+            notifications: self.notified.notifications(),
+        })
+    }
+
+    fn streams(&self) -> Value {
+        introspection::streams(self.assigned.status())
+    }
+
+    fn id_registers(&self) -> Value {
+        let wants_host = self.accel && self.properties.get().is_some_and(|it| it.wants_host());
+        let is_resolved = !wants_host || self.assigned.is_resolved();
+        introspection::id_registers(&self.state.features(), is_resolved)
+    }
+}
+
 /// Registers, commands and events.
 impl Smmuv3 {
     fn read(&self, offset: u64, size: u32) -> u64 {
@@ -392,6 +434,7 @@ impl Smmuv3 {
             self.sync_veventq();
         }
         if effects.cmdq {
+            self.cmdq.note_doorbell();
             self.consume();
         }
     }

@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     ptr,
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         Mutex, PoisonError,
     },
 };
@@ -57,6 +57,30 @@ pub struct PendingEvents {
     is_recording: BqlCell<bool>,
     /// Records events that were raised without the BQL
     pub record_later: BottomHalf,
+    counters: BqlCell<EventCounters>,
+    /// [`EventCounters::lost_pending`], which grows without the BQL
+    lost_pending: AtomicU64,
+}
+
+/// Counters of events. They wrap around.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounters {
+    /// Events that the host has reported
+    pub from_host: u64,
+    /// Reports of the host that it has lost events
+    pub lost_by_host: u64,
+    /// Records in the Event queue
+    pub recorded: u64,
+    /// Events that were lost because the Event queue is full
+    pub lost_queue_full: u64,
+    /// Events that were lost because too many were pending
+    pub lost_pending: u64,
+    /// Events that were dropped because the Event queue is disabled or has an active error
+    pub dropped: u64,
+    /// Records whose write has aborted
+    pub aborted: u64,
+    /// Interrupts of the Event queue
+    pub interrupts: u64,
 }
 
 /// The last access that this thread made, if it faulted and was recorded.
@@ -102,10 +126,44 @@ impl PendingEvents {
 
     fn push(&self, event: PendingEvent) {
         self.with_queue(|queue| match queue.len() {
-            CAPACITY.. => {}
-            length if length + 1 == CAPACITY => queue.push_back(PendingEvent::Lost),
+            CAPACITY.. => self.note_lost(),
+            length if length + 1 == CAPACITY => {
+                self.note_lost();
+                queue.push_back(PendingEvent::Lost);
+            }
             _ => queue.push_back(event),
         });
+    }
+
+    fn note_lost(&self) {
+        self.lost_pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns what was counted so far.
+    pub fn counters(&self) -> EventCounters {
+        EventCounters {
+            lost_pending: self.lost_pending.load(Ordering::Relaxed),
+            ..self.counters.get()
+        }
+    }
+
+    fn note(&self, event: PendingEvent, recorded: &Recorded) {
+        let mut counters = self.counters.get();
+        let counter = match (event, recorded) {
+            (PendingEvent::Event(_), Recorded::Written { interrupt, .. }) => {
+                if *interrupt {
+                    counters.interrupts = counters.interrupts.wrapping_add(1);
+                }
+                &mut counters.recorded
+            }
+            (PendingEvent::Event(_), Recorded::Overflowed) => &mut counters.lost_queue_full,
+            (PendingEvent::Event(_), Recorded::Disabled) => &mut counters.dropped,
+            (PendingEvent::Event(_), Recorded::Aborted { .. }) => &mut counters.aborted,
+            // the event itself was counted when it was lost
+            (PendingEvent::Lost, _) => return,
+        };
+        *counter = counter.wrapping_add(1);
+        self.counters.set(counters);
     }
 
     /// Drops all events.
@@ -171,7 +229,8 @@ impl PendingEvents {
                 is_empty = true;
                 break;
             };
-            write(event, state, irqs);
+            let recorded = write(event, state, irqs);
+            self.note(event, &recorded);
         }
         self.is_recording.set(false);
         if !is_empty {
@@ -179,15 +238,22 @@ impl PendingEvents {
         }
     }
 
-    /// Records an event behind the pending ones.
+    /// Records an event of the host behind the pending ones.
     pub fn record(&self, event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
+        let mut counters = self.counters.get();
+        let counter = match event {
+            PendingEvent::Event(_) => &mut counters.from_host,
+            PendingEvent::Lost => &mut counters.lost_by_host,
+        };
+        *counter = counter.wrapping_add(1);
+        self.counters.set(counters);
         self.push(event);
         self.flush(state, irqs);
     }
 }
 
 /// Writes an event into the guest's queue.
-fn write(event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
+fn write(event: PendingEvent, state: &GuestState, irqs: &IrqLines) -> Recorded {
     let (recorded, change) = state.record(|run| match event {
         PendingEvent::Event(event) => {
             trace::trace_smmuv3_propagate_event(event_name(event.number()), event.sid());
@@ -209,4 +275,5 @@ fn write(event: PendingEvent, state: &GuestState, irqs: &IrqLines) {
     if gerror {
         irqs.pulse(Interrupt::Gerror);
     }
+    recorded
 }

@@ -15,6 +15,7 @@
 //! * [`pci`]: which devices may be behind an SMMU with assigned devices
 //! * [`state`]: registers and caches, which the above are given
 //! * [`properties`], [`vmstate`]: the user's settings, and the migration stream
+//! * [`introspection`]: what users can read while the machine runs
 //! * [`irq`], [`memory`], [`deadline`], [`trace`][mod@trace], [`statistics`]: used by all of them
 
 mod accel;
@@ -23,6 +24,7 @@ mod cmdq;
 mod deadline;
 mod device;
 mod eventq;
+mod introspection;
 mod iommu;
 mod irq;
 mod memory;

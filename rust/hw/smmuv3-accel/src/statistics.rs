@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Hits and misses of the caches of configurations and translations.
+//! What is counted of translations: hits and misses of both caches, and walks.
 
 use smmuv3::translation::{Outcome, StreamContext, Tag};
 
@@ -9,9 +9,11 @@ use smmuv3::translation::{Outcome, StreamContext, Tag};
 
 /// Hits and misses of one cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Rate {
-    hits: u32,
-    misses: u32,
+pub struct Rate {
+    /// Look-ups that have found something
+    pub hits: u64,
+    /// Look-ups that have found nothing
+    pub misses: u64,
 }
 
 impl Rate {
@@ -25,18 +27,30 @@ impl Rate {
     }
 
     fn percentage(self) -> u32 {
-        let (hits, misses) = (u64::from(self.hits), u64::from(self.misses));
-        #[allow(clippy::cast_possible_truncation)]
-        let percentage = (100 * hits / (hits + misses).max(1)) as u32;
-        percentage
+        let all = u128::from(self.hits) + u128::from(self.misses);
+        let percentage = 100 * u128::from(self.hits) / all.max(1);
+        u32::try_from(percentage).unwrap_or(100)
+    }
+
+    /// Returns hits, misses and percentage as trace events show them: the first two modulo
+    /// 2^32.
+    #[allow(clippy::cast_possible_truncation)]
+    fn traced(self) -> (u32, u32, u32) {
+        (self.hits as u32, self.misses as u32, self.percentage())
     }
 }
 
-/// Hits and misses of both caches, for the trace events.
+/// Counters of translations. They wrap around.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    configurations: Rate,
-    translations: Rate,
+    /// Look-ups of configurations
+    pub configurations: Rate,
+    /// Look-ups of translations
+    pub translations: Rate,
+    /// Walks: transactions, or attempts at one, that the caches did not answer
+    pub walks: u64,
+    /// Walks that were retried, because an invalidation raced with the one before
+    pub retries: u64,
 }
 
 /// Returns ASID and VMID as trace events show them: -1 where there is none.
@@ -61,6 +75,16 @@ impl Statistics {
         }
     }
 
+    /// Counts a walk.
+    pub fn note_walk(&mut self) {
+        self.walks = self.walks.wrapping_add(1);
+    }
+
+    /// Counts a walk that is retried.
+    pub fn note_retry(&mut self) {
+        self.retries = self.retries.wrapping_add(1);
+    }
+
     /// Returns whether a cache-hit trace event is enabled.
     pub fn is_traced() -> bool {
         trace::trace_smmuv3_config_cache_hit_enabled()
@@ -82,8 +106,7 @@ impl Statistics {
 
     /// Traces a look-up of a configuration.
     pub fn trace_configuration(&self, stream_id: u32, hit: bool) {
-        let Rate { hits, misses } = self.configurations;
-        let percentage = self.configurations.percentage();
+        let (hits, misses, percentage) = self.configurations.traced();
         if hit {
             trace::trace_smmuv3_config_cache_hit(stream_id, hits, misses, percentage);
         } else {
@@ -94,8 +117,7 @@ impl Statistics {
     /// Traces a look-up of a translation.
     pub fn trace_translation(&self, tag: Tag, address: u64, hit: bool) {
         let (asid, vmid) = identity(tag);
-        let Rate { hits, misses } = self.translations;
-        let percentage = self.translations.percentage();
+        let (hits, misses, percentage) = self.translations.traced();
         if hit {
             trace::trace_smmu_iotlb_lookup_hit(asid, vmid, address, hits, misses, percentage);
         } else {

@@ -3,12 +3,15 @@
 
 //! The backend of the Command queue with assigned devices: commands go to iommufd.
 
+use std::time::Duration;
+
 use hwcore::prelude::*;
 use qemu_ext::{error::report, qdev::DeviceExt};
 use smmuv3::{batch::HostError, cmdq::Backend, command::Invalidation, ste::StreamConfig};
 use util::Error;
 
 use super::{
+    counters::count,
     stream::{Quarantine, Stream},
     viommu::{CallTimes, Viommu},
     Accel,
@@ -22,6 +25,8 @@ pub struct AccelBackend<'a> {
     /// For its name only
     smmu: &'a DeviceState,
     slice: TimeSlice,
+    /// How long the last call of the host took, if there was one
+    last_call: Option<Duration>,
 }
 
 impl<'a> AccelBackend<'a> {
@@ -32,6 +37,7 @@ impl<'a> AccelBackend<'a> {
             state,
             smmu,
             slice: TimeSlice::new(),
+            last_call: None,
         }
     }
 
@@ -54,6 +60,7 @@ impl<'a> AccelBackend<'a> {
 impl Backend for AccelBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         // no device, nothing that is used; what is plugged in later begins afresh
+        self.last_call = None;
         let Some((result, times)) = self.with(|_, viommu| viommu.invalidate(commands)) else {
             return Ok(());
         };
@@ -61,8 +68,13 @@ impl Backend for AccelBackend<'_> {
             // the slice begins with the first call, if nothing has begun it
             self.slice.note(begun);
             self.slice.note(ended);
+            self.last_call = Some(ended.duration_since(begun));
         }
         result
+    }
+
+    fn call_duration(&mut self) -> Option<Duration> {
+        self.last_call
     }
 
     fn next_stream(&mut self, first: u32, last: u32) -> Option<u32> {
@@ -102,6 +114,7 @@ impl Backend for AccelBackend<'_> {
     }
 
     fn fail_closed(&mut self) {
+        self.with(|_, viommu| count(&mut viommu.counters.failed_closed));
         self.quarantine_streams(Quarantine::Held, |_| true);
     }
 

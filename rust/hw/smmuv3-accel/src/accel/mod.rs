@@ -32,12 +32,14 @@ use crate::{
 
 mod backoff;
 pub mod cmdq;
+mod counters;
 mod host_caps;
 mod stage2;
 mod stream;
 mod veventq;
 mod viommu;
 
+pub use counters::{AttachCounters, StreamStatus};
 use host_caps::HostInfo;
 use stream::Stream;
 use veventq::Drained;
@@ -70,10 +72,12 @@ struct Devices {
     veventq_reported: bool,
     /// There is one as long as there is a stream
     viommu: Option<Viommu>,
+    /// What was done with devices and vIOMMUs that are gone
+    counters: AttachCounters,
 }
 
 impl Devices {
-    const fn new(properties: SmmuProperties) -> Self {
+    fn new(properties: SmmuProperties) -> Self {
         Self {
             properties,
             resolved: false,
@@ -82,6 +86,7 @@ impl Devices {
             busy_veventq: None,
             veventq_reported: false,
             viommu: None,
+            counters: AttachCounters::default(),
         }
     }
 
@@ -124,6 +129,28 @@ impl Accel {
     pub fn is_resolved(&self) -> bool {
         let devices = self.devices.borrow();
         devices.as_ref().is_some_and(|devices| devices.resolved)
+    }
+
+    /// Returns what was counted so far.
+    pub fn counters(&self) -> AttachCounters {
+        let devices = self.devices.borrow();
+        let Some(devices) = devices.as_ref() else {
+            return AttachCounters::default();
+        };
+        let streams = devices.streams.iter().map(|stream| &stream.counters);
+        let viommu = devices.viommu.iter().map(|viommu| &viommu.counters);
+        streams
+            .chain(viommu)
+            .fold(devices.counters, AttachCounters::plus)
+    }
+
+    /// Returns what users see of each device, by `StreamID`.
+    pub fn status(&self) -> Vec<StreamStatus> {
+        let devices = self.devices.borrow();
+        let streams = devices.iter().flat_map(|devices| &devices.streams);
+        let mut status: Vec<_> = streams.map(Stream::status).collect();
+        status.sort_by_key(|stream| stream.stream_id);
+        status
     }
 
     /// Calls `function` with the streams and their vIOMMU, if there are any.
@@ -193,7 +220,7 @@ impl Accel {
             }
             None => Some(Viommu::new(&device, &info, &owner())?),
         };
-        let policy = fresh.as_ref().map(|viommu| FlushPolicy {
+        let policy = fresh.as_mut().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
             eio: viommu.probe_eio_report(),
             defer_remainder: true,
@@ -208,7 +235,13 @@ impl Accel {
             }
             viommu.permit_attempt();
             // on failure the device is blocked, and a fresh vIOMMU goes with this frame
-            stream.attach_initial(viommu, stream_id, &config)?;
+            if let Err(error) = stream.attach_initial(viommu, stream_id, &config) {
+                // copied, because the vIOMMU has to outlive the stream
+                let fresh = fresh.as_ref().map(|made| made.counters);
+                let counters = devices.counters.plus(&stream.counters);
+                devices.counters = counters.plus(&fresh.unwrap_or_default());
+                return Err(error);
+            }
         }
 
         trace::trace_smmuv3_accel_set_iommu_device(
@@ -241,11 +274,14 @@ impl Accel {
             i32::from(function.devfn()),
             stream.device().id(),
         );
+        devices.counters = devices.counters.plus(&stream.counters);
         drop(stream);
         if devices.streams.is_empty() {
             devices.close_veventq();
             devices.busy_veventq = None;
-            devices.viommu = None;
+            if let Some(viommu) = devices.viommu.take() {
+                devices.counters = devices.counters.plus(&viommu.counters);
+            }
         }
     }
 
@@ -485,7 +521,10 @@ impl Accel {
             return;
         };
         match open(&viommu.object) {
-            Ok(veventq) => devices.veventq = Some(veventq),
+            Ok(veventq) => {
+                counters::count(&mut devices.counters.veventqs);
+                devices.veventq = Some(veventq);
+            }
             Err(_) if devices.veventq_reported => {}
             Err(error) => {
                 devices.veventq_reported = true;

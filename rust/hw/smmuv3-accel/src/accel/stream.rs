@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use qemu_ext::{
     error::report,
     iommufd::{HostDevice, HostFailure, HostObject},
+    object::ObjectExt,
     pci::{OwnedPciFunction, PciFunction},
 };
 use qom::prelude::*;
@@ -16,6 +17,7 @@ use util::{Error, Result};
 
 use super::{
     backoff::Backoff,
+    counters::{count, AttachCounters, StreamStatus},
     viommu::{hwpt_data, Viommu},
 };
 
@@ -72,6 +74,8 @@ pub struct Stream {
     attaching: ErrorRateLimit,
     binding: ErrorRateLimit,
     blocking: ErrorRateLimit,
+    /// What was done with this device
+    pub counters: AttachCounters,
 }
 
 /// Why a device's transactions are aborted whatever the guest's tables say.
@@ -132,6 +136,7 @@ impl Stream {
             attaching: ErrorRateLimit::default(),
             binding: ErrorRateLimit::default(),
             blocking: ErrorRateLimit::default(),
+            counters: AttachCounters::default(),
         }
     }
 
@@ -157,8 +162,35 @@ impl Stream {
             .is_some_and(|vdevice| vdevice.stream_id == stream_id)
     }
 
+    /// Returns what users see of the device.
+    pub fn status(&self) -> StreamStatus {
+        let device = self.function().device();
+        let (translation, ste) = match &self.attachment {
+            Attachment::Stage2 => ("stage2", None),
+            Attachment::Blocked => ("blocked", None),
+            Attachment::Abort => ("abort", None),
+            Attachment::Bypass => ("bypass", None),
+            Attachment::Stage1 { ste, .. } => ("stage1", Some(*ste)),
+        };
+        let stream_id = self.stream_id();
+        StreamStatus {
+            stream_id,
+            device: device
+                .and_then(|device| device.canonical_path())
+                .unwrap_or_default(),
+            host_device_id: self.device.id(),
+            translation,
+            ste,
+            is_quarantined: self.is_quarantined(),
+            has_vdevice: self.has_vdevice(stream_id),
+        }
+    }
+
     /// Takes the device to abort, for as long as `how` says.
     pub fn quarantine(&mut self, viommu: &Viommu, how: Quarantine) {
+        if !self.is_quarantined() {
+            count(&mut self.counters.quarantines);
+        }
         if self.quarantine != Quarantine::Held {
             self.quarantine = how;
         }
@@ -312,6 +344,7 @@ impl Stream {
                 translates
             }
             Err(failure) => {
+                count(&mut self.counters.refused);
                 is_transient |= failure.is_transient();
                 self.report_attach_error(&failure);
                 self.abort(viommu);
@@ -344,6 +377,7 @@ impl Stream {
             StreamConfig::Stage1 { ste } => self.stage1(viommu, *ste),
         };
         if result.is_err() {
+            count(&mut self.counters.refused);
             self.block();
         }
         Ok(result?)
@@ -359,29 +393,37 @@ impl Stream {
             return;
         }
         self.blocking.success();
+        count(&mut self.counters.blocked);
         self.attachment = Attachment::Blocked;
     }
 
     fn abort(&mut self, viommu: &Viommu) {
         if let Err(failure) = self.attach_abort(viommu) {
+            count(&mut self.counters.refused);
             self.report_attach_error(&failure);
             self.block();
         }
     }
 
     fn attach_abort(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
-        if !matches!(self.attachment, Attachment::Abort) {
+        if matches!(self.attachment, Attachment::Abort) {
+            count(&mut self.counters.unchanged);
+        } else {
             self.device.attach(viommu.abort.id())?;
             self.attachment = Attachment::Abort;
+            count(&mut self.counters.abort);
         }
         self.trace(c"abort", viommu.abort.id());
         Ok(())
     }
 
     fn bypass(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
-        if !matches!(self.attachment, Attachment::Bypass) {
+        if matches!(self.attachment, Attachment::Bypass) {
+            count(&mut self.counters.unchanged);
+        } else {
             self.device.attach(viommu.bypass.id())?;
             self.attachment = Attachment::Bypass;
+            count(&mut self.counters.bypass);
         }
         self.trace(c"bypass", viommu.bypass.id());
         Ok(())
@@ -405,6 +447,7 @@ impl Stream {
         {
             if *current == ste && *known_as == stream_id {
                 self.trace(c"translate", object.id());
+                count(&mut self.counters.unchanged);
                 return Ok(());
             }
         }
@@ -412,7 +455,9 @@ impl Stream {
         let object = self
             .device
             .allocate_nested(&viommu.object, &hwpt_data(ste))?;
+        count(&mut self.counters.hwpts);
         self.device.attach(object.id())?;
+        count(&mut self.counters.stage1);
         trace::trace_smmuv3_accel_translate_ste(stream_id, object.id(), ste[1], ste[0]);
         self.trace(c"translate", object.id());
         // drops what was attached before
@@ -434,6 +479,7 @@ impl Stream {
         let object = self
             .device
             .allocate_vdevice(&viommu.object, stream_id.into())?;
+        count(&mut self.counters.vdevices);
         self.vdevice = Some(Vdevice {
             stream_id,
             _object: object,

@@ -17,7 +17,12 @@ use smmuv3::{
 };
 use util::{Error, Result};
 
-use super::{backoff::Backoff, host_caps::HostInfo, stage2::Stage2};
+use super::{
+    backoff::Backoff,
+    counters::{count, AttachCounters},
+    host_caps::HostInfo,
+    stage2::Stage2,
+};
 
 ::trace::include_trace!("hw_arm");
 
@@ -123,6 +128,8 @@ pub struct Viommu {
     last_failure: Duration,
     /// Set while the host fails to invalidate what is stale
     backoff: Option<Backoff>,
+    /// What was done with all devices together
+    pub counters: AttachCounters,
 }
 
 impl Viommu {
@@ -149,6 +156,7 @@ impl Viommu {
             failing: Duration::ZERO,
             last_failure: Duration::ZERO,
             backoff: None,
+            counters: AttachCounters::default(),
         })
     }
 
@@ -170,7 +178,8 @@ impl Viommu {
     /// Finds out how this kernel reports an illegal command in a batch, by
     /// giving it one. Kernels that validate a batch as a whole point at its
     /// start, others at the offender.
-    pub fn probe_eio_report(&self) -> EioReport {
+    pub fn probe_eio_report(&mut self) -> EioReport {
+        count(&mut self.counters.invalidations);
         match invalidate(&self.object, PROBE.into_iter()) {
             Err(HostError {
                 errno: libc::EIO,
@@ -193,10 +202,11 @@ impl Viommu {
         let begun = Instant::now();
         let result = invalidate(&self.object, commands.iter().map(Invalidation::to_words));
         let ended = Instant::now();
+        let duration = ended.duration_since(begun);
         if result.is_ok() {
             self.failing = Duration::ZERO;
         } else {
-            self.last_failure = ended.duration_since(begun);
+            self.last_failure = duration;
             self.failing = self.failing.saturating_add(self.last_failure);
         }
         let (errno, entry_num) = match &result {
@@ -219,6 +229,7 @@ impl Viommu {
         self.is_stale = true;
         let is_new = !std::mem::replace(&mut self.is_lost, true);
         if is_new {
+            count(&mut self.counters.host_lost);
             let now = Instant::now();
             // What one attempt costs: many quick ones do not make the next one dear.
             let begun = now.checked_sub(self.last_failure).unwrap_or(now);
@@ -249,6 +260,7 @@ impl Viommu {
         }
         let passes = if self.repeats { 2 } else { 1 };
         for _ in 0..passes {
+            count(&mut self.counters.invalidations);
             let result = invalidate(&self.object, [TLBI_NSNH_ALL].into_iter());
             let errno = result.as_ref().map_or_else(|error| error.errno, |()| 0);
             trace::trace_smmuv3_accel_invalidate_batch(1, errno, u32::from(errno == 0));
@@ -258,7 +270,9 @@ impl Viommu {
             }
         }
         self.is_stale = false;
-        self.is_lost = false;
+        if std::mem::take(&mut self.is_lost) {
+            count(&mut self.counters.host_recovered);
+        }
         self.failing = Duration::ZERO;
         self.backoff = None;
         Ok(())

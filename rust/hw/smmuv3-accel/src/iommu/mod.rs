@@ -214,7 +214,8 @@ impl Translator<'_> {
             return outcome;
         }
         let again = |mode| {
-            let now = self.state.lock();
+            let mut now = self.state.lock();
+            now.statistics.note_retry();
             // an attempt before this one may have been inserted by now
             let known = self.hit(&now, access);
             self.attempt(now, known, access, ram, mode)
@@ -261,6 +262,9 @@ impl Translator<'_> {
             Some(outcome) => locked.statistics.note_hit(outcome),
             None if is_cached => locked.statistics.note_miss(known.as_ref()),
             None => {}
+        }
+        if hit.is_none() {
+            locked.statistics.note_walk();
         }
         let statistics = locked.statistics;
         let mut caches = WalkCaches::new(self.state, walk, known, statistics);

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use bql::BqlRefCell;
+use bql::{BqlCell, BqlRefCell};
 use qemu_ext::arm_smmu::{OwnedSmmuFunction, SmmuFunction};
 use smmuv3::translation::{Range, StreamContext, Tlb, TlbiScope};
 
@@ -26,12 +26,16 @@ const MAX_BLOCKS: usize = 8;
 
 /// The functions whose memory region has an IOMMU notifier.
 #[derive(Default)]
-pub struct NotifiedFunctions(BqlRefCell<Arc<Vec<OwnedSmmuFunction>>>);
+pub struct NotifiedFunctions {
+    functions: BqlRefCell<Arc<Vec<OwnedSmmuFunction>>>,
+    /// How often one was notified
+    notifications: BqlCell<u64>,
+}
 
 impl NotifiedFunctions {
     /// Adds a function that has a notifier now.
     pub fn add(&self, function: &SmmuFunction) {
-        let mut functions = self.0.borrow_mut();
+        let mut functions = self.functions.borrow_mut();
         if !functions.iter().any(|other| other.is(function)) {
             Arc::make_mut(&mut functions).push(function.to_owned());
         }
@@ -39,24 +43,48 @@ impl NotifiedFunctions {
 
     /// Removes a function that has no notifier any more.
     pub fn remove(&self, function: &SmmuFunction) {
-        Arc::make_mut(&mut self.0.borrow_mut()).retain(|other| !other.is(function));
+        Arc::make_mut(&mut self.functions.borrow_mut()).retain(|other| !other.is(function));
     }
 
     /// Returns whether no function has a notifier.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.functions.borrow().is_empty()
     }
 
     /// Returns the functions as they are now: a notifier may change them while it is called.
     fn all(&self) -> Arc<Vec<OwnedSmmuFunction>> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.functions.borrow())
     }
 
     /// Unmaps everything in all device IOTLBs.
     pub fn unmap_all(&self) {
         for function in self.all().iter() {
-            unmap_all(function);
+            self.unmap_function(function);
         }
+    }
+
+    /// Returns how often a function was notified.
+    pub fn notifications(&self) -> u64 {
+        self.notifications.get()
+    }
+
+    fn unmap_function(&self, function: &OwnedSmmuFunction) {
+        trace::trace_smmu_inv_notifiers_mr(function.region().name());
+        self.notify_unmap(function, Range::ALL);
+    }
+
+    /// Notifies that the translations of a range are invalid. A range of more than
+    /// [`MAX_BLOCKS`] naturally aligned blocks is widened to the block around it, because each
+    /// block can be a message whose answer is waited for.
+    fn notify_unmap(&self, function: &OwnedSmmuFunction, range: Range) {
+        let whole = if range.blocks().count() > MAX_BLOCKS {
+            range.enclosing()
+        } else {
+            range
+        };
+        self.notifications
+            .set(self.notifications.get().wrapping_add(1));
+        function.region().notify_unmap(|| whole.blocks());
     }
 }
 
@@ -113,8 +141,8 @@ fn notify(state: &GuestState, notified: &NotifiedFunctions, what: &TlbiScope) {
         };
         match range {
             None => {}
-            Some(Range::ALL) => unmap_all(function),
-            Some(range) => unmap(function, what, range),
+            Some(Range::ALL) => notified.unmap_function(function),
+            Some(range) => unmap(notified, function, what, range),
         }
     }
 }
@@ -132,7 +160,7 @@ pub fn invalidate_configs(state: &GuestState, notified: &NotifiedFunctions, firs
         .invalidate_configurations(first, last);
     for function in notified.all().iter() {
         if (first..=last).contains(&stream_id(function)) {
-            unmap_all(function);
+            notified.unmap_function(function);
         }
     }
 }
@@ -148,12 +176,12 @@ fn stream_id(function: &OwnedSmmuFunction) -> u32 {
     function.pci().requester_id().into()
 }
 
-fn unmap_all(function: &OwnedSmmuFunction) {
-    trace::trace_smmu_inv_notifiers_mr(function.region().name());
-    notify_unmap(function, Range::ALL);
-}
-
-fn unmap(function: &OwnedSmmuFunction, what: &TlbiScope, range: Range) {
+fn unmap(
+    notified: &NotifiedFunctions,
+    function: &OwnedSmmuFunction,
+    what: &TlbiScope,
+    range: Range,
+) {
     let (vmid, asid, stage) = match *what {
         TlbiScope::Address { vmid, asid, .. } => (vmid, asid.map_or(-1, i32::from), 1),
         TlbiScope::Ipa { vmid, .. } => (vmid, -1, 2),
@@ -169,19 +197,7 @@ fn unmap(function: &OwnedSmmuFunction, what: &TlbiScope, range: Range) {
         pages,
         stage,
     );
-    notify_unmap(function, range);
-}
-
-/// Notifies that the translations of a range are invalid. A range of more than
-/// [`MAX_BLOCKS`] naturally aligned blocks is widened to the block around it, because each
-/// block can be a message whose answer is waited for.
-fn notify_unmap(function: &OwnedSmmuFunction, range: Range) {
-    let whole = if range.blocks().count() > MAX_BLOCKS {
-        range.enclosing()
-    } else {
-        range
-    };
-    function.region().notify_unmap(|| whole.blocks());
+    notified.notify_unmap(function, range);
 }
 
 /// Returns whether a trace event of [`trace_invalidation`] is enabled.
