@@ -469,9 +469,46 @@ impl Bench {
         assert_ne!(finished.error_lines(), [""; 0], "{finished}");
     }
 
-    /// Ends QEMU and checks its exit status.
+    /// Waits until every SMMU's counters agree with the host's log. They are read one after the
+    /// other, and a deferred batch may be submitted in between.
+    #[track_caller]
+    fn expect_statistics(&self) {
+        let paths = self.machine.smmus();
+        if paths.is_empty() {
+            // the C device
+            return;
+        }
+        until("statistics that agree with the host's log", || {
+            let counted = |group: &str, member: &str| -> u64 {
+                let values = paths.iter().map(|path| {
+                    let statistics = self.machine.qom_get(path, "statistics");
+                    statistics[group][member].as_u64().expect("a counter")
+                });
+                values.sum()
+            };
+            let invalidations = counted("host", "calls") + counted("attach", "invalidations");
+            let attached = ["stage1", "bypass", "abort", "blocked"]
+                .map(|member| counted("attach", member))
+                .iter()
+                .sum::<u64>();
+            let journal = self.journal();
+            // VFIO attaches and detaches devices, too, and calls may fail
+            let agrees = invalidations == journal.total("HWPT_INVALIDATE")
+                && attached <= journal.total("ATTACH") + journal.total("DETACH");
+            agrees.then_some(())
+        });
+    }
+
+    /// Ends QEMU and checks its counters and its exit status.
     #[track_caller]
     pub fn end(self) -> Finished {
+        self.expect_statistics();
+        self.end_without_statistics()
+    }
+
+    /// Ends QEMU and checks its exit status. For calls that the host cannot log.
+    #[track_caller]
+    pub fn end_without_statistics(self) -> Finished {
         let finished = self.machine.quit();
         assert!(finished.status.success(), "{finished}");
         finished

@@ -155,6 +155,8 @@ pub struct Journal {
     objects: BTreeMap<(String, u64), String>,
     /// Lines since the last mark
     recent: Vec<Line>,
+    /// Number of calls since the beginning, by operation
+    totals: BTreeMap<String, u64>,
 }
 
 impl Journal {
@@ -166,6 +168,7 @@ impl Journal {
             devices: BTreeMap::new(),
             objects: BTreeMap::new(),
             recent: Vec::new(),
+            totals: BTreeMap::new(),
         }
     }
 
@@ -198,6 +201,10 @@ impl Journal {
             "new" => {
                 let kind = line.text("kind").to_owned();
                 self.objects.insert(object(), kind);
+            }
+            "call" => {
+                let operation = line.text("op").to_owned();
+                *self.totals.entry(operation).or_default() += 1;
             }
             "gone" => {
                 self.objects.remove(&object());
@@ -241,6 +248,11 @@ impl Journal {
             .cloned()
             .map(Call)
             .collect()
+    }
+
+    /// Returns how often `operation` was called since the beginning.
+    pub fn total(&self, operation: &str) -> u64 {
+        self.totals.get(operation).copied().unwrap_or(0)
     }
 
     /// Returns the names of the calls since the mark that change what is

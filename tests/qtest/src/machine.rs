@@ -203,6 +203,25 @@ impl Machine {
         self.qmp("qom-get", json!({ "path": path, "property": property }))
     }
 
+    /// Returns the paths of the SMMUs with an ID that have statistics.
+    #[track_caller]
+    pub fn smmus(&self) -> Vec<String> {
+        let children = |path: &str| {
+            let listed = self.qmp("qom-list", json!({ "path": path }));
+            listed.as_array().cloned().unwrap_or_default()
+        };
+        children("/machine/peripheral")
+            .iter()
+            .filter(|child| child["type"] == "child<arm-smmuv3>")
+            .filter_map(|child| child["name"].as_str())
+            .map(|name| format!("/machine/peripheral/{name}"))
+            .filter(|path| {
+                let properties = children(path);
+                properties.iter().any(|entry| entry["name"] == "statistics")
+            })
+            .collect()
+    }
+
     /// Resets the machine and waits until that is done.
     #[track_caller]
     pub fn system_reset(&self) {

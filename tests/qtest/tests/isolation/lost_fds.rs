@@ -50,6 +50,14 @@ fn invalidate_on_failing_host(smmu: &Smmu<'_>) {
     until("a command error", || smmu.error().then_some(()));
 }
 
+/// Ends a QEMU that has logged host errors. Its counters are not compared: the host does not
+/// see calls with a descriptor that is lost.
+#[track_caller]
+fn finish(bench: Bench) {
+    let finished = bench.end_without_statistics();
+    assert_ne!(finished.error_lines(), [""; 0], "{finished}");
+}
+
 /// Boots the next guest, which configures stage 1 for "d0"; this may fail.
 #[track_caller]
 fn reboot(bench: &Bench) -> Smmu<'_> {
@@ -95,7 +103,7 @@ fn lost_iommufd_aborts_devices_and_completes_nothing() {
         bench.unplug("d0", 1);
         bench.unplug("d1", 2);
         bench.expect(errno, &[("d0", On::Nothing), ("d1", On::Nothing)]);
-        bench.finish_with_errors();
+        finish(bench);
     }
 }
 
@@ -128,7 +136,7 @@ fn lost_device_leaves_other_attached() {
     bench.unplug("d0", 1);
     bench.machine().system_reset();
     bench.expect("reset", &[("d0", On::Nothing), ("d1", On::Bypass)]);
-    bench.finish_with_errors();
+    finish(bench);
 }
 
 #[test]
@@ -156,6 +164,6 @@ fn guest_survives_loss_of_all_host_fds() {
         // no device is left for a command
         fresh.acknowledge();
         fresh.commands(&[command::tlbi_nh_va(5, 0x1000)]);
-        bench.finish_with_errors();
+        finish(bench);
     }
 }
