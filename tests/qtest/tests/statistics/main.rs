@@ -6,4 +6,5 @@
 //! test of `isolation` when it ends.
 
 mod properties;
+mod top;
 mod values;
