@@ -55,6 +55,12 @@ TREE = {
         "w()\n{\n    {\n        bus_cold_reset(BUS(&s->sec_bus));\n    }\n}\n"
         "r()\n{\n    pci_set_word(conf + PCI_BRIDGE_CONTROL, 0);\n}\n"),
     "include/hw/pci/pci_bridge.h": "void pci_bridge_update_mappings(PCIBridge *br);\n",
+    "monitor/monitor.c": (
+        "static MonitorQAPIEventConf monitor_qapi_event_conf[QAPI_EVENT__MAX] = {\n};\n"
+        "h()\n{\n    if (evstate->event == QAPI_EVENT_MEMORY_DEVICE_SIZE_CHANGE ||\n        x) {\n    }\n}\n"
+        "e()\n{\n    if (eva->event == QAPI_EVENT_MEMORY_DEVICE_SIZE_CHANGE ||\n        x) {\n    }\n}\n"),
+    "qapi/meson.build": "    'qdev',\n    'misc-arm',\n    'misc-i386',\n",
+    "qapi/qapi-schema.json": "{ 'include': 'misc-arm.json' }\n{ 'include': 'misc-i386.json' }\n",
     "rust/meson.build": "subdir('trace')\nsubdir('hw')\n",
     "rust/hw/meson.build": "subdir('char')\nsubdir('timer')\n",
     "rust/hw/Kconfig": "source char/Kconfig\nsource timer/Kconfig\n",
@@ -106,6 +112,7 @@ CRATES = {
     "rust/hw/smmuv3-accel/src/accel/host.rs": "// d\n",
     "rust/hw/smmuv3-accel/src/lib.rs": "",
     "include/hw/arm/smmuv3-rust.h": "/* ours */\n",
+    "qapi/arm-smmuv3.json": "# ours\n",
 }
 LINK = "rust/hw/smmuv3-accel/build.rs"
 LOCK_ENTRIES = """\
@@ -213,6 +220,10 @@ def apply_makes_every_edit(case: Case) -> None:
     assert '"virtio-iommu");\n            return;\n' in virt
     compat = '{\n    { "arm-smmuv3", "msi", "off", .optional = true },\n    { "b", "c", "d" },\n};\n'
     assert f"hw_compat_2_0[] = {compat}" in read("hw/core/machine.c")
+    monitor = read("monitor/monitor.c")
+    for what, times in (("[QAPI_EVENT_ARM_SMMUV3_HOST_LOST] = {", 1), ("->event == QAPI_EVENT_ARM_SMMUV3_HOST_LOST ||", 2)):
+        assert monitor.count(what) == times, what
+    assert "'misc-arm',\n    'arm-smmuv3',\n" in read("qapi/meson.build")
     bridge = read("hw/pci/pci_bridge.c")
     assert bridge.index("void pci_bridge_add_bus_number_notifier(") < bridge.index("w()")
     assert bridge.count("notifier_list_notify(&bus_number_notifiers, d);\n    }\n}\n") == 1
@@ -224,7 +235,7 @@ def apply_makes_every_edit(case: Case) -> None:
     assert '    "hw/char/pl011",\n    "hw/smmuv3-accel",\n]' in read("rust/Cargo.toml")
     assert "\n\nARM SMMUv3 Rust device\n" in read("MAINTAINERS") and "\nF: rust/smmuv3/\n\nAfter" in read("MAINTAINERS")
     virt = read("docs/system/arm/virt.rst")
-    assert "\n\n  *Rust implementation*\n\n" in virt and "``off``.\n\nSBSA Generic Watchdog" in virt
+    assert "\n\n  *Rust implementation*\n\n" in virt and "host is lost.\n\nSBSA Generic Watchdog" in virt
     rust = read("docs/devel/rust.rst")
     assert "\n\n* ``smmuv3`` (under" in rust and "lack.\n\n.. [#issues]" in rust
     assert "- before\n        - In the Rust implementation, auto" in read("qemu-options.hx")

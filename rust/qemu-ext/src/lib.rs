@@ -14,6 +14,7 @@
 //! | [`notify`] | notifiers | `util` |
 //! | [`log`], [`error`] | messages to the user | `util` |
 //! | [`object`] | links, paths and children of objects | `qom` |
+//! | [`qapi_events`] | events for QMP clients | `qapi` |
 //! | [`property`] | read-only properties with structured values | `qom` |
 //! | [`qdev`] | methods of the parent class, names of devices | `hwcore` |
 //! | [`qapi_props`] | properties with QAPI types | `hwcore` |
@@ -53,6 +54,7 @@ pub mod object;
 pub mod pci;
 pub mod pci_iommu;
 pub mod property;
+pub mod qapi_events;
 pub mod qapi_props;
 pub mod qdev;
 pub mod runstate;

@@ -9,11 +9,12 @@ use std::fs;
 use smmuv3_docs::{project, tests::files};
 
 /// Directories with text. The fuzz targets' corpus is none.
-const DIRECTORIES: [&str; 7] = [
+const DIRECTORIES: [&str; 8] = [
     "docs",
     "fuzz/fuzz_targets",
     "fuzz/src",
     "include",
+    "qapi",
     "rust",
     "scripts",
     "tests",

@@ -187,6 +187,14 @@ impl Machine {
         self.connected(result)
     }
 
+    /// Returns the QMP events that were sent since the last call of this or of
+    /// [`wait_event`](Self::wait_event).
+    #[track_caller]
+    pub fn take_events(&self) -> Vec<Value> {
+        let result = self.qmp.borrow_mut().take_events();
+        self.connected(result)
+    }
+
     /// Executes a command of the human monitor and returns its output.
     #[track_caller]
     pub fn monitor(&self, command_line: &str) -> String {

@@ -92,6 +92,17 @@ impl Qmp {
         }
     }
 
+    /// Returns the events that were sent so far, and drops them.
+    ///
+    /// # Errors
+    ///
+    /// The connection is broken.
+    pub fn take_events(&mut self) -> io::Result<Vec<Value>> {
+        // a reply comes after all earlier events
+        let _ = self.execute("query-status", &json!({}))?;
+        Ok(self.events.drain(..).collect())
+    }
+
     fn receive(&mut self) -> io::Result<Value> {
         let line = self.stream.receive()?;
         serde_json::from_str(&line).map_err(Into::into)

@@ -557,9 +557,8 @@ impl Smmuv3 {
             // not backed by iommufd: `permit` has refused the others
             return Ok(());
         };
-        let policy = self
-            .assigned
-            .plug(&self.state, || self.name(), function, device)?;
+        let owner = || (self.name(), self.canonical_path().unwrap_or_default());
+        let policy = self.assigned.plug(&self.state, owner, function, device)?;
         if let Some(policy) = policy {
             self.cmdq.set_policy(policy);
             self.sync_veventq();

@@ -6,5 +6,6 @@
 //! test of `isolation` when it ends.
 
 mod properties;
+mod qmp_events;
 mod top;
 mod values;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use hwcore::prelude::*;
-use qemu_ext::{error::report, qdev::DeviceExt};
+use qemu_ext::{error::report, object::ObjectExt, qapi_events, qdev::DeviceExt};
 use smmuv3::{batch::HostError, cmdq::Backend, command::Invalidation, ste::StreamConfig};
 use util::Error;
 
@@ -43,6 +43,20 @@ impl<'a> AccelBackend<'a> {
 
     fn with<R>(&self, function: impl FnOnce(&mut [Stream], &mut Viommu) -> R) -> Option<R> {
         self.accel.with_parts(function)
+    }
+
+    /// Returns whether a stream that `select` picks is not quarantined yet.
+    fn has_unquarantined(&self, select: impl Fn(&Stream) -> bool) -> bool {
+        self.with(|streams, _| {
+            streams
+                .iter()
+                .any(|stream| !stream.is_quarantined() && select(stream))
+        })
+        .unwrap_or(false)
+    }
+
+    fn path(&self) -> String {
+        self.smmu.canonical_path().unwrap_or_default()
     }
 
     /// Takes the streams that `select` picks to abort, for as long as `how` says.
@@ -106,7 +120,18 @@ impl Backend for AccelBackend<'_> {
     }
 
     fn quarantine(&mut self, sid: u32) {
+        let is_new = self.has_unquarantined(|stream| stream.has_vdevice(sid));
         self.quarantine_streams(Quarantine::Held, |stream| stream.has_vdevice(sid));
+        if is_new {
+            let device = self.with(|streams, _| {
+                let mut streams = streams.iter();
+                streams
+                    .find(|stream| stream.has_vdevice(sid))
+                    .map(Stream::path)
+            });
+            let device = device.flatten().unwrap_or_default();
+            qapi_events::stream_quarantined(&device, &self.path(), sid);
+        }
     }
 
     fn suspend(&mut self, sid: u32) {
@@ -114,8 +139,12 @@ impl Backend for AccelBackend<'_> {
     }
 
     fn fail_closed(&mut self) {
-        self.with(|_, viommu| count(&mut viommu.counters.failed_closed));
+        let is_new = self.has_unquarantined(|_| true);
         self.quarantine_streams(Quarantine::Held, |_| true);
+        if is_new {
+            self.with(|_, viommu| count(&mut viommu.counters.failed_closed));
+            qapi_events::failed_closed(&self.path());
+        }
     }
 
     fn is_exhausted(&mut self) -> bool {
@@ -132,6 +161,7 @@ impl Backend for AccelBackend<'_> {
         // without a device there is nothing on stage 1 either
         let (is_off_stage1, is_new) = lost.unwrap_or((true, false));
         if is_new {
+            qapi_events::host_lost(&self.path());
             report(&Error::msg(format!(
                 "{}: the host does not complete invalidations; all devices behind this SMMU are blocked \
                  until the guest configures them again and the host works",

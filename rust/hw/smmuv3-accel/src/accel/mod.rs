@@ -161,14 +161,14 @@ impl Accel {
     }
 
     /// Attaches a device that VFIO has bound to iommufd and that is plugged in behind the SMMU
-    /// `owner`.
+    /// whose name and path `owner` returns.
     ///
     /// Returns how to submit batches to its host if it is the first device; then a vEVENTQ can
     /// be opened.
     pub fn plug(
         &self,
         state: &GuestState,
-        owner: impl FnOnce() -> String,
+        owner: impl FnOnce() -> (String, String),
         function: PciFunction<'_>,
         device: Owned<HostDevice>,
     ) -> Result<Option<FlushPolicy>> {
@@ -218,7 +218,10 @@ impl Accel {
                 );
                 None
             }
-            None => Some(Viommu::new(&device, &info, &owner())?),
+            None => {
+                let (name, path) = owner();
+                Some(Viommu::new(&device, &info, &name, path)?)
+            }
         };
         let policy = fresh.as_mut().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),

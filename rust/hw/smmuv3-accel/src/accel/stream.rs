@@ -162,9 +162,16 @@ impl Stream {
             .is_some_and(|vdevice| vdevice.stream_id == stream_id)
     }
 
+    /// Returns the path of the device in QOM.
+    pub fn path(&self) -> String {
+        let device = self.function().device();
+        device
+            .and_then(|device| device.canonical_path())
+            .unwrap_or_default()
+    }
+
     /// Returns what users see of the device.
     pub fn status(&self) -> StreamStatus {
-        let device = self.function().device();
         let (translation, ste) = match &self.attachment {
             Attachment::Stage2 => ("stage2", None),
             Attachment::Blocked => ("blocked", None),
@@ -175,9 +182,7 @@ impl Stream {
         let stream_id = self.stream_id();
         StreamStatus {
             stream_id,
-            device: device
-                .and_then(|device| device.canonical_path())
-                .unwrap_or_default(),
+            device: self.path(),
             host_device_id: self.device.id(),
             translation,
             ste,

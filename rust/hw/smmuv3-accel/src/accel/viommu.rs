@@ -6,9 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use qemu_ext::iommufd::{
-    ArmSmmuv3Hwpt, ArmSmmuv3Invalidation, HostDevice, HostFailure, HostObject, IommufdBackend,
-    ViommuType,
+use qemu_ext::{
+    iommufd::{
+        ArmSmmuv3Hwpt, ArmSmmuv3Invalidation, HostDevice, HostFailure, HostObject, IommufdBackend,
+        ViommuType,
+    },
+    qapi_events,
 };
 use qom::prelude::*;
 use smmuv3::{
@@ -130,12 +133,14 @@ pub struct Viommu {
     backoff: Option<Backoff>,
     /// What was done with all devices together
     pub counters: AttachCounters,
+    /// The path of the guest's SMMU in QOM
+    path: String,
 }
 
 impl Viommu {
     /// Makes the vIOMMU for the SMMU that `device` is behind, for the guest's SMMU
-    /// `owner`.
-    pub fn new(device: &HostDevice, info: &HostInfo, owner: &str) -> Result<Self> {
+    /// `owner`, which is at `path`.
+    pub fn new(device: &HostDevice, info: &HostInfo, owner: &str, path: String) -> Result<Self> {
         let stage2 = Stage2::new(device, owner)?;
         let object = device.allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())?;
         let abort = device.allocate_nested(&object, &hwpt_data([STE_VALID, 0]))?;
@@ -157,6 +162,7 @@ impl Viommu {
             last_failure: Duration::ZERO,
             backoff: None,
             counters: AttachCounters::default(),
+            path,
         })
     }
 
@@ -272,6 +278,7 @@ impl Viommu {
         self.is_stale = false;
         if std::mem::take(&mut self.is_lost) {
             count(&mut self.counters.host_recovered);
+            qapi_events::host_recovered(&self.path);
         }
         self.failing = Duration::ZERO;
         self.backoff = None;
