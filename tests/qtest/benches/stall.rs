@@ -6,6 +6,8 @@
 //! longest doorbell write and the longest QMP reply for both devices in the
 //! same run.
 
+mod full_queue;
+
 use std::{
     io,
     path::Path,
@@ -14,22 +16,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use full_queue::{LARGEST, POINTER};
 use serde_json::json;
 use smmuv3_qtest::{
     assigned::{Setup, EXPLICIT},
-    command::{self, Command},
-    machine::RAM,
     qemu, qemu_c,
     qmp::Qmp,
     qtest::Qtest,
-    smmu::{reg, SMMUEN},
-    Builder, Machine, Smmu,
+    smmu::reg,
+    Builder, Machine,
 };
 
-/// log2 of the entries of the largest queue.
-const LARGEST: u32 = 19;
-/// Guest physical address of the queue.
-const QUEUE: u64 = RAM + 0x100_0000;
 /// Number of times that the queue is published.
 const LAPS: u32 = 4;
 
@@ -51,7 +48,7 @@ fn guest(qtest: &mut Qtest, base: u64, laps: u32) -> io::Result<Duration> {
         let start = Instant::now();
         qtest.write_value(base + reg::CMDQ_PROD, prod, 4)?;
         longest = longest.max(start.elapsed());
-        while qtest.read_value(base + reg::CMDQ_CONS, 4)? & 0xf_ffff != prod {
+        while qtest.read_value(base + reg::CMDQ_CONS, 4)? & POINTER != prod {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -73,15 +70,7 @@ fn administrator(qmp: &mut Qmp, over: &AtomicBool) -> io::Result<(Duration, u32)
 }
 
 fn measure(machine: &mut Machine, laps: u32) -> Stall {
-    let smmu = Smmu::find(machine);
-    let base = smmu.base();
-    smmu.enable(SMMUEN);
-    smmu.setup_queue(QUEUE, LARGEST);
-    let mut commands: Vec<Command> = (0..1 << LARGEST)
-        .map(|page| command::tlbi_nh_va(1, page << 12))
-        .collect();
-    commands[(1 << LARGEST) - 1] = command::SYNC;
-    smmu.push(&commands);
+    let base = full_queue::fill(machine);
     let (qtest, qmp) = machine.connections();
     let over = AtomicBool::new(false);
     let start = Instant::now();
