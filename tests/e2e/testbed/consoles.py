@@ -89,6 +89,8 @@ class Pump:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        # Factor for all timeouts.
+        self.patience = PATIENCE
         # Each returns one line if something has failed; they are called during every wait.
         self.alarms: list[Callable[[], str | None]] = []
 
@@ -104,7 +106,7 @@ class Pump:
 
     def wait(self, ready: Callable[[], T | None], timeout: float, what: str) -> T:
         """Waits until `ready` returns something; raises TimedOut after `timeout` seconds."""
-        end = time.monotonic() + timeout * PATIENCE
+        end = time.monotonic() + timeout * self.patience
         while True:
             result = ready()
             if result is not None:
@@ -114,7 +116,7 @@ class Pump:
                     raise TestbedError(f"{trouble} (while waiting for {what})")
             left = end - time.monotonic()
             if left <= 0:
-                raise TimedOut(f"no {what} within {timeout * PATIENCE:.0f} s")
+                raise TimedOut(f"no {what} within {timeout * self.patience:.0f} s")
             self.read(min(left, 1.0))
 
     def sleep(self, seconds: float) -> None:

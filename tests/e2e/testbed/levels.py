@@ -18,7 +18,7 @@ from .consoles import Qmp, Shell, TestbedError, TimedOut
 from .images import FIRMWARE, Images, acpi_override, make_disk
 from .iort import with_canwbs
 from .kernellog import KernelLog
-from .machine import SMMU_ERRORS, Machine, Trace, trace_options
+from .machine import PROPERTIES_HELP, SMMU_ERRORS, Machine, Trace, properties_in, smmu_globals, trace_options
 
 DISKS = ("disk0", "disk1")
 DISK_MIB = 64
@@ -28,7 +28,7 @@ _DRIVERS = {"disk0": "nvme", "disk1": "nvme"}
 
 # A CPU without pointer authentication: emulating that is slow.
 _MACHINE = ["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3", "-global", "arm-smmuv3.stage=nested",
-            "-cpu", "neoverse-n1", "-smp", "2", "-accel", "tcg,thread=multi", "-bios", str(FIRMWARE)]
+            "-cpu", "neoverse-n1", "-bios", str(FIRMWARE)]
 _LEVEL0_LOG = "l0-trace.log"
 # Debian's QEMU: a level 0 without the project's code.
 STOCK_EMULATOR = Path("/usr/bin/qemu-system-aarch64")
@@ -42,18 +42,51 @@ _LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _
 _GDB_CONSOLE = f"/dev/hvc{len(_LINES)}"
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """Level 1's CPUs.
+
+    With `icount` they run in turn and their clock counts instructions, whatever else this machine does.
+    """
+
+    cpus: int = 2
+    icount: bool = False
+    properties: Sequence[str] = ()  # of the hardware's SMMU, such as "msi=on"
+
+    NANOSECONDS = 4  # for each instruction, with icount
+
+    @property
+    def patience(self) -> float:
+        """How much slower than the default hardware."""
+        return 8 if self.icount else max(self.cpus / 2, 1)
+
+    @property
+    def name(self) -> str:
+        return ("icount" if self.icount else "") + (f"{self.cpus}cpus" if self.cpus != 2 else "")
+
+    def options(self) -> list[str]:
+        shift = self.NANOSECONDS.bit_length() - 1
+        clock = ["tcg,thread=single", "-icount", f"shift={shift}"] if self.icount else ["tcg,thread=multi"]
+        return ["-smp", str(self.cpus), "-accel", *clock, *smmu_globals(self.properties)]
+
+    def instructions(self, microseconds: float) -> float:
+        """What so much time on level 1's clock is, with icount."""
+        return microseconds * 1000 / self.NANOSECONDS
+
+
 class Level0(Machine):
     """The emulated machine that is level 1's hardware. `emulator` is its QEMU, `gdb` a socket to create for gdb."""
 
     def __init__(self, emulator: Path, logs: Path, kernel: Path, initrd: Path, memory: str = "4G",
-                 disks: dict[str, Path] | None = None, gdb: Path | None = None) -> None:
+                 disks: dict[str, Path] | None = None, gdb: Path | None = None, hardware: Hardware = Hardware()) -> None:
         self.disks = disks or {}
-        command = [str(emulator), *_MACHINE, "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
+        command = [str(emulator), *_MACHINE, *hardware.options(), "-m", memory, "-nodefaults", "-display", "none", "-no-reboot",
                    "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyAMA0 rdinit=/init panic=-1",
                    *self._devices(), *trace_options(logs / _LEVEL0_LOG, SMMU_ERRORS)]
         lines = {"l1-console": "serial", "l0-qmp": "monitor"} | dict.fromkeys(_LINES, "console")
         more = ["-chardev", f"socket,id=gdb,path={gdb},server=on,wait=off", "-device", "virtconsole,chardev=gdb"] if gdb else []
         super().__init__("l0", command, lines, logs, more)
+        self.pump.patience *= hardware.patience
         qmp = Qmp(self.pump, self.streams["l0-qmp"])
         qmp.connect(20)
         # Trace of its SMMU: SMMU_ERRORS, and more on request.
@@ -74,6 +107,7 @@ class GuestConfig:
     name: str
     qemu: str
     properties: str = ""  # more of -device arm-smmuv3, such as ",ril=off"
+    defaults: Sequence[str] = ()  # of every arm-smmuv3 that has no other value, such as "msi=off"
     smp: int = 1
     memory: str = "512M"
     smmus: Sequence[Sequence[str]] = (("disk0",),)
@@ -124,6 +158,7 @@ class GuestConfig:
             device = ",".join(f"{key}={value}" for key, value in self.device(name, port).items()).removeprefix("driver=")
             words += ["-device", f"pcie-root-port,id={port},bus=pxb{smmu},chassis={chassis},slot={chassis}",
                       "-device", device]
+        words += smmu_globals(self.defaults)
         return words + trace_options(self.trace_file, counters.TRACE_EVENTS if self.trace else ())
 
 
@@ -177,7 +212,7 @@ class Guest:
 
     def _wait(self, what: Callable[[float], None], seconds: float, name: str) -> None:
         """Waits, and checks periodically that QEMU is running."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * self._pump.patience
         while True:
             try:
                 return what(3)
@@ -196,6 +231,13 @@ class Guest:
 
     def run(self, code: str, timeout: float = 60) -> str:
         return self.shell.run(code, timeout)
+
+    def level1_run(self, code: str, timeout: float = 20) -> str:
+        """Runs a command in level 1, for what concerns this guest's QEMU."""
+        return self._level1.shell.run(code, timeout)
+
+    def sleep(self, seconds: float) -> None:
+        self._pump.sleep(seconds)
 
     def set_trace(self, events: Sequence[str], enable: bool) -> None:
         for event in events:
@@ -237,12 +279,13 @@ class Level1:
     """The KVM host, booted once; guests run in it one after the other."""
 
     def __init__(self, images: Images, work: Path, logs: Path, say: Callable[[str], None],
-                 emulator: Path = STOCK_EMULATOR) -> None:
+                 emulator: Path = STOCK_EMULATOR, hardware: Hardware = Hardware()) -> None:
         self._logs = logs
         self._emulator = emulator
         self._images = images
         self._say = say
         self._gdb = logs / "gdb" if images.gdbserver else None
+        self._properties: dict[str, frozenset[str]] = {}
         disks = {name: work / f"{name}.img" for name in DISKS}
         for path in disks.values():
             make_disk(path, DISK_MIB)
@@ -250,7 +293,7 @@ class Level1:
         initrd = work / "l1.cpio"
         initrd.write_bytes(acpi_override(iort) + images.level1())
         say("level 1: booting the KVM host under emulation")
-        self.level0 = Level0(emulator, logs, images.image, initrd, disks=disks, gdb=self._gdb)
+        self.level0 = Level0(emulator, logs, images.image, initrd, disks=disks, gdb=self._gdb, hardware=hardware)
         self.pump = self.level0.pump
         self.shell = Shell(self.pump, self.level0.streams["l1-shell"])
         self.log = KernelLog(self.shell)
@@ -289,6 +332,12 @@ class Level1:
             new.write_bytes(bytes.fromhex("".join(text.split())))
             os.replace(new, cached)
         return with_canwbs(cached.read_bytes())
+
+    def properties(self, qemu: str) -> frozenset[str]:
+        """The properties of arm-smmuv3 in a QEMU, by its short name."""
+        if qemu not in self._properties:
+            self._properties[qemu] = properties_in(self.shell.run(f"/e2e/qemu-{qemu} {' '.join(PROPERTIES_HELP)}", timeout=60))
+        return self._properties[qemu]
 
     @contextmanager
     def guest(self, config: GuestConfig) -> Iterator[Guest]:

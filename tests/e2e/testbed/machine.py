@@ -40,6 +40,26 @@ def trace_options(to: Path | str, events: Iterable[str]) -> list[str]:
     return words
 
 
+# Options that make a QEMU print the properties of arm-smmuv3.
+PROPERTIES_HELP = ("-device", "arm-smmuv3,help")
+
+
+def properties_in(text: str) -> frozenset[str]:
+    """The names in the answer to PROPERTIES_HELP."""
+    return frozenset(re.findall(r"^ +([\w.-]+)=<", text, re.MULTILINE))
+
+
+def properties_of(emulator: Path) -> frozenset[str]:
+    """The properties of arm-smmuv3 in a QEMU for this machine."""
+    done = subprocess.run([emulator, *PROPERTIES_HELP], stdout=subprocess.PIPE, text=True, check=True)
+    return properties_in(done.stdout)
+
+
+def smmu_globals(properties: Iterable[str]) -> list[str]:
+    """QEMU's options that give every arm-smmuv3 other defaults. QEMU refuses a property that the device does not have."""
+    return [word for value in properties for word in ("-global", f"arm-smmuv3.{value}")]
+
+
 class Trace:
     """The log that trace_options() has begun."""
 

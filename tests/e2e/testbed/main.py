@@ -7,13 +7,14 @@ import argparse
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +23,9 @@ from pathlib import Path
 from . import bench, hotplug_scenarios, own_level0_scenarios, report, software_scenarios, throughput
 from .consoles import TestbedError
 from .images import Images, fits
-from .levels import STOCK_EMULATOR, Level1
-from .registry import SCENARIOS, Bed, Scenario, in_order
+from .levels import STOCK_EMULATOR, Hardware, Level1
+from .machine import properties_of
+from .registry import SCENARIOS, Bed, Scenario, Skipped, in_order
 from .scenarios import Bench, measured_io
 from .software import Place
 
@@ -45,12 +47,22 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--hold", action="store_true", help="prompt for commands to the levels before a guest is ended")
     parser.add_argument("--gdb", action="store_true", help="start level 2's QEMU under gdbserver, which waits for gdb")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of measurements for --bench and --throughput (default: 6)")
+    parser.add_argument("--property", metavar="NAME=VALUE", type=_property, action="append", default=[],
+                        help="a property of every arm-smmuv3 under test, such as msi=off; may be repeated")
     parser.add_argument("--out", type=Path, help="--bench, --throughput: write the results there too, as JSON")
     parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all)")
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.scenario if name not in SCENARIOS]:
         parser.error(f"no such scenario: {', '.join(unknown)} (--list names them)")
+    if arguments.property and (arguments.bench or arguments.throughput):
+        parser.error("--property is for scenarios and --run; the benchmarks set the properties themselves")
     return arguments
+
+
+def _property(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+=[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return text
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Scenario]:
@@ -114,9 +126,12 @@ class Ground:
             yield Path(work)
 
     @contextmanager
-    def level1(self, emulator: Path = STOCK_EMULATOR) -> Iterator[Level1]:
+    def level1(self, emulator: Path = STOCK_EMULATOR, hardware: Hardware = Hardware()) -> Iterator[Level1]:
+        # Different hardware in one run has different logs.
+        logs = self.logs / hardware.name
+        logs.mkdir(exist_ok=True)
         with self._work() as work:
-            level1 = Level1(self.images, work, self.logs, self.say, emulator)
+            level1 = Level1(self.images, work, logs, self.say, emulator, hardware)
             self.say("level 1: ready")
             try:
                 yield level1
@@ -124,25 +139,42 @@ class Ground:
                 level1.close()
 
     @contextmanager
-    def software(self, device: str) -> Iterator[Place]:
+    def software(self, device: str, defaults: Sequence[str] = ()) -> Iterator[Place]:
         with self._work() as work:
-            yield Place(self.images, self.qemus[f"{device}-x86"], work, self.logs)
+            yield Place(self.images, self.qemus[f"{device}-x86"], work, self.logs, defaults)
 
     @contextmanager
-    def bed(self, bed: Bed, device: str) -> Iterator[Place | Bench]:
+    def bed(self, bed: Bed, device: str, defaults: Sequence[str] = ()) -> Iterator[Place | Bench]:
+        """The place for scenarios, in which every arm-smmuv3 under test has these properties."""
+        if bed is not Bed.NESTED:
+            _require(defaults, properties_of(self.qemus[f"{device}-x86"]))
         if bed is Bed.SOFTWARE:
-            with self.software(device) as place:
+            with self.software(device, defaults) as place:
                 yield place
+        elif bed is Bed.NESTED:
+            with self.level1() as level1:
+                yield self.bench(level1, device, defaults)
         else:
-            with self.level1(STOCK_EMULATOR if bed is Bed.NESTED else self.qemus[f"{device}-x86"]) as level1:
-                yield Bench(level1, device)
+            with self.level1(self.qemus[f"{device}-x86"], Hardware(properties=defaults)) as level1:
+                yield self.bench(level1, device, defaults)
+
+    @staticmethod
+    def bench(level1: Level1, device: str, defaults: Sequence[str]) -> Bench:
+        if defaults:
+            _require(defaults, level1.properties(device))
+        return Bench(level1, device, defaults)
+
+
+def _require(defaults: Sequence[str], known: frozenset[str]) -> None:
+    if missing := [value for value in defaults if value.partition("=")[0] not in known]:
+        raise TestbedError(f"--property {' '.join(missing)}: arm-smmuv3 of this QEMU has no such property")
 
 
 def _show_tails(logs: Path, say: Say) -> None:
-    consoles = sorted(logs.glob("*-console.log"), key=lambda path: path.stat().st_mtime)
+    consoles = sorted(logs.rglob("*-console.log"), key=lambda path: path.stat().st_mtime)
     for path in consoles[-2:]:
         if text := path.read_bytes()[-4000:].decode(errors="replace").strip():
-            say(f"the end of {path.name}:")
+            say(f"the end of {path.relative_to(logs)}:")
             for line in text.splitlines()[-15:]:
                 say(f"  | {line.rstrip()}")
     say(f"all logs: {logs}")
@@ -153,6 +185,8 @@ def _attempt(work: Callable[[], None], ground: Ground) -> str | None:
     try:
         work()
         return None
+    except Skipped:
+        raise
     except TestbedError as error:
         trouble = str(error)
     except Exception:  # a mistake of the testbed's own must not hide the other scenarios' results
@@ -161,17 +195,20 @@ def _attempt(work: Callable[[], None], ground: Ground) -> str | None:
     return trouble
 
 
-def _run_bed(ground: Ground, device: str, bed: Bed, scenarios: list[Scenario], tap: report.Tap) -> None:
+def _run_bed(ground: Ground, arguments: argparse.Namespace, bed: Bed, scenarios: list[Scenario], tap: report.Tap) -> None:
     todo = list(scenarios)
 
     def run_all() -> None:
-        with ground.bed(bed, device) as place:
+        with ground.bed(bed, arguments.device, arguments.property) as place:
             while todo:
                 scenario = todo[0]
                 ground.say(f"{scenario.name}: {scenario.summary}")
-                begun = time.monotonic()
-                trouble = _attempt(partial(scenario.run, place), ground)
-                tap.result(todo.pop(0).name, time.monotonic() - begun, trouble)
+                begun, trouble, reason = time.monotonic(), None, ""
+                try:
+                    trouble = _attempt(partial(scenario.run, place), ground)
+                except Skipped as skipped:
+                    reason = str(skipped)
+                tap.result(todo.pop(0).name, time.monotonic() - begun, trouble, reason)
 
     if trouble := _attempt(run_all, ground):
         for scenario in todo:
@@ -182,12 +219,11 @@ def _scenarios(ground: Ground, arguments: argparse.Namespace) -> int:
     chosen = _chosen(arguments)
     tap = report.Tap(len(chosen))
     for bed, scenarios in itertools.groupby(chosen, key=lambda scenario: scenario.bed):
-        _run_bed(ground, arguments.device, bed, list(scenarios), tap)
+        _run_bed(ground, arguments, bed, list(scenarios), tap)
     return 1 if tap.failed else 0
 
 
-def _demonstrate(level1: Level1, arguments: argparse.Namespace, say: Say) -> int:
-    place = Bench(level1, arguments.device)
+def _demonstrate(place: Bench, say: Say) -> int:
     columns = {}
     for title, properties in (("default", ""), ("ril=off", ",ril=off")):
         say(f"level 2: booting a guest with the accelerated SMMUv3 ({title}) and an assigned NVMe disk")
@@ -214,8 +250,8 @@ def _work(ground: Ground, arguments: argparse.Namespace) -> int:
         print(throughput.tables(results))
         return _write(results)
     if arguments.run:
-        with ground.level1() as level1:
-            return _demonstrate(level1, arguments, ground.say)
+        with ground.bed(Bed.NESTED, arguments.device, arguments.property) as place:
+            return _demonstrate(place, ground.say)
     if arguments.bench:
         with ground.level1() as level1:
             compared = bench.run(level1, arguments.pairs, ground.say)

@@ -17,7 +17,11 @@ class Bed(Enum):
     OWN_LEVEL0 = "own-level0"  # three levels, the lowest is the QEMU under test too
 
 
-# Gets the object of its bed (software.Place, scenarios.Bench) and raises TestbedError on failure.
+class Skipped(Exception):
+    """A scenario cannot run on this device; the message is the reason."""
+
+
+# Gets the object of its bed (software.Place, scenarios.Bench); raises TestbedError on failure, or Skipped.
 Run = Callable[[Any], None]
 
 

@@ -17,13 +17,14 @@ class Tap:
         self.failed = 0
         print(f"1..{planned}", flush=True)
 
-    def result(self, name: str, seconds: float, trouble: str | None) -> None:
+    def result(self, name: str, seconds: float, trouble: str | None, skipped: str = "") -> None:
         self._number += 1
         if trouble is not None:
             self.failed += 1
             for line in trouble.splitlines():
                 print(f"# {line}")
-        print(f"{'ok' if trouble is None else 'not ok'} {self._number} - e2e: {name} # {seconds:.1f} s", flush=True)
+        comment = f"SKIP {skipped}" if skipped else f"{seconds:.1f} s"
+        print(f"{'ok' if trouble is None else 'not ok'} {self._number} - e2e: {name} # {comment}", flush=True)
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] | None = None) -> str:

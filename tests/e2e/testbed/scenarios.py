@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from . import unmap
 from .checks import (FAULTS, HARMLESS, MIB, TRANSLATION_FAULT, copy_and_compare, edu_address, expect, faulting_dma,
                      file_sha256, parallel_jobs)
 from .consoles import TestbedError
 from .counters import BUSY_EVENTS, Counts
 from .levels import Guest, GuestConfig, Level1
-from .registry import Bed, register
+from .registry import Bed, Skipped, register
 
 scenario = partial(register, Bed.NESTED)
 
@@ -24,10 +25,11 @@ UNREMARKABLE = re.compile(r"warning: |PCI peer-to-peer transactions on BARs are 
 
 @dataclass(frozen=True)
 class Bench:
-    """The place of a scenario: level 1, and the name of the QEMU to test."""
+    """The place of a scenario: level 1, the name of the QEMU to test, and what every arm-smmuv3 gets (--property)."""
 
     level1: Level1
     qemu: str
+    defaults: Sequence[str] = ()
 
     @contextmanager
     def guest(self, config: GuestConfig, harmless: re.Pattern[str] = HARMLESS) -> Iterator[Guest]:
@@ -47,7 +49,11 @@ class Bench:
         return file_sha256(self.level1.level0.disks[disk], offset, size)
 
     def config(self, name: str, **more: object) -> GuestConfig:
-        return GuestConfig(name=name, qemu=self.qemu, **more)  # type: ignore[arg-type]
+        return GuestConfig(name=name, qemu=self.qemu, defaults=self.defaults, **more)  # type: ignore[arg-type]
+
+    def needs_property(self, name: str) -> None:
+        if name not in self.level1.properties(self.qemu):
+            raise Skipped(f"arm-smmuv3 of this QEMU has no property '{name}'")
 
 
 # --- steps that several scenarios share --------------------------------------------------------------------------------------
@@ -108,8 +114,8 @@ def large_unmaps(bench: Bench, guest: Guest) -> None:
     # A device may hold a part of a batch back for the next doorbell, but not for long: the fewer traces the better.
     guest.set_trace(("smmuv3_cmdq_opcode",), False)
     with guest.measure() as measurement:
-        guest.run("rebind $(basename $(readlink /sys/class/nvme/nvme0/device)) dma_map_benchmark && "
-                  "dma_map_benchmark -s 1 -g 256")
+        unmap.give_to_benchmark(guest)
+        unmap.latency(guest, pages=256, seconds=1)
     guest.set_trace(("smmuv3_cmdq_opcode",), True)
     counts = measurement.result
     expect(counts.entries > 50 * counts.doorbells,
@@ -120,6 +126,29 @@ def large_unmaps(bench: Bench, guest: Guest) -> None:
         # 64 commands in batches of 63 are two ioctls for each doorbell, unless batches are filled across doorbells.
         expect(counts.ioctls < 1.5 * counts.doorbells,
                f"{counts.ioctls} ioctls for {counts.doorbells} doorbells: batches are not filled across doorbells")
+
+
+@scenario("msi", "CMD_SYNC by MSI: with msi=auto an unmap is one exit to QEMU and never reads CMDQ_CONS; with msi=off, two exits")
+def msi(bench: Bench) -> None:
+    bench.needs_property("msi")
+    for value, exits in (("off", 2), ("auto", 1)):
+        with bench.guest(bench.config(f"msi-{value}", properties=f",msi={value}")) as guest:
+            measured_io(bench, guest)
+            unmap.give_to_benchmark(guest)
+            guest.set_trace(("smmuv3_read_mmio",), True)
+            start = guest.trace_size()
+            with guest.measure() as measurement:
+                unmap.latency(guest, pages=1, seconds=1)
+            counts = measurement.result
+            polls = len(guest.trace_lines("smmuv3_read_mmio addr: 0x9c ", start))
+            check_counts(bench, counts)
+            expect(counts.syncs > 100, f"msi={value}: only {counts.syncs} unmaps in a second")
+            # The guest's console takes a few exits.
+            expect(exits * counts.syncs <= counts.user_exits < (exits + 0.5) * counts.syncs,
+                   f"msi={value}: {counts.user_exits} exits to QEMU for {counts.syncs} unmaps, not {exits} each")
+            # An unmap never finds the queue full, so it reads CMDQ_CONS only to wait.
+            expect(polls >= counts.syncs if value == "off" else polls == 0,
+                   f"msi={value}: the guest has read CMDQ_CONS {polls} times in {counts.syncs} unmaps")
 
 
 @scenario("two-vcpus", "two vCPUs with I/O in parallel")

@@ -16,7 +16,7 @@ from .checks import HARMLESS, expect, file_sha256
 from .consoles import Qmp, Shell, TestbedError
 from .images import FIRMWARE, Images, make_disk
 from .kernellog import KernelLog
-from .machine import SMMU_ERRORS, Machine, Trace, trace_options
+from .machine import SMMU_ERRORS, Machine, Trace, smmu_globals, trace_options
 
 Device = dict[str, Any]  # the properties that -device and device_add take
 
@@ -131,12 +131,16 @@ class SoftwareGuest:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the scenarios of this level run. `emulator` is the QEMU under test, for this machine."""
+    """Where the scenarios of this level run. `emulator` is the QEMU under test, for this machine.
+
+    `defaults` are properties of every arm-smmuv3 (--property).
+    """
 
     images: Images
     emulator: Path
     work: Path
     logs: Path
+    defaults: Sequence[str] = ()
 
     @property
     def _disks(self) -> dict[str, Path]:
@@ -159,7 +163,7 @@ class Place:
                 make_disk(path, DISK_MIB)
         trace = self.logs / f"{config.name}-trace.log"
         command = config.command(emulator or self.emulator, self.images, self._initrd(), self._disks, trace)
-        machine = Machine(config.name, command, {f"{config.name}-{line}": end for line, end in _ENDS.items()}, self.logs)
+        machine = Machine(config.name, [*command, *smmu_globals(self.defaults)], {f"{config.name}-{line}": end for line, end in _ENDS.items()}, self.logs)
         try:
             guest = SoftwareGuest(config, machine, trace)
             with hold.at_end("the guest", {"1": guest.shell}, guest.qmp):
