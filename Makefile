@@ -19,9 +19,9 @@ test: tools ## all tests: unit tests, lints, QEMU builds, functional tests, QEMU
 check: tools ## the inner loop: format, lints, documentation, unit tests, and lints inside QEMU if that has been built
 	@scripts/test --fast
 
-bench: tools ## compare with the C device: in the testbed, without acceleration, and the longest BQL hold; benchmark the crate
-	@tests/e2e/run --bench
-	@tests/e2e/run --throughput
+bench: tools ## compare with the C device, PAIRS=6 pairs of each time, and print what is reached; benchmark the crate
+	@tests/e2e/run --bench --pairs $(or $(PAIRS),6) $(if $(BASE),--base $(BASE))
+	@tests/e2e/run --throughput --pairs $(or $(PAIRS),6)
 	@scripts/in-root cargo bench --quiet --package smmuv3
 	@scripts/in-root QEMU_BIN="$$(scripts/qemu-build x86)" QEMU_C_BIN="$$(scripts/qemu-build x86-c)" cargo bench --quiet --package smmuv3-qtest --bench stall
 

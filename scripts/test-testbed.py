@@ -8,6 +8,7 @@ import contextlib
 import io
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +16,14 @@ sys.dont_write_bytecode = True
 from tap import Outcome, report as report_outcomes  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
-from testbed import main, unmap  # noqa: E402 (found through the path above)
+from testbed import bench, cratebench, goals, main, results, systemcalls, unmap  # noqa: E402 (found through the path above)
 from testbed.consoles import TestbedError  # noqa: E402
 from testbed.levels import GuestConfig, Hardware  # noqa: E402
 from testbed.machine import properties_in  # noqa: E402
 from testbed.report import Tap  # noqa: E402
-from testbed.unmap import Latency  # noqa: E402
+from testbed.results import DEFAULT, MSI_OFF, RIL_OFF, Results  # noqa: E402
+from testbed.systemcalls import SystemCalls  # noqa: E402
+from testbed.unmap import GRANULES, Costs, Latency  # noqa: E402
 
 BENCHMARK = """dma mapping benchmark: threads:1 seconds:2 node:-1 dir:BIDIRECTIONAL granule: 1
 average map latency(us):23.4 standard deviation:5.6
@@ -34,6 +37,30 @@ PROPERTIES = """arm-smmuv3 options:
   x-cd.s=<uint8>
   primary-bus=<link<PCIBus>>
 """
+# Columns: fastest, slowest, median, mean, samples, iterations.
+CONSUMER = """consumer          fastest       │ slowest       │ median        │ mean          │ samples │ iters
+╰─ consuming                    │               │               │               │         │
+   ├─ 8          1.9 µs         │ 2.5 µs        │ 2 µs          │ 2.09 µs       │ 100     │ 1600
+   │             131.2 Mitem/s  │ 101.1 Mitem/s │ 127.1 Mitem/s │ 122.1 Mitem/s │         │
+   ╰─ 19         4 ms           │ 5.9 ms        │ 4.194304 ms   │ 4.3 ms        │ 100     │ 100
+                 128.4 Mitem/s  │ 87.74 Mitem/s │ 125.4 Mitem/s │ 121.1 Mitem/s │         │
+"""
+# One unmap of a guest that polls CMDQ_CONS, in the kernel's format.
+UNMAP = """
+       qemu-rust-201     [000] ...1.    98.000001: kvm_mmio: mmio write len 4 gpa 0x8050098 val 0x77
+       qemu-rust-201     [000] .....    98.000010: sys_enter: NR 63 (1c, ffff8d5fe000, 1000, 0, 0, 0)
+       qemu-rust-201     [000] .....    98.000020: sys_enter: NR 29 (d, 3b8d, ffff8d5fe5b8, 0, 0, 0)
+       qemu-rust-190     [001] .....    98.000025: sys_enter: NR 98 (aaaa, 81, 1, 0, 0, 0)
+       qemu-rust-201     [000] .....    98.000030: sys_enter: NR 29 (12, ae80, 0, 0, 0, 0)
+       qemu-rust-201     [000] ...1.    98.000040: kvm_mmio: mmio unsatisfied-read len 4 gpa 0x805009c val 0x0
+       qemu-rust-201     [000] .....    98.000050: sys_enter: NR 29 (12, ae80, 0, 0, 0, 0)
+       qemu-rust-201     [000] ...1.    98.000060: kvm_mmio: mmio read len 4 gpa 0x805009c val 0x77
+       qemu-rust-201     [000] ...1.    98.000070: kvm_mmio: mmio write len 4 gpa 0x80600a8 val 0x1
+"""
+
+
+def trace(unmaps: int = 30, left: int = 1000, written: int = 1000) -> str:
+    return f"# tracer: nop\n#\n# entries-in-buffer/entries-written: {left}/{written}   #P:2\n#\n" + UNMAP * unmaps
 
 
 def refusal(work: Callable[[], object]) -> str:
@@ -56,6 +83,39 @@ def usage_error(*words: str) -> str:
     raise AssertionError(f"{words} were accepted")
 
 
+def costs(exits: float, ioctls: float = 1) -> Costs:
+    return Costs(unmaps=100, doorbells=100, ioctls=round(100 * ioctls), commands=100, exits=round(100 * exits), errors=0)
+
+
+def everything(has_msi: bool = True) -> Results:
+    """Results of a device that reaches every goal."""
+    found = Results(has_msi=has_msi)
+    modes = ([MSI_OFF] if has_msi else []) + [DEFAULT, RIL_OFF]
+    for pages in GRANULES:
+        for mode in modes:
+            found.unmap[mode, pages] = [(400.0, 100.0), (300.0, 100.0), (300.0, 100.0)]
+            found.map[mode, pages] = [(100.0, 80.0), (10.0, 10.0), (12.0, 10.0)]
+            found.instructions[mode, "c", pages] = Latency(5000, 26500)
+            found.instructions[mode, "rust", pages] = Latency(5000, 26500)
+        for mode in (DEFAULT, RIL_OFF):
+            found.costs[mode, "c", pages] = costs(2, 256)
+            found.costs[mode, "rust", pages] = costs(4 if (mode, pages) == (RIL_OFF, 256) else 1, 2)
+    for device in ("c", "rust"):
+        found.system_calls[DEFAULT, device] = SystemCalls(100, 100, Counter({"ioctl IOMMU_HWPT_INVALIDATE": 100}))
+    found.several["c", 4], found.several["rust", 4] = costs(7.8), costs(0.99, 0.8)
+    found.queue = [(24.0, 8.0), (25.0, 9.0), (30.0, 9.0)]
+    found.command = [(7.6, 7.6)]
+    return found
+
+
+def verdicts(found: Results) -> dict[str, bool | None]:
+    return {goal.what: goal.met for goal in goals.goals(found)}
+
+
+def unmet(found: Results) -> list[str]:
+    return [what for what, met in verdicts(found).items() if met is False]
+
+
 # --- the tests ----------------------------------------------------------------------------------------------------
 
 
@@ -67,8 +127,51 @@ def benchmark_output_without_means_is_an_error() -> None:
     assert "No such device" in refusal(lambda: unmap.parse("ioctl: No such device"))
 
 
+def crate_benchmark_output_gives_time_of_a_command() -> None:
+    assert cratebench.nanoseconds(CONSUMER) == 4.194304e6 / (1 << 19) == 8
+    assert "printed" in refusal(lambda: cratebench.nanoseconds(CONSUMER.replace("19 ", "18 ")))
+
+
 def properties_come_from_the_help_text() -> None:
     assert properties_in(PROPERTIES) == {"accel", "ats", "msi", "msi-gpa", "x-cd.s", "primary-bus"}
+
+
+def system_calls_are_those_between_doorbells() -> None:
+    found = systemcalls.parse(trace(unmaps=30))
+    # the last doorbell ends the trace: what follows it may be incomplete
+    assert found.doorbells == 29 and found.polls == 29, found
+    assert found.calls == {"read": 29, "ioctl IOMMU_HWPT_INVALIDATE": 29}, found
+    assert found.each == 2
+
+
+def system_calls_of_other_threads_count() -> None:
+    text = trace(30).replace("NR 98 (aaaa, 81,", "NR 73 (aaaa, 81,")
+    assert systemcalls.parse(text).calls["ppoll"] == 29
+
+
+def system_calls_have_a_name_in_any_case() -> None:
+    text = trace(30).replace("NR 63", "NR 999").replace(", 3b8d,", ", 4b01,")
+    assert set(systemcalls.parse(text).calls) == {"system call 999", "ioctl 0x4b01"}
+
+
+def trace_that_lost_events_is_an_error() -> None:
+    assert "lost" in refusal(lambda: systemcalls.parse(trace(30, left=999)))
+
+
+def trace_without_doorbells_is_an_error() -> None:
+    assert "5 doorbells" in refusal(lambda: systemcalls.parse(trace(unmaps=5)))
+
+
+def icount_makes_instructions_of_time() -> None:
+    hardware = Hardware(icount=True)
+    assert "shift=2" in hardware.options() and 1 << 2 == hardware.NANOSECONDS
+    assert hardware.instructions(106.24) == 26560
+    assert "tcg,thread=single" in hardware.options() and "tcg,thread=multi" in Hardware().options()
+
+
+def hardware_names_are_different() -> None:
+    names = [row.hardware.name for row in bench.ROWS.values() if row.hardware]
+    assert len(set(names)) == len({row.hardware for row in bench.ROWS.values() if row.hardware}) == 3, names
 
 
 def properties_reach_the_command_line() -> None:
@@ -78,6 +181,81 @@ def properties_reach_the_command_line() -> None:
     assert main.parse(["--property", "msi=off", "--property", "ril=off", "default"]).property == ["msi=off", "ril=off"]
     assert "not NAME=VALUE" in usage_error("--property", "msi=off,accel=off")
     assert "set the properties themselves" in usage_error("--bench", "--property", "msi=off")
+
+
+def rows_are_chosen_by_name() -> None:
+    chosen = main.parse(["--bench-rows", "icount,exits"])
+    assert chosen.bench and chosen.bench_rows == ["exits", "icount"]
+    assert "no row nothing" in usage_error("--bench-rows", "exits,nothing")
+    assert "is for --bench" in usage_error("--run", "--bench-rows", "exits")
+    assert main.qemus_needed(main.parse(["--bench-rows", "queue"])) == {"c-x86", "rust-x86"}
+    assert main.qemus_needed(main.parse(["--bench-rows", "icount"])) == {"c", "rust"}
+    # there is nothing to compare the crate with unless a commit is named
+    assert main.parse(["--bench"]).bench_rows == [name for name in bench.ROWS if name != "crate"]
+    assert main.parse(["--bench", "--base", "HEAD"]).bench_rows == list(bench.ROWS)
+    assert "go together" in usage_error("--bench-rows", "crate") and "go together" in usage_error("default", "--base", "HEAD")
+
+
+def goals_that_are_reached_are_met() -> None:
+    assert not unmet(everything()) and len(goals.goals(everything())) == 20
+
+
+def goals_of_times_have_no_verdict() -> None:
+    found = everything()
+    found.unmap = {key: [(1.0, 100.0)] for key in found.unmap}
+    found.queue = found.command = [(1.0, 100.0)]
+    assert not unmet(found)
+
+
+def goals_name_what_is_not_met() -> None:
+    found = everything()
+    found.costs[RIL_OFF, "rust", 256] = costs(5, 5.2)
+    found.system_calls[DEFAULT, "rust"] = SystemCalls(100, 0, Counter({"read": 100, "ioctl IOMMU_HWPT_INVALIDATE": 100}))
+    found.several["rust", 4] = costs(1, 0.81)
+    found.instructions[MSI_OFF, "rust", 1] = Latency(5000, 26530)
+    assert [what.split(",")[0].split(" an unmap")[0] for what in unmet(found)] == [
+        "system calls for a doorbell", "instructions of", "exits for", "ioctls for", "exits for", "ioctls for"], unmet(found)
+
+
+def goals_allow_a_few_stray_exits() -> None:
+    found = everything()
+    found.costs[DEFAULT, "rust", 1] = costs(1.04)
+    assert not unmet(found)
+    found.costs[DEFAULT, "rust", 1] = costs(1.06)
+    assert len(unmet(found)) == 1
+
+
+def latency_ratio_is_divided_by_the_control() -> None:
+    found = everything()
+    ratio = next(goal.ratio for goal in goals.goals(found) if goal.what == "unmap latency in us, ril on, msi=auto, 32 pages")
+    assert ratio == "2.50 C/Rust (3.00, map 1.20)", ratio
+
+
+def device_without_msi_is_measured_without_it() -> None:
+    found = goals.goals(everything(has_msi=False))
+    noted = {goal.what: goal.note for goal in found if goal.note}
+    assert "msi=off, 1 page" in " ".join(noted) and len(noted) == 9, noted
+    missing = [goal for goal in found if "ril on, msi=auto" in goal.what]
+    assert len(missing) == 3 and all(goal.rust == "-" and goal.met is None and goal.note for goal in missing)
+    assert "[1] the device has no property msi" in goals.table(found)
+
+
+def goals_are_of_measured_rows_only() -> None:
+    assert goals.goals(Results()) == [] and results.tables(Results()) == ""
+    partial = everything()
+    del partial.unmap[MSI_OFF, 256], partial.costs[RIL_OFF, "rust", 1]
+    left = [goal.what for goal in goals.goals(partial)]
+    assert len(left) < 20 and "unmap latency in us, ril on, msi=off, 32 pages" in left and "exits for an unmap, 4 vCPUs at once, 1 page" in left
+    only = Results(queue=[(24.0, 9.0)])
+    assert [goal.rust for goal in goals.goals(only)] == ["9.0"]
+    assert "2^19" in bench.tables(only)
+
+
+def tables_and_json_have_all_results() -> None:
+    text, found = bench.tables(everything()), bench.as_json(everything())
+    for wanted in ("What one unmap takes, with one vCPU", "4 vCPUs at once", "System calls", "Instructions", "map latency"):
+        assert wanted in text, text
+    assert len(found["goals"]) == 20 and found["full_queue_ms"] == {"c": [24.0, 25.0, 30.0], "rust": [8.0, 9.0, 9.0]}
 
 
 def skipped_scenario_is_reported_as_such() -> None:
@@ -93,8 +271,25 @@ def skipped_scenario_is_reported_as_such() -> None:
 CASES: list[Callable[[], None]] = [
     benchmark_output_gives_both_means,
     benchmark_output_without_means_is_an_error,
+    crate_benchmark_output_gives_time_of_a_command,
     properties_come_from_the_help_text,
+    system_calls_are_those_between_doorbells,
+    system_calls_of_other_threads_count,
+    system_calls_have_a_name_in_any_case,
+    trace_that_lost_events_is_an_error,
+    trace_without_doorbells_is_an_error,
+    icount_makes_instructions_of_time,
+    hardware_names_are_different,
     properties_reach_the_command_line,
+    rows_are_chosen_by_name,
+    goals_that_are_reached_are_met,
+    goals_of_times_have_no_verdict,
+    goals_name_what_is_not_met,
+    goals_allow_a_few_stray_exits,
+    latency_ratio_is_divided_by_the_control,
+    device_without_msi_is_measured_without_it,
+    goals_are_of_measured_rows_only,
+    tables_and_json_have_all_results,
     skipped_scenario_is_reported_as_such,
 ]
 

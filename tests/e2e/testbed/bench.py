@@ -1,57 +1,73 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Copyright 2026 the smmuv3-accel authors
-"""The comparison with QEMU's C device: both in one boot of level 1, in pairs, C first, and ratios as the result.
+"""The comparison with QEMU's C device: both in one boot of level 1, C first, and ratios as the result (docs/testbed.md).
 
 Absolute times are those of an emulated machine and no verdict is passed on them.
 """
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-from . import report
+from . import cratebench, goals, results, systemcalls, unmap
 from .consoles import TestbedError
 from .counters import Counts
-from .levels import DISKS, Guest, GuestConfig, Level1
+from .levels import DISKS, Guest, GuestConfig, Hardware, Level1
+from .results import DEFAULT, DEVICES, MSI_OFF, RIL_OFF, Results
+from .unmap import GRANULES, Latency
 
-DEVICES = ("c", "rust")
-MODES = {"default": "", "ril=off": ",ril=off"}
-GRANULES = (1, 32, 256)  # pages in each mapping
-SECONDS = 2  # of dma_map_benchmark, each
-Latencies = dict[tuple[str, int], list[tuple[float, float]]]
-
-
-@dataclass
-class Results:
-    # (mode, device) -> counts of the NVMe workload
-    workload: dict[tuple[str, str], Counts] = field(default_factory=dict)
-    # (mode, device, granule) -> counts of a second or two of unmapping; each unmap ends with one CMD_SYNC
-    unmapping: dict[tuple[str, str, int], Counts] = field(default_factory=dict)
-    # (mode, granule) -> for each pair (C, Rust) mean latencies in microseconds
-    unmap: Latencies = field(default_factory=dict)
-    map: Latencies = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, object]:
-        def latencies(source: Latencies) -> list[dict[str, object]]:
-            return [{"mode": mode, "pages": pages, "c_us": [pair[0] for pair in pairs], "rust_us": [pair[1] for pair in pairs],
-                     "ratio": dict(zip(("min", "median", "max"), _ratios(pairs)))}
-                    for (mode, pages), pairs in source.items()]
-
-        return {
-            "nvme_workload": [{"mode": mode, "device": device, **counts.as_json()}
-                              for (mode, device), counts in self.workload.items()],
-            "unmapping": [{"mode": mode, "device": device, "pages": pages, **counts.as_json()}
-                          for (mode, device, pages), counts in self.unmapping.items()],
-            "unmap_latency": latencies(self.unmap),
-            "map_latency": latencies(self.map),
-        }
+Say = Callable[[str], None]
+PROJECT = Path(__file__).resolve().parents[3]
+SECONDS = 2  # of dma_map_benchmark, each, while counting
+LATENCY_SECONDS = 1  # ... while measuring time
+VCPUS = 4  # that unmap at once
+_COUNTED = (DEFAULT, RIL_OFF)
+# Runs with icount, whose results differ by a few instructions.
+_INSTRUCTION_RUNS = {1: 3, 32: 1, 256: 1}
 
 
-def _ratios(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """How many times cheaper the Rust device is: minimum, median, maximum over the pairs."""
-    return report.spread([c / rust for c, rust in pairs])
+@dataclass(frozen=True)
+class Row:
+    """A part of the comparison that can be run alone (--bench-rows)."""
+
+    name: str
+    summary: str
+    hardware: Hardware | None = Hardware()  # None: not in the levels
+    qemus: tuple[str, ...] = DEVICES
+
+
+ROWS = {row.name: row for row in (
+    Row("workload", "commands, ioctls and exits of NVMe I/O"),
+    Row("exits", "doorbells, ioctls and exits of an unmap, one vCPU"),
+    Row("syscalls", "QEMU's system calls for a doorbell"),
+    Row("latency", "unmap latency, in pairs"),
+    Row("vcpus", f"ioctls and exits of an unmap, {VCPUS} vCPUs at once", Hardware(cpus=VCPUS)),
+    Row("icount", "instructions of an unmap", Hardware(icount=True)),
+    Row("queue", "a full Command queue without acceleration, in pairs", None, ("c-x86", "rust-x86")),
+    Row("crate", "a command in the architecture crate, this commit against --base, in pairs", None, ()),
+)}
+
+
+def parse_rows(text: str) -> list[str]:
+    """The value of --bench-rows, in the order of ROWS."""
+    wanted = set(text.split(","))
+    if unknown := wanted - set(ROWS):
+        raise argparse.ArgumentTypeError(f"no row {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+    return [name for name in ROWS if name in wanted]
+
+
+def _properties(mode: str, device: str) -> str:
+    if mode == RIL_OFF:
+        return ",ril=off"
+    return ",msi=off" if mode == MSI_OFF and device == "rust" else ""
 
 
 def _nvme_workload(guest: Guest) -> Counts:
@@ -63,101 +79,171 @@ def _nvme_workload(guest: Guest) -> Counts:
     return measurement.result
 
 
-def _latency(guest: Guest, pages: int) -> tuple[float, float]:
-    """(map, unmap) mean latency in microseconds of one thread that maps and unmaps so many pages at once."""
-    text = guest.run(f"dma_map_benchmark -t 1 -s {SECONDS} -g {pages}", timeout=120)
-    means = [re.search(rf"average {kind} latency\(us\):([\d.]+)", text) for kind in ("map", "unmap")]
-    if not means[0] or not means[1]:
-        raise TestbedError(f"dma_map_benchmark printed:\n{text}")
-    return float(means[0][1]), float(means[1][1])
+@dataclass(frozen=True)
+class Others:
+    """What the rows outside of the levels need."""
+
+    qemus: dict[str, Path]
+    scratch: Path  # a directory for temporary files
+    base: str  # the sources of another commit, if there are any
 
 
-def _give_to_benchmark(guest: Guest) -> None:
-    address = guest.run("basename $(readlink /sys/class/nvme/nvme0/device)").strip()
-    guest.run(f"rebind {address} dma_map_benchmark")
+@dataclass(frozen=True)
+class Comparison:
+    """One run of `--bench`, in which `found` is filled row by row."""
 
+    rows: list[str]
+    pairs: int
+    say: Say
+    found: Results
 
-def _count(level1: Level1, results: Results, mode: str, device: str) -> None:
-    """Counts operations with QEMU's trace on."""
-    config = GuestConfig(name=f"bench-{device}", qemu=device, properties=MODES[mode])
-    with level1.guest(config) as guest:
-        results.workload[mode, device] = _nvme_workload(guest)
-        _give_to_benchmark(guest)
-        for pages in GRANULES:
-            with guest.measure() as measurement:
-                _latency(guest, pages)
-            results.unmapping[mode, device, pages] = measurement.result
+    @contextmanager
+    def _timed(self, *rows: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        seconds = time.monotonic() - begun
+        self.found.seconds["+".join(rows)] = round(seconds, 1)
+        self.say(f"{' and '.join(rows)}: took {seconds:.0f} s")
 
+    def _modes(self, *more: str) -> list[str]:
+        """Modes in which ID registers are the same in both devices come first."""
+        return [*([MSI_OFF] if self.found.has_msi else []), DEFAULT, *more]
 
-def _measure_latencies(level1: Level1, results: Results, mode: str, order: tuple[str, ...], pairs: int) -> None:
-    """Both guests run side by side and work in turn, so that other load on the machine affects both."""
-    with ExitStack() as stack:
-        guests = {}
-        for slot, device in enumerate(order):
-            # Tracing would cost each command some time.
-            config = GuestConfig(name=f"bench-{device}", qemu=device, properties=MODES[mode], trace=False, slot=slot,
-                                 smmus=((DISKS[slot],),))
-            guests[device] = stack.enter_context(level1.guest(config))
-            _give_to_benchmark(guests[device])
-        for pages in GRANULES:
-            for _ in range(pairs):
-                measured = {device: _latency(guests[device], pages) for device in order}
-                (map_c, unmap_c), (map_rust, unmap_rust) = (measured[device] for device in DEVICES)
-                results.map.setdefault((mode, pages), []).append((map_c, map_rust))
-                results.unmap.setdefault((mode, pages), []).append((unmap_c, unmap_rust))
+    def _counts(self, level1: Level1) -> None:
+        """Counts operations with QEMU's trace on."""
+        for mode in _COUNTED:
+            for device in DEVICES:
+                self.say(f"commands, ioctls and exits, {mode}, {device}")
+                config = GuestConfig(name=f"bench-{device}", qemu=device, properties=_properties(mode, device))
+                with level1.guest(config) as guest:
+                    if "workload" in self.rows:
+                        self.found.workload[mode, device] = _nvme_workload(guest)
+                    if "exits" in self.rows:
+                        unmap.give_to_benchmark(guest)
+                        for pages in GRANULES:
+                            self.found.costs[mode, device, pages] = unmap.count(guest, pages, SECONDS)
 
+    def _system_calls(self, level1: Level1) -> None:
+        for mode in self._modes():
+            for device in DEVICES:
+                self.say(f"system calls, {mode}, {device}")
+                config = GuestConfig(name=f"bench-{device}", qemu=device, properties=_properties(mode, device), trace=False)
+                with level1.guest(config) as guest:
+                    unmap.give_to_benchmark(guest)
+                    self.found.system_calls[mode, device] = systemcalls.measure(guest)
 
-def run(level1: Level1, pairs: int, say: Callable[[str], None]) -> Results:
-    results = Results()
-    for mode in MODES:
+    def _latencies(self, level1: Level1) -> None:
+        for mode in self._modes(RIL_OFF):
+            # Two boots each: a guest's physical memory layout affects the result more than the device.
+            for order, share in ((DEVICES, (self.pairs + 1) // 2), (DEVICES[::-1], self.pairs // 2)):
+                if share:
+                    self.say(f"latencies, {mode}, {order[0]} before {order[1]}: {share} pairs each")
+                    self._side_by_side(level1, mode, order, share)
+
+    def _side_by_side(self, level1: Level1, mode: str, order: tuple[str, ...], pairs: int) -> None:
+        """Both guests run side by side and work in turn, so that other load on the machine affects both."""
+        with ExitStack() as stack:
+            guests = {}
+            for slot, device in enumerate(order):
+                # Tracing would cost each command some time.
+                config = GuestConfig(name=f"bench-{device}", qemu=device, properties=_properties(mode, device), trace=False,
+                                     slot=slot, smmus=((DISKS[slot],),))
+                guests[device] = stack.enter_context(level1.guest(config))
+                unmap.give_to_benchmark(guests[device])
+            for pages in GRANULES:
+                for _ in range(pairs):
+                    measured = {device: unmap.latency(guests[device], pages, LATENCY_SECONDS) for device in order}
+                    c, rust = (measured[device] for device in DEVICES)
+                    self.found.map.setdefault((mode, pages), []).append((c.map, rust.map))
+                    self.found.unmap.setdefault((mode, pages), []).append((c.unmap, rust.unmap))
+
+    def _several(self, level1: Level1) -> None:
         for device in DEVICES:
-            say(f"commands, ioctls and exits, {mode}, {device}")
-            _count(level1, results, mode, device)
-    for mode in MODES:
-        # Two boots each: a guest's physical memory layout affects the result more than the device.
-        for order, share in ((DEVICES, (pairs + 1) // 2), (DEVICES[::-1], pairs // 2)):
-            if share:
-                say(f"latencies, {mode}, {order[0]} before {order[1]}: {share} pairs each")
-                _measure_latencies(level1, results, mode, order, share)
-    return results
+            self.say(f"{VCPUS} vCPUs that unmap at once, {device}")
+            with level1.guest(GuestConfig(name=f"bench-{device}", qemu=device, smp=VCPUS)) as guest:
+                unmap.give_to_benchmark(guest)
+                self.found.several[device, VCPUS] = unmap.count(guest, 1, SECONDS, threads=VCPUS)
+
+    def _instructions(self, level1: Level1, hardware: Hardware) -> None:
+        for mode in self._modes():
+            for device in DEVICES:
+                self.say(f"instructions, {mode}, {device}")
+                config = GuestConfig(name=f"bench-{device}", qemu=device, properties=_properties(mode, device), trace=False)
+                with level1.guest(config) as guest:
+                    unmap.give_to_benchmark(guest)
+                    for pages, runs in _INSTRUCTION_RUNS.items():
+                        times = [unmap.latency(guest, pages, LATENCY_SECONDS) for _ in range(runs)]
+                        self.found.instructions[mode, device, pages] = Latency(
+                            hardware.instructions(statistics.median(time.map for time in times)),
+                            hardware.instructions(statistics.median(time.unmap for time in times)))
+
+    def _chosen(self, rows: Iterable[str]) -> list[str]:
+        return [name for name in rows if name in self.rows]
+
+    def in_level1(self, level1: Level1, hardware: Hardware) -> None:
+        """The rows that this hardware is for."""
+        self.found.has_msi = "msi" in level1.properties("rust")
+        if not self.found.has_msi:
+            self.say("the Rust device has no property msi: everything is measured without it")
+        for rows, work in ((("workload", "exits"), self._counts), (("syscalls",), self._system_calls),
+                           (("latency",), self._latencies), (("vcpus",), self._several),
+                           (("icount",), lambda level1: self._instructions(level1, hardware))):
+            here = [name for name in self._chosen(rows) if ROWS[name].hardware == hardware]
+            if here:
+                with self._timed(*here):
+                    work(level1)
+
+    def queue(self, others: Others) -> None:
+        """The benchmark tests/qtest/benches/queue.rs."""
+        with self._timed("queue"):
+            self.say(f"a full Command queue without acceleration: {self.pairs} pairs")
+            out = others.scratch / f"bench-queue-{os.getpid()}.json"
+            _run("cargo", "bench", "--quiet", "--package", "smmuv3-qtest", "--bench", "queue",
+                 QEMU_BIN=others.qemus["rust-x86"], QEMU_C_BIN=others.qemus["c-x86"], PAIRS=self.pairs, BENCH_OUT=out)
+            self.found.queue = [(pair["c_ms"], pair["rust_ms"]) for pair in json.loads(out.read_text())]
+            out.unlink()
+
+    def crate(self, others: Others) -> None:
+        """The benchmark rust/smmuv3/benches/consumer.rs, of the other commit and of this one in turn."""
+        with self._timed("crate"):
+            self.say(f"a command in the architecture crate: {self.pairs} pairs")
+            base = Path(others.base)
+            # Each has a target directory of its own: cargo compares timestamps, and the sources of the other commit are newer.
+            programs = [cratebench.build(base, base / "target"), cratebench.build(PROJECT, None)]
+            for _ in range(self.pairs):
+                before, after = (cratebench.nanoseconds(_run(program, "--bench", cratebench.NAME)) for program in programs)
+                self.found.command.append((before, after))
 
 
-def _workload_table(results: Results) -> str:
-    rows = [(f"{mode}, {device}", counts.tlbi, counts.syncs, counts.doorbells, counts.kernel_ioctls, counts.user_exits,
-             counts.exits) for (mode, device), counts in results.workload.items()]
-    return report.table(rows, ("", "TLBI", "CMD_SYNC", "doorbells", "ioctls", "exits to QEMU", "exits in all"))
+def _run(*words: str | Path, **variables: object) -> str:
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    done = subprocess.run([str(word) for word in words], env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise TestbedError(f"{' '.join(map(str, words))} failed with {done.returncode}")
+    return done.stdout
 
 
-def _unmapping_table(results: Results) -> str:
-    rows = []
-    for (mode, device, pages), counts in results.unmapping.items():
-        each = (count / max(counts.syncs, 1) for count in (counts.tlbi, counts.doorbells, counts.kernel_ioctls, counts.user_exits))
-        rows.append((f"{mode}, {_pages(pages)}, {device}", *(f"{count:.2f}" for count in each)))
-    return report.table(sorted(rows), ("an unmap of", "TLBI", "doorbells", "ioctls", "exits to QEMU"))
+def run(boot: Callable[..., AbstractContextManager[Level1]], others: Others, rows: list[str], pairs: int, say: Say,
+        found: Results) -> None:
+    """Fills `found`. `boot` boots a level 1 on the hardware that it is given."""
+    comparison = Comparison(rows, pairs, say, found)
+    wanted = [ROWS[name] for name in rows]
+    for hardware in dict.fromkeys(row.hardware for row in wanted if row.hardware):
+        with boot(hardware=hardware) as level1:
+            comparison.in_level1(level1, hardware)
+    for name, work in (("queue", comparison.queue), ("crate", comparison.crate)):
+        if name in rows:
+            work(others)
 
 
-def _pages(count: int) -> str:
-    return f"{count:3d} page{'s' if count > 1 else ''}"
+def as_json(found: Results) -> dict[str, object]:
+    return {**found.as_json(), "goals": [goal.as_json() for goal in goals.goals(found)]}
 
 
-def _latency_table(latencies: Latencies) -> str:
-    rows = []
-    for (mode, pages), pairs in latencies.items():
-        medians = [report.spread([pair[side] for pair in pairs])[1] for side in (0, 1)]
-        ratios = " / ".join(f"{ratio:.2f}" for ratio in _ratios(pairs))
-        rows.append((f"{mode}, {_pages(pages)}", *(f"{median:.0f}" for median in medians), ratios))
-    return report.table(rows, ("", "C", "Rust", "C / Rust: min / median / max"))
-
-
-def tables(results: Results) -> str:
-    return "\n".join([
-        "",
-        "NVMe workload (32 MiB in 1 MiB reads, 2,000 reads of 4 KiB; strict mode):",
-        "", _workload_table(results), "",
-        "What one unmap takes:",
-        "", _unmapping_table(results), "",
-        "Guest unmap latency, microseconds (dma_map_benchmark, one thread; medians, and the ratios of the pairs):",
-        "", _latency_table(results.unmap), "",
-        "Guest map latency, likewise (mapping gives no command: what these ratios differ from 1 is noise):",
-        "", _latency_table(results.map), "",
-    ])
+def tables(found: Results) -> str:
+    """What was measured, and then the goals."""
+    parts = [results.tables(found)]
+    if reached := goals.goals(found):
+        parts += ["Goals of the Rust device (counts have a verdict; times need PAIRS=16 and a machine without other work):",
+                  goals.table(reached), ""]
+    return "\n".join(parts)

@@ -136,7 +136,7 @@ class Images:
         cpio = Cpio()
         cpio.file("init", (GUEST / "l2-init").read_bytes())
         cpio.file("bin/busybox", BUSYBOX.read_bytes())
-        for script in ("agent", "rebind", "disk", "busy"):
+        for script in ("agent", "rebind", "disk", "busy", "counters"):
             cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
         for tool in TOOLS:
             cpio.file(f"e2e/{tool}", self._tool(tool))

@@ -47,6 +47,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--hold", action="store_true", help="prompt for commands to the levels before a guest is ended")
     parser.add_argument("--gdb", action="store_true", help="start level 2's QEMU under gdbserver, which waits for gdb")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of measurements for --bench and --throughput (default: 6)")
+    parser.add_argument("--bench-rows", metavar="NAME[,NAME...]", type=bench.parse_rows, help="--bench with these rows only; there are: "
+                        + "; ".join(f"{row.name}: {row.summary}" for row in bench.ROWS.values()))
+    parser.add_argument("--base", metavar="COMMIT", help="--bench: compare the architecture crate's benchmark with this commit's")
     parser.add_argument("--property", metavar="NAME=VALUE", type=_property, action="append", default=[],
                         help="a property of every arm-smmuv3 under test, such as msi=off; may be repeated")
     parser.add_argument("--out", type=Path, help="--bench, --throughput: write the results there too, as JSON")
@@ -54,8 +57,14 @@ def parse(words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.scenario if name not in SCENARIOS]:
         parser.error(f"no such scenario: {', '.join(unknown)} (--list names them)")
-    if arguments.property and (arguments.bench or arguments.throughput):
+    if arguments.bench_rows and (arguments.tap or arguments.run or arguments.throughput):
+        parser.error("--bench-rows is for --bench")
+    if arguments.property and (arguments.bench or arguments.bench_rows or arguments.throughput):
         parser.error("--property is for scenarios and --run; the benchmarks set the properties themselves")
+    arguments.bench = arguments.bench or bool(arguments.bench_rows)
+    arguments.bench_rows = arguments.bench_rows or [name for name in bench.ROWS if name != "crate" or arguments.base]
+    if ("crate" in arguments.bench_rows and arguments.bench) != bool(arguments.base):
+        parser.error("the row 'crate' and --base=COMMIT go together")
     return arguments
 
 
@@ -72,7 +81,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Scenario]:
 def qemus_needed(arguments: argparse.Namespace) -> set[str]:
     """Names of builds: "rust" and "c" run in level 1, "rust-x86" and "c-x86" on this machine."""
     if arguments.bench:
-        return {"c", "rust"}
+        return {qemu for name in arguments.bench_rows for qemu in bench.ROWS[name].qemus}
     if arguments.throughput:
         return {"c-x86", "rust-x86"}
     if arguments.run:
@@ -80,6 +89,11 @@ def qemus_needed(arguments: argparse.Namespace) -> set[str]:
     beds = {scenario.bed for scenario in _chosen(arguments)}
     needed = {arguments.device} if beds - {Bed.SOFTWARE} else set()
     return needed | ({f"{arguments.device}-x86"} if beds - {Bed.NESTED} else set())
+
+
+def boots(arguments: argparse.Namespace) -> bool:
+    """Returns whether any level is booted."""
+    return not arguments.bench or any(bench.ROWS[name].hardware for name in arguments.bench_rows)
 
 
 def list_scenarios() -> int:
@@ -236,9 +250,9 @@ def _demonstrate(place: Bench, say: Say) -> int:
     return 0
 
 
-def _write(results: bench.Results | throughput.Results) -> int:
+def _write(results: dict[str, object]) -> int:
     if out := os.environ.get("E2E_OUT"):
-        Path(out).write_text(json.dumps(results.as_json(), indent=2) + "\n")
+        Path(out).write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 
@@ -248,15 +262,20 @@ def _work(ground: Ground, arguments: argparse.Namespace) -> int:
             qemus = {device: ground.qemus[f"{device}-x86"] for device in ("c", "rust")}
             results = throughput.run(place, qemus, arguments.pairs, ground.say)
         print(throughput.tables(results))
-        return _write(results)
+        return _write(results.as_json())
     if arguments.run:
         with ground.bed(Bed.NESTED, arguments.device, arguments.property) as place:
             return _demonstrate(place, ground.say)
     if arguments.bench:
-        with ground.level1() as level1:
-            compared = bench.run(level1, arguments.pairs, ground.say)
-        print(bench.tables(compared))
-        return _write(compared)
+        others = bench.Others(ground.qemus, ground.cache / "tmp", os.environ.get("E2E_BASE", ""))
+        compared = bench.Results()
+        try:
+            bench.run(ground.level1, others, arguments.bench_rows, arguments.pairs, ground.say, compared)
+        finally:
+            # After a failure there are the rows before it.
+            print(bench.tables(compared))
+            _write(bench.as_json(compared))
+        return 0
     return _scenarios(ground, arguments)
 
 
