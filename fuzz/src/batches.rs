@@ -49,7 +49,7 @@ impl Arbitrary<'_> for Case {
 }
 
 fn reasonable(u: &mut Unstructured<'_>) -> Result<Reasonable> {
-    let sets = u8::arbitrary(u)?;
+    let [sets, flags] = <[u8; 2]>::arbitrary(u)?;
     let chosen = |bits: u8| {
         (0..)
             .zip(STREAMS)
@@ -66,6 +66,9 @@ fn reasonable(u: &mut Unstructured<'_>) -> Result<Reasonable> {
             eio: eio(sets & 0x40 != 0),
         },
         repeat_tlbi_cfgi: sets & 0x80 != 0,
+        collect_across_sync: flags & 1 != 0,
+        msi: flags & 8 != 0,
+        is_slow: flags & 0x10 != 0,
         portion: 1 + usize::from(below(u, 200)?),
         log2size: below(u, 9)?.into(),
         budget: one_of(u, &[1, 2, 7, 4096])?,

@@ -499,7 +499,23 @@ impl After<'_> {
         }
     }
 
+    /// A `CMD_SYNC` is complete before its signal, and in order.
+    fn syncs_complete_in_order(&self) {
+        let before = self.before;
+        let commands = before.commands[..self.consumed].iter();
+        let syncs = (1..)
+            .zip(commands)
+            .filter(|(_, slot)| matches!(slot.decoded, Ok(Command::Sync { .. })))
+            .map(|(number, _)| before.ring.advance(before.rd, number));
+        let completed = self.events.iter().filter_map(|event| match event {
+            Event::SyncCompleted(rd) => Some(*rd),
+            _ => None,
+        });
+        assert!(completed.eq(syncs));
+    }
+
     fn signals(&self) {
+        self.syncs_complete_in_order();
         let count = |wanted: fn(&CompletionSignal) -> bool| {
             let consumed = self.before.commands[..self.consumed].iter();
             consumed

@@ -67,7 +67,7 @@ pub fn plausible_features(u: &mut Unstructured<'_>) -> Result<Features> {
 
 /// Returns a policy for a failing host.
 pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
-    let byte = u8::arbitrary(u)?;
+    let [byte, other] = <[u8; 2]>::arbitrary(u)?;
     Ok(FlushPolicy {
         timeout_retries: u32::from(byte & 3),
         memory_retries: u32::from((byte >> 2) & 3),
@@ -79,6 +79,7 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
         repeat_tlbi_cfgi: byte & 0x10 != 0,
         defer_remainder: byte & 0x20 != 0,
         eio: eio(byte & 0x40 != 0),
+        collect_across_sync: other & 1 != 0,
     })
 }
 

@@ -73,6 +73,10 @@ pub struct FlushPolicy {
     /// `CMD_SYNC` waits for them: see
     /// [`Progress::Deferred`](crate::Progress::Deferred).
     pub defer_remainder: bool,
+    /// Submit TLB invalidations together that `CMD_SYNC`s separate, and complete
+    /// these afterwards, in order. For a backend of which a call costs more than a
+    /// command: several vCPUs that unmap at once queue a TLBI and a `CMD_SYNC` each.
+    pub collect_across_sync: bool,
 }
 
 impl Default for FlushPolicy {
@@ -84,6 +88,7 @@ impl Default for FlushPolicy {
             repeat_tlbi_cfgi: false,
             eio: EioReport::Offender,
             defer_remainder: false,
+            collect_across_sync: false,
         }
     }
 }

@@ -6,21 +6,23 @@
 //! Commands are fetched, copied, decoded and executed in order. Invalidations
 //! for the host are pending in a [`Batch`] until something demands that they are
 //! complete: a `CMD_SYNC`, a command with another effect, an error, or the end
-//! of the queue.
+//! of the queue. Among TLB invalidations a `CMD_SYNC` may be pending with them: see
+//! [`FlushPolicy::collect_across_sync`].
 
 mod backend;
 mod consumer;
 mod counters;
+mod held;
 mod interrupts;
 mod observer;
 
-use self::consumer::Consumer;
 pub use self::{
     backend::Backend,
     counters::{CommandCounters, Counters, HostCounters, QueueCounters, SIZES},
     interrupts::Interrupts,
     observer::Observer,
 };
+use self::{consumer::Consumer, held::HeldSyncs};
 use crate::{
     batch::{Batch, FlushPolicy},
     command::Leniency,
@@ -101,6 +103,8 @@ pub struct Cmdq {
     batch: Box<Batch>,
     /// Boxed for the same reason.
     counters: Box<Counters>,
+    /// Empty between calls, and boxed for the same reason.
+    held: Box<HeldSyncs>,
 }
 
 impl Cmdq {
@@ -114,6 +118,7 @@ impl Cmdq {
             buffer: Vec::new(),
             batch: Box::default(),
             counters: Box::default(),
+            held: Box::default(),
         }
     }
 
@@ -186,6 +191,7 @@ impl Cmdq {
             stall: &mut self.stall,
             batch: &mut self.batch,
             counters: &mut self.counters,
+            held: &mut self.held,
             run,
             batch_completed: false,
             spent: false,

@@ -429,6 +429,7 @@ fn lenient_el2_tlbi_keeps_order() {
         Event::Executed(va(1)),
         Event::Executed(TLBI_NSNH_ALL),
         Event::Executed(va(2)),
+        Event::SyncCompleted(4),
         Event::CmdSync,
         Event::Executed(va(3)),
     ];

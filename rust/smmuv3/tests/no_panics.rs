@@ -112,12 +112,13 @@ fn any_features() -> impl Strategy<Value = Features> {
 }
 
 fn any_policy() -> impl Strategy<Value = FlushPolicy> {
-    ([0..4_u32, 0..4, 0..4], any::<[bool; 3]>()).prop_map(
+    ([0..4_u32, 0..4, 0..4], any::<[bool; 4]>()).prop_map(
         |([timeout_retries, memory_retries, max_errors], flags)| {
-            let [repeat_tlbi_cfgi, offender, defer_remainder] = flags;
+            let [repeat_tlbi_cfgi, offender, defer_remainder, collect_across_sync] = flags;
             FlushPolicy {
                 max_errors,
                 defer_remainder,
+                collect_across_sync,
                 timeout_retries,
                 memory_retries,
                 repeat_tlbi_cfgi,

@@ -107,10 +107,13 @@ fn commands_complete_before_following_sync_msi() {
         machine.host.log.events(),
         [
             Event::Executed(va(1)),
+            Event::SyncCompleted(2),
             Event::Msi(MSI, 1),
             Event::Executed(va(2)),
+            Event::SyncCompleted(4),
             Event::CmdSync,
             Event::Executed(va(3)),
+            Event::SyncCompleted(6),
             Event::Msi(MSI, 2),
             Event::Gerror,
         ]
@@ -143,8 +146,10 @@ fn commands_complete_before_following_sync_signal() {
         [
             Event::Executed(va(1)),
             Event::Executed(va(2)),
+            Event::SyncCompleted(3),
             Event::CmdSync,
             Event::Executed(va(3)),
+            Event::SyncCompleted(5),
             Event::CmdSync,
             Event::Executed(va(4)),
             Event::Gerror,

@@ -32,6 +32,18 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Several vCPUs that unmap at once: next to nothing but TLBIs and `CMD_SYNC`s.
+fn unmap_op() -> impl Strategy<Value = Op> {
+    prop_oneof![20 => Just(Op::Va), 2 => Just(Op::Asid), 8 => Just(Op::SyncIrq), 8 => Just(Op::SyncMsi), 1 => op()]
+}
+
+fn program() -> impl Strategy<Value = Vec<Op>> {
+    prop_oneof![
+        prop::collection::vec(op(), 1..300),
+        prop::collection::vec(unmap_op(), 1..300),
+    ]
+}
+
 fn eio() -> impl Strategy<Value = EioReport> {
     prop::sample::select(&[EioReport::Offender, EioReport::BlockStart][..])
 }
@@ -53,14 +65,16 @@ fn failing() -> impl Strategy<Value = Failing> {
 
 prop_compose! {
     fn reasonable()(
-        program in prop::collection::vec(op(), 1..300),
+        program in program(),
         portion in 1..200_usize,
         log2size in 0..9_u32,
         failing in failing(),
-        repeat_tlbi_cfgi: bool,
+        [repeat_tlbi_cfgi, collect_across_sync, msi, is_slow] in any::<[bool; 4]>(),
         budget in prop::sample::select(&[1, 2, 7, 4096][..]),
     ) -> Reasonable {
-        Reasonable { program, portion, log2size, failing, repeat_tlbi_cfgi, budget }
+        Reasonable {
+            program, portion, log2size, failing, repeat_tlbi_cfgi, collect_across_sync, msi, is_slow, budget,
+        }
     }
 }
 
@@ -69,18 +83,19 @@ prop_compose! {
         timeout_retries in 0..3_u32,
         memory_retries in 0..3_u32,
         repeat_tlbi_cfgi: bool,
-        defer_remainder: bool,
+        [defer_remainder, collect_across_sync] in any::<[bool; 2]>(),
         eio in eio(),
     ) -> FlushPolicy {
         FlushPolicy {
-            timeout_retries, memory_retries, repeat_tlbi_cfgi, eio, defer_remainder, ..FlushPolicy::default()
+            timeout_retries, memory_retries, repeat_tlbi_cfgi, eio, defer_remainder, collect_across_sync,
+            ..FlushPolicy::default()
         }
     }
 }
 
 prop_compose! {
     fn unreasonable()(
-        program in prop::collection::vec(op(), 1..200),
+        program in program(),
         portion in 1..200_usize,
         policy in policy(),
         answers in prop::collection::vec(

@@ -16,8 +16,8 @@ pub struct Batch {
     commands: [Invalidation; MAX_BATCH],
     positions: [u32; MAX_BATCH],
     len: usize,
-    /// Which are `CMD_ATC_INV`.
-    atc: u64,
+    /// Which name a stream: `CMD_CFGI_*` and `CMD_ATC_INV`.
+    streams: u64,
 }
 
 impl Default for Batch {
@@ -33,7 +33,7 @@ impl Batch {
             commands: [Invalidation::Tlbi(Tlbi::NSNH_ALL); MAX_BATCH],
             positions: [0; MAX_BATCH],
             len: 0,
-            atc: 0,
+            streams: 0,
         }
     }
 
@@ -55,11 +55,17 @@ impl Batch {
         self.len == MAX_BATCH
     }
 
+    /// Returns whether there is none but TLB invalidations.
+    #[inline]
+    pub const fn is_tlbi_only(&self) -> bool {
+        self.streams == 0
+    }
+
     /// Drops all commands.
     #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
-        self.atc = 0;
+        self.streams = 0;
     }
 
     /// Adds a command that lies at `position` in the Command queue. A full batch takes
@@ -72,7 +78,7 @@ impl Batch {
         }
         self.commands[index] = command;
         self.positions[index] = position & POINTER_MASK;
-        self.atc |= u64::from(command.is_atc_inv()) << index;
+        self.streams |= u64::from(!command.is_tlbi()) << index;
         self.len = index + 1;
         true
     }
@@ -81,8 +87,14 @@ impl Batch {
         CommandMask::first_n(self.len)
     }
 
-    pub(super) const fn atc(&self) -> CommandMask {
-        CommandMask(self.atc)
+    /// Returns which are `CMD_ATC_INV`.
+    pub(super) fn atc(&self) -> CommandMask {
+        let is_atc_inv = |index: &u32| {
+            let command = self.commands.get(*index as usize);
+            command.is_some_and(Invalidation::is_atc_inv)
+        };
+        let atc = CommandMask(self.streams).iter().filter(is_atc_inv);
+        CommandMask(atc.fold(0, |bits, index| bits | (1 << index)))
     }
 
     /// Returns the stream that a command names.

@@ -3,7 +3,9 @@
 
 //! One run of the Command queue.
 
-use super::{Backend, Counters, Interrupts, Observer, Progress, Stall, COMMAND_BYTES};
+use super::{
+    held::HeldSyncs, Backend, Counters, Interrupts, Observer, Progress, Stall, COMMAND_BYTES,
+};
 use crate::{
     batch::{submit, Batch, Failure, FlushPolicy, MAX_BATCH},
     command::{
@@ -41,6 +43,8 @@ pub(super) struct Consumer<'a, M, B, I, O> {
     pub(super) stall: &'a mut Stall,
     pub(super) batch: &'a mut Batch,
     pub(super) counters: &'a mut Counters,
+    /// Empty unless the batch holds something, and TLB invalidations only.
+    pub(super) held: &'a mut HeldSyncs,
     pub(super) ring: QueueLayout,
     /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
     /// are complete.
@@ -164,6 +168,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
             Ok(Command::CfgiSteRange { first, last }) => self.install(opcode, first, last),
             Ok(Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect) => {
                 self.counters.note_without_effect(opcode);
+                self.release()?;
                 self.advance();
                 Ok(())
             }
@@ -178,6 +183,9 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
 
     #[inline]
     fn forward(&mut self, invalidation: Invalidation) -> Result<(), Failure> {
+        if !invalidation.is_tlbi() {
+            self.release()?;
+        }
         if self.has_effect(&invalidation) {
             self.batch.push(self.cursor, invalidation);
         } else {
@@ -215,12 +223,66 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     /// `CMD_SYNC` (§4.7.3): its effects are seen before `CMDQ_CONS` passes it,
     /// and that before its signal (§3.18).
     fn sync(&mut self, opcode: u8, signal: CompletionSignal) -> Result<(), Failure> {
+        if self.may_hold() {
+            self.held.push(self.cursor, signal);
+            self.advance();
+            return Ok(());
+        }
         self.flush()?;
         if core::mem::take(self.atc_failed) {
             return Err(self.failure(opcode, CommandError::AtcInvSync));
         }
+        self.complete_sync(self.cursor, signal);
         self.advance();
-        self.publish();
+        Ok(())
+    }
+
+    /// Returns whether a `CMD_SYNC` may complete together with TLB invalidations that
+    /// follow it.
+    ///
+    /// They begin before it completes then, which §4.7.3 excludes, but all that can be
+    /// seen of that is an entry that is gone earlier, and entries need not stay (§4.4).
+    /// What the `CMD_SYNC` promises holds at the later time, too. Neither is true of
+    /// other commands: a TLB entry may return from a stale Context descriptor, and an
+    /// ATC entry from a stale TLB entry (§4.5.1).
+    #[inline]
+    fn may_hold(&self) -> bool {
+        self.policy.collect_across_sync
+            && !self.batch.is_empty()
+            && self.batch.is_tlbi_only()
+            && !*self.atc_failed
+            && !self.held.is_full()
+    }
+
+    /// Completes the held `CMD_SYNC`s before a command that must not be executed
+    /// together with what precedes them.
+    #[inline]
+    fn release(&mut self) -> Result<(), Failure> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    /// Completes the held `CMD_SYNC`s that precede `end`, where the batch ended. The
+    /// following ones, if any, are fetched again.
+    fn complete_held(&mut self, end: u32) {
+        let mut index = 0;
+        while let Some(held) = self.held.get(index) {
+            if !matches!(self.ring.used(end, held.position), Some(1..)) {
+                break;
+            }
+            self.complete_sync(held.position, held.signal);
+            index += 1;
+        }
+        self.held.clear();
+    }
+
+    /// Completes the `CMD_SYNC` at `position`, of which every preceding command is
+    /// complete: `CMDQ_CONS` passes it first, then comes its signal.
+    fn complete_sync(&mut self, position: u32, signal: CompletionSignal) {
+        self.run.consumed_until(self.ring.advance(position, 1));
+        self.observer.sync_completed(self.run);
         match signal {
             CompletionSignal::None => {}
             CompletionSignal::Irq => self.interrupts.cmd_sync(),
@@ -233,12 +295,12 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
                 self.spent = true;
             }
         }
-        Ok(())
     }
 
     /// `CMD_CFGI_STE` and its kin (§4.3.1, §4.3.2, §4.3.6) for the streams in
     /// `first..=last` that have a device.
     fn install(&mut self, opcode: u8, first: StreamId, last: StreamId) -> Result<(), Failure> {
+        self.release()?;
         self.backend.invalidate_configurations(first, last);
         // Notifying vhost can block: check the deadline afterwards.
         self.spent = true;
@@ -283,7 +345,12 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     /// Completes the pending commands, so that `CMDQ_CONS` may pass them.
     fn flush(&mut self) -> Result<(), Failure> {
         self.spent |= !self.batch.is_empty();
-        self.submit()?;
+        let flushed = self.submit();
+        if !self.held.is_empty() {
+            let failed_at = flushed.as_ref().err().map(|failure| failure.position);
+            self.complete_held(failed_at.unwrap_or(self.cursor));
+        }
+        flushed?;
         self.publish();
         Ok(())
     }

@@ -23,6 +23,11 @@ pub trait Observer {
         let _ = opcode;
     }
 
+    /// A `CMD_SYNC` is complete: `CMDQ_CONS` has passed it, and its signal follows.
+    fn sync_completed(&mut self, run: &CmdqRun) {
+        let _ = run;
+    }
+
     /// A command with this opcode was not consumed.
     fn error(&mut self, opcode: u8, code: CommandError) {
         let _ = (opcode, code);

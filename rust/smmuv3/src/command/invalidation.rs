@@ -172,6 +172,12 @@ impl Invalidation {
         }
     }
 
+    /// Returns whether this is a `CMD_TLBI_*`.
+    #[inline]
+    pub const fn is_tlbi(&self) -> bool {
+        matches!(self, Self::Tlbi(_))
+    }
+
     /// Returns whether this is a `CMD_ATC_INV`, which completes only when the device answers.
     #[inline]
     pub const fn is_atc_inv(&self) -> bool {

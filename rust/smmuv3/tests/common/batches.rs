@@ -6,11 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use smmuv3::{EioReport, FlushPolicy};
+use smmuv3::{EioReport, Features, FlushPolicy};
 
 use super::{
     counters,
     host::{EAGAIN, EINTR, EIO, ENOMEM, ETIMEDOUT},
+    log::Event,
     vector_features, Answer, Machine,
 };
 
@@ -41,6 +42,9 @@ pub enum Op {
 /// Where MSIs are written: of each command to a word of its own, of which every eighth
 /// is where writes abort.
 pub const MSIS: u64 = 0x2000_0000;
+
+/// Where the MSIs of errors are written.
+const GERROR_MSI: u64 = MSIS + 0x10_0000;
 
 impl Op {
     pub fn words(self, number: u32) -> [u64; 2] {
@@ -157,12 +161,17 @@ pub fn drive(
 
 /// With a queue of `2^log2size` entries.
 pub fn machine(policy: FlushPolicy, log2size: u32) -> Machine {
-    let features = vector_features().with_msi(true);
+    machine_with(vector_features().with_msi(true), policy, log2size)
+}
+
+fn machine_with(features: Features, policy: FlushPolicy, log2size: u32) -> Machine {
     let mut machine = Machine::resized(features, policy, log2size, 0);
     machine.host.streams = STREAMS.into_iter().collect();
-    // Errors have an MSI, too.
-    machine.registers.gerror_irq_cfg0 = MSIS + 0x10_0000;
-    machine.registers.gerror_irq_cfg1 = 0x4711;
+    if features.msi() {
+        // Errors have an MSI, too.
+        machine.registers.gerror_irq_cfg0 = GERROR_MSI;
+        machine.registers.gerror_irq_cfg1 = 0x4711;
+    }
     let aborts = (0..64).map(|n| MSIS + 32 * n..MSIS + 32 * n + 4);
     machine.memory.unwritable = aborts.collect();
     machine
@@ -177,21 +186,32 @@ pub struct Reasonable {
     pub log2size: u32,
     pub failing: Failing,
     pub repeat_tlbi_cfgi: bool,
+    pub collect_across_sync: bool,
+    /// `IDR0.MSI`.
+    pub msi: bool,
+    /// Whether each call of the host uses up the time slice.
+    pub is_slow: bool,
     pub budget: u32,
 }
 
 impl Reasonable {
     /// The guest sees the same registers and interrupts as though every command
     /// were executed on its own, and the same set of invalidations is complete
-    /// before each.
+    /// before each; but for TLB invalidations that were collected across a `CMD_SYNC`,
+    /// which may be complete before that.
     pub fn check(&self) {
         let (batched, seen) = self.run(|machine| machine);
         let (single, expected) = self.run(Machine::with_reference);
         assert_eq!(seen, expected);
-        assert_eq!(
-            batched.signals.log.segments(),
-            single.signals.log.segments()
-        );
+        if self.collect_across_sync {
+            self.completed_in_order(&batched, &single);
+        } else {
+            assert_eq!(
+                batched.signals.log.segments(),
+                single.signals.log.segments()
+            );
+        }
+        self.only_tlbis_cross_syncs(&batched);
         assert_eq!(batched.registers, single.registers);
         assert_eq!(batched.memory.written, single.memory.written);
         let quarantined = |machine: &Machine| -> BTreeSet<u32> {
@@ -199,6 +219,64 @@ impl Reasonable {
         };
         assert_eq!(quarantined(&batched), quarantined(&single));
         counters::check(&batched, self.program.len());
+    }
+
+    /// Completions and errors come in the same order, each with the same `CMDQ_CONS`;
+    /// when they do, all is complete that is if every command is executed on its own,
+    /// and nothing more but TLB invalidations that follow the `CMD_SYNC`.
+    fn completed_in_order(&self, batched: &Machine, single: &Machine) {
+        let (got, expected) = [batched, single]
+            .map(|machine| machine.signals.log.visible())
+            .into();
+        let mut is_held = false;
+        for ((event, executed), (expected_event, required)) in got.iter().zip(&expected) {
+            assert_eq!(event, expected_event);
+            let missing: Vec<_> = required.difference(executed).collect();
+            assert!(missing.is_empty(), "{event:?} before {missing:x?}");
+            is_held = match event {
+                Some(Event::SyncCompleted(_) | Event::CmdSync) => true,
+                Some(Event::Msi(address, _)) if *address != GERROR_MSI => true,
+                // Of an MSI that aborts, or of a command that was not consumed.
+                Some(Event::Msi(..) | Event::Gerror) => is_held,
+                _ => false,
+            };
+            let mut early = executed.difference(required);
+            if is_held {
+                assert!(early.all(|words| matches!(words[0] as u8, 0x11 | 0x12)));
+            } else {
+                assert_eq!(early.next(), None, "at {event:?}");
+            }
+            is_held &= matches!(event, Some(Event::Msi(..)));
+        }
+        assert_eq!(got.len(), expected.len());
+    }
+
+    /// A call has commands from both sides of a `CMD_SYNC` only if they, and all that follow
+    /// the `CMD_SYNC` up to the last of them, are TLB invalidations.
+    fn only_tlbis_cross_syncs(&self, machine: &Machine) {
+        for call in &machine.host.calls {
+            let indexes = call.iter().filter(|words| words[0] as u8 != 0x06);
+            let indexes = indexes.map(|words| number(words) as usize - 1);
+            let (Some(first), Some(last)) = (indexes.clone().min(), indexes.max()) else {
+                continue;
+            };
+            let ops = &self.program[first..=last];
+            let is_sync = |op: &Op| matches!(op, Op::Sync | Op::SyncIrq | Op::SyncMsi);
+            // These were replaced by a CMD_SYNC before the queue went on.
+            let was_illegal = |op: &Op| matches!(op, Op::Reserved | Op::BadSync);
+            let is_tlbi = |op: &Op| matches!(op, Op::Va | Op::Asid);
+            if let Some(sync) = ops.iter().position(is_sync) {
+                assert!(self.collect_across_sync);
+                let is_only_tlbis = call
+                    .iter()
+                    .all(|words| matches!(words[0] as u8, 0x11 | 0x12));
+                assert!(is_only_tlbis, "{call:x?}");
+                let all = ops[sync..]
+                    .iter()
+                    .all(|op| is_sync(op) || was_illegal(op) || is_tlbi(op));
+                assert!(all, "{ops:?}");
+            }
+        }
     }
 
     /// Runs the program. Returns the machine, and the guest's observations on the way.
@@ -209,9 +287,12 @@ impl Reasonable {
         let policy = FlushPolicy {
             repeat_tlbi_cfgi: self.repeat_tlbi_cfgi,
             eio: self.failing.eio,
+            collect_across_sync: self.collect_across_sync,
             ..FlushPolicy::default()
         };
-        let mut machine = change(machine(policy, self.log2size));
+        let features = vector_features().with_msi(self.msi);
+        let mut machine = change(machine_with(features, policy, self.log2size));
+        machine.host.is_slow = self.is_slow;
         machine.budget = self.budget;
         // Not there any more, but the consumer learns it from the host.
         machine.host.vanishing = self.failing.vanished.clone();

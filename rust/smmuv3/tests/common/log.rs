@@ -3,7 +3,7 @@
 
 //! Events outside the SMMU, in their order.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
@@ -12,6 +12,8 @@ pub enum Event {
     Installed(u32),
     Quarantined(u32),
     FailedClosed,
+    /// A `CMD_SYNC` completed, and this is `CMDQ_CONS.RD` before its signal.
+    SyncCompleted(u32),
     /// The wired interrupt of a `CMD_SYNC`.
     CmdSync,
     /// An MSI, whether or not it aborted: address and data.
@@ -40,6 +42,25 @@ impl Log {
             _ => None,
         };
         self.0.borrow().iter().filter_map(command).collect()
+    }
+
+    /// Returns the events that a guest or a device can see, each with the commands that
+    /// the host had completed by then.
+    pub fn visible(&self) -> Vec<(Option<Event>, BTreeSet<[u64; 2]>)> {
+        let mut executed = BTreeSet::new();
+        let mut visible = Vec::new();
+        for event in self.0.borrow().iter() {
+            match event {
+                Event::Executed(words) => {
+                    executed.insert(*words);
+                }
+                // When a device is found not to answer depends on the batch.
+                Event::Quarantined(_) => {}
+                event => visible.push((Some(*event), executed.clone())),
+            }
+        }
+        visible.push((None, executed));
+        visible
     }
 
     /// Returns the commands that the host completed, without order and repetition,

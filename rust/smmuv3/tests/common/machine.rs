@@ -55,7 +55,7 @@ impl Interrupts for Counters {
     }
 }
 
-/// What the consumer tells its observer.
+/// The calls of the consumer's observer.
 #[derive(Default)]
 pub struct Observed {
     /// Opcodes that were ILLEGAL and are consumed all the same.
@@ -66,6 +66,7 @@ pub struct Observed {
     pub runs: u64,
     /// Commands that the queue has stopped at.
     pub errors: u64,
+    pub log: Log,
 }
 
 impl Observer for Observed {
@@ -79,6 +80,10 @@ impl Observer for Observed {
 
     fn tolerated(&mut self, opcode: u8) {
         self.tolerated.push(opcode);
+    }
+
+    fn sync_completed(&mut self, run: &CmdqRun) {
+        self.log.push(Event::SyncCompleted(run.cons() & 0xf_ffff));
     }
 
     fn error(&mut self, _: u8, _: CommandError) {
@@ -149,11 +154,14 @@ impl Machine {
                 log: log.clone(),
                 ..TestHost::default()
             },
+            observer: Observed {
+                log: log.clone(),
+                ..Observed::default()
+            },
             signals: Counters {
                 log,
                 ..Counters::default()
             },
-            observer: Observed::default(),
             progress: Vec::new(),
             budget: 4096,
             comes_back: true,
@@ -219,6 +227,7 @@ impl Machine {
                 &mut memory,
                 &mut self.host,
                 &mut self.signals,
+                &self.observer.log,
             );
             return Progress::Idle;
         }

@@ -11,7 +11,10 @@ use smmuv3::{
     Registers,
 };
 
-use super::host::{EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT};
+use super::{
+    host::{EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT},
+    log::{Event, Log},
+};
 
 pub struct OneByOne {
     policy: FlushPolicy,
@@ -33,17 +36,21 @@ impl OneByOne {
         memory: &mut M,
         host: &mut H,
         signals: &mut S,
+        log: &Log,
     ) {
         let ring = registers.cmdq_layout(features);
         while registers.cmdq_ready(features) {
             let rd = registers.cmdq_cons & ring.pointer_mask();
             let done = self.one(registers, features, memory, host, ring.entry_address(rd));
             match done {
-                Ok(signal) => {
+                Ok(done) => {
                     // The code of an error that is over may stay (§6.3.28).
                     let err = registers.cmdq_cons >> 24 << 24;
                     registers.cmdq_cons = err | ring.advance(rd, 1);
-                    self.complete(signal, registers, memory, signals);
+                    if let Some(signal) = done {
+                        log.push(Event::SyncCompleted(registers.cmdq_cons & 0xf_ffff));
+                        self.complete(signal, registers, memory, signals);
+                    }
                 }
                 Err(error) => {
                     registers.cmdq_cons = rd | (error.code() << 24);
@@ -60,7 +67,7 @@ impl OneByOne {
         memory: &mut M,
         host: &mut H,
         address: u64,
-    ) -> Result<CompletionSignal, CommandError> {
+    ) -> Result<Option<CompletionSignal>, CommandError> {
         let mut bytes = [0; 16];
         if memory.read(address, &mut bytes).is_err() {
             return Err(CommandError::Abort);
@@ -87,10 +94,10 @@ impl OneByOne {
                     self.atc_failed = false;
                     return Err(CommandError::AtcInvSync);
                 }
-                return Ok(signal);
+                return Ok(Some(signal));
             }
         }
-        Ok(CompletionSignal::None)
+        Ok(None)
     }
 
     fn install<M: GuestMemory, H: Backend>(
