@@ -227,6 +227,8 @@ impl Accel {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
             eio: viommu.probe_eio_report(),
             defer_remainder: true,
+            // a call costs more than the commands in it
+            collect_across_sync: true,
             ..FlushPolicy::default()
         });
 
