@@ -67,6 +67,8 @@ fn reasonable(u: &mut Unstructured<'_>) -> Result<Reasonable> {
         },
         repeat_tlbi_cfgi: sets & 0x80 != 0,
         collect_across_sync: flags & 1 != 0,
+        merge_ranges: flags & 2 != 0,
+        defer_remainder: flags & 4 != 0,
         msi: flags & 8 != 0,
         is_slow: flags & 0x10 != 0,
         portion: 1 + usize::from(below(u, 200)?),

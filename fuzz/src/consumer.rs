@@ -13,7 +13,7 @@ use smmuv3::{
 
 use crate::{
     common::{
-        host::{EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT},
+        host::{pages, EAGAIN, EINTR, EIO, ENOENT, ENOMEM, ETIMEDOUT},
         log::Event,
         machine::{CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, GERRORN, IRQ_CTRL, QUEUE},
         Answer, Machine,
@@ -459,7 +459,8 @@ impl After<'_> {
         let host = &self.machine.host;
         let mut calls = host.calls[self.before.calls..].iter();
         let is_lost = self.gave_up() && !host.is_stuck;
-        host.waived.contains(&words) || (is_lost && calls.any(|call| call.contains(&words)))
+        host.waived.contains(&words)
+            || (is_lost && calls.any(|call| call.iter().flat_map(pages).any(|own| own == words)))
     }
 
     /// Returns whether nothing is cached that a command could invalidate.
@@ -487,7 +488,9 @@ impl After<'_> {
     fn executed_was_asked_for(&self) {
         for words in self.executed().chain(&self.machine.host.waived) {
             let asked = self.before.commands.iter().any(|slot| match slot.decoded {
-                Ok(Command::Invalidate(own)) => own.to_words() == *words,
+                Ok(Command::Invalidate(own)) => {
+                    own.to_words() == *words || self.may_be_in_range(&own, words)
+                }
                 Ok(Command::CfgiSte { sid, .. }) => *words == descriptors_of(sid),
                 Ok(Command::CfgiSteRange { first, last }) => {
                     let sid = (words[0] >> 32) as u32;
@@ -497,6 +500,24 @@ impl After<'_> {
             });
             assert!(asked, "{words:x?} was not submitted by the guest");
         }
+    }
+
+    /// Whether a command may be the range that a command is part of the run for, or of
+    /// one of its pages: it may have a few more.
+    fn may_be_in_range(&self, own: &Invalidation, words: &[u64; 2]) -> bool {
+        const RANGE: u64 = 0x3f1_f000;
+        let [own0, own1] = own.to_words();
+        let granule = 1 << 16;
+        let distance = (words[1] & !0xfff).wrapping_sub(own1 & !(granule - 1));
+        self.merges()
+            && matches!(own0 as u8, 0x12 | 0x13)
+            && own0 == words[0] & !RANGE
+            && (own1 ^ words[1]) & 0x3ff == 0
+            && distance <= 1 << 23
+    }
+
+    fn merges(&self) -> bool {
+        self.machine.cmdq.policy().merge_ranges.is_some()
     }
 
     /// A `CMD_SYNC` is complete before its signal, and in order.
@@ -573,7 +594,7 @@ impl After<'_> {
         };
         // No following command was begun. One that timed out may have been, and
         // preceding ones are complete before this is checked.
-        if exact {
+        if exact && !self.merges() {
             let executed: Vec<_> = self.executed().collect();
             for newer in &commands[self.consumed + 1..] {
                 let Ok(Command::Invalidate(command)) = newer.decoded else {
@@ -612,10 +633,15 @@ impl After<'_> {
             }
             Progress::Deferred => {
                 assert!(self.machine.cmdq.policy().defer_remainder);
-                assert!((1..63).contains(&(used - consumed)));
-                assert!(consumed >= 63);
+                let left = used - consumed;
+                let is_remainder = (1..63).contains(&left) && consumed >= 63;
+                assert!(is_remainder || (self.merges() && (63..=1024).contains(&left)));
             }
         }
+        assert_eq!(
+            self.machine.cmdq.is_deferred(),
+            progress == Progress::Deferred
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 //! Building blocks that several inputs share.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use smmuv3::{EioReport, Features, FlushPolicy};
+use smmuv3::{batch::Granules, EioReport, Features, FlushPolicy};
 
 use crate::common::vector_features;
 
@@ -80,6 +80,12 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<FlushPolicy> {
         defer_remainder: byte & 0x20 != 0,
         eio: eio(byte & 0x40 != 0),
         collect_across_sync: other & 1 != 0,
+        merge_ranges: (other & 2 != 0).then(|| {
+            let features = vector_features()
+                .with_gran16k(other & 4 == 0)
+                .with_gran64k(other & 8 == 0);
+            Granules::of(&features)
+        }),
     })
 }
 

@@ -13,8 +13,9 @@ mod bisect;
 mod commands;
 pub(crate) mod errno;
 mod mask;
+mod ranges;
 
-pub use self::{bisect::submit, commands::Batch};
+pub use self::{bisect::submit, commands::Batch, ranges::Granules};
 use crate::gerror::CommandError;
 
 /// Most commands in one call of the host.
@@ -77,6 +78,11 @@ pub struct FlushPolicy {
     /// these afterwards, in order. For a backend of which a call costs more than a
     /// command: several vCPUs that unmap at once queue a TLBI and a `CMD_SYNC` each.
     pub collect_across_sync: bool,
+    /// Submit runs of `CMD_TLBI_NH_VA` or `CMD_TLBI_NH_VAA` as ranges, one for each of
+    /// these granules: for a guest without range invalidation (`IDR3.RIL` = 0) on a
+    /// host with it. With `defer_remainder`, commands are also left in the queue that
+    /// fill a batch, because they may be the beginning of a longer run.
+    pub merge_ranges: Option<Granules>,
 }
 
 impl Default for FlushPolicy {
@@ -89,6 +95,7 @@ impl Default for FlushPolicy {
             eio: EioReport::Offender,
             defer_remainder: false,
             collect_across_sync: false,
+            merge_ranges: None,
         }
     }
 }

@@ -41,12 +41,14 @@ pub enum Progress {
     Idle,
     /// The budget or the time is used up, and there may be more.
     More,
-    /// At least one batch was completed; the rest would not fill another, and
-    /// no `CMD_SYNC` waits for it. It stays in the queue, not consumed: a
-    /// producer that rings its doorbell every so many commands is about to add
-    /// to it. Commands are consumed whether or not more of them follow (§4.1.2),
-    /// so the caller runs the queue again after a short time. If nothing was added
-    /// by then, they are too few to be left again.
+    /// Commands are left in the queue, not consumed, because no `CMD_SYNC` waits for
+    /// them: a producer that rings its doorbell every so many commands is about to add
+    /// to them. Either at least one batch was completed, and they would not fill
+    /// another; or they may be the beginning of a longer run of pages
+    /// ([`FlushPolicy::merge_ranges`]). Commands are consumed whether or not more of
+    /// them follow (§4.1.2), so the caller runs the queue again after a short time, and
+    /// at the latest when the guest reads `CMDQ_CONS`. If nothing was added by then, they
+    /// are not left again.
     Deferred,
 }
 
@@ -96,6 +98,8 @@ pub struct Cmdq {
     atc_failed: bool,
     /// How often the host failed at the command at the head of the queue.
     stall: Stall,
+    /// `CMDQ_PROD` when commands were deferred, if the last call did that.
+    deferred_at: Option<u32>,
     /// Fetched commands; kept for its allocation only.
     buffer: Vec<[u8; COMMAND_BYTES]>,
     /// Empty between calls. Boxed because consumers are moved in and out of
@@ -115,6 +119,7 @@ impl Cmdq {
             leniency: Leniency::Strict,
             atc_failed: false,
             stall: Stall::default(),
+            deferred_at: None,
             buffer: Vec::new(),
             batch: Box::default(),
             counters: Box::default(),
@@ -134,6 +139,13 @@ impl Cmdq {
     pub fn reset(&mut self) {
         self.atc_failed = false;
         self.stall = Stall::default();
+        self.deferred_at = None;
+    }
+
+    /// Returns whether the last call has left commands in the queue that it could have
+    /// consumed. The next one consumes them.
+    pub const fn is_deferred(&self) -> bool {
+        self.deferred_at.is_some()
     }
 
     /// Replaces the policy.
@@ -165,6 +177,7 @@ impl Cmdq {
         platform: Platform<'_, M, B, I, O>,
         budget: u32,
     ) -> Progress {
+        let is_resumed = self.deferred_at.take() == Some(run.prod());
         if !run.is_ready() {
             return Progress::Idle;
         }
@@ -193,11 +206,15 @@ impl Cmdq {
             counters: &mut self.counters,
             held: &mut self.held,
             run,
+            is_resumed,
             batch_completed: false,
             spent: false,
         };
         let progress = consumer.work(&mut self.buffer, budget);
         consumer.observer.consume_end(consumer.run);
+        if progress == Progress::Deferred {
+            self.deferred_at = Some(run.prod());
+        }
         let consumed = ring.used(run.cons(), cons).unwrap_or(0);
         self.counters.note_run(consumed, progress);
         progress

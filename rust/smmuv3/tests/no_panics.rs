@@ -8,6 +8,7 @@ mod common;
 use common::{vector_features, Answer, Machine};
 use proptest::prelude::*;
 use smmuv3::{
+    batch::Granules,
     command::decode,
     command::Invalidation,
     event::EVENT_BYTES,
@@ -112,13 +113,14 @@ fn any_features() -> impl Strategy<Value = Features> {
 }
 
 fn any_policy() -> impl Strategy<Value = FlushPolicy> {
-    ([0..4_u32, 0..4, 0..4], any::<[bool; 4]>()).prop_map(
+    ([0..4_u32, 0..4, 0..4], any::<[bool; 5]>()).prop_map(
         |([timeout_retries, memory_retries, max_errors], flags)| {
-            let [repeat_tlbi_cfgi, offender, defer_remainder, collect_across_sync] = flags;
+            let [repeat_tlbi_cfgi, offender, defer_remainder, collect_across_sync, merges] = flags;
             FlushPolicy {
                 max_errors,
                 defer_remainder,
                 collect_across_sync,
+                merge_ranges: merges.then(|| Granules::of(&vector_features())),
                 timeout_retries,
                 memory_retries,
                 repeat_tlbi_cfgi,

@@ -12,7 +12,7 @@ use common::{
     machine::GERRORN,
 };
 use proptest::prelude::*;
-use smmuv3::{EioReport, FlushPolicy};
+use smmuv3::{batch::Granules, EioReport, Features, FlushPolicy};
 
 fn op() -> impl Strategy<Value = Op> {
     let sid = prop::sample::select(&NAMED_STREAMS[..]);
@@ -41,6 +41,7 @@ fn program() -> impl Strategy<Value = Vec<Op>> {
     prop_oneof![
         prop::collection::vec(op(), 1..300),
         prop::collection::vec(unmap_op(), 1..300),
+        prop::collection::vec(prop_oneof![80 => Just(Op::Va), 1 => op()], 1..500),
     ]
 }
 
@@ -69,11 +70,13 @@ prop_compose! {
         portion in 1..200_usize,
         log2size in 0..9_u32,
         failing in failing(),
-        [repeat_tlbi_cfgi, collect_across_sync, msi, is_slow] in any::<[bool; 4]>(),
+        [repeat_tlbi_cfgi, collect_across_sync, merge_ranges] in any::<[bool; 3]>(),
+        [defer_remainder, msi, is_slow] in any::<[bool; 3]>(),
         budget in prop::sample::select(&[1, 2, 7, 4096][..]),
     ) -> Reasonable {
         Reasonable {
-            program, portion, log2size, failing, repeat_tlbi_cfgi, collect_across_sync, msi, is_slow, budget,
+            program, portion, log2size, failing, repeat_tlbi_cfgi, collect_across_sync, merge_ranges,
+            defer_remainder, msi, is_slow, budget,
         }
     }
 }
@@ -83,11 +86,12 @@ prop_compose! {
         timeout_retries in 0..3_u32,
         memory_retries in 0..3_u32,
         repeat_tlbi_cfgi: bool,
-        [defer_remainder, collect_across_sync] in any::<[bool; 2]>(),
+        [defer_remainder, collect_across_sync, merges] in any::<[bool; 3]>(),
         eio in eio(),
     ) -> FlushPolicy {
         FlushPolicy {
             timeout_retries, memory_retries, repeat_tlbi_cfgi, eio, defer_remainder, collect_across_sync,
+            merge_ranges: merges.then(|| Granules::of(&Features::arm_smmuv3())),
             ..FlushPolicy::default()
         }
     }

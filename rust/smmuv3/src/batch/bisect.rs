@@ -11,7 +11,7 @@
 use super::{
     commands::Batch, errno::*, mask::CommandMask, EioReport, Failure, FlushPolicy, HostError,
 };
-use crate::{cmdq::HostCounters, gerror::CommandError, Backend};
+use crate::{cmdq::HostCounters, command::Invalidation, gerror::CommandError, Backend};
 
 /// How often an interrupted call is repeated before the host is given up on:
 /// the consumer must not loop without bound.
@@ -24,9 +24,11 @@ const DEFECT_RETRIES: u32 = 1;
 /// without a retry.
 const MAX_SILENT_STREAMS: usize = 2;
 
-/// The command at which a flush ends, by its index in the batch.
+/// The command at which a flush ends, by the index of its entry in the batch.
 struct Stop {
     index: u32,
+    /// How many commands precede it in that entry, if that is a run.
+    offset: u32,
     error: CommandError,
 }
 
@@ -78,7 +80,7 @@ pub fn submit<B: Backend>(
         counters,
     };
     flush.execute(batch.all()).map_err(|stop| Failure {
-        position: batch.position(stop.index),
+        position: batch.position(stop.index) + stop.offset,
         opcode: batch.opcode(stop.index),
         error: stop.error,
     })
@@ -118,6 +120,10 @@ impl<B: Backend> Flush<'_, B> {
             match self.submit(set, self.policy.timeout_retries) {
                 Answer::Done => {}
                 Answer::Gone => return Ok(()),
+                Answer::Illegal { .. } if self.has_runs(set) => return self.unmerged(set),
+                Answer::NoMemory if set.len() == 1 && self.has_runs(set) => {
+                    return self.unmerged(set);
+                }
                 Answer::Illegal { entry_num } => return self.one_illegal(set, entry_num),
                 Answer::NoMemory if set.len() > 1 => return self.by_halves(set),
                 Answer::TimedOut => return self.timed_out(set),
@@ -196,6 +202,7 @@ impl<B: Backend> Flush<'_, B> {
         if !self.has_vanished(index) {
             return Err(Stop {
                 index,
+                offset: 0,
                 error: CommandError::Illegal,
             });
         }
@@ -208,6 +215,61 @@ impl<B: Backend> Flush<'_, B> {
         self.batch
             .target(index)
             .is_some_and(|sid| !self.backend.has_vdevice(sid))
+    }
+
+    fn has_runs(&self, set: CommandMask) -> bool {
+        !set.and(self.batch.runs()).is_empty()
+    }
+
+    /// Has the commands of `set` executed as the guest has queued them, because the host
+    /// has refused ranges in their place: an error is of the command that it would be of
+    /// without ranges. Both passes of the erratum have the same form.
+    fn unmerged(&mut self, set: CommandMask) -> Result<(), Stop> {
+        let runs = self.batch.runs();
+        let mut rest = set;
+        while !rest.is_empty() {
+            let alike = rest.leading_run(runs);
+            rest = rest.without(alike);
+            if alike.and(runs).is_empty() {
+                self.execute(alike)?;
+                continue;
+            }
+            for index in alike.iter() {
+                self.unmerged_run(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unmerged_run(&mut self, index: u32) -> Result<(), Stop> {
+        let mut originals = self.batch.originals(index);
+        let mut chunk = Batch::new();
+        let mut done = 0;
+        loop {
+            let next = originals.next();
+            if let Some(tlbi) = next {
+                chunk.push(0, Invalidation::Tlbi(tlbi));
+            }
+            if chunk.is_full() || next.is_none() {
+                let mut flush = Flush {
+                    batch: &chunk,
+                    policy: self.policy,
+                    backend: &mut *self.backend,
+                    atc_failed: &mut *self.atc_failed,
+                    counters: &mut *self.counters,
+                };
+                flush.execute(chunk.all()).map_err(|stop| Stop {
+                    index,
+                    offset: done + stop.index,
+                    error: stop.error,
+                })?;
+                done += chunk.len() as u32;
+                chunk.clear();
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     fn by_halves(&mut self, set: CommandMask) -> Result<(), Stop> {
@@ -270,6 +332,7 @@ impl<B: Backend> Flush<'_, B> {
 const fn abort(set: CommandMask) -> Stop {
     Stop {
         index: set.first(),
+        offset: 0,
         error: CommandError::Abort,
     }
 }

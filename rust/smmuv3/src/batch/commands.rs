@@ -3,19 +3,35 @@
 
 //! Commands that are pending, to be submitted together.
 
-use super::{mask::CommandMask, MAX_BATCH};
+use super::{
+    mask::CommandMask,
+    ranges::{Extent, Granules},
+    MAX_BATCH,
+};
 use crate::{
     command::{Invalidation, Tlbi},
     queue::POINTER_MASK,
     StreamId,
 };
 
-/// Up to [`MAX_BATCH`] commands, each with its position in the Command queue.
+/// Commands that are submitted as up to [`MAX_BATCH`] commands, each with its position in
+/// the Command queue.
+///
+/// An entry is a command or, with [`push_merging`](Self::push_merging), a run of them:
+/// then it holds the first, from which the others follow.
 #[derive(Clone, Debug)]
 pub struct Batch {
     commands: [Invalidation; MAX_BATCH],
     positions: [u32; MAX_BATCH],
+    /// Number of entries.
     len: usize,
+    /// How many of them are as many as a call takes: less than [`MAX_BATCH`] if runs are
+    /// submitted as several commands each.
+    full_at: usize,
+    /// Which entries are runs.
+    runs: u64,
+    /// How these continue.
+    extents: [Extent; MAX_BATCH],
     /// Which name a stream: `CMD_CFGI_*` and `CMD_ATC_INV`.
     streams: u64,
 }
@@ -33,11 +49,14 @@ impl Batch {
             commands: [Invalidation::Tlbi(Tlbi::NSNH_ALL); MAX_BATCH],
             positions: [0; MAX_BATCH],
             len: 0,
+            full_at: MAX_BATCH,
+            runs: 0,
+            extents: [Extent::NONE; MAX_BATCH],
             streams: 0,
         }
     }
 
-    /// Returns the number of commands.
+    /// Returns the number of entries.
     #[inline]
     pub const fn len(&self) -> usize {
         self.len
@@ -52,7 +71,7 @@ impl Batch {
     /// Returns whether it must be flushed before the next command.
     #[inline]
     pub const fn is_full(&self) -> bool {
-        self.len == MAX_BATCH
+        self.len >= self.full_at
     }
 
     /// Returns whether there is none but TLB invalidations.
@@ -65,6 +84,8 @@ impl Batch {
     #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
+        self.full_at = MAX_BATCH;
+        self.runs = 0;
         self.streams = 0;
     }
 
@@ -80,6 +101,43 @@ impl Batch {
         self.positions[index] = position & POINTER_MASK;
         self.streams |= u64::from(!command.is_tlbi()) << index;
         self.len = index + 1;
+        true
+    }
+
+    /// Adds a command as [`push`](Self::push) does, or continues the run of the last one
+    /// with it, to be submitted as one range for each of `granules`.
+    pub fn push_merging(&mut self, position: u32, tlbi: Tlbi, granules: Granules) -> bool {
+        self.extend(position, &tlbi, granules) || self.push(position, Invalidation::Tlbi(tlbi))
+    }
+
+    /// Continues the run of the last command, if `tlbi` does.
+    fn extend(&mut self, position: u32, tlbi: &Tlbi, granules: Granules) -> bool {
+        let Some(index) = self.len.checked_sub(1) else {
+            return false;
+        };
+        let (Some(Invalidation::Tlbi(first)), Some(start), Some(extent)) = (
+            self.commands.get(index),
+            self.positions.get(index),
+            self.extents.get_mut(index),
+        ) else {
+            return false;
+        };
+        let is_run = self.runs & (1 << index) != 0;
+        let (count, cost, longer) = if is_run {
+            (extent.count(), extent.cost(), extent.with(first, tlbi))
+        } else {
+            (1, 1, Extent::of_two(first, tlbi, granules))
+        };
+        // Positions follow from the first. Where they wrap, a run ends.
+        if start + count != position & POINTER_MASK {
+            return false;
+        }
+        let Some(longer) = longer else {
+            return false;
+        };
+        *extent = longer;
+        self.full_at = self.full_at.saturating_sub(longer.cost() - cost);
+        self.runs |= 1 << index;
         true
     }
 
@@ -108,6 +166,21 @@ impl Batch {
         CommandMask(same.fold(0, |bits, index| bits | (1 << index)))
     }
 
+    /// Returns which entries are runs.
+    pub(super) const fn runs(&self) -> CommandMask {
+        CommandMask(self.runs)
+    }
+
+    /// Returns the commands of a run as they were pushed, in order.
+    pub(super) fn originals(&self, index: u32) -> impl Iterator<Item = Tlbi> {
+        let at = index as usize;
+        let run = match (self.commands.get(at), self.extents.get(at)) {
+            (Some(Invalidation::Tlbi(first)), Some(extent)) => Some(extent.originals(*first)),
+            _ => None,
+        };
+        run.into_iter().flatten()
+    }
+
     pub(super) fn position(&self, index: u32) -> u32 {
         self.positions.get(index as usize).copied().unwrap_or(0)
     }
@@ -123,19 +196,31 @@ impl Batch {
         let first = set.first() as usize;
         let count = set.len() as usize;
         // Almost always there are no gaps and nothing needs to be copied.
-        if set.0 >> (first & 63) == CommandMask::first_n(count).0 {
+        let has_runs = !set.and(self.runs()).is_empty();
+        if !has_runs && set.0 >> (first & 63) == CommandMask::first_n(count).0 {
             if let Some(commands) = self.commands.get(first..first + count) {
                 return submit(commands);
             }
         }
         let mut commands = self.commands;
         let mut selected = 0;
-        for index in set.iter() {
-            if let Some(command) = self.commands.get(index as usize) {
-                commands[selected] = *command;
+        let mut select = |command| {
+            if let Some(free) = commands.get_mut(selected) {
+                *free = command;
                 selected += 1;
             }
+        };
+        for index in set.iter() {
+            let at = index as usize;
+            let is_run = self.runs & (1 << index) != 0;
+            match (self.commands.get(at), self.extents.get(at)) {
+                (Some(Invalidation::Tlbi(start)), Some(extent)) if is_run => {
+                    extent.merged(*start, |tlbi| select(Invalidation::Tlbi(tlbi)));
+                }
+                (Some(command), _) => select(*command),
+                (None, _) => {}
+            }
         }
-        submit(&commands[..selected])
+        submit(commands.get(..selected).unwrap_or_default())
     }
 }

@@ -9,8 +9,9 @@ use super::{
 use crate::{
     batch::{submit, Batch, Failure, FlushPolicy, MAX_BATCH},
     command::{
-        decode, opcode, opcode::is_invalidation, Cfgi, Command, CompletionSignal, Illegal,
-        Invalidation, Leniency,
+        decode, opcode,
+        opcode::{is_invalidation, TLBI_NH_VA, TLBI_NH_VAA},
+        Cfgi, Command, CompletionSignal, Illegal, Invalidation, Leniency,
     },
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
@@ -22,6 +23,10 @@ use crate::{
 
 /// Most commands in one read of guest memory: 64KB stay in a near cache.
 const MAX_FETCH: u32 = 4096;
+
+/// Most commands that are deferred although they would fill a batch. Linux invalidates by
+/// ASID from 512 pages on.
+const MAX_DEFERRED: u32 = 1024;
 
 /// What was fetched of a contiguous run.
 struct Fetched {
@@ -49,6 +54,8 @@ pub(super) struct Consumer<'a, M, B, I, O> {
     /// The command to decode next. `CMDQ_CONS.RD` follows when all before it
     /// are complete.
     pub(super) cursor: u32,
+    /// The commands of the queue were deferred: they are not again.
+    pub(super) is_resumed: bool,
     /// The last command completed a batch.
     pub(super) batch_completed: bool,
     /// The host has done something since the deadline was last checked.
@@ -94,6 +101,9 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
                 .min(MAX_FETCH);
             let fetched = self.fetch(buffer, run);
             let entries = &buffer[..fetched.count as usize];
+            if run == used && !fetched.aborted && self.may_defer_all(entries) {
+                return Ok(Progress::Deferred);
+            }
             for (index, entry) in entries.iter().enumerate() {
                 let both = u128::from_le_bytes(*entry);
                 self.step([both as u64, (both >> 64) as u64])?;
@@ -183,13 +193,19 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
 
     #[inline]
     fn forward(&mut self, invalidation: Invalidation) -> Result<(), Failure> {
-        if !invalidation.is_tlbi() {
-            self.release()?;
-        }
-        if self.has_effect(&invalidation) {
-            self.batch.push(self.cursor, invalidation);
+        if let Invalidation::Tlbi(tlbi) = invalidation {
+            if let Some(granules) = self.policy.merge_ranges {
+                self.batch.push_merging(self.cursor, tlbi, granules);
+            } else {
+                self.batch.push(self.cursor, Invalidation::Tlbi(tlbi));
+            }
         } else {
-            self.counters.note_without_effect(invalidation.opcode());
+            self.release()?;
+            if self.has_effect(&invalidation) {
+                self.batch.push(self.cursor, invalidation);
+            } else {
+                self.counters.note_without_effect(invalidation.opcode());
+            }
         }
         self.advance();
         let is_full = self.batch.is_full();
@@ -204,8 +220,26 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     /// few for a batch, and all of them are for the host.
     fn may_defer(&self, rest: &[[u8; COMMAND_BYTES]]) -> bool {
         self.policy.defer_remainder
+            && !self.is_resumed
             && (1..MAX_BATCH).contains(&rest.len())
             && rest.iter().all(|entry| is_invalidation(entry[0]))
+    }
+
+    /// Returns whether all commands of the queue, which are `entries`, may wait for
+    /// others: nothing but pages that ranges are made of, more than a batch without them
+    /// would have. Linux rings the doorbell every 64 commands of an invalidation; each
+    /// of these would be a range of its own, in a call of its own.
+    fn may_defer_all(&self, entries: &[[u8; COMMAND_BYTES]]) -> bool {
+        // Room for others: a producer that finds the queue full waits for it.
+        let most = (self.ring.entries() / 2).min(MAX_DEFERRED) as usize;
+        self.policy.merge_ranges.is_some()
+            && self.policy.defer_remainder
+            && !self.is_resumed
+            && self.cursor == self.run.cons() & self.ring.pointer_mask()
+            && (MAX_BATCH..=most).contains(&entries.len())
+            && entries
+                .iter()
+                .all(|entry| matches!(entry[0], TLBI_NH_VA | TLBI_NH_VAA))
     }
 
     /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (§6.3.9.6); a stream without

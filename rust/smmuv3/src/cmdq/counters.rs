@@ -92,7 +92,8 @@ pub struct QueueCounters {
 pub struct HostCounters {
     /// Calls.
     pub calls: u64,
-    /// Commands in them. One that is submitted again counts again.
+    /// Commands in them, of which a range that replaces several of the guest's is one. One
+    /// that is submitted again counts again.
     pub commands: u64,
     /// Nanoseconds that they took.
     pub time_ns: u64,

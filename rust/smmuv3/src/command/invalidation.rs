@@ -5,15 +5,19 @@
 //!
 //! Each holds its two words as layouts, in which nothing is set but the fields that the
 //! command has on this SMMU: the decoder sets them one by one, and there is no other
-//! way to make one. Whole words are also what is fast. Separate fields would be put
-//! together again for the host, and the copy of a structure right after its fields were
-//! stored stalls most processors: that was a third more for each command.
+//! way to make one than to derive it from such a one. Whole words are also what is
+//! fast. Separate fields would be put together again for the host, and the copy of a
+//! structure right after its fields were stored stalls most processors: that was a third
+//! more for each command.
 
 use bilge::prelude::*;
 
 use super::opcode::*;
 use crate::{
-    spec::command::{AtcInvWord1, CfgiWord1, Granule, StreamWord0, TlbiWord0, TlbiWord1},
+    spec::{
+        command::{AtcInvWord1, CfgiWord1, Granule, StreamWord0, TlbiWord0, TlbiWord1},
+        mask,
+    },
     StreamId,
 };
 
@@ -54,6 +58,12 @@ impl Tlbi {
     /// Everything of the Non-secure, non-Hyp world: `CMD_TLBI_NSNH_ALL`.
     pub const NSNH_ALL: Self = Self {
         word0: TlbiWord0::of(TLBI_NSNH_ALL as u64),
+        word1: TlbiWord1::of(0),
+    };
+
+    /// The first page of ASID 0: `CMD_TLBI_NH_VA`.
+    pub(crate) const NH_VA: Self = Self {
+        word0: TlbiWord0::of(TLBI_NH_VA as u64),
         word1: TlbiWord1::of(0),
     };
 
@@ -119,6 +129,36 @@ impl Tlbi {
     #[inline]
     pub fn scale(&self) -> u8 {
         self.word0.scale().value()
+    }
+
+    /// Returns whether this is about one page of stage 1, whatever its granule.
+    #[inline]
+    pub(crate) fn is_by_page(&self) -> bool {
+        matches!(self.opcode(), TLBI_NH_VA | TLBI_NH_VAA) && self.word1.tg() == Granule::None
+    }
+
+    /// Returns whether `other` is the same command, but for `Address`.
+    #[inline]
+    pub(crate) fn differs_in_address_only(&self, other: &Self) -> bool {
+        let differences = self.word1.raw() ^ other.word1.raw();
+        self.word0 == other.word0 && differences & !mask!(TlbiWord1: address) == 0
+    }
+
+    /// Returns the same command with another `Address`, of which bits 11:0 are dropped.
+    #[inline]
+    pub(crate) const fn at(mut self, address: u64) -> Self {
+        let others = self.word1.raw() & !mask!(TlbiWord1: address);
+        self.word1 = TlbiWord1::of(others | (address & mask!(TlbiWord1: address)));
+        self
+    }
+
+    /// Returns the same command for a range of granules (§4.4.1.1), whatever the levels
+    /// of their entries: (`num` + 1) * 2^`scale`, which must be more than one.
+    pub(crate) fn with_range(mut self, tg: Granule, num: u8, scale: u8) -> Self {
+        self.word0.set_num(u5::extract_u8(num, 0));
+        self.word0.set_scale(u6::extract_u8(scale, 0));
+        self.word1.set_tg(tg);
+        self
     }
 }
 

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use smmuv3::{EioReport, Features, FlushPolicy};
+use smmuv3::{batch::Granules, EioReport, Features, FlushPolicy};
 
 use super::{
     counters,
-    host::{EAGAIN, EINTR, EIO, ENOMEM, ETIMEDOUT},
+    host::{pages, EAGAIN, EINTR, EIO, ENOMEM, ETIMEDOUT},
     log::Event,
     vector_features, Answer, Machine,
 };
@@ -125,7 +125,9 @@ impl Failing {
 
     fn refuses(&self, words: &[u64; 2]) -> bool {
         names_stream(words).is_some_and(|sid| self.vanished.contains(&sid))
-            || (words[0] as u8 == 0x12 && number(words) % self.illegal == 3)
+            || pages(words)
+                .iter()
+                .any(|page| page[0] as u8 == 0x12 && number(page) % self.illegal == 3)
     }
 }
 
@@ -187,6 +189,8 @@ pub struct Reasonable {
     pub failing: Failing,
     pub repeat_tlbi_cfgi: bool,
     pub collect_across_sync: bool,
+    pub merge_ranges: bool,
+    pub defer_remainder: bool,
     /// `IDR0.MSI`.
     pub msi: bool,
     /// Whether each call of the host uses up the time slice.
@@ -203,7 +207,7 @@ impl Reasonable {
         let (batched, seen) = self.run(|machine| machine);
         let (single, expected) = self.run(Machine::with_reference);
         assert_eq!(seen, expected);
-        if self.collect_across_sync {
+        if self.collect_across_sync || self.merge_ranges {
             self.completed_in_order(&batched, &single);
         } else {
             assert_eq!(
@@ -243,6 +247,9 @@ impl Reasonable {
             let mut early = executed.difference(required);
             if is_held {
                 assert!(early.all(|words| matches!(words[0] as u8, 0x11 | 0x12)));
+            } else if self.merge_ranges {
+                // Pages that a range has more than its run.
+                assert!(early.all(|words| words[0] as u8 == 0x12), "at {event:?}");
             } else {
                 assert_eq!(early.next(), None, "at {event:?}");
             }
@@ -255,7 +262,10 @@ impl Reasonable {
     /// the `CMD_SYNC` up to the last of them, are TLB invalidations.
     fn only_tlbis_cross_syncs(&self, machine: &Machine) {
         for call in &machine.host.calls {
-            let indexes = call.iter().filter(|words| words[0] as u8 != 0x06);
+            // Of ranges those of 4KB, which begin with the first page of their run.
+            let is_numbered =
+                |words: &&[u64; 2]| words[0] as u8 != 0x06 && (words[1] >> 10) & 3 <= 1;
+            let indexes = call.iter().filter(is_numbered);
             let indexes = indexes.map(|words| number(words) as usize - 1);
             let (Some(first), Some(last)) = (indexes.clone().min(), indexes.max()) else {
                 continue;
@@ -288,15 +298,23 @@ impl Reasonable {
             repeat_tlbi_cfgi: self.repeat_tlbi_cfgi,
             eio: self.failing.eio,
             collect_across_sync: self.collect_across_sync,
+            defer_remainder: self.defer_remainder,
+            merge_ranges: self.merge_ranges.then(|| Granules::of(&vector_features())),
             ..FlushPolicy::default()
         };
-        let features = vector_features().with_msi(self.msi);
+        let features = vector_features()
+            .with_msi(self.msi)
+            .with_ril(!self.merge_ranges);
         let mut machine = change(machine_with(features, policy, self.log2size));
         machine.host.is_slow = self.is_slow;
         machine.budget = self.budget;
+        let mut failing = self.failing.clone();
+        if self.merge_ranges {
+            // A range may be refused for a page that no command of its run names.
+            failing.vanished.clear();
+        }
         // Not there any more, but the consumer learns it from the host.
-        machine.host.vanishing = self.failing.vanished.clone();
-        let failing = self.failing.clone();
+        machine.host.vanishing = failing.vanished.clone();
         machine.host.behaviour = Some(Box::new(move |call, commands| {
             failing.answer(call, commands)
         }));
@@ -362,7 +380,9 @@ impl Unreasonable {
     fn executes_once(&self) -> bool {
         let timed_out =
             |answer: &Option<(i32, u32)>| answer.is_some_and(|(errno, _)| errno == ETIMEDOUT);
-        !self.policy.repeat_tlbi_cfgi && !self.answers.iter().any(timed_out)
+        // A range may have more pages than its run.
+        let is_merged = self.policy.merge_ranges.is_some();
+        !is_merged && !self.policy.repeat_tlbi_cfgi && !self.answers.iter().any(timed_out)
     }
 }
 

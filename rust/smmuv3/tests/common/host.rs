@@ -93,6 +93,25 @@ fn nanoseconds((number, call): (usize, &Vec<[u64; 2]>)) -> u64 {
     (1000 * call.len() + number % 7) as u64
 }
 
+/// A command and, if it is a range of 4KB granules, the commands for its pages. Ranges of
+/// other granules come with it, and are about the same pages.
+pub fn pages(command: &[u64; 2]) -> Vec<[u64; 2]> {
+    const RANGE: u64 = 0x3f1_f000;
+    let [word0, word1] = *command;
+    let (num, scale) = ((word0 >> 12) & 0x1f, (word0 >> 20) & 0x3f);
+    let mut pages = vec![*command];
+    // A guest's own ranges may be long.
+    let is_range = matches!(word0 as u8, 0x12 | 0x13) && word1 & 0xf00 == 0x400;
+    if is_range && scale < 10 {
+        let page = |n| {
+            let address = (word1 & !0xfff).wrapping_add(n << 12);
+            [word0 & !RANGE, address | (word1 & 1)]
+        };
+        pages.extend((0..(num + 1) << scale).map(page));
+    }
+    pages
+}
+
 impl TestHost {
     /// The nanoseconds that each call has taken.
     pub fn durations(&self) -> impl Iterator<Item = u64> + '_ {
@@ -123,14 +142,14 @@ impl Backend for TestHost {
         );
         self.was_called = !self.is_local;
         if self.is_local {
-            self.waived.extend(commands);
+            self.waived.extend(commands.iter().flat_map(pages));
             return Ok(());
         }
         self.calls.push(commands.clone());
         match self.answer(&commands) {
             Answer::Done => {
                 self.failures = 0;
-                for command in commands {
+                for command in commands.iter().flat_map(pages) {
                     self.log.push(Event::Executed(command));
                 }
                 Ok(())
