@@ -53,6 +53,8 @@ pub struct CommandQueue {
     /// When it was last logged that an ILLEGAL command is consumed
     tolerated: BqlRefCell<RateLimit>,
     doorbells: BqlCell<u64>,
+    /// Whether the last run has deferred commands
+    is_deferred: BqlCell<bool>,
 }
 
 impl CommandQueue {
@@ -65,6 +67,7 @@ impl CommandQueue {
             deferred,
             tolerated: BqlRefCell::default(),
             doorbells: BqlCell::default(),
+            is_deferred: BqlCell::default(),
         }
     }
 
@@ -106,6 +109,14 @@ impl CommandQueue {
         if let Some(consumer) = self.consumer.borrow_mut().as_mut() {
             consumer.reset();
         }
+        self.is_deferred.set(false);
+    }
+
+    /// Returns whether the last run has left commands in the queue that it could have
+    /// consumed.
+    #[inline]
+    pub fn is_deferred(&self) -> bool {
+        self.is_deferred.get()
     }
 
     /// Has commands consumed from the main loop.
@@ -161,6 +172,7 @@ impl Run<'_> {
             self.consumer.consume(run, features, platform, budget)
         });
         drop(tolerated);
+        self.queue.is_deferred.set(self.consumer.is_deferred());
         *self.queue.consumer.borrow_mut() = Some(self.consumer);
         progress
     }

@@ -417,6 +417,10 @@ impl Smmuv3 {
 /// Registers, commands and events.
 impl Smmuv3 {
     fn read(&self, offset: u64, size: u32) -> u64 {
+        // A guest that reads CMDQ_CONS waits: for space, or for commands without a CMD_SYNC.
+        if self.cmdq.is_deferred() && mmio::reads_cmdq_cons(offset, size) {
+            self.consume();
+        }
         mmio::read(&self.state, offset, size)
     }
 

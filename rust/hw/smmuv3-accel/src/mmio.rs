@@ -13,6 +13,16 @@ use crate::{eventq::PendingEvents, irq::IrqLines, state::GuestState};
 /// Page 1 shows the registers of page 0 (§6.1 leaves that choice).
 const PAGE_MASK: u64 = 0xffff;
 
+/// Offset of `CMDQ_CONS` (§6.3.28), which is also the second half of the 8 bytes from
+/// `CMDQ_PROD` on.
+const CMDQ_CONS: u64 = 0x9c;
+
+/// Returns whether a read of 4 or 8 bytes, aligned, has `CMDQ_CONS` in it.
+#[inline]
+pub const fn reads_cmdq_cons(offset: u64, size: u32) -> bool {
+    CMDQ_CONS.wrapping_sub(offset & PAGE_MASK) < size as u64
+}
+
 /// Reads 4 or 8 bytes, aligned (§6.2).
 pub fn read(state: &GuestState, offset: u64, size: u32) -> u64 {
     let value = {

@@ -229,6 +229,7 @@ impl Accel {
             defer_remainder: true,
             // a call costs more than the commands in it
             collect_across_sync: true,
+            merge_ranges: viommu.granules_to_merge(&features, &info),
             ..FlushPolicy::default()
         });
 

@@ -15,8 +15,9 @@ use qemu_ext::{
 };
 use qom::prelude::*;
 use smmuv3::{
-    batch::{EioReport, HostError, MAX_BATCH},
+    batch::{EioReport, Granules, HostError, MAX_BATCH},
     command::{Invalidation, Tlbi},
+    features::Features,
 };
 use util::{Error, Result};
 
@@ -193,6 +194,22 @@ impl Viommu {
             }) => EioReport::Offender,
             _ => EioReport::BlockStart,
         }
+    }
+
+    /// Returns the granules whose pages are invalidated by ranges although the guest, which
+    /// sees `guest`, invalidates page by page; `None` if the host lacks ranges, too, or if
+    /// they are left to the guest. The host's ID register is the hardware's, so the host is
+    /// asked for a harmless range whether its kernel takes them.
+    pub fn granules_to_merge(&mut self, guest: &Features, info: &HostInfo) -> Option<Granules> {
+        if guest.ril() || !info.features().ril() {
+            return None;
+        }
+        let granules = Granules::of(guest);
+        let probe = granules.probe()?.to_words();
+        count(&mut self.counters.invalidations);
+        invalidate(&self.object, [probe].into_iter())
+            .is_ok()
+            .then_some(granules)
     }
 
     /// Has the host execute invalidations, unless it was given up on. Returns when the call
