@@ -29,6 +29,9 @@ const MSI: u64 = 0x2000_0000;
 
 const GERROR_IRQ_CFG0: u64 = 0x68;
 
+/// `NUM` and `SCALE` of a range (§4.4.1.1).
+const RANGE: u64 = 0x3f1_f000;
+
 /// Most runs of the queue after one step.
 const RUNS: usize = 40;
 
@@ -489,7 +492,9 @@ impl After<'_> {
         for words in self.executed().chain(&self.machine.host.waived) {
             let asked = self.before.commands.iter().any(|slot| match slot.decoded {
                 Ok(Command::Invalidate(own)) => {
-                    own.to_words() == *words || self.may_be_in_range(&own, words)
+                    own.to_words() == *words
+                        || is_page_of(words, own.to_words())
+                        || self.may_be_in_range(&own, words)
                 }
                 Ok(Command::CfgiSte { sid, .. }) => *words == descriptors_of(sid),
                 Ok(Command::CfgiSteRange { first, last }) => {
@@ -505,7 +510,6 @@ impl After<'_> {
     /// Whether a command may be the range that a command is part of the run for, or of
     /// one of its pages: it may have a few more.
     fn may_be_in_range(&self, own: &Invalidation, words: &[u64; 2]) -> bool {
-        const RANGE: u64 = 0x3f1_f000;
         let [own0, own1] = own.to_words();
         let granule = 1 << 16;
         let distance = (words[1] & !0xfff).wrapping_sub(own1 & !(granule - 1));
@@ -601,9 +605,11 @@ impl After<'_> {
                     continue;
                 };
                 let words = command.to_words();
-                let older = commands[..=self.consumed]
-                    .iter()
-                    .any(|slot| slot.decoded == newer.decoded || is_descriptors(&words));
+                let older = commands[..=self.consumed].iter().any(|slot| {
+                    slot.decoded == newer.decoded
+                        || is_descriptors(&words)
+                        || is_page_of(&words, slot.words)
+                });
                 assert!(older || !executed.contains(&&words), "newer: {words:x?}");
             }
         }
@@ -648,6 +654,18 @@ impl After<'_> {
 /// The `CMD_CFGI_CD_ALL` of a stream.
 const fn descriptors_of(sid: u32) -> [u64; 2] {
     [0x06 | ((sid as u64) << 32), 0]
+}
+
+/// Returns whether the test host logs a command as one of the pages of a range of 4KB
+/// granules that the guest submitted.
+fn is_page_of(words: &[u64; 2], range: [u64; 2]) -> bool {
+    let pages = ((range[0] >> 12) & 0x1f) + 1;
+    let size = pages << (((range[0] >> 20) & 0x3f).min(10) + 12);
+    let distance = (words[1] & !0xfff).wrapping_sub(range[1] & !0xfff);
+    range[1] & 0xf00 == 0x400
+        && words[0] == range[0] & !RANGE
+        && (words[1] ^ range[1]) & 1 == 0
+        && distance < size
 }
 
 const fn is_descriptors(words: &[u64; 2]) -> bool {
