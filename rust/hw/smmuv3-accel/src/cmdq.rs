@@ -3,9 +3,12 @@
 
 //! Runs the consumer of the Command queue: slice by slice, at once or later.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
-use bql::{BqlCell, BqlRefCell};
+use bql::BqlCell;
 use hwcore::prelude::*;
 use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
@@ -44,17 +47,19 @@ const DEFERRAL: u64 = 10_000_000;
 
 /// The Command queue's consumer.
 pub struct CommandQueue {
-    /// None before the SMMU is realized, and while the consumer runs
-    consumer: BqlRefCell<Option<Cmdq>>,
+    /// None before the SMMU is realized, and while the consumer runs. Boxed because it is
+    /// moved for every run.
+    consumer: BqlCell<Option<Box<Cmdq>>>,
     /// Resumes the run when a slice is used up
     pub continue_later: BottomHalf,
     /// Consumes commands that were deferred
     pub deferred: Timer,
     /// When it was last logged that an ILLEGAL command is consumed
-    tolerated: BqlRefCell<RateLimit>,
-    doorbells: BqlCell<u64>,
+    tolerated: BqlCell<RateLimit>,
+    /// Atomic, as the next one, because that costs less than a look at who has the BQL
+    doorbells: AtomicU64,
     /// Whether the last run has deferred commands
-    is_deferred: BqlCell<bool>,
+    is_deferred: AtomicBool,
 }
 
 impl CommandQueue {
@@ -62,61 +67,64 @@ impl CommandQueue {
     /// [`Self::consume_later`].
     pub fn new(deferred: Timer) -> Self {
         Self {
-            consumer: BqlRefCell::new(None),
+            consumer: BqlCell::new(None),
             continue_later: BottomHalf::new(),
             deferred,
-            tolerated: BqlRefCell::default(),
-            doorbells: BqlCell::default(),
-            is_deferred: BqlCell::default(),
+            tolerated: BqlCell::default(),
+            doorbells: AtomicU64::default(),
+            is_deferred: AtomicBool::default(),
         }
     }
 
     /// Makes the queue ready to be consumed.
     pub fn enable(&self, leniency: Leniency) {
         let consumer = Cmdq::new(FlushPolicy::default()).with_leniency(leniency);
-        *self.consumer.borrow_mut() = Some(consumer);
+        self.consumer.set(Some(Box::new(consumer)));
+    }
+
+    /// Calls `function` with the consumer, unless that runs or there is none yet.
+    fn with_consumer<R>(&self, function: impl FnOnce(&mut Cmdq) -> R) -> Option<R> {
+        let mut consumer = self.consumer.take()?;
+        let result = function(&mut consumer);
+        self.consumer.set(Some(consumer));
+        Some(result)
     }
 
     /// Sets how batches are submitted.
     pub fn set_policy(&self, policy: FlushPolicy) {
-        if let Some(consumer) = self.consumer.borrow_mut().as_mut() {
-            consumer.set_policy(policy);
-        }
+        self.with_consumer(|consumer| consumer.set_policy(policy));
     }
 
     /// Counts a write of a register after which the queue has commands to consume.
     pub fn note_doorbell(&self) {
-        self.doorbells.set(self.doorbells.get().wrapping_add(1));
+        // under the BQL, so no other thread writes in between
+        let doorbells = self.doorbells().wrapping_add(1);
+        self.doorbells.store(doorbells, Ordering::Relaxed);
     }
 
     /// Returns how many there were.
     pub fn doorbells(&self) -> u64 {
-        self.doorbells.get()
+        self.doorbells.load(Ordering::Relaxed)
     }
 
     /// Returns what the consumer has counted. Must not be called from within a run, which has
     /// taken the consumer: there is nothing to return then.
     pub fn counters(&self) -> Counters {
-        let consumer = self.consumer.borrow();
-        consumer
-            .as_ref()
-            .map(|consumer| consumer.counters().clone())
+        self.with_consumer(|consumer| consumer.counters().clone())
             .unwrap_or_default()
     }
 
     /// Follows a reset of the registers.
     pub fn reset(&self) {
-        if let Some(consumer) = self.consumer.borrow_mut().as_mut() {
-            consumer.reset();
-        }
-        self.is_deferred.set(false);
+        self.with_consumer(Cmdq::reset);
+        self.is_deferred.store(false, Ordering::Relaxed);
     }
 
     /// Returns whether the last run has left commands in the queue that it could have
     /// consumed.
     #[inline]
     pub fn is_deferred(&self) -> bool {
-        self.is_deferred.get()
+        self.is_deferred.load(Ordering::Relaxed)
     }
 
     /// Has commands consumed from the main loop.
@@ -136,7 +144,7 @@ impl CommandQueue {
     /// Takes the consumer, for one run. Nothing that the run does can come back here, because
     /// of QEMU's guards against re-entrant I/O; if it did, it would find no consumer.
     pub fn begin(&self) -> Option<Run<'_>> {
-        let consumer = self.consumer.borrow_mut().take()?;
+        let consumer = self.consumer.take()?;
         Some(Run {
             queue: self,
             consumer,
@@ -147,7 +155,7 @@ impl CommandQueue {
 /// One run of the consumer.
 pub struct Run<'a> {
     queue: &'a CommandQueue,
-    consumer: Cmdq,
+    consumer: Box<Cmdq>,
 }
 
 impl Run<'_> {
@@ -161,19 +169,18 @@ impl Run<'_> {
     ) -> Progress {
         // The moment at which the main loop resumes the consumer cannot be replayed.
         let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
-        let mut tolerated = self.queue.tolerated.borrow_mut();
         let progress = state.consume(|run, features| {
             let platform = Platform {
                 memory: &mut GuestRam,
                 backend,
                 interrupts: &mut CmdqIrqs(irqs),
-                observer: &mut CmdqObserver::new(smmu, features, &mut tolerated),
+                observer: &mut CmdqObserver::new(smmu, features, &self.queue.tolerated),
             };
             self.consumer.consume(run, features, platform, budget)
         });
-        drop(tolerated);
-        self.queue.is_deferred.set(self.consumer.is_deferred());
-        *self.queue.consumer.borrow_mut() = Some(self.consumer);
+        let is_deferred = self.consumer.is_deferred();
+        self.queue.is_deferred.store(is_deferred, Ordering::Relaxed);
+        self.queue.consumer.set(Some(self.consumer));
         progress
     }
 }

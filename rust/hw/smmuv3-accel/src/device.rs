@@ -487,14 +487,13 @@ impl Smmuv3 {
         let Some(run) = self.cmdq.begin() else {
             return Progress::Idle;
         };
-        if self.accel {
-            self.assigned.retry_now();
-        }
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.flush_events();
-        self.record_all(self.assigned.drain_known_events());
         let (state, irqs, smmu) = (&self.state, &self.irqs, self.upcast());
         if self.accel {
+            if self.assigned.is_pending() {
+                self.record_all(self.assigned.begin_commands());
+            }
             let mut backend = AccelBackend::new(&self.assigned, state, smmu);
             run.consume(state, irqs, smmu, &mut backend)
         } else {

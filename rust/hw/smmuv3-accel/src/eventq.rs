@@ -217,11 +217,15 @@ impl PendingEvents {
 
     /// Records the pending events. The address of a record may lead to a register of this
     /// device; events that are pending then are left to the outermost caller.
+    #[inline]
     pub fn flush(&self, state: &GuestState, irqs: &IrqLines) {
         // An event that is queued at this moment comes after this.
-        if !self.is_pending.load(Ordering::Acquire) || self.is_recording.replace(true) {
-            return;
+        if self.is_pending.load(Ordering::Acquire) && !self.is_recording.replace(true) {
+            self.record_pending(state, irqs);
         }
+    }
+
+    fn record_pending(&self, state: &GuestState, irqs: &IrqLines) {
         let mut is_empty = false;
         // bounded, because other threads may queue events without end
         for _ in 0..CAPACITY {

@@ -152,16 +152,15 @@ impl GuestState {
 
     /// Runs the consumer of the Command queue on what it owns of the registers.
     pub fn consume<R>(&self, consumer: impl FnOnce(&mut CmdqRun, &Features) -> R) -> R {
-        let (mut run, features) = {
-            let mut locked = self.lock();
-            locked.separations = locked.separations.wrapping_add(1);
-            let run = locked.registers.begin_cmdq(&locked.features);
-            (run, locked.features)
-        };
-        let result = consumer(&mut run, &features);
         let mut locked = self.lock();
-        locked.registers.finish_cmdq(run);
         locked.separations = locked.separations.wrapping_add(1);
+        let features = locked.features;
+        let mut run = locked.registers.begin_cmdq(&features);
+        drop(locked);
+        let result = consumer(&mut run, &features);
+        let mut again = self.lock();
+        again.registers.finish_cmdq(run);
+        again.separations = again.separations.wrapping_add(1);
         result
     }
 

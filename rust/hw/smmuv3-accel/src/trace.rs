@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bql::BqlCell;
 use hwcore::prelude::*;
 use qemu_ext::{log, object::ObjectExt};
 use smmuv3::{
@@ -204,7 +205,7 @@ pub struct CmdqObserver<'a> {
     /// An event of single commands is enabled. Asked once a run: asking for each command
     /// costs as much as executing it.
     are_commands_traced: bool,
-    tolerated: &'a mut RateLimit,
+    tolerated: &'a BqlCell<RateLimit>,
 }
 
 /// Returns index and wrap flag of a pointer of the Command queue.
@@ -216,7 +217,11 @@ fn split(ring: &QueueLayout, pointer: u32) -> (u32, u8) {
 impl<'a> CmdqObserver<'a> {
     /// Returns the observer for the SMMU `device`. `tolerated` limits the lines about ILLEGAL
     /// commands that are consumed.
-    pub fn new(device: &'a DeviceState, features: &Features, tolerated: &'a mut RateLimit) -> Self {
+    pub fn new(
+        device: &'a DeviceState,
+        features: &Features,
+        tolerated: &'a BqlCell<RateLimit>,
+    ) -> Self {
         Self {
             device,
             has_vmids: features.s2p(),
@@ -237,6 +242,7 @@ impl Observer for CmdqObserver<'_> {
         trace::trace_smmuv3_cmdq_consume(prod, cons, prod_wrap, cons_wrap);
     }
 
+    #[inline]
     fn command(&mut self, opcode: u8, command: Option<&Command>) {
         if self.are_commands_traced {
             trace::trace_smmuv3_cmdq_opcode(command_name(opcode));
@@ -245,7 +251,9 @@ impl Observer for CmdqObserver<'_> {
     }
 
     fn tolerated(&mut self, opcode: u8) {
-        if self.tolerated.permits() {
+        let mut limit = self.tolerated.get();
+        if limit.permits() {
+            self.tolerated.set(limit);
             log::guest_error(format_args!(
                 "{}: {} is ILLEGAL because IDR0.Hyp is 0; everything is invalidated",
                 self.device.path_component().unwrap_or_default(),

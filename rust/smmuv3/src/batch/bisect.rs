@@ -92,9 +92,15 @@ impl<B: Backend> Flush<'_, B> {
     /// Each call of the host either completes its commands or shrinks the sets
     /// that are left, so there are at most a few per command.
     fn execute(&mut self, set: CommandMask) -> Result<(), Stop> {
-        if !self.policy.repeat_tlbi_cfgi {
-            return self.complete(set, 1);
+        if self.policy.repeat_tlbi_cfgi {
+            self.execute_twice(set)
+        } else {
+            self.complete(set, 1)
         }
+    }
+
+    /// Does what [`execute`](Self::execute) does, for a host with the erratum.
+    fn execute_twice(&mut self, set: CommandMask) -> Result<(), Stop> {
         // T264-SMMU-3: an ATC could be filled again from the entry that only
         // the second pass removes, so CMD_ATC_INV comes after it, and alone.
         let mut rest = set;
@@ -112,6 +118,7 @@ impl<B: Backend> Flush<'_, B> {
     }
 
     /// Has the whole of `set` executed `passes` times.
+    #[inline]
     fn complete(&mut self, set: CommandMask, passes: u32) -> Result<(), Stop> {
         if set.is_empty() {
             return Ok(());
@@ -120,38 +127,57 @@ impl<B: Backend> Flush<'_, B> {
             match self.submit(set, self.policy.timeout_retries) {
                 Answer::Done => {}
                 Answer::Gone => return Ok(()),
-                Answer::Illegal { .. } if self.has_runs(set) => return self.unmerged(set),
-                Answer::NoMemory if set.len() == 1 && self.has_runs(set) => {
-                    return self.unmerged(set);
-                }
-                Answer::Illegal { entry_num } => return self.one_illegal(set, entry_num),
-                Answer::NoMemory if set.len() > 1 => return self.by_halves(set),
-                Answer::TimedOut => return self.timed_out(set),
-                Answer::NoMemory | Answer::Failed => return Err(abort(set)),
+                answer => return self.handle(set, &answer),
             }
         }
         Ok(())
     }
 
+    /// Handles an answer after which commands of `set` are not complete.
+    #[cold]
+    fn handle(&mut self, set: CommandMask, answer: &Answer) -> Result<(), Stop> {
+        match *answer {
+            Answer::Done | Answer::Gone => Ok(()),
+            Answer::Illegal { .. } if self.has_runs(set) => self.unmerged(set),
+            Answer::NoMemory if !set.has_several() && self.has_runs(set) => self.unmerged(set),
+            Answer::Illegal { entry_num } => self.one_illegal(set, entry_num),
+            Answer::NoMemory if set.has_several() => self.by_halves(set),
+            Answer::TimedOut => self.timed_out(set),
+            Answer::NoMemory | Answer::Failed => Err(abort(set)),
+        }
+    }
+
     /// Calls the host until it gives an answer that counts.
-    fn submit(&mut self, set: CommandMask, mut timeouts: u32) -> Answer {
+    #[inline]
+    fn submit(&mut self, set: CommandMask, timeouts: u32) -> Answer {
+        match self.call(set) {
+            Ok(()) => Answer::Done,
+            Err(error) => self.retry(set, timeouts, error),
+        }
+    }
+
+    /// Calls the host once.
+    #[inline]
+    fn call(&mut self, set: CommandMask) -> Result<(), HostError> {
+        let (backend, counters) = (&mut *self.backend, &mut *self.counters);
+        self.batch
+            .with(set, |commands| counters.invalidate(backend, commands))
+    }
+
+    /// Repeats a call that has failed until the host gives an answer that counts.
+    #[cold]
+    fn retry(&mut self, set: CommandMask, mut timeouts: u32, mut error: HostError) -> Answer {
         let mut interrupts = INTERRUPT_RETRIES;
         let mut defects = DEFECT_RETRIES;
         // Halves of a batch need less memory, so waiting is for single
         // commands.
-        let mut shortages = if set.len() == 1 {
-            self.policy.memory_retries
-        } else {
+        let mut shortages = if set.has_several() {
             0
+        } else {
+            self.policy.memory_retries
         };
         loop {
-            let (backend, counters) = (&mut *self.backend, &mut *self.counters);
-            let answer = self
-                .batch
-                .with(set, |commands| counters.invalidate(backend, commands));
-            let Err(HostError { errno, entry_num }) = answer else {
-                return Answer::Done;
-            };
+            let HostError { errno, entry_num } = error;
             let is_exhausted = self.backend.is_exhausted();
             if is_exhausted && self.is_lost(set, errno) {
                 return Answer::Gone;
@@ -175,6 +201,10 @@ impl<B: Backend> Flush<'_, B> {
                 }
                 _ => return outcome,
             }
+            match self.call(set) {
+                Ok(()) => return Answer::Done,
+                Err(again) => error = again,
+            }
         }
     }
 
@@ -191,7 +221,7 @@ impl<B: Backend> Flush<'_, B> {
     /// Handles a batch of which one command is illegal to the host, and none was executed.
     fn one_illegal(&mut self, set: CommandMask, entry_num: u32) -> Result<(), Stop> {
         let named = match self.policy.eio {
-            _ if set.len() == 1 => Some(set.first()),
+            _ if !set.has_several() => Some(set.first()),
             EioReport::Offender => set.nth(entry_num),
             EioReport::BlockStart => None,
         };

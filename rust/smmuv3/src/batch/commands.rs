@@ -193,12 +193,9 @@ impl Batch {
 
     /// Calls `submit` with the commands of `set`, in order.
     pub(super) fn with<R>(&self, set: CommandMask, submit: impl FnOnce(&[Invalidation]) -> R) -> R {
-        let first = set.first() as usize;
-        let count = set.len() as usize;
-        // Almost always there are no gaps and nothing needs to be copied.
-        let has_runs = !set.and(self.runs()).is_empty();
-        if !has_runs && set.0 >> (first & 63) == CommandMask::first_n(count).0 {
-            if let Some(commands) = self.commands.get(first..first + count) {
+        // Almost always it is the whole batch and nothing needs to be copied.
+        if self.runs == 0 && set == self.all() {
+            if let Some(commands) = self.commands.get(..self.len) {
                 return submit(commands);
             }
         }

@@ -13,16 +13,25 @@ pub(super) struct CommandMask(pub(super) u64);
 
 impl CommandMask {
     /// Returns the first `count` commands.
+    #[inline]
     pub(super) const fn first_n(count: usize) -> Self {
         Self(low_bits(count as u32))
     }
 
+    #[inline]
     pub(super) const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     pub(super) const fn len(self) -> u32 {
         self.0.count_ones()
+    }
+
+    /// Returns whether there are two or more commands. Counting them all takes longer on
+    /// hosts without an instruction for it.
+    #[inline]
+    pub(super) const fn has_several(self) -> bool {
+        self.0 & self.0.wrapping_sub(1) != 0
     }
 
     /// Returns the index of the first command; 64 if there is none.

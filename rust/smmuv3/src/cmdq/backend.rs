@@ -3,8 +3,6 @@
 
 //! The executor of invalidations, which also attaches streams.
 
-use core::time::Duration;
-
 use crate::{
     batch::{HostError, MAX_BATCH},
     command::Invalidation,
@@ -22,9 +20,9 @@ pub trait Backend {
     /// The host's error.
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
 
-    /// Returns how long the last [`invalidate`](Self::invalidate) has waited for the
-    /// host, or `None` if it has called no host.
-    fn call_duration(&mut self) -> Option<Duration> {
+    /// Returns how many nanoseconds the last [`invalidate`](Self::invalidate) has waited
+    /// for the host, or `None` if it has called no host.
+    fn call_ns(&mut self) -> Option<u64> {
         None
     }
 

@@ -66,7 +66,12 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     pub(super) fn work(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
         let was_full = self.ring.is_full(self.run.prod(), self.run.cons());
         let result = self.consume(buffer, budget).and_then(|progress| {
-            self.flush()?;
+            if self.batch.is_empty() {
+                // nothing is held then
+                self.publish();
+            } else {
+                self.flush()?;
+            }
             Ok(progress)
         });
         self.signal_non_full(was_full);
@@ -281,7 +286,10 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     /// ATC entry from a stale TLB entry (§4.5.1).
     #[inline]
     fn may_hold(&self) -> bool {
+        let is_last =
+            self.ring.advance(self.cursor, 1) == self.run.prod() & self.ring.pointer_mask();
         self.policy.collect_across_sync
+            && !is_last
             && !self.batch.is_empty()
             && self.batch.is_tlbi_only()
             && !*self.atc_failed

@@ -8,8 +8,6 @@
 //! consumer owns them while it runs. A command costs one increment, and what follows
 //! from that is computed when the counters are read.
 
-use core::time::Duration;
-
 use super::{Backend, Progress};
 use crate::{
     batch::{errno, HostError, MAX_BATCH},
@@ -226,15 +224,14 @@ impl HostCounters {
         commands: &[Invalidation],
     ) -> Result<(), HostError> {
         let result = backend.invalidate(commands);
-        if let Some(duration) = backend.call_duration() {
+        if let Some(nanoseconds) = backend.call_ns() {
             let errno = result.map_err(|error| error.errno).err();
-            self.note_call(commands.len(), duration, errno);
+            self.note_call(commands.len(), nanoseconds, errno);
         }
         result
     }
 
-    fn note_call(&mut self, commands: usize, duration: Duration, errno: Option<i32>) {
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    fn note_call(&mut self, commands: usize, nanoseconds: u64, errno: Option<i32>) {
         add(&mut self.calls, 1);
         add(&mut self.commands, commands as u64);
         add(&mut self.time_ns, nanoseconds);

@@ -23,7 +23,7 @@ use crate::{
 #[must_use = "the registers do not show what was consumed before it is put back"]
 pub struct CmdqRun {
     layout: QueueLayout,
-    enabled: bool,
+    is_ready: bool,
     prod: u32,
     cons: u32,
     errors: Errors,
@@ -31,13 +31,10 @@ pub struct CmdqRun {
 }
 
 impl CmdqRun {
-    /// Returns whether commands may be processed (§4.1.2): the queue is enabled, no
-    /// Command queue error is active, and it holds something. Indexes that
-    /// contradict each other count as nothing to do (§3.5.1).
+    /// Returns [`Registers::cmdq_ready`] of the time when the state was taken out.
     #[inline]
     pub const fn is_ready(&self) -> bool {
-        let used = self.layout.used(self.prod, self.cons);
-        self.enabled && !self.errors.are_active(CMDQ_ERR) && matches!(used, Some(1..))
+        self.is_ready
     }
 
     /// Returns the geometry of the queue.
@@ -99,7 +96,7 @@ impl Registers {
     pub fn begin_cmdq(&self, features: &Features) -> CmdqRun {
         CmdqRun {
             layout: self.cmdq_layout(features),
-            enabled: self.cmdq_enabled(),
+            is_ready: self.cmdq_ready(features),
             prod: self.cmdq_prod,
             cons: self.cmdq_cons,
             errors: Errors::of(self),
@@ -114,9 +111,15 @@ impl Registers {
         self.activate_errors(run.errors.activated());
     }
 
-    /// Returns whether commands may be processed: see [`CmdqRun::is_ready`].
+    /// Returns whether commands may be processed (§4.1.2): the queue is enabled, no
+    /// Command queue error is active, and it holds something. Indexes that
+    /// contradict each other count as nothing to do (§3.5.1).
+    #[inline]
     pub fn cmdq_ready(&self, features: &Features) -> bool {
-        self.begin_cmdq(features).is_ready()
+        let used = self
+            .cmdq_layout(features)
+            .used(self.cmdq_prod, self.cmdq_cons);
+        self.cmdq_enabled() && self.active_errors() & CMDQ_ERR == 0 && matches!(used, Some(1..))
     }
 }
 

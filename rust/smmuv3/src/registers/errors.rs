@@ -20,6 +20,7 @@ pub(super) struct Errors {
 }
 
 impl Errors {
+    #[inline]
     pub(super) fn of(registers: &Registers) -> Self {
         Self {
             gerror: registers.gerror,

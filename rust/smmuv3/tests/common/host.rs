@@ -3,10 +3,7 @@
 
 //! A host that answers as its test requests.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use smmuv3::{Backend, HostError, Invalidation, StreamConfig, StreamId};
 
@@ -166,10 +163,9 @@ impl Backend for TestHost {
         }
     }
 
-    fn call_duration(&mut self) -> Option<Duration> {
+    fn call_ns(&mut self) -> Option<u64> {
         let last = self.calls.iter().enumerate().next_back()?;
-        self.was_called
-            .then(|| Duration::from_nanos(nanoseconds(last)))
+        self.was_called.then(|| nanoseconds(last))
     }
 
     fn next_stream(&mut self, first: StreamId, last: StreamId) -> Option<StreamId> {

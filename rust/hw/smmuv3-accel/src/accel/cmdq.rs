@@ -3,8 +3,6 @@
 
 //! The backend of the Command queue with assigned devices: commands go to iommufd.
 
-use std::time::Duration;
-
 use hwcore::prelude::*;
 use qemu_ext::{error::report, object::ObjectExt, qapi_events, qdev::DeviceExt};
 use smmuv3::{batch::HostError, cmdq::Backend, command::Invalidation, ste::StreamConfig};
@@ -25,8 +23,8 @@ pub struct AccelBackend<'a> {
     /// For its name only
     smmu: &'a DeviceState,
     slice: TimeSlice,
-    /// How long the last call of the host took, if there was one
-    last_call: Option<Duration>,
+    /// Nanoseconds that the last call of the host took, if there was one
+    last_call: Option<u64>,
 }
 
 impl<'a> AccelBackend<'a> {
@@ -75,19 +73,21 @@ impl Backend for AccelBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         // no device, nothing that is used; what is plugged in later begins afresh
         self.last_call = None;
-        let Some((result, times)) = self.with(|_, viommu| viommu.invalidate(commands)) else {
-            return Ok(());
-        };
-        if let Some(CallTimes { begun, ended }) = times {
-            // the slice begins with the first call, if nothing has begun it
-            self.slice.note(begun);
-            self.slice.note(ended);
-            self.last_call = Some(ended.duration_since(begun));
-        }
-        result
+        let (slice, last_call) = (&mut self.slice, &mut self.last_call);
+        let result = self.accel.with_parts(|_, viommu| {
+            let (result, times) = viommu.invalidate(commands);
+            if let Some(CallTimes { begun, ended }) = times {
+                // the slice begins with the first call, if nothing has begun it
+                slice.note(begun);
+                slice.note(ended);
+                *last_call = Some(ended.since(begun));
+            }
+            result
+        });
+        result.unwrap_or(Ok(()))
     }
 
-    fn call_duration(&mut self) -> Option<Duration> {
+    fn call_ns(&mut self) -> Option<u64> {
         self.last_call
     }
 

@@ -8,7 +8,10 @@
 //! (CR0.SMMUEN, GBPA, configuration commands, reset, hot-plug) ends in
 //! [`Accel::reattach_all`] or its like, and what the host refuses becomes abort.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use bql::BqlRefCell;
 use qemu_ext::{
@@ -54,6 +57,9 @@ pub struct Accel {
     devices: BqlRefCell<Option<Devices>>,
     /// Tries again to attach streams that the host has refused for now
     pub retry: Timer,
+    /// [`Self::begin_commands`] has something to do. Atomic, because that costs a doorbell less
+    /// than a look at who has the BQL.
+    is_pending: AtomicBool,
 }
 
 /// The devices, and what they have in common.
@@ -117,6 +123,7 @@ impl Accel {
         Self {
             devices: BqlRefCell::new(None),
             retry,
+            is_pending: AtomicBool::new(false),
         }
     }
 
@@ -154,6 +161,7 @@ impl Accel {
     }
 
     /// Calls `function` with the streams and their vIOMMU, if there are any.
+    #[inline]
     fn with_parts<R>(&self, function: impl FnOnce(&mut [Stream], &mut Viommu) -> R) -> Option<R> {
         let mut devices = self.devices.borrow_mut();
         let (streams, viommu) = devices.as_mut().and_then(Devices::parts)?;
@@ -390,10 +398,44 @@ impl Accel {
         self.schedule_retry();
     }
 
-    /// Tries again because the guest has commands for the SMMU: it may know that a device has
-    /// been reset, and wait for it.
-    pub fn retry_now(&self) {
+    /// Returns whether [`Self::begin_commands`] has something to do.
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.is_pending.load(Ordering::Relaxed)
+    }
+
+    /// Prepares for commands of the guest. Tries again to attach streams, because the guest may
+    /// know that a device has been reset, and wait for it. Returns the events that the host is
+    /// known to have: they are recorded before a `CMD_SYNC` completes, not when the main loop
+    /// comes to them (§4.7.3).
+    ///
+    /// Other events may be on their way. To look for them here would guarantee nothing, because
+    /// the host's thread that forwards them waits for no command of ours, and would cost a
+    /// system call for each doorbell.
+    pub fn begin_commands(&self) -> Vec<PendingEvent> {
         self.retry_if(|stream, now| stream.backoff().is_some_and(|backoff| backoff.permits(now)));
+        let events = self.drain_by(|veventq| {
+            if veventq.has_more() {
+                veventq.drain()
+            } else {
+                Drained::Entries(Vec::new())
+            }
+        });
+        self.note_pending();
+        events
+    }
+
+    /// Notes whether there is something to do before commands are executed, so that a doorbell
+    /// need not look for it.
+    fn note_pending(&self) {
+        let is_pending = self.devices.borrow().as_ref().is_some_and(|devices| {
+            devices.veventq.as_ref().is_some_and(VeventQ::has_more)
+                || devices
+                    .streams
+                    .iter()
+                    .any(|stream| stream.backoff().is_some())
+        });
+        self.is_pending.store(is_pending, Ordering::Relaxed);
     }
 
     fn retry_if(&self, select: impl Fn(&Stream, Instant) -> bool) {
@@ -417,6 +459,7 @@ impl Accel {
             let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
             self.retry.anticipate_in_ns(&CLOCK_REALTIME, delay);
         }
+        self.note_pending();
     }
 
     /// Clears the quarantine of all streams, because the guest enables or disables the SMMU, or
@@ -460,25 +503,9 @@ fn report_bad_ste(state: &GuestState, stream_id: u32, config: &StreamConfig) {
 impl Accel {
     /// Returns the host's events, because the main loop has found the vEVENTQ readable.
     pub fn drain_ready_veventq(&self) -> Vec<PendingEvent> {
-        self.drain_by(VeventQ::drain_ready)
-    }
-
-    /// Returns the events that the host is known to have: before a `CMD_SYNC` completes, not
-    /// when the main loop comes to them (§4.7.3).
-    ///
-    /// Others may be on their way. To look for them here would guarantee nothing, because the
-    /// host's thread that forwards them waits for no command of ours, and would cost a system
-    /// call for each doorbell.
-    pub fn drain_known_events(&self) -> Vec<PendingEvent> {
-        let has_more = self.devices.borrow().as_ref().is_some_and(|devices| {
-            let veventq = devices.veventq.as_ref();
-            veventq.is_some_and(VeventQ::has_more)
-        });
-        if has_more {
-            self.drain_by(VeventQ::drain)
-        } else {
-            Vec::new()
-        }
+        let events = self.drain_by(VeventQ::drain_ready);
+        self.note_pending();
+        events
     }
 
     fn drain_by(&self, drain: impl FnOnce(&mut VeventQ) -> Drained) -> Vec<PendingEvent> {

@@ -27,6 +27,7 @@ use super::{
     host_caps::HostInfo,
     stage2::Stage2,
 };
+use crate::deadline::Moment;
 
 ::trace::include_trace!("hw_arm");
 
@@ -101,8 +102,8 @@ fn not_invalidated(errno: i32) -> HostFailure {
 /// When a call of the host began and ended.
 #[derive(Clone, Copy, Debug)]
 pub struct CallTimes {
-    pub begun: Instant,
-    pub ended: Instant,
+    pub begun: Moment,
+    pub ended: Moment,
 }
 
 /// A vIOMMU. The fields are dropped in this order: children first.
@@ -222,14 +223,13 @@ impl Viommu {
             // no stream is on stage 1, so nothing uses what they would invalidate
             return (Ok(()), None);
         }
-        let begun = Instant::now();
+        let begun = Moment::now();
         let result = invalidate(&self.object, commands.iter().map(Invalidation::to_words));
-        let ended = Instant::now();
-        let duration = ended.duration_since(begun);
+        let ended = Moment::now();
         if result.is_ok() {
             self.failing = Duration::ZERO;
         } else {
-            self.last_failure = duration;
+            self.last_failure = Duration::from_nanos(ended.since(begun));
             self.failing = self.failing.saturating_add(self.last_failure);
         }
         let (errno, entry_num) = match &result {
