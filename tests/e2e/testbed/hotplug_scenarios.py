@@ -39,7 +39,7 @@ class BackgroundIo:
         """Two whole rounds from now on."""
         now = int(self._guest.run("cat busy.rounds 2>/dev/null || echo 0"))
         expect(self._wait(f"[ $(cat busy.rounds 2>/dev/null || echo 0) -gt {now + 1} ]"),
-               f"I/O on {self._disk} does not go on {when}: {self._outcome()}")
+               f"I/O on {self._disk} does not continue {when}: {self._outcome()}")
 
     def stop(self) -> None:
         self._guest.run("touch busy.stop")
