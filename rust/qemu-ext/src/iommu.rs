@@ -114,9 +114,9 @@ impl IommuAccess {
 pub struct IommuTlbEntry<'a> {
     /// The address space that the accesses go to
     pub target: &'a AddressSpace,
-    /// Where the block begins
+    /// First address of the block
     pub iova: u64,
-    /// Where it begins in `target`
+    /// First address of its translation, in `target`
     pub translated_addr: u64,
     /// Its size, less one
     pub addr_mask: u64,

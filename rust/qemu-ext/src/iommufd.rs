@@ -5,7 +5,7 @@
 //!
 //! Calls go through QEMU's iommufd backend, but for two that need errno where the backend
 //! only has a text: `IOMMU_HWPT_INVALIDATE`, and the `IOMMU_DESTROY` of objects that may be busy.
-//! Where only the kind of a failure matters, errno is read behind the backend's call: see
+//! If only the kind of a failure matters, errno is read after the backend's call: see
 //! [`HostFailure`].
 //!
 //! Data whose layout depends on the kind of IOMMU is a struct of the kernel's uAPI header
@@ -244,7 +244,7 @@ pub struct InvalidateError {
     pub entry_num: u32,
 }
 
-/// How often a call that was interrupted is repeated at once.
+/// Maximum number of immediate retries of an interrupted call.
 const INTERRUPT_RETRIES: u32 = 16;
 
 fn last_errno() -> Option<i32> {

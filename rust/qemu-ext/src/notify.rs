@@ -111,7 +111,7 @@ impl Drop for Notifier {
     fn drop(&mut self) {
         let notifier = self.notifier.as_mut_ptr();
         // SAFETY: initialized or all-zeroes. If it is in a list, its owner goes under the
-        // BQL. The callee unlinks a notifier of whatever list.
+        // BQL. The callee unlinks a notifier of any list.
         unsafe {
             if !addr_of!((*notifier).node.le_prev).read().is_null() {
                 bindings::qemu_remove_machine_init_done_notifier(notifier);

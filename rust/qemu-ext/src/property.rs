@@ -96,8 +96,8 @@ impl Value {
     ) -> bool {
         // SAFETY: visitor, name and errp are promised by the caller. Each value is a copy
         // that outlives the call. A NULL object makes the visit a virtual one, in which
-        // nothing but the values is accessed. What is started is ended, whatever happens in
-        // between.
+        // nothing but the values is accessed. Every visit of a list or struct that is started
+        // is ended, even if a visit in between fails.
         unsafe {
             match self {
                 Self::Bool(value) => visit_type_bool(visitor, name, &mut { *value }, errp),

@@ -6,7 +6,7 @@
 //! One batch is one call of the host and holds no more commands than the host
 //! driver puts before one `CMD_SYNC` of its own. So an accepted batch is
 //! complete, and of a batch with an illegal command nothing was executed. Nothing else
-//! is assumed of the host: whatever is in doubt is submitted again, which is
+//! is assumed of the host: every command in doubt is submitted again, which is
 //! harmless because invalidating twice is (§4.4).
 
 mod bisect;
@@ -21,12 +21,12 @@ use crate::gerror::CommandError;
 /// Most commands in one call of the host.
 pub const MAX_BATCH: usize = 63;
 
-/// What the host answered to a batch that it did not complete.
+/// The host's answer to a batch that it did not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError {
     /// Positive error number, as Linux counts them.
     pub errno: i32,
-    /// How many entries the host says it handled. Believed for `EIO` only.
+    /// Number of entries that the host reports as handled. Believed for `EIO` only.
     pub entry_num: u32,
 }
 
@@ -41,7 +41,7 @@ pub struct Failure {
     pub error: CommandError,
 }
 
-/// How this host reports the illegal command of a batch.
+/// The form in which this host reports the illegal command of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EioReport {
     /// `entry_num` is the index of the illegal command.
@@ -52,23 +52,23 @@ pub enum EioReport {
     BlockStart,
 }
 
-/// What is done when the host does not complete a batch.
+/// The policy for submitting batches, and for those that the host does not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlushPolicy {
-    /// How often a batch that timed out is submitted again. Each attempt can
-    /// keep the host busy for a second.
+    /// Number of retries of a batch that timed out. Each attempt can keep the host
+    /// busy for a second.
     pub timeout_retries: u32,
-    /// How often a single command is submitted again that the host has no memory for.
+    /// Number of retries of a single command that the host has no memory for.
     /// Backing off between retries is up to the [`Backend`](crate::Backend).
     pub memory_retries: u32,
-    /// After how many errors of the host at one command, without progress in
-    /// between, every stream is taken off stage 1 so that invalidations need no
+    /// Number of errors of the host at one command, without progress in between,
+    /// after which every stream is taken off stage 1 so that invalidations need no
     /// host: see [`Backend::give_up`](crate::Backend::give_up).
     pub max_errors: u32,
     /// Submit TLBI and CFGI twice and apart from `CMD_ATC_INV` (erratum
     /// T264-SMMU-3).
     pub repeat_tlbi_cfgi: bool,
-    /// What `entry_num` means when a command is illegal.
+    /// The meaning of `entry_num` when a command is illegal.
     pub eio: EioReport,
     /// Leave commands behind the last full batch in the queue for a while if no
     /// `CMD_SYNC` waits for them: see

@@ -21,7 +21,7 @@ const CD_LOG2_BYTES: u32 = 6;
 /// log2 of the size of a Level 1 Context descriptor in bytes (§5.3).
 const L1CD_LOG2_BYTES: u32 = 3;
 
-/// Why there is no Context descriptor.
+/// The reason that there is no Context descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CdFault {
     /// The `SubstreamID` is outside the table, or the stream takes none
@@ -40,7 +40,7 @@ pub enum CdFault {
     },
 }
 
-/// Why a Context descriptor is ILLEGAL (`C_BAD_CD`, §7.3.11; §5.4.2).
+/// The reason that a Context descriptor is ILLEGAL (`C_BAD_CD`, §7.3.11; §5.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BadCd {
     /// `V` is 0.
@@ -82,7 +82,7 @@ impl fmt::Display for BadCd {
     }
 }
 
-/// Where one of the two stage 1 tables lies (`TTB0`, `TTB1`).
+/// Location and format of one of the two stage 1 tables (`TTB0`, `TTB1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TranslationTable {
     /// `EPDx`: walks from this table are not made.

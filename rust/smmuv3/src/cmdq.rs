@@ -79,7 +79,7 @@ impl Stall {
 
 /// The surroundings of the Command queue.
 pub struct Platform<'a, M, B, I, O> {
-    /// Where queue and tables are.
+    /// The memory that queue and tables are in.
     pub memory: &'a mut M,
     /// The executor of commands.
     pub backend: &'a mut B,
@@ -96,7 +96,7 @@ pub struct Cmdq {
     leniency: Leniency,
     /// A `CMD_ATC_INV` failed, and no `CMD_SYNC` has reported it yet.
     atc_failed: bool,
-    /// How often the host failed at the command at the head of the queue.
+    /// Errors of the host at the command at the head of the queue.
     stall: Stall,
     /// `CMDQ_PROD` when commands were deferred, if the last call did that.
     deferred_at: Option<u32>,
@@ -153,7 +153,7 @@ impl Cmdq {
         self.policy = policy;
     }
 
-    /// Returns what was counted so far.
+    /// Returns the counters.
     pub const fn counters(&self) -> &Counters {
         &self.counters
     }

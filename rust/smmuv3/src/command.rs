@@ -40,7 +40,7 @@ pub enum CompletionSignal {
     Irq,
     /// `SIG_IRQ` as an MSI: a 32-bit write, without the wired interrupt.
     Msi {
-        /// Where it is written to, 32-bit aligned.
+        /// Address of the write, 32-bit aligned.
         address: u64,
         /// The value that is written, little-endian.
         data: u32,

@@ -203,7 +203,7 @@ mod tests {
         (registers, features, memory)
     }
 
-    /// Where these are written.
+    /// Address of the first of these MSIs.
     const MSIS: u64 = 0x5000_0000;
 
     #[test]

@@ -170,7 +170,7 @@ fields! {
 }
 
 impl Features {
-    /// Returns what `arm-smmuv3` shows when none of its properties says otherwise: a
+    /// Returns the features of `arm-smmuv3` when no property says otherwise: a
     /// stage-1-only SMMUv3.1 that does not stall.
     pub const fn arm_smmuv3() -> Self {
         let none = Self {

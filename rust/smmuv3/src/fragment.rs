@@ -5,7 +5,7 @@
 //!
 //! A transaction causes at most one event (§7.2). A platform that splits one up
 //! before it comes to the SMMU, as QEMU does with aborted accesses, would bring about
-//! an event for each piece. An emulation may merge them whatever `STE.MEV` says
+//! an event for each piece. An emulation may merge them regardless of `STE.MEV`
 //! (§3.5.5, §7.3.1), but no more than these: a debugger matches transactions and
 //! records.
 

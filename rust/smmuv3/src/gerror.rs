@@ -51,7 +51,7 @@ pub const fn defined(features: &Features) -> u32 {
     bits
 }
 
-/// Why a command was not consumed: `CMDQ_CONS.ERR` (§7.1).
+/// The reason that a command was not consumed: `CMDQ_CONS.ERR` (§7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommandError {
     /// `CERROR_ILL`: unknown opcode or ILLEGAL parameters.

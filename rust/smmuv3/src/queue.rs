@@ -104,7 +104,7 @@ impl QueueLayout {
             .wrapping_add((self.index(pointer) as u64) << self.log2_entry)
     }
 
-    /// Returns how many entries from `pointer` on lie behind one another in memory.
+    /// Returns the number of entries from `pointer` on that are contiguous in memory.
     #[inline]
     pub const fn until_wrap(&self, pointer: u32) -> u32 {
         self.entries() - self.index(pointer)

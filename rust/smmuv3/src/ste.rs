@@ -23,7 +23,7 @@ pub const STE_BYTES: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ste(pub [u64; 8]);
 
-/// Why a Stream table entry is ILLEGAL (§5.2.2).
+/// The reason that a Stream table entry is ILLEGAL (§5.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BadSte {
     /// `V` is 0.

@@ -23,7 +23,7 @@ const L1STD_LOG2_BYTES: u32 = 3;
 /// The largest `L1STD.Span` that is not Reserved (§5.1).
 const MAX_SPAN: u32 = 11;
 
-/// Why there is no Stream table entry.
+/// The reason that there is no Stream table entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SteFault {
     /// The `StreamID` is outside the table (`C_BAD_STREAMID`, §7.3.3).

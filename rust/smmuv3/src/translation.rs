@@ -49,15 +49,15 @@ pub struct WalkStep {
     pub input: u64,
     /// log2 of the bytes that a descriptor of this level maps.
     pub log2_bytes: u8,
-    /// Where the descriptor lies.
+    /// Address of the descriptor.
     pub address: u64,
-    /// Which one of its table it is.
+    /// Index of the descriptor in its table.
     pub index: u32,
     /// Its value.
     pub descriptor: u64,
 }
 
-/// Why a configuration structure is ILLEGAL.
+/// The reason that a configuration structure is ILLEGAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BadConfig {
     /// The Stream table entry is (§5.2.2).

@@ -29,19 +29,19 @@ use crate::{
 /// ends earlier; the rest is consumed from the main loop, slice by slice.
 const SLICE: u32 = 4096;
 
-/// How long commands are consumed at once when the machine stops, if each of them may
-/// have to wait for a notifier client (vhost). Other commands are consumed however long
-/// it takes, because a busy host may give QEMU little time: 2^19 commands, each of which
-/// takes a microsecond or so.
+/// Time limit for consuming commands when the machine stops, if each of them may have to
+/// wait for a notifier client (vhost). Other commands are consumed without a limit,
+/// because a busy host may give QEMU little time: 2^19 commands, each of which takes a
+/// microsecond or so.
 pub const TIME_AT_STOP: Duration = Duration::from_secs(1);
 
-/// Slices of a run that is not limited in time: more than a full queue takes, as every
+/// Number of slices without a limit in time: more than a full queue takes, as every
 /// slice consumes a command.
 pub const SLICES_AT_STOP: u32 = 1 << 20;
 
-/// How long commands that no `CMD_SYNC` waits for may wait for others to fill a
-/// batch with, in nanoseconds: Linux rings the doorbell every 64 commands, which
-/// would be 63 and one more ioctl for a single command. Long enough that a busy
+/// Maximum delay, in nanoseconds, of commands that no `CMD_SYNC` waits for, so that
+/// others can fill a batch with them: Linux rings the doorbell every 64 commands,
+/// which would be 63 and one more ioctl for a single command. Long enough that a busy
 /// guest does not wake the main loop for every doorbell.
 const DEFERRAL: u64 = 10_000_000;
 
@@ -54,9 +54,9 @@ pub struct CommandQueue {
     pub continue_later: BottomHalf,
     /// Consumes commands that were deferred
     pub deferred: Timer,
-    /// When it was last logged that an ILLEGAL command is consumed
+    /// Limit of log lines about ILLEGAL commands that are consumed
     tolerated: BqlCell<RateLimit>,
-    /// Atomic, as the next one, because that costs less than a look at who has the BQL
+    /// Atomic, as the next field, because that costs less than a check that the BQL is held
     doorbells: AtomicU64,
     /// Whether the last run has deferred commands
     is_deferred: AtomicBool,
@@ -90,7 +90,7 @@ impl CommandQueue {
         Some(result)
     }
 
-    /// Sets how batches are submitted.
+    /// Sets the policy for batches.
     pub fn set_policy(&self, policy: FlushPolicy) {
         self.with_consumer(|consumer| consumer.set_policy(policy));
     }
@@ -102,13 +102,13 @@ impl CommandQueue {
         self.doorbells.store(doorbells, Ordering::Relaxed);
     }
 
-    /// Returns how many there were.
+    /// Returns the number of doorbells.
     pub fn doorbells(&self) -> u64 {
         self.doorbells.load(Ordering::Relaxed)
     }
 
-    /// Returns what the consumer has counted. Must not be called from within a run, which has
-    /// taken the consumer: there is nothing to return then.
+    /// Returns the consumer's counters. Must not be called from within a run, which has taken
+    /// the consumer: all counters would be 0.
     pub fn counters(&self) -> Counters {
         self.with_consumer(|consumer| consumer.counters().clone())
             .unwrap_or_default()

@@ -93,7 +93,7 @@ declare_vmstate!(Smmuv3, saved);
 /// The Big QEMU Lock protects everything but `state` and `events`, which translation on behalf
 /// of other devices uses without it.
 ///
-/// The components know nothing of each other but what they are given; this file connects them.
+/// Each component uses only what its caller passes to it; this file connects them.
 #[repr(C)]
 #[derive(qom::Object, hwcore::Device)]
 pub struct Smmuv3 {
@@ -134,7 +134,7 @@ pub struct Smmuv3 {
 
     /// Registers and caches
     state: GuestState,
-    /// Events on their way to the Event queue
+    /// Events that are pending for the Event queue
     events: PendingEvents,
     /// The Command queue's consumer
     cmdq: CommandQueue,
@@ -301,8 +301,8 @@ impl Smmuv3 {
         self.state.config_errors.set_id(id);
         self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
-        // What is on the bus already was never asked whether it can be there, and
-        // an assigned device would stay on the guest's memory, translated by nothing.
+        // Devices that are on the bus already were plugged in without a check, and an
+        // assigned one would keep untranslated access to the guest's memory.
         ensure!(
             !self.accel || !pci::has_endpoint(&self.requests),
             "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
@@ -310,8 +310,8 @@ impl Smmuv3 {
         );
 
         *self.migration_blocker.borrow_mut() = blocker;
-        // A host refuses commands about EL2, and its errors are the guest's; in software
-        // they cost nothing, and firmware that runs on the C device needs them.
+        // A host refuses commands about EL2, and its errors are reported to the guest; in
+        // software they cost nothing, and firmware that runs on the C device needs them.
         let leniency = if self.accel {
             Leniency::Strict
         } else {
@@ -369,9 +369,9 @@ impl Smmuv3 {
         self.assigned.reset(&self.state);
     }
 
-    /// Follows a change of a PCI bus's number. Devices with another `StreamID` than before are
-    /// translated by its Stream table entry from now on: assigned ones are attached to that,
-    /// and device IOTLBs (vhost) keep nothing of the old one.
+    /// Follows a change of a PCI bus's number. Devices whose `StreamID` has changed are
+    /// translated by the Stream table entry of the new one from now on: assigned ones are
+    /// reattached, and device IOTLBs (vhost) are notified to unmap everything.
     fn bus_number_changed(&self) {
         if self.is_in_reset() {
             // the end of a system reset attaches every stream
@@ -382,9 +382,9 @@ impl Smmuv3 {
     }
 }
 
-/// What users can read while the machine runs.
+/// Properties that users can read while the machine runs.
 ///
-/// Nothing here calls the host or waits: every value is a copy of what the device has.
+/// None of them calls the host or waits: every value is a copy of the device's state.
 ///
 /// Nothing is borrowed mutably when a property is read. Cells are borrowed so only while the
 /// device works under the Big QEMU Lock (BQL), which a monitor's command needs: QMP and HMP
@@ -602,7 +602,7 @@ impl Smmuv3 {
         invalidate_all(&self.state, &self.notified);
         self.assigned.reattach_all(&self.state);
         self.sync_veventq();
-        // What the source had not consumed yet is consumed when the machine starts: an
+        // Commands that the source had not consumed are consumed when the machine starts: an
         // interrupt controller that is loaded later has no pending bit for a CMD_SYNC, so
         // its interrupt would be lost.
         Ok(())
@@ -639,8 +639,8 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
     /// Translates an access of a PCI function.
     ///
     /// `MemTxAttrs` do not come here, because the type has no `attrs_to_index`, and would
-    /// decide nothing: a transaction without PASID is Data and Unprivileged whatever the
-    /// function had in mind (§13.7), and the SMMU has no Secure streams.
+    /// decide nothing: a transaction without PASID is Data and Unprivileged regardless of the
+    /// function's intention (§13.7), and the SMMU has no Secure streams.
     #[inline]
     fn translate<'a>(
         &'a self,
@@ -650,8 +650,8 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
     ) -> IommuTlbEntry<'a> {
         let (smmu, function) = (self.smmu(), self.function());
         let region = function.region();
-        // Commands of an SMMU with assigned devices go to the host, and it notifies nothing:
-        // so a client that caches translations gets none.
+        // Commands of an SMMU with assigned devices go to the host, and no client is notified
+        // of them: so a client that caches translations gets none.
         let page = if smmu.accel && region.has_notifier() {
             Page::ABORT
         } else {
@@ -671,7 +671,7 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
     /// walked on demand and not tracked.
     ///
     /// vhost and TCG register UNMAP notifiers when the guest starts their device, or turns on
-    /// its ATS though IDR0.ATS is 0, and end QEMU if that fails: it never does. An SMMU with
+    /// its ATS though IDR0.ATS is 0, and exit QEMU if that fails: it never does. An SMMU with
     /// assigned devices has no such device behind it, or else [`Self::translate`] blocks it.
     ///
     /// MAP notifiers come from clients to which the refusal does no harm, and which are left
@@ -717,7 +717,7 @@ pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
     unsafe { &*smmu }.state.features().ats()
 }
 
-/// Returns which CMDQ virtualization the SMMU has: none (`SMMUV3_CMDQV_NONE`).
+/// Returns the type of CMDQ virtualization that the SMMU has: none (`SMMUV3_CMDQV_NONE`).
 #[no_mangle]
 pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> c_uint {
     0

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Events on their way to the guest's Event queue.
+//! Events that are pending for the guest's Event queue.
 //!
-//! Transactions fault on the thread of whatever device. Writing a record and raising an
+//! Transactions fault on the thread of any device. Writing a record and raising an
 //! interrupt takes the Big QEMU Lock (BQL); without it, events are pending, in order, until a
 //! bottom half records them.
 
@@ -38,12 +38,12 @@ use crate::{
 /// OVFLG is toggled, as for a full Event queue (§7.4).
 const CAPACITY: usize = 1024;
 
-/// What goes into the Event queue.
+/// An event for the Event queue, or the loss of some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingEvent {
     /// A record
     Event(Event),
-    /// Some were lost
+    /// Events were lost
     Lost,
 }
 
@@ -85,7 +85,7 @@ pub struct EventCounters {
 
 /// The last access that this thread made, if it faulted and was recorded.
 ///
-/// QEMU's core translates an access as a whole first. What is aborted it treats as an
+/// QEMU's core translates an access as a whole first. It treats an aborted one as an
 /// access to a device that does not answer, which it splits into pieces of 4 bytes at
 /// most (`flatview_read_continue_step()`, `flatview_write_continue_step()`, and
 /// `memory_access_size()` of `unassigned_mem_ops`), each of which is translated again.
@@ -108,8 +108,8 @@ thread_local! {
     static LAST_FAULT: Cell<Option<LastFault>> = const { Cell::new(None) };
 }
 
-/// Notes that this thread makes an access that leaves no record: what faults next is
-/// no piece of what has faulted before.
+/// Notes that this thread makes an access that leaves no record: the next fault is no
+/// piece of the access that faulted before.
 #[inline]
 pub fn end_access() {
     LAST_FAULT.set(None);
@@ -139,7 +139,7 @@ impl PendingEvents {
         self.lost_pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns what was counted so far.
+    /// Returns the counters.
     pub fn counters(&self) -> EventCounters {
         EventCounters {
             lost_pending: self.lost_pending.load(Ordering::Relaxed),

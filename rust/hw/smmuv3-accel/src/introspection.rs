@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the read-only QOM properties show: docs/statistics.md describes every name.
+//! Values of the read-only QOM properties: docs/statistics.md describes every name.
 
 use qemu_ext::property::Value;
 use smmuv3::{

@@ -84,7 +84,7 @@ impl<T> From<Option<T>> for Auto<T> {
     }
 }
 
-/// Which stages translate (`stage`).
+/// The stages that translate (`stage`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Stage 1
@@ -152,9 +152,9 @@ impl SmmuProperties {
                 _ => Stage::One,
             },
             ats: values.ats.into(),
-            // The ID registers are not in the migration stream: a guest that was told of MSIs
-            // would wait for them in vain at a destination without. So they are on by
-            // themselves only where nothing can migrate.
+            // The ID registers are not in the migration stream: a guest that has seen IDR0.MSI
+            // would wait for MSIs in vain at a destination without. So the default is on only
+            // where nothing can migrate.
             msi: values.msi.unwrap_or(values.accel),
             ril: values.ril.into(),
             oas,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What the guest can see of an SMMU, and what translation depends on.
+//! The state of an SMMU that the guest can see and that translation depends on.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -16,14 +16,14 @@ use crate::{statistics::Statistics, trace::ConfigErrors};
 /// The part of an SMMU that translation uses without the Big QEMU Lock.
 ///
 /// It is locked for the length of a copy or a look-up only: never across an ioctl, an
-/// access to guest memory, a notifier, or an interrupt. Whatever needs these takes the few
-/// registers with it that it needs. The owner of a queue takes the queue's state, which
+/// access to guest memory, a notifier, or an interrupt. Code that needs these copies the few
+/// registers that it needs. The owner of a queue takes the queue's state, which
 /// [`Self::consume`] and [`Self::record`] put back.
 pub struct GuestState {
     locked: Mutex<Locked>,
     /// Walks that invalidations wait for have ended
     walks_ended: Condvar,
-    /// Reports of what the guest's tables have that is ILLEGAL
+    /// Reports of ILLEGAL entries in the guest's tables
     pub config_errors: ConfigErrors,
 }
 
@@ -35,9 +35,9 @@ pub struct Locked {
     pub registers: Registers,
     /// Configurations and translations of emulated devices
     pub store: Store,
-    /// Hits and misses of both
+    /// Hits and misses of both caches
     pub statistics: Statistics,
-    /// Grows with whatever separates accesses: commands, and changes of registers
+    /// Number of events that separate accesses: commands, and changes of registers
     pub separations: u64,
 }
 
@@ -60,7 +60,7 @@ pub struct GerrorChange {
 }
 
 impl Locked {
-    /// Returns what configurations are found and judged by.
+    /// Returns the registers and features by which configurations are found and validated.
     pub const fn stream_table(&self) -> (StreamTableRegisters, Features) {
         (self.registers.stream_table(), self.features)
     }
@@ -100,8 +100,8 @@ impl GuestState {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a walk. Calls `function` with whether no invalidation has reached the walk; what
-    /// the function does comes before any invalidation that is still to come.
+    /// Ends a walk. Calls `function` with whether no invalidation has reached the walk; the
+    /// effects of the function precede every later invalidation.
     pub fn end_walk<R>(&self, walk: &Walk, function: impl FnOnce(&Locked, bool) -> R) -> R {
         let mut locked = self.lock();
         let result = function(&locked, locked.store.is_current(walk));
@@ -118,7 +118,7 @@ impl GuestState {
         self.lock().features
     }
 
-    /// Returns what configurations are found and judged by.
+    /// Returns the registers and features by which configurations are found and validated.
     pub fn stream_table(&self) -> (StreamTableRegisters, Features) {
         self.lock().stream_table()
     }
@@ -150,7 +150,7 @@ impl GuestState {
         locked.separations = locked.separations.wrapping_add(1);
     }
 
-    /// Runs the consumer of the Command queue on what it owns of the registers.
+    /// Runs the consumer of the Command queue on the registers that it owns.
     pub fn consume<R>(&self, consumer: impl FnOnce(&mut CmdqRun, &Features) -> R) -> R {
         let mut locked = self.lock();
         locked.separations = locked.separations.wrapping_add(1);
@@ -164,7 +164,7 @@ impl GuestState {
         result
     }
 
-    /// Runs the producer of the Event queue on what it owns of the registers.
+    /// Runs the producer of the Event queue on the registers that it owns.
     pub fn record<R>(&self, producer: impl FnOnce(&mut EventqRun) -> R) -> (R, GerrorChange) {
         let mut run = {
             let locked = self.lock();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What is counted of translations: hits and misses of both caches, and walks.
+//! Counters of translations: hits and misses of both caches, and walks.
 
 use smmuv3::translation::{Outcome, StreamContext, Tag};
 

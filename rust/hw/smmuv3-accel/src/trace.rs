@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What trace events and log lines show of commands and events. Tools parse it.
+//! Text of trace events and log lines about commands and events. Tools parse it.
 
 use std::{
     ffi::{CStr, CString},
@@ -105,7 +105,7 @@ fn trace_command(opcode: u8, command: Option<&Command>, stage2: bool) {
         Some(Command::Invalidate(Invalidation::Cfgi(cfgi))) => {
             trace::trace_smmuv3_cmdq_cfgi_cd(cfgi.sid());
         }
-        // the one in place of a command about EL2 is not what the guest issued
+        // a command in place of one about EL2 is not the one that the guest issued
         Some(Command::Invalidate(Invalidation::Tlbi(tlbi))) if tlbi.opcode() == opcode => {
             trace_tlbi(tlbi, stage2);
         }
@@ -164,7 +164,7 @@ impl RateLimit {
 /// `C_BAD_STE` or `C_BAD_CD` at most, and neither has room for the reason (§7.3.5, §7.3.11).
 #[derive(Debug, Default)]
 pub struct ConfigErrors {
-    /// The SMMU's
+    /// The SMMU's ID
     id: OnceLock<String>,
     limit: Mutex<RateLimit>,
 }
@@ -202,8 +202,8 @@ pub struct CmdqObserver<'a> {
     device: &'a DeviceState,
     /// VMIDs count, because there is a stage 2
     has_vmids: bool,
-    /// An event of single commands is enabled. Asked once a run: asking for each command
-    /// costs as much as executing it.
+    /// A trace event of single commands is enabled. Checked once a run, because a check for
+    /// each command costs as much as executing it.
     are_commands_traced: bool,
     tolerated: &'a BqlCell<RateLimit>,
 }

@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{cmdq::HostCounters, command::Invalidation, gerror::CommandError, Backend};
 
-/// How often an interrupted call is repeated before the host is given up on:
-/// the consumer must not loop without bound.
+/// Number of retries of an interrupted call before the host is given up on: the
+/// consumer must not loop without bound.
 const INTERRUPT_RETRIES: u32 = 16;
 
-/// How often a call is repeated after an error that no working host reports.
+/// Number of retries of a call after an error that no working host reports.
 const DEFECT_RETRIES: u32 = 1;
 
 /// Number of unresponsive streams after which the remaining ones are quarantined
@@ -27,12 +27,12 @@ const MAX_SILENT_STREAMS: usize = 2;
 /// The command at which a flush ends, by the index of its entry in the batch.
 struct Stop {
     index: u32,
-    /// How many commands precede it in that entry, if that is a run.
+    /// Number of commands that precede it in that entry, if that is a run.
     offset: u32,
     error: CommandError,
 }
 
-/// What became of the commands of one call.
+/// The outcome of the commands of one call.
 enum Answer {
     /// All are complete.
     Done,

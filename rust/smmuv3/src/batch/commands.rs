@@ -25,14 +25,14 @@ pub struct Batch {
     positions: [u32; MAX_BATCH],
     /// Number of entries.
     len: usize,
-    /// How many of them are as many as a call takes: less than [`MAX_BATCH`] if runs are
-    /// submitted as several commands each.
+    /// Number of entries that fill a call: less than [`MAX_BATCH`] if runs are submitted
+    /// as several commands each.
     full_at: usize,
-    /// Which entries are runs.
+    /// Bitmap of the entries that are runs.
     runs: u64,
-    /// How these continue.
+    /// The extents of these.
     extents: [Extent; MAX_BATCH],
-    /// Which name a stream: `CMD_CFGI_*` and `CMD_ATC_INV`.
+    /// Bitmap of the entries that name a stream: `CMD_CFGI_*` and `CMD_ATC_INV`.
     streams: u64,
 }
 
@@ -145,7 +145,7 @@ impl Batch {
         CommandMask::first_n(self.len)
     }
 
-    /// Returns which are `CMD_ATC_INV`.
+    /// Returns the entries that are `CMD_ATC_INV`.
     pub(super) fn atc(&self) -> CommandMask {
         let is_atc_inv = |index: &u32| {
             let command = self.commands.get(*index as usize);
@@ -166,7 +166,7 @@ impl Batch {
         CommandMask(same.fold(0, |bits, index| bits | (1 << index)))
     }
 
-    /// Returns which entries are runs.
+    /// Returns the entries that are runs.
     pub(super) const fn runs(&self) -> CommandMask {
         CommandMask(self.runs)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Which commands of a batch are meant.
+//! A set of commands of a batch.
 
 use crate::address::low_bits;
 

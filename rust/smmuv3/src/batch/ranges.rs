@@ -75,8 +75,8 @@ impl Granules {
     }
 }
 
-/// How a run continues after its first command: equal but for addresses at a constant
-/// distance, and at positions one behind the other.
+/// The extent of a run after its first command: the others are equal to it but for
+/// addresses at a constant distance, and at positions one behind the other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
     /// Distance of two addresses, in bytes.

@@ -20,8 +20,9 @@ pub trait Backend {
     /// The host's error.
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError>;
 
-    /// Returns how many nanoseconds the last [`invalidate`](Self::invalidate) has waited
-    /// for the host, or `None` if it has called no host.
+    /// Returns the number of nanoseconds for which the last
+    /// [`invalidate`](Self::invalidate) has waited for the host, or `None` if it has
+    /// called no host.
     fn call_ns(&mut self) -> Option<u64> {
         None
     }
@@ -80,9 +81,9 @@ pub trait Backend {
         false
     }
 
-    /// Returns how many commands [`invalidate`](Self::invalidate) should be given at
-    /// most: 63 if they are executed together. A host that takes its time for each of
-    /// them wants fewer, because the deadline is checked between calls only.
+    /// Returns the maximum number of commands for [`invalidate`](Self::invalidate): 63
+    /// if they are executed together. A host that takes its time for each of them wants
+    /// fewer, because the deadline is checked between calls only.
     fn batch_limit(&self) -> usize {
         MAX_BATCH
     }

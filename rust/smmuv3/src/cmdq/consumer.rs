@@ -28,7 +28,7 @@ const MAX_FETCH: u32 = 4096;
 /// ASID from 512 pages on.
 const MAX_DEFERRED: u32 = 1024;
 
-/// What was fetched of a contiguous run.
+/// The part of a contiguous run that was fetched.
 struct Fetched {
     count: u32,
     /// The command behind those could not be read.
@@ -281,7 +281,7 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     ///
     /// They begin before it completes then, which §4.7.3 excludes, but all that can be
     /// seen of that is an entry that is gone earlier, and entries need not stay (§4.4).
-    /// What the `CMD_SYNC` promises holds at the later time, too. Neither is true of
+    /// The promise of the `CMD_SYNC` holds at the later time, too. Neither is true of
     /// other commands: a TLB entry may return from a stale Context descriptor, and an
     /// ATC entry from a stale TLB entry (§4.5.1).
     #[inline]

@@ -131,7 +131,7 @@ impl Tlbi {
         self.word0.scale().value()
     }
 
-    /// Returns whether this is about one page of stage 1, whatever its granule.
+    /// Returns whether this is about one page of stage 1, of any granule.
     #[inline]
     pub(crate) fn is_by_page(&self) -> bool {
         matches!(self.opcode(), TLBI_NH_VA | TLBI_NH_VAA) && self.word1.tg() == Granule::None
@@ -152,8 +152,8 @@ impl Tlbi {
         self
     }
 
-    /// Returns the same command for a range of granules (§4.4.1.1), whatever the levels
-    /// of their entries: (`num` + 1) * 2^`scale`, which must be more than one.
+    /// Returns the same command for a range of granules (§4.4.1.1), with entries of any
+    /// level: (`num` + 1) * 2^`scale`, which must be more than one.
     pub(crate) fn with_range(mut self, tg: Granule, num: u8, scale: u8) -> Self {
         self.word0.set_num(u5::extract_u8(num, 0));
         self.word0.set_scale(u6::extract_u8(scale, 0));

@@ -6,7 +6,7 @@
 use super::{opcode::*, tlbi, Command};
 use crate::features::Features;
 
-/// Which ILLEGAL commands are consumed all the same.
+/// The ILLEGAL commands that are consumed all the same.
 ///
 /// It stands beside [`Features`] and not in them: the ID registers that a guest
 /// reads do not change with it.

@@ -45,7 +45,7 @@ impl Half {
         })
     }
 
-    /// Returns what can be read there: acknowledgements, too.
+    /// Returns the register that can be read there: acknowledgements, too.
     fn readable_at(offset: u64) -> Option<Self> {
         let is_ack = |row: &&Register| row.ack == Some(offset);
         Self::at(offset).or_else(|| {

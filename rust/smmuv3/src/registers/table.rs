@@ -43,7 +43,7 @@ pub(super) struct Register {
     pub(super) bytes: u64,
     pub(super) get: fn(&Registers) -> u64,
     pub(super) set: fn(&mut Registers, u64),
-    /// Where the value can be read, too: as an acknowledgement.
+    /// Offset at which the value can be read, too: as an acknowledgement.
     pub(super) ack: Option<u64>,
     /// The bits that exist with given features; the rest is RES0 and neither stored
     /// nor shown (§6.2).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! How a stream is translated (§3.3), as its Stream table entry and Context descriptor
+//! The translation of a stream (§3.3), as its Stream table entry and Context descriptor
 //! set it up.
 
 use super::{fault::Fault, Outcome, Tag};
@@ -12,7 +12,7 @@ use crate::{
     ste::Stage2,
 };
 
-/// How a stream's transactions are treated while the SMMU is enabled.
+/// The treatment of a stream's transactions while the SMMU is enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamContext {
     /// They are aborted, and no event is recorded (§5.2, `Config`).
@@ -27,14 +27,14 @@ pub enum StreamContext {
     Translate(Context),
 }
 
-/// How a stream is translated.
+/// The translation of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
     /// `STE.S2VMID`; 0 where stage 2 is not implemented.
     pub vmid: u16,
     /// Bits of an IPA where stage 1 does not translate (IAS, §3.4).
     pub ias_bits: u8,
-    /// Which stages translate, and how.
+    /// The stages that translate, with their parameters.
     pub stages: Stages,
 }
 
@@ -61,7 +61,7 @@ const fn effective_address(stage1: &Translation, address: u64) -> u64 {
 }
 
 impl StreamContext {
-    /// Returns how a transaction at `address` is translated.
+    /// Returns the translation of a transaction at `address`.
     ///
     /// # Errors
     ///

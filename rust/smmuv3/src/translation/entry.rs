@@ -15,7 +15,7 @@ pub struct Tag {
     pub asid: Option<u16>,
 }
 
-/// Which accesses are permitted.
+/// The accesses that are permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Permissions {
     /// Reads.
@@ -62,7 +62,7 @@ impl Permissions {
 /// The translation of one page or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// Where the output begins; aligned to its size.
+    /// First output address, aligned to the size.
     pub output: u64,
     /// log2 of the size in bytes.
     pub log2_bytes: u8,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Why a transaction is terminated, and the event that says so (§7.3).
+//! The reason that a transaction is terminated, and the event that records it (§7.3).
 
 use crate::{
     event::{Class, Event, EventType},
@@ -13,7 +13,7 @@ use crate::{
 /// A transaction is terminated with an abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which event.
+    /// The type of the event.
     pub event: EventType,
     /// `FetchAddr` or `IPA`, whichever the event has; 0 if it has neither.
     pub address: u64,

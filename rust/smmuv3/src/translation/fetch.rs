@@ -110,9 +110,9 @@ struct IpaSpace<'a, M, C> {
     walker: Walker<'a, M, C>,
     vmid: u16,
     stage2: &'a Stage2,
-    /// Where the last access went.
+    /// Physical address of the last access.
     physical: u64,
-    /// Why the last access was answered with an abort, if stage 2 is to blame.
+    /// The fault of stage 2 that aborted the last access, if one did.
     fault: Option<Fault>,
 }
 

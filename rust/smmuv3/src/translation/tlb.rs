@@ -60,7 +60,7 @@ impl Tlb {
 
     /// Returns whether there was a global translation since everything was last
     /// dropped, even if it was evicted by now. Invalidations by address mean
-    /// global ones too, whatever ASID they name.
+    /// global ones too, regardless of the ASID that they name.
     pub const fn has_seen_globals(&self) -> bool {
         self.globals
     }
@@ -205,8 +205,8 @@ impl Tlb {
         }
     }
 
-    /// Returns how many pages there are in the range, of all sizes that are present:
-    /// each has its place.
+    /// Returns the number of pages in the range, of all sizes that are present: each
+    /// has its place.
     fn places(&self, kind: Kind, range: Range) -> u64 {
         self.population.sizes(kind).fold(0, |places, log2_bytes| {
             let (first, last) = numbers(range, log2_bytes);

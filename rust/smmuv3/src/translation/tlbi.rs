@@ -13,7 +13,7 @@ use crate::{
     spec::vmsa::InputAddress,
 };
 
-/// Which translations a `CMD_TLBI_*` invalidates.
+/// The translations that a `CMD_TLBI_*` invalidates.
 ///
 /// No more than complete translations are cached, so `Leaf` says nothing about what
 /// the TLB has: it narrows what must be read again by walks in flight. Level hints
@@ -34,7 +34,7 @@ pub enum TlbiScope {
         /// The ASID.
         asid: u16,
     },
-    /// Virtual addresses of an ASID, and global ones whatever their ASID
+    /// Virtual addresses of an ASID, and global ones regardless of their ASID
     /// (`CMD_TLBI_NH_VA`).
     Address {
         /// The VMID that the ASID belongs to.

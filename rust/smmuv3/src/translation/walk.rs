@@ -168,7 +168,7 @@ fn limit_output(granule_shift: u8, output_bits: u8) -> u8 {
     }
 }
 
-/// Why a stage does not translate.
+/// The reason that a stage does not translate.
 #[derive(Clone, Copy)]
 enum Cause {
     Fault(EventType),

@@ -41,7 +41,7 @@ struct Extent {
     /// By the last of them: the page or block, or the place where one is missing.
     leaf: u8,
     /// The last of them may be global, which the invalidation of an address
-    /// reaches whatever ASID it names.
+    /// reaches regardless of the ASID that it names.
     global: bool,
 }
 
@@ -169,7 +169,7 @@ pub struct Walk {
     slot: usize,
     stage1: Extent,
     stage2: Extent,
-    /// Which of the inputs stage 2 translates now.
+    /// Index of the input that stage 2 translates now.
     ipa: Option<usize>,
     pub(super) undisturbed: bool,
 }

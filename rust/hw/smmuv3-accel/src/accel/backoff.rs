@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// The next attempt after one or more that failed.
 ///
 /// Attempts run under the Big QEMU Lock, so the share of the time that slow ones take
-/// is bounded: before the next one passes [`Self::SHARE`] times what the last one took.
+/// is bounded: [`Self::SHARE`] times the duration of the last one passes before the next.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     failures: u32,
@@ -22,11 +22,11 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(10);
     /// The delay does not grow beyond this, unless the attempts take long.
     const LONGEST: Duration = Duration::from_secs(5);
-    /// Times what an attempt takes pass before the next one.
+    /// Multiple of an attempt's duration that passes before the next one.
     const SHARE: u32 = 10;
-    /// Attempts that take less than this are afforded whenever the guest asks.
+    /// Attempts that take less than this are made whenever the guest asks.
     const QUICK: Duration = Duration::from_millis(10);
-    /// Failures after which the timer does not try again: two minutes of them.
+    /// Number of failures after which the timer does not retry: two minutes of them.
     const LAST: u32 = 32;
 
     /// Notes that an attempt failed which began at `begun`; `before` are those that
@@ -43,14 +43,14 @@ impl Backoff {
         }
     }
 
-    /// Returns the same, without an end to the timer's attempts if `is_urgent`.
+    /// Returns the same, without a limit of the timer's attempts if `is_urgent`.
     #[must_use]
     pub const fn urgent(self, is_urgent: bool) -> Self {
         Self { is_urgent, ..self }
     }
 
-    /// Returns how long the timer waits from `now` on; `None` if it has tried often
-    /// enough: then only the guest's next command does.
+    /// Returns the timer's delay from `now` on; `None` after its last attempt: then
+    /// only the guest's next command retries.
     pub fn delay(&self, now: Instant) -> Option<Duration> {
         if self.failures > Self::LAST && !self.is_urgent {
             return None;
@@ -63,7 +63,7 @@ impl Backoff {
         Some(delay.saturating_sub(now.saturating_duration_since(self.ended)))
     }
 
-    /// Returns whether an attempt that the guest asks for can be afforded by `now`.
+    /// Returns whether an attempt that the guest asks for may be made at `now`.
     pub fn permits(&self, now: Instant) -> bool {
         self.took < Self::QUICK
             || now.saturating_duration_since(self.ended) >= self.took.saturating_mul(Self::SHARE)

@@ -23,7 +23,7 @@ pub struct AccelBackend<'a> {
     /// For its name only
     smmu: &'a DeviceState,
     slice: TimeSlice,
-    /// Nanoseconds that the last call of the host took, if there was one
+    /// Duration of the last call of the host in nanoseconds, if there was one
     last_call: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ impl<'a> AccelBackend<'a> {
         self.smmu.canonical_path().unwrap_or_default()
     }
 
-    /// Takes the streams that `select` picks to abort, for as long as `how` says.
+    /// Quarantines the streams that `select` picks, for as long as `how` says.
     fn quarantine_streams(&mut self, how: Quarantine, select: impl Fn(&Stream) -> bool) {
         self.slice.note_delay();
         self.with(|streams, viommu| {
@@ -71,7 +71,7 @@ impl<'a> AccelBackend<'a> {
 
 impl Backend for AccelBackend<'_> {
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
-        // no device, nothing that is used; what is plugged in later begins afresh
+        // without a device nothing is cached that is used, and a later vIOMMU is invalidated first
         self.last_call = None;
         let (slice, last_call) = (&mut self.slice, &mut self.last_call);
         let result = self.accel.with_parts(|_, viommu| {
@@ -103,8 +103,8 @@ impl Backend for AccelBackend<'_> {
     }
 
     fn has_vdevice(&mut self, sid: u32) -> bool {
-        // nothing is cached for a stream on abort, and a device whose ATS does not
-        // answer would make every flush wait for it
+        // nothing is cached for a stream that is attached to abort, and a device whose
+        // ATS does not answer would make every flush wait for it
         self.with(|streams, _| {
             streams
                 .iter()

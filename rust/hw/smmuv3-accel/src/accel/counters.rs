@@ -3,7 +3,7 @@
 
 //! Counters of attachments, and the state of each stream, for users to read.
 
-/// Counters of what was done in the host beside the Command queue. They wrap around.
+/// Counters of operations in the host other than the Command queue's. They wrap around.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachCounters {
     /// Attachments to stage 1
@@ -12,7 +12,7 @@ pub struct AttachCounters {
     pub bypass: u64,
     /// Attachments to the abort HWPT
     pub abort: u64,
-    /// Devices that were attached to what was wanted already
+    /// Attachments that were not needed, because the device was attached as wanted
     pub unchanged: u64,
     /// Attachments that the host has refused
     pub refused: u64,
@@ -24,15 +24,15 @@ pub struct AttachCounters {
     pub vdevices: u64,
     /// vEVENTQs that were allocated
     pub veventqs: u64,
-    /// Calls that invalidate, beside those of the Command queue
+    /// Calls that invalidate, except those of the Command queue
     pub invalidations: u64,
     /// Streams that were quarantined
     pub quarantines: u64,
-    /// How often every stream was put on abort
+    /// Number of times that all streams were quarantined at once (fail closed)
     pub failed_closed: u64,
-    /// How often the host was given up on
+    /// Number of times that the host was given up on
     pub host_lost: u64,
-    /// How often a host that was given up on was used again
+    /// Number of times that a host that was given up on was used again
     pub host_recovered: u64,
 }
 
@@ -73,12 +73,12 @@ pub struct StreamStatus {
     pub device: String,
     /// Its ID in the host's iommufd
     pub host_device_id: u32,
-    /// What it is attached to
+    /// Its attachment: `stage1`, `bypass`, `abort`, `blocked` or `stage2`
     pub translation: &'static str,
     /// The words of the STE that the host has, if stage 1 translates
     pub ste: Option<[u64; 2]>,
-    /// Its transactions are aborted whatever the guest's tables say
+    /// Its transactions are aborted regardless of the guest's tables
     pub is_quarantined: bool,
-    /// The host knows it by its `StreamID`
+    /// The host has a vDEVICE for its `StreamID`
     pub has_vdevice: bool,
 }

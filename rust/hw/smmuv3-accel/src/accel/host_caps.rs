@@ -15,12 +15,12 @@ use util::{ensure, Result};
 /// must be issued twice (erratum T264-SMMU-3). Newer than QEMU's copy of the uAPI.
 const ERRATA_REPEAT_TLBI_CFGI: u32 = 1 << 0;
 
-/// What the host's SMMU says about itself.
+/// The host SMMU's ID registers and flags.
 #[derive(Clone, Copy, Debug)]
 pub struct HostInfo(ArmSmmuv3HwInfo);
 
 impl HostInfo {
-    /// Asks the SMMU that `device` is behind.
+    /// Returns those of the SMMU that `device` is behind.
     pub fn of(device: &HostDevice) -> Result<Self> {
         device.hw_info().map(Self)
     }
@@ -42,12 +42,13 @@ impl HostInfo {
 
 /// Refuses a host whose SMMU lacks what `guest` shows.
 ///
-/// Looked at are the fields that `struct iommu_hw_info_arm_smmuv3` lets a VMM
-/// read, two more that the properties `ats` and `oas` are defined by (IDR0.ATS
-/// and IDR5.OAS), and IDR3.HAD, because an SMMU without it ignores CD.HAD0 and
-/// CD.HAD1 (§5.4): a guest that sets them leaves bits for its own use in its
-/// tables, which would then restrict its DMA. What is not on the kernel's list is
-/// used to take features away only, so a kernel that clears it does no harm.
+/// The fields that are checked are those that `struct iommu_hw_info_arm_smmuv3`
+/// lets a VMM read, two more that the properties `ats` and `oas` are defined by
+/// (IDR0.ATS and IDR5.OAS), and IDR3.HAD, because an SMMU without it ignores
+/// CD.HAD0 and CD.HAD1 (§5.4): a guest that sets them leaves bits for its own use
+/// in its tables, which would then restrict its DMA. Fields that are not on the
+/// kernel's list only take features away, so a kernel that clears them does no
+/// harm.
 pub fn check(guest: &Features, info: &HostInfo) -> Result<()> {
     let host = info.features();
     let both = |name: &str, host_value: u8, guest_value: u8| {

@@ -3,10 +3,10 @@
 
 //! Assigned devices behind the SMMU: the host's SMMU walks the guest's stage 1.
 //!
-//! The promise kept here: at every moment, an assigned device is translated by what the guest's
-//! registers and Stream table say, and by nothing else. So whatever changes their meaning
-//! (CR0.SMMUEN, GBPA, configuration commands, reset, hot-plug) ends in
-//! [`Accel::reattach_all`] or its like, and what the host refuses becomes abort.
+//! The invariant: at every moment, an assigned device is translated as the guest's registers and
+//! Stream table say, or it is aborted. So every change of their meaning (CR0.SMMUEN, GBPA,
+//! configuration commands, reset, hot-plug) ends in [`Accel::reattach_all`] or a function for
+//! some of the devices, and an attachment that the host refuses is replaced by abort.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -55,10 +55,10 @@ use viommu::Viommu;
 pub struct Accel {
     /// None before the SMMU is realized, and none with accel=off
     devices: BqlRefCell<Option<Devices>>,
-    /// Tries again to attach streams that the host has refused for now
+    /// Retries attachments that the host has refused for now
     pub retry: Timer,
     /// [`Self::begin_commands`] has something to do. Atomic, because that costs a doorbell less
-    /// than a look at who has the BQL.
+    /// than a check that the BQL is held.
     is_pending: AtomicBool,
 }
 
@@ -66,19 +66,19 @@ pub struct Accel {
 #[derive(Debug)]
 struct Devices {
     properties: SmmuProperties,
-    /// `auto` was replaced by what the first host has
+    /// The `auto` properties have the values of the first host
     resolved: bool,
     /// Dropped before the vIOMMU, whose children its members are
     streams: Vec<Stream>,
-    /// There is one while there is a vIOMMU and the guest's Event queue is enabled
+    /// Open while there is a vIOMMU and the guest's Event queue is enabled
     veventq: Option<VeventQ>,
-    /// One that was closed, and that the host has not destroyed
+    /// A closed vEVENTQ that the host has not destroyed
     busy_veventq: Option<HostObject>,
-    /// A failure to get one was reported: the guest can cause as many as it likes
+    /// A failure to open one was reported: once, because the guest can cause any number
     veventq_reported: bool,
-    /// There is one as long as there is a stream
+    /// Allocated as long as there is a stream
     viommu: Option<Viommu>,
-    /// What was done with devices and vIOMMUs that are gone
+    /// Counters of vEVENTQs, and of devices and vIOMMUs that are gone
     counters: AttachCounters,
 }
 
@@ -102,7 +102,7 @@ impl Devices {
         Some((&mut self.streams, viommu))
     }
 
-    /// Closes the host's queue.
+    /// Closes the vEVENTQ.
     fn close_veventq(&mut self) {
         if let Some(veventq) = self.veventq.take() {
             self.busy_veventq = veventq.close();
@@ -127,7 +127,7 @@ impl Accel {
         }
     }
 
-    /// Makes assigned devices possible.
+    /// Enables assigned devices.
     pub fn enable(&self, properties: SmmuProperties) {
         *self.devices.borrow_mut() = Some(Devices::new(properties));
     }
@@ -138,7 +138,7 @@ impl Accel {
         devices.as_ref().is_some_and(|devices| devices.resolved)
     }
 
-    /// Returns what was counted so far.
+    /// Returns the sums of all counters.
     pub fn counters(&self) -> AttachCounters {
         let devices = self.devices.borrow();
         let Some(devices) = devices.as_ref() else {
@@ -151,7 +151,7 @@ impl Accel {
             .fold(devices.counters, AttachCounters::plus)
     }
 
-    /// Returns what users see of each device, by `StreamID`.
+    /// Returns the state of each device that users see, ordered by `StreamID`.
     pub fn status(&self) -> Vec<StreamStatus> {
         let devices = self.devices.borrow();
         let streams = devices.iter().flat_map(|devices| &devices.streams);
@@ -171,7 +171,7 @@ impl Accel {
     /// Attaches a device that VFIO has bound to iommufd and that is plugged in behind the SMMU
     /// whose name and path `owner` returns.
     ///
-    /// Returns how to submit batches to its host if it is the first device; then a vEVENTQ can
+    /// Returns the policy for batches to its host if it is the first device; then a vEVENTQ can
     /// be opened.
     pub fn plug(
         &self,
@@ -248,7 +248,7 @@ impl Accel {
                 let _ = stream.bind_vdevice(viommu);
             }
             viommu.permit_attempt();
-            // on failure the device is blocked, and a fresh vIOMMU goes with this frame
+            // on failure the device is blocked, and a new vIOMMU is dropped with this frame
             if let Err(error) = stream.attach_initial(viommu, stream_id, &config) {
                 // copied, because the vIOMMU has to outlive the stream
                 let fresh = fresh.as_ref().map(|made| made.counters);
@@ -273,7 +273,7 @@ impl Accel {
         Ok(policy)
     }
 
-    /// Detaches the device at `function`, which goes.
+    /// Detaches the device at `function`, which is being unplugged.
     pub fn unplug(&self, function: PciFunction<'_>) {
         let mut devices = self.devices.borrow_mut();
         let Some(devices) = devices.as_mut() else {
@@ -299,27 +299,25 @@ impl Accel {
         }
     }
 
-    /// Attaches every device to what registers and Stream table say now.
+    /// Attaches every device as registers and Stream table say now.
     pub fn reattach_all(&self, state: &GuestState) {
         self.attach_streams(state, None, |_| true);
     }
 
-    /// Attaches the devices whose `StreamID` is another than before to what registers and Stream
-    /// table say now.
+    /// Attaches the devices whose `StreamID` has changed as registers and Stream table say now.
     pub fn reattach_renumbered(&self, state: &GuestState) {
         self.attach_streams(state, None, |_| false);
     }
 
-    /// Attaches the stream `sid` as `config` says, and the devices whose `StreamID` is another than
-    /// before to what registers and Stream table say now. Returns whether stage 1 translates the
-    /// stream.
+    /// Attaches the stream `sid` as `config` says, and the devices whose `StreamID` has changed as
+    /// registers and Stream table say now. Returns whether stage 1 translates the stream.
     pub fn attach_stream(&self, state: &GuestState, sid: u32, config: &StreamConfig) -> bool {
         self.attach_streams(state, Some(config), |stream_id| stream_id == sid)
     }
 
-    /// Attaches the streams that `select` picks by their `StreamID`, and those whose `StreamID` is
-    /// another than before, to what registers and Stream table say now. What they say of those
-    /// picked is `known` if it is given. Returns whether stage 1 translates one of those picked.
+    /// Attaches the streams that `select` picks by their `StreamID`, and those whose `StreamID` has
+    /// changed, as registers and Stream table say now. `known` is the configuration of those
+    /// picked, if it is given. Returns whether stage 1 translates one of those picked.
     fn attach_streams(
         &self,
         state: &GuestState,
@@ -340,8 +338,8 @@ impl Accel {
                 })
                 .collect::<Vec<(OwnedPciFunction, u32)>>()
         });
-        // Nothing is borrowed here: the tables lie where the guest says, and what is read there
-        // may be a device.
+        // Nothing is borrowed here, because the guest chooses the addresses of its tables, and a
+        // read may lead to a device.
         let configs: Vec<(OwnedPciFunction, u32, StreamConfig)> = wanted
             .into_iter()
             .flatten()
@@ -388,13 +386,13 @@ impl Accel {
         translates.unwrap_or(false)
     }
 
-    /// Tries again to attach the streams that the host has refused for now: from a timer.
+    /// Retries attachments that the host has refused for now: called by the timer.
     pub fn retry_due(&self) {
         self.retry_if(|stream, now| {
             let delay = stream.backoff().and_then(|backoff| backoff.delay(now));
             delay == Some(Duration::ZERO)
         });
-        // QEMU's clock may run ahead of the one that `delay` looks at
+        // QEMU's clock may run ahead of the one that `delay` uses
         self.schedule_retry();
     }
 
@@ -404,14 +402,14 @@ impl Accel {
         self.is_pending.load(Ordering::Relaxed)
     }
 
-    /// Prepares for commands of the guest. Tries again to attach streams, because the guest may
+    /// Prepares for commands of the guest. Retries refused attachments, because the guest may
     /// know that a device has been reset, and wait for it. Returns the events that the host is
     /// known to have: they are recorded before a `CMD_SYNC` completes, not when the main loop
-    /// comes to them (§4.7.3).
+    /// finds the vEVENTQ readable (§4.7.3).
     ///
-    /// Other events may be on their way. To look for them here would guarantee nothing, because
-    /// the host's thread that forwards them waits for no command of ours, and would cost a
-    /// system call for each doorbell.
+    /// The host may be about to report other events. A drain for them here would guarantee
+    /// nothing, because the host's thread that reports them waits for no command of ours, and
+    /// would cost a system call for each doorbell.
     pub fn begin_commands(&self) -> Vec<PendingEvent> {
         self.retry_if(|stream, now| stream.backoff().is_some_and(|backoff| backoff.permits(now)));
         let events = self.drain_by(|veventq| {
@@ -426,7 +424,7 @@ impl Accel {
     }
 
     /// Notes whether there is something to do before commands are executed, so that a doorbell
-    /// need not look for it.
+    /// only has to read a flag.
     fn note_pending(&self) {
         let is_pending = self.devices.borrow().as_ref().is_some_and(|devices| {
             devices.veventq.as_ref().is_some_and(VeventQ::has_more)
@@ -522,7 +520,7 @@ impl Accel {
                 report(&Error::msg(format!(
                     "arm-smmuv3: the host reports no more fault events: {error}"
                 )));
-                // or the main loop would call without end
+                // otherwise the main loop would call without end
                 devices.close_veventq();
                 entries
             }
@@ -548,7 +546,7 @@ impl Accel {
         if devices.veventq.is_some() {
             return;
         }
-        // a vIOMMU has one queue of a kind: if there still is an old one, try again
+        // a vIOMMU has one vEVENTQ of a type: if the old one still exists, retry to destroy it
         devices.busy_veventq = None;
         let Some(viommu) = devices.viommu.as_ref() else {
             return;

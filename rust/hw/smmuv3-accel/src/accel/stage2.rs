@@ -5,8 +5,8 @@
 //!
 //! The host tags what it caches with the VMID of the stage 2, and a guest's
 //! invalidations reach everything with that VMID. Guests name ASIDs for each SMMU on
-//! its own, so two SMMUs of a guest must not share a VMID: what one of them uses as
-//! ASID 3 would be the other's ASID 3 too.
+//! its own, so two SMMUs of a guest must not share a VMID: ASID 3 of one of them would
+//! be ASID 3 of the other, too.
 //!
 //! VFIO makes one stage 2 for all devices behind one SMMU of the host. The first SMMU
 //! of the guest takes that; each further one has a stage 2 of its own made, of the
@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use qemu_ext::iommufd::{HostDevice, HostObject};
 use util::{Error, Result};
 
-/// The stages 2 of VFIO that are in use by a vIOMMU: which, and by whom.
+/// VFIO's stages 2 that a vIOMMU uses, each with the name of the guest's SMMU.
 static IN_USE: Mutex<Vec<(Key, String)>> = Mutex::new(Vec::new());
 
 /// A stage 2 in this process: the iommufd, by the address of QEMU's object, and the ID
@@ -38,7 +38,7 @@ fn with_claims<R>(function: impl FnOnce(&mut Vec<(Key, String)>) -> R) -> R {
 pub struct Claim(Key);
 
 impl Claim {
-    /// Takes `key` for the SMMU `owner`.
+    /// Claims `key` for the SMMU `owner`.
     ///
     /// # Errors
     ///
@@ -72,8 +72,8 @@ pub enum Stage2 {
 impl Stage2 {
     /// Returns a stage 2 for the SMMU `owner`, which `device` is behind.
     ///
-    /// A second I/O address space would be no way out where the host cannot make
-    /// another stage 2: it would have to make one for that too.
+    /// A second I/O address space would not help on a host that cannot make another
+    /// stage 2, because it needs one, too.
     pub fn new(device: &HostDevice, owner: &str) -> Result<Self> {
         let key = Key {
             iommufd: device.backend_address(),

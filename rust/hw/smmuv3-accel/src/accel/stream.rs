@@ -23,23 +23,23 @@ use super::{
 
 ::trace::include_trace!("hw_arm");
 
-/// What a device is attached to in the host.
+/// The attachment of a device in the host.
 #[derive(Debug)]
 enum Attachment {
-    /// What VFIO attached it to: the guest's memory, untranslated. Only until
-    /// the SMMU has taken the device over.
+    /// VFIO's stage-2 HWPT: the guest's memory, untranslated. Only until
+    /// [`Stream::attach_initial`].
     Stage2,
     /// Nothing: the host blocks every transaction
     Blocked,
-    /// The vIOMMU's abort translation
+    /// The vIOMMU's abort HWPT
     Abort,
-    /// The vIOMMU's bypass translation
+    /// The vIOMMU's bypass HWPT
     Bypass,
     /// Stage 1 as these words of the STE say, nested in stage 2
     Stage1 {
         object: HostObject,
         ste: [u64; 2],
-        /// The host notes it when it attaches, for the events it reports
+        /// Noted by the host on attachment, for the events that it reports
         stream_id: u32,
     },
 }
@@ -63,27 +63,27 @@ pub struct Stream {
     attached_sid: Option<u32>,
     /// Another device has the `StreamID`
     is_waiting: bool,
-    /// What the guest's registers and tables said when they were last evaluated
+    /// The configuration by the guest's registers and tables at their last evaluation
     wanted: StreamConfig,
-    /// The host is to know the device by its `StreamID` whatever it is attached to
+    /// A vDEVICE is to be bound regardless of the attachment
     wants_vdevice: bool,
-    /// Aborted whatever the guest's tables say
+    /// Aborted regardless of the guest's tables
     quarantine: Quarantine,
-    /// The device is not attached to what is wanted, and will be
+    /// The device is not attached as wanted, and another attempt follows
     backoff: Option<Backoff>,
     attaching: ErrorRateLimit,
     binding: ErrorRateLimit,
     blocking: ErrorRateLimit,
-    /// What was done with this device
+    /// Counters of this device
     pub counters: AttachCounters,
 }
 
-/// Why a device's transactions are aborted whatever the guest's tables say.
+/// A quarantine: the device's transactions are aborted regardless of the guest's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quarantine {
-    /// They are not
+    /// The device is not quarantined
     None,
-    /// Others did not answer, so this device was not asked: until the next attempt
+    /// Other devices did not answer, so this one was not asked: until the next attempt
     Brief,
     /// Its invalidations did not complete (§3.9.1.4): until the guest
     /// configures it again
@@ -155,7 +155,7 @@ impl Stream {
         self.function().requester_id().into()
     }
 
-    /// Returns whether the host knows the device by `stream_id`.
+    /// Returns whether the host has a vDEVICE of the device for `stream_id`.
     pub fn has_vdevice(&self, stream_id: u32) -> bool {
         self.vdevice
             .as_ref()
@@ -170,7 +170,7 @@ impl Stream {
             .unwrap_or_default()
     }
 
-    /// Returns what users see of the device.
+    /// Returns the state of the device that users see.
     pub fn status(&self) -> StreamStatus {
         let (translation, ste) = match &self.attachment {
             Attachment::Stage2 => ("stage2", None),
@@ -191,7 +191,7 @@ impl Stream {
         }
     }
 
-    /// Takes the device to abort, for as long as `how` says.
+    /// Quarantines the device, for as long as `how` says.
     pub fn quarantine(&mut self, viommu: &Viommu, how: Quarantine) {
         if !self.is_quarantined() {
             count(&mut self.counters.quarantines);
@@ -226,7 +226,7 @@ impl Stream {
             .is_some_and(|decided| decided != stream_id)
     }
 
-    /// Returns whether the device's transactions are aborted whatever the guest's tables say.
+    /// Returns whether the device's transactions are aborted regardless of the guest's tables.
     pub const fn is_quarantined(&self) -> bool {
         !matches!(self.quarantine, Quarantine::None)
     }
@@ -241,8 +241,8 @@ impl Stream {
         !matches!(self.attachment, Attachment::Abort | Attachment::Blocked)
     }
 
-    /// Returns the attempts so far to attach the device to what is wanted, if they
-    /// have failed and there are to be more.
+    /// Returns the delay of the next attempt to attach the device as wanted, if the
+    /// attempts so far have failed and another one follows.
     pub const fn backoff(&self) -> Option<&Backoff> {
         self.backoff.as_ref()
     }
@@ -253,8 +253,8 @@ impl Stream {
         self.attached_sid = None;
     }
 
-    /// Makes the host know the device's `StreamID` before it is attached to
-    /// anything but stage 1: without it the host reports no events for it.
+    /// Binds a vDEVICE for the device's `StreamID` before the device is attached
+    /// to anything but stage 1: without it the host reports no events of the device.
     ///
     /// # Errors
     ///
@@ -275,9 +275,9 @@ impl Stream {
         }
     }
 
-    /// Attaches the device to what `config`, of `stream_id`, says. If the host
-    /// refuses, the device goes to abort: it never stays on what it had. What the
-    /// host may accept a moment later is tried again: see [`retry`](Self::retry).
+    /// Attaches the device as `config`, the configuration of `stream_id`, says. If the
+    /// host refuses, the device is attached to abort: it never keeps its previous
+    /// attachment. After a transient failure there is a [`retry`](Self::retry).
     ///
     /// Returns whether stage 1 now translates.
     pub fn apply(
@@ -294,7 +294,7 @@ impl Stream {
         self.attach_wanted(viommu)
     }
 
-    /// Takes the device to abort until its `StreamID` is no other device's: a vIOMMU
+    /// Attaches the device to abort until no other device has its `StreamID`: a vIOMMU
     /// has one vDEVICE for each.
     pub fn wait_for_stream_id(&mut self, viommu: &Viommu) {
         self.attached_sid = None;
@@ -313,12 +313,12 @@ impl Stream {
         self.is_waiting = is_waiting;
     }
 
-    /// Returns whether the device waits for its `StreamID` to be no other's.
+    /// Returns whether the device waits until no other one has its `StreamID`.
     pub const fn waits_for_stream_id(&self) -> bool {
         self.is_waiting
     }
 
-    /// Attaches the device to what the guest wanted last, and the host refused.
+    /// Retries the last attachment that the guest wanted and the host refused.
     pub fn retry(&mut self, viommu: &mut Viommu) {
         if self.quarantine == Quarantine::Brief {
             self.quarantine = Quarantine::None;
@@ -353,7 +353,7 @@ impl Stream {
                 is_transient |= failure.is_transient();
                 self.report_attach_error(&failure);
                 self.abort(viommu);
-                // what could be neither aborted nor blocked is not left at that
+                // a device that could be neither aborted nor blocked is retried without end
                 is_exposed = self.is_exposed();
                 false
             }
@@ -363,8 +363,8 @@ impl Stream {
         translates
     }
 
-    /// Attaches a device that is being plugged, as [`apply`](Self::apply) does: a refusal
-    /// is the caller's to report, and leaves the device blocked.
+    /// Attaches a device that is being plugged, as [`apply`](Self::apply) does. A refusal
+    /// leaves the device blocked, and the caller reports it.
     pub fn attach_initial(
         &mut self,
         viommu: &mut Viommu,
@@ -391,8 +391,8 @@ impl Stream {
     /// Detaches the device from its HWPT so that the host blocks all its DMA.
     pub fn block(&mut self) {
         if let Err(failure) = self.device.detach() {
-            // the object cannot be destroyed while the device uses it, but it is
-            // the translation that the guest chose: no more than it had
+            // the HWPT cannot be destroyed while the device uses it, but the guest
+            // chose it: the device has no more access than before
             self.blocking
                 .failure(|| format!("arm-smmuv3: cannot block a device: {failure}"));
             return;
@@ -434,8 +434,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Attaches the device to stage 1. From one stage 1 to another that is a single
-    /// replacement, never by way of abort: some devices do not survive an abort.
+    /// Attaches the device to stage 1. One stage 1 replaces another in a single step,
+    /// without abort in between: some devices do not recover from an abort.
     fn stage1(
         &mut self,
         viommu: &mut Viommu,
@@ -465,7 +465,7 @@ impl Stream {
         count(&mut self.counters.stage1);
         trace::trace_smmuv3_accel_translate_ste(stream_id, object.id(), ste[1], ste[0]);
         self.trace(c"translate", object.id());
-        // drops what was attached before
+        // drops the HWPT that was attached before
         self.attachment = Attachment::Stage1 {
             object,
             ste,
@@ -474,7 +474,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Makes the host know the device by its present `StreamID`.
+    /// Binds a vDEVICE for the device's present `StreamID`, unless there is one.
     fn ensure_vdevice(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
         let stream_id = self.stream_id();
         if self.has_vdevice(stream_id) {

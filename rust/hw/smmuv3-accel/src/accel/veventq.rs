@@ -23,13 +23,13 @@ const DEPTH: u32 = 4096;
 const HEADER_BYTES: usize = 8;
 /// `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`: no event follows, some were lost.
 const FLAG_LOST_EVENTS: u32 = 1 << 0;
-/// Sequence numbers run from 0 to `INT_MAX`, and begin again.
+/// Sequence numbers run from 0 to `INT_MAX` and wrap around.
 const SEQUENCE_MASK: u32 = i32::MAX as u32;
 
-/// Reads in one wakeup: the main loop comes back if there is more.
+/// Maximum number of reads in one wakeup: the main loop calls again if there is more.
 const MAX_READS: usize = 16;
-/// Wakeups in a row that leave the file readable although it has nothing, before
-/// it is given up on: it would keep the main loop busy for ever.
+/// Maximum number of consecutive wakeups that leave the file readable, but empty.
+/// After these it is closed, because it would keep the main loop busy for ever.
 const MAX_IDLE_WAKEUPS: u32 = 1000;
 
 /// The host's queue of one vIOMMU. The file is closed before the object goes.
@@ -37,9 +37,9 @@ const MAX_IDLE_WAKEUPS: u32 = 1000;
 pub struct VeventQ {
     file: EventFile,
     object: HostObject,
-    /// Sequence number that comes next, once one was seen
+    /// The next sequence number, once one was read
     expected: Option<u32>,
-    /// Wakeups in a row after which the file was readable, but empty
+    /// Consecutive wakeups after which the file was readable, but empty
     idle_wakeups: u32,
     /// The last drain has left entries
     has_more: bool,
@@ -63,14 +63,14 @@ impl VeventQ {
         })
     }
 
-    /// Closes the queue, with what it holds. Gives the object back if the host
-    /// does not destroy it now.
+    /// Closes the queue and drops its entries. Returns the object if the host does
+    /// not destroy it now.
     pub fn close(self) -> Option<HostObject> {
         drop(self.file);
         self.object.try_destroy().err()
     }
 
-    /// Parses what one read returned; the rest after a short or unknown entry is dropped.
+    /// Parses the bytes of one read; the rest after a short or unknown entry is dropped.
     fn parse(&mut self, mut bytes: &[u8], mut sink: impl FnMut(PendingEvent)) {
         while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() {
             let [a, b, c, d, e, f, g, h] = *header;
@@ -96,28 +96,28 @@ impl VeventQ {
     }
 }
 
-/// What a wakeup found.
+/// The result of a drain.
 pub enum Drained {
     /// Entries, in order; the queue is empty or the main loop will call again
     Entries(Vec<PendingEvent>),
-    /// The queue is of no more use
+    /// Entries, and the error after which the queue must be closed
     Dead(Vec<PendingEvent>, Error),
 }
 
 impl VeventQ {
-    /// Returns whether entries are known to be there. Asks the host nothing.
+    /// Returns whether the queue is known to have entries. Does not call the host.
     pub const fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Reads what is there.
+    /// Reads entries until the queue is empty, `MAX_READS` times at most.
     pub fn drain(&mut self) -> Drained {
         let mut entries = Vec::new();
         let mut buffer = [0_u8; 4096];
         self.has_more = false;
         for read in 1..=MAX_READS {
             match self.file.read(&mut buffer) {
-                // Linux has nothing more: it does not say EAGAIN
+                // the queue is empty: Linux does not return EAGAIN
                 Ok(0) => break,
                 Ok(count) => {
                     let bytes = buffer.get(..count).unwrap_or_default();
@@ -136,9 +136,9 @@ impl VeventQ {
 
     /// Drains the queue because the main loop has found the file readable.
     ///
-    /// Another drain can come first, as the one before a run of the Command queue does: the
-    /// wakeup then finds nothing through no fault of the kernel's, and is not counted. So
-    /// what counts is that the file is still readable after nothing was read.
+    /// Another drain can come first, such as the one before a run of the Command queue. The
+    /// wakeup then finds nothing, but the kernel is not at fault. So a wakeup is counted only
+    /// if the file is still readable after nothing was read.
     pub fn drain_ready(&mut self) -> Drained {
         let drained = self.drain();
         let Drained::Entries(entries) = drained else {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The guest's slice of a host SMMU, and the two translations that every stream
-//! can be given without one of its own.
+//! The vIOMMU, which is the guest's slice of a host SMMU, and the two HWPTs that all
+//! streams share: abort and bypass.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ const TLBI_NSNH_ALL: [u64; 2] = Invalidation::Tlbi(Tlbi::NSNH_ALL).to_words();
 /// does no harm, and the reserved opcode 0.
 const PROBE: [[u64; 2]; 2] = [TLBI_NSNH_ALL, [0, 0]];
 
-/// How long calls that fail may hold up the machine, one after the other: twice what
-/// Linux waits for a `CMD_SYNC` of its own.
+/// Total duration of consecutive failing calls that may hold up the machine: twice the
+/// time for which Linux waits for a `CMD_SYNC` of its own.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Returns words 0 and 1 of an STE as the host takes them.
@@ -94,12 +94,12 @@ fn not_invalidated(errno: i32) -> HostFailure {
     let reason = std::io::Error::from_raw_os_error(errno);
     HostFailure::new(
         Error::msg(format!("the host does not invalidate its TLB: {reason}")),
-        // whatever the reason is: nothing is lost by another attempt
+        // for any reason, because another attempt does no harm
         libc::EAGAIN,
     )
 }
 
-/// When a call of the host began and ended.
+/// Start and end of a call of the host.
 #[derive(Clone, Copy, Debug)]
 pub struct CallTimes {
     pub begun: Moment,
@@ -109,14 +109,14 @@ pub struct CallTimes {
 /// A vIOMMU. The fields are dropped in this order: children first.
 #[derive(Debug)]
 pub struct Viommu {
-    /// Every transaction is aborted
+    /// The HWPT that aborts every transaction
     pub abort: HostObject,
-    /// Stage 2 only
+    /// The HWPT with stage 2 only
     pub bypass: HostObject,
-    /// `IOMMU_VIOMMU_ALLOC`
+    /// The object of `IOMMU_VIOMMU_ALLOC`
     pub object: HostObject,
     _stage2: Stage2,
-    /// The iommufd that all of it lives in
+    /// The iommufd of these objects
     pub backend: Owned<IommufdBackend>,
     /// The host's SMMU can stall faulting transactions
     stalls: bool,
@@ -127,13 +127,13 @@ pub struct Viommu {
     is_stale: bool,
     /// The host was given up on: see [`Self::give_up`]
     is_lost: bool,
-    /// How long the calls took that have failed since one did not
+    /// Total duration of the calls that have failed since one succeeded
     failing: Duration,
-    /// How long the last of them took
+    /// Duration of the last of them
     last_failure: Duration,
     /// Set while the host fails to invalidate what is stale
     backoff: Option<Backoff>,
-    /// What was done with all devices together
+    /// Counters of what concerns all devices together
     pub counters: AttachCounters,
     /// The path of the guest's SMMU in QOM
     path: String,
@@ -156,8 +156,8 @@ impl Viommu {
             backend: device.backend(),
             stalls: info.features().stall_model() == 0b00,
             repeats: info.repeats_invalidations(),
-            // The VMID may have been another vIOMMU's, and the guest's commands went
-            // nowhere while there was none.
+            // Another vIOMMU may have had the VMID, and the guest's commands had no
+            // effect while there was no vIOMMU.
             is_stale: true,
             is_lost: false,
             failing: Duration::ZERO,
@@ -183,9 +183,9 @@ impl Viommu {
         self.backend.as_ptr::<IommufdBackend>() == device.backend().as_ptr::<IommufdBackend>()
     }
 
-    /// Finds out how this kernel reports an illegal command in a batch, by
-    /// giving it one. Kernels that validate a batch as a whole point at its
-    /// start, others at the offender.
+    /// Detects the form in which this kernel reports an illegal command in a
+    /// batch, by submitting one. Kernels that validate a batch as a whole point
+    /// at its start, others at the offending command.
     pub fn probe_eio_report(&mut self) -> EioReport {
         count(&mut self.counters.invalidations);
         match invalidate(&self.object, PROBE.into_iter()) {
@@ -254,21 +254,21 @@ impl Viommu {
         if is_new {
             count(&mut self.counters.host_lost);
             let now = Instant::now();
-            // What one attempt costs: many quick ones do not make the next one dear.
+            // The duration of one attempt: many quick ones must not delay the next one.
             let begun = now.checked_sub(self.last_failure).unwrap_or(now);
             self.backoff = Some(Backoff::after(None, begun));
         }
         is_new
     }
 
-    /// Permits the next [`Self::invalidate_stale`] however long failed attempts took. For
-    /// what the user asks for, such as the plugging of a device: only a guest's attempts can
-    /// come without end.
+    /// Permits the next [`Self::invalidate_stale`] regardless of the duration of failed
+    /// attempts. For requests of the user, such as plugging a device: only a guest can make
+    /// attempts without end.
     pub fn permit_attempt(&mut self) {
         self.backoff = None;
     }
 
-    /// Has the host invalidate everything of this vIOMMU's, if anything of it may be
+    /// Has the host invalidate all translations of this vIOMMU, if any of them may be
     /// stale. To be called before a stream is attached to stage 1.
     ///
     /// No stream is on stage 1 while something is stale, so nothing becomes stale

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! How a transaction uses the caches: it locks them for each look-up alone, so
-//! that its walks run beside others and beside the guest's commands.
+//! A transaction's use of the caches: it locks them for each look-up alone, so that
+//! its walks run concurrently with others and with the guest's commands.
 
 use smmuv3::translation::{BadConfig, Caches, Context, Entry, StreamContext, Tag, Walk, WalkStep};
 

@@ -42,8 +42,8 @@ pub use notify::{invalidate_all, NotifiedFunctions};
 /// Address mask of bypassed and aborted accesses (4 KiB, less one).
 const PAGE_OFFSET: u64 = 0xfff;
 
-/// How often a transaction is walked for beside invalidations, each of which may reach
-/// the walk. After that they wait for it.
+/// Maximum number of attempts to translate a transaction. Invalidations may race with
+/// the walks of all but the last, and wait for that one.
 const ATTEMPTS: u32 = 4;
 
 /// Whether invalidations may be executed during a walk.
@@ -61,7 +61,7 @@ type Access = (u32, u64, Permissions);
 /// A part of the address space that is translated at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Where the output begins
+    /// The first output address
     output: u64,
     /// The address bits within
     mask: u64,
@@ -115,9 +115,9 @@ impl Page {
 pub struct Translator<'a> {
     /// Registers and caches
     pub state: &'a GuestState,
-    /// Where faults are recorded
+    /// The pending events, to which faults are added
     pub events: &'a PendingEvents,
-    /// The interrupts of that
+    /// The interrupt lines for these
     pub irqs: &'a IrqLines,
     /// Whether the caches are used
     pub has_caches: bool,

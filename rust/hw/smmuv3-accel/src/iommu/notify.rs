@@ -28,7 +28,7 @@ const MAX_BLOCKS: usize = 8;
 #[derive(Default)]
 pub struct NotifiedFunctions {
     functions: BqlRefCell<Arc<Vec<OwnedSmmuFunction>>>,
-    /// How often one was notified
+    /// Number of notifications of them
     notifications: BqlCell<u64>,
 }
 
@@ -63,7 +63,7 @@ impl NotifiedFunctions {
         }
     }
 
-    /// Returns how often a function was notified.
+    /// Returns the number of notifications of functions.
     pub fn notifications(&self) -> u64 {
         self.notifications.get()
     }

@@ -122,7 +122,7 @@ impl Key {
     }
 
     /// Returns the number of the entry's set. Neighbours are spread over all sets; the
-    /// entries of a global page are together whatever their ASIDs.
+    /// entries of a global page are together regardless of their ASIDs.
     #[inline]
     pub(super) const fn set(self) -> usize {
         let number = (self.page & !ATTRIBUTES) >> self.log2_bytes();
