@@ -167,20 +167,21 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     fn step(&mut self, fetched: [u64; 2]) -> Result<(), Failure> {
         let opcode = opcode(fetched);
         self.counters.note_fetched(opcode);
-        let decoded = decode(fetched, self.features).or_else(|illegal| {
-            let instead = self
-                .leniency
-                .instead(opcode, self.features)
-                .ok_or(illegal)?;
-            self.observer.tolerated(opcode);
-            Ok(instead)
-        });
+        // Not moved: it is written in pieces, and a processor cannot read it as a whole
+        // before these are in its cache.
+        let mut decoded = decode(fetched, self.features);
+        if decoded.is_err() {
+            if let Some(instead) = self.leniency.instead(opcode, self.features) {
+                self.observer.tolerated(opcode);
+                decoded = Ok(instead);
+            }
+        }
         self.observer.command(opcode, decoded.as_ref().ok());
-        match decoded {
+        match &decoded {
             Ok(Command::Invalidate(invalidation)) => self.forward(invalidation),
-            Ok(Command::Sync { signal }) => self.sync(opcode, signal),
-            Ok(Command::CfgiSte { sid }) => self.install(opcode, sid, sid),
-            Ok(Command::CfgiSteRange { first, last }) => self.install(opcode, first, last),
+            Ok(Command::Sync { signal }) => self.sync(opcode, *signal),
+            Ok(Command::CfgiSte { sid }) => self.install(opcode, *sid, *sid),
+            Ok(Command::CfgiSteRange { first, last }) => self.install(opcode, *first, *last),
             Ok(Command::PrefetchConfig | Command::PrefetchAddr | Command::NoEffect) => {
                 self.counters.note_without_effect(opcode);
                 self.release()?;
@@ -197,17 +198,17 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
     }
 
     #[inline]
-    fn forward(&mut self, invalidation: Invalidation) -> Result<(), Failure> {
+    fn forward(&mut self, invalidation: &Invalidation) -> Result<(), Failure> {
         if let Invalidation::Tlbi(tlbi) = invalidation {
             if let Some(granules) = self.policy.merge_ranges {
-                self.batch.push_merging(self.cursor, tlbi, granules);
+                self.batch.push_merging(self.cursor, *tlbi, granules);
             } else {
-                self.batch.push(self.cursor, Invalidation::Tlbi(tlbi));
+                self.batch.push(self.cursor, Invalidation::Tlbi(*tlbi));
             }
         } else {
             self.release()?;
-            if self.has_effect(&invalidation) {
-                self.batch.push(self.cursor, invalidation);
+            if self.has_effect(invalidation) {
+                self.batch.push(self.cursor, *invalidation);
             } else {
                 self.counters.note_without_effect(invalidation.opcode());
             }

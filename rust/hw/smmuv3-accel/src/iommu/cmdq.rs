@@ -9,7 +9,6 @@ use smmuv3::{
     cmdq::Backend,
     command::Invalidation,
     ste::StreamConfig,
-    translation::TlbiScope,
 };
 
 use super::notify::{invalidate_configs, invalidate_tlb, NotifiedFunctions};
@@ -67,13 +66,7 @@ impl Backend for SoftwareBackend<'_> {
                 }
                 // no emulated function has an ATC
                 [Invalidation::AtcInv(_)] => {}
-                _ => {
-                    let scopes = run.iter().filter_map(|command| match command {
-                        Invalidation::Tlbi(tlbi) => Some(TlbiScope::of(tlbi)),
-                        _ => None,
-                    });
-                    invalidate_tlb(self.state, self.notified, scopes);
-                }
+                _ => invalidate_tlb(self.state, self.notified, run),
             }
         }
         self.events.flush(self.state, self.irqs);

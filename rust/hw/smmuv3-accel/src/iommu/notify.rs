@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use bql::{BqlCell, BqlRefCell};
 use qemu_ext::arm_smmu::{OwnedSmmuFunction, SmmuFunction};
-use smmuv3::translation::{Range, StreamContext, Tlb, TlbiScope};
+use smmuv3::{
+    command::Invalidation,
+    translation::{Range, StreamContext, Tlb, TlbiScope},
+};
 
 use crate::state::GuestState;
 
@@ -108,26 +111,26 @@ fn affected_range(what: &TlbiScope, context: Option<&StreamContext>, tlb: &Tlb) 
     }
 }
 
-/// Executes `CMD_TLBI_*` commands.
-pub fn invalidate_tlb(
-    state: &GuestState,
-    notified: &NotifiedFunctions,
-    scopes: impl Iterator<Item = TlbiScope>,
-) {
+/// Executes those of `commands` that are `CMD_TLBI_*`.
+pub fn invalidate_tlb(state: &GuestState, notified: &NotifiedFunctions, commands: &[Invalidation]) {
     if notified.is_empty() && !is_invalidation_traced() {
-        let mut scopes = scopes.peekable();
-        while scopes.peek().is_some() {
+        for together in commands.chunks(MAX_TOGETHER) {
             let mut locked = state.lock_to_invalidate();
-            for scope in scopes.by_ref().take(MAX_TOGETHER) {
-                locked.store.invalidate(&scope);
+            for command in together {
+                if let Invalidation::Tlbi(tlbi) = command {
+                    locked.store.invalidate(&TlbiScope::of(tlbi));
+                }
             }
         }
         return;
     }
-    for scope in scopes {
-        trace_invalidation(&scope);
-        state.lock_to_invalidate().store.invalidate(&scope);
-        notify(state, notified, &scope);
+    for command in commands {
+        if let Invalidation::Tlbi(tlbi) = command {
+            let scope = TlbiScope::of(tlbi);
+            trace_invalidation(&scope);
+            state.lock_to_invalidate().store.invalidate(&scope);
+            notify(state, notified, &scope);
+        }
     }
 }
 
