@@ -4,6 +4,7 @@
 //! Pages of `docs/` whose tables name tests as evidence. The tests of this
 //! crate compare pages and sources, so that a page cannot go stale.
 
+pub mod literals;
 pub mod page;
 pub mod tests;
 
