@@ -12,15 +12,20 @@ use std::{ffi::c_uint, fmt};
 
 use util::log::{Log, LogGuard};
 
-/// Logs an error of the guest, if the user has enabled that (`-d guest_errors`).
+/// Returns whether the user wants the guest's errors logged (`-d guest_errors`).
+pub fn is_enabled() -> bool {
+    // SAFETY: reads an integer that a monitor command changes as a whole
+    let level = unsafe { util::bindings::qemu_loglevel };
+    level & (Log::GuestError as c_uint) != 0
+}
+
+/// Logs an error of the guest, if the user has enabled that.
 ///
 /// Writes the line at once, with its end. [`log_mask_ln`](util::log_mask_ln) writes a line
 /// with arguments in pieces, and stops after the first of them, because to `LogGuard`
 /// every write appears to have written nothing.
 pub fn guest_error(message: fmt::Arguments<'_>) {
-    // SAFETY: reads an integer that a monitor command changes as a whole
-    let is_wanted = unsafe { util::bindings::qemu_loglevel } & (Log::GuestError as c_uint) != 0;
-    if is_wanted {
+    if is_enabled() {
         let line = format!("{message}\n");
         // a device works without its log
         let _ = LogGuard::log_fmt(format_args!("{line}"));

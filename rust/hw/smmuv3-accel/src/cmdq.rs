@@ -9,7 +9,6 @@ use std::{
 };
 
 use bql::BqlCell;
-use hwcore::prelude::*;
 use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
     batch::FlushPolicy,
@@ -22,7 +21,7 @@ use crate::{
     irq::{Interrupt, IrqLines},
     memory::GuestRam,
     state::GuestState,
-    trace::{CmdqObserver, RateLimit},
+    trace::CmdqObserver,
 };
 
 /// Commands that one doorbell consumes before the vCPU resumes, unless its time slice
@@ -54,8 +53,6 @@ pub struct CommandQueue {
     pub continue_later: BottomHalf,
     /// Consumes commands that were deferred
     pub deferred: Timer,
-    /// Limit of log lines about ILLEGAL commands that are consumed
-    tolerated: BqlCell<RateLimit>,
     /// Atomic, as the next field, because that costs less than a check that the BQL is held
     doorbells: AtomicU64,
     /// Whether the last run has deferred commands
@@ -70,7 +67,6 @@ impl CommandQueue {
             consumer: BqlCell::new(None),
             continue_later: BottomHalf::new(),
             deferred,
-            tolerated: BqlCell::default(),
             doorbells: AtomicU64::default(),
             is_deferred: AtomicBool::default(),
         }
@@ -159,12 +155,11 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Consumes one slice of commands. `smmu` is named in log lines.
+    /// Consumes one slice of commands.
     pub fn consume<B: Backend>(
         mut self,
         state: &GuestState,
         irqs: &IrqLines,
-        smmu: &DeviceState,
         backend: &mut B,
     ) -> Progress {
         // The moment at which the main loop resumes the consumer cannot be replayed.
@@ -174,7 +169,7 @@ impl Run<'_> {
                 memory: &mut GuestRam,
                 backend,
                 interrupts: &mut CmdqIrqs(irqs),
-                observer: &mut CmdqObserver::new(smmu, features, &self.queue.tolerated),
+                observer: &mut CmdqObserver::new(&state.guest_errors, features),
             };
             self.consumer.consume(run, features, platform, budget)
         });

@@ -297,8 +297,7 @@ impl Smmuv3 {
         } else {
             None
         };
-        let id = self.path_component().unwrap_or_default();
-        self.state.config_errors.set_id(id);
+        self.state.guest_errors.set_name(self.name());
         self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
         // Devices that are on the bus already were plugged in without a check, and an
@@ -489,16 +488,16 @@ impl Smmuv3 {
         };
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.flush_events();
-        let (state, irqs, smmu) = (&self.state, &self.irqs, self.upcast());
+        let (state, irqs) = (&self.state, &self.irqs);
         if self.accel {
             if self.assigned.is_pending() {
                 self.record_all(self.assigned.begin_commands());
             }
-            let mut backend = AccelBackend::new(&self.assigned, state, smmu);
-            run.consume(state, irqs, smmu, &mut backend)
+            let mut backend = AccelBackend::new(&self.assigned, state, self.upcast());
+            run.consume(state, irqs, &mut backend)
         } else {
             let mut backend = SoftwareBackend::new(state, &self.notified, &self.events, irqs);
-            run.consume(state, irqs, smmu, &mut backend)
+            run.consume(state, irqs, &mut backend)
         }
     }
 

@@ -16,7 +16,8 @@
 //! * [`state`]: registers and caches, which the above are given
 //! * [`properties`], [`vmstate`]: the user's settings, and the migration stream
 //! * [`introspection`]: what users can read while the machine runs
-//! * [`irq`], [`memory`], [`deadline`], [`trace`][mod@trace], [`statistics`]: used by all of them
+//! * [`irq`], [`memory`], [`deadline`], [`guest_errors`], [`trace`][mod@trace], [`statistics`]: used by
+//!   all of them
 
 mod accel;
 mod bindings;
@@ -24,6 +25,7 @@ mod cmdq;
 mod deadline;
 mod device;
 mod eventq;
+mod guest_errors;
 mod introspection;
 mod iommu;
 mod irq;

@@ -3,7 +3,6 @@
 
 //! Register accesses.
 
-use qemu_ext::log;
 use smmuv3::registers::Effects;
 
 use crate::{eventq::PendingEvents, irq::IrqLines, state::GuestState};
@@ -57,9 +56,7 @@ pub fn write(
         trace::trace_smmuv3_write_gerrorn(acknowledged, gerrorn);
     }
     if let Some(message) = effects.guest_error {
-        log::guest_error(format_args!(
-            "arm-smmuv3: {message} (write of {value:#x} to {offset:#x})"
-        ));
+        state.guest_errors.bad_write(offset, value, message);
     }
     effects
 }

@@ -11,7 +11,7 @@ use smmuv3::{
     translation::{Store, Walk},
 };
 
-use crate::{statistics::Statistics, trace::ConfigErrors};
+use crate::{guest_errors::GuestErrors, statistics::Statistics};
 
 /// The part of an SMMU that translation uses without the Big QEMU Lock.
 ///
@@ -23,8 +23,8 @@ pub struct GuestState {
     locked: Mutex<Locked>,
     /// Walks that invalidations wait for have ended
     walks_ended: Condvar,
-    /// Reports of ILLEGAL entries in the guest's tables
-    pub config_errors: ConfigErrors,
+    /// The log of the guest's errors
+    pub guest_errors: GuestErrors,
 }
 
 /// [`GuestState`], while it is locked.
@@ -78,7 +78,7 @@ impl GuestState {
                 separations: 0,
             }),
             walks_ended: Condvar::new(),
-            config_errors: ConfigErrors::default(),
+            guest_errors: GuestErrors::default(),
         }
     }
 

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Text of trace events and log lines about commands and events. Tools parse it.
+//! Text of trace events about commands and events. Tools parse it.
 
-use std::{
-    ffi::{CStr, CString},
-    sync::{Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
-};
+use std::ffi::CStr;
 
-use bql::BqlCell;
-use hwcore::prelude::*;
-use qemu_ext::{log, object::ObjectExt};
 use smmuv3::{
     cmdq::Observer,
     command::{opcode::*, Command, Invalidation, Tlbi},
@@ -19,8 +12,9 @@ use smmuv3::{
     gerror::CommandError,
     queue::QueueLayout,
     registers::CmdqRun,
-    translation::BadConfig,
 };
+
+use crate::guest_errors::GuestErrors;
 
 ::trace::include_trace!("hw_arm");
 
@@ -143,69 +137,14 @@ fn trace_range(tlbi: &Tlbi, vmid: i32, asid: i32, stage: i32) {
     );
 }
 
-/// Limits lines in a log that a guest can cause: one a second.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RateLimit(Option<Instant>);
-
-impl RateLimit {
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    /// Returns whether a line may be written now, and counts it if so.
-    fn permits(&mut self) -> bool {
-        let permitted = self.0.is_none_or(|last| last.elapsed() >= Self::INTERVAL);
-        if permitted {
-            self.0 = Some(Instant::now());
-        }
-        permitted
-    }
-}
-
-/// Reports ILLEGAL Stream table entries and Context descriptors. The guest gets
-/// `C_BAD_STE` or `C_BAD_CD` at most, and neither has room for the reason (§7.3.5, §7.3.11).
-#[derive(Debug, Default)]
-pub struct ConfigErrors {
-    /// The SMMU's ID
-    id: OnceLock<String>,
-    limit: Mutex<RateLimit>,
-}
-
-impl ConfigErrors {
-    /// Sets the ID by which the user knows the SMMU.
-    pub fn set_id(&self, id: String) {
-        // a device is realized once
-        let _ = self.id.set(id);
-    }
-
-    /// Reports that the configuration of a stream is ILLEGAL. Does not need the BQL.
-    pub fn report(&self, stream_id: u32, reason: BadConfig) {
-        if trace::trace_smmuv3_illegal_config_enabled() {
-            let text = CString::new(reason.to_string()).unwrap_or_default();
-            trace::trace_smmuv3_illegal_config(stream_id, &text);
-        }
-        // nothing panics while it is locked, and if it did, every value is valid
-        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-        if limit.permits() {
-            let id = self.id.get().map_or("arm-smmuv3", String::as_str);
-            let kind = match reason {
-                BadConfig::Ste(_) => "STE",
-                BadConfig::Cd(_) => "CD",
-            };
-            log::guest_error(format_args!(
-                "{id}: the {kind} of StreamID {stream_id:#x} is ILLEGAL: {reason}"
-            ));
-        }
-    }
-}
-
 /// Traces one run of the Command queue's consumer.
 pub struct CmdqObserver<'a> {
-    device: &'a DeviceState,
+    guest_errors: &'a GuestErrors,
     /// VMIDs count, because there is a stage 2
     has_vmids: bool,
     /// A trace event of single commands is enabled. Checked once a run, because a check for
     /// each command costs as much as executing it.
     are_commands_traced: bool,
-    tolerated: &'a BqlCell<RateLimit>,
 }
 
 /// Returns index and wrap flag of a pointer of the Command queue.
@@ -215,18 +154,12 @@ fn split(ring: &QueueLayout, pointer: u32) -> (u32, u8) {
 }
 
 impl<'a> CmdqObserver<'a> {
-    /// Returns the observer for the SMMU `device`. `tolerated` limits the lines about ILLEGAL
-    /// commands that are consumed.
-    pub fn new(
-        device: &'a DeviceState,
-        features: &Features,
-        tolerated: &'a BqlCell<RateLimit>,
-    ) -> Self {
+    /// Returns the observer for an SMMU.
+    pub fn new(guest_errors: &'a GuestErrors, features: &Features) -> Self {
         Self {
-            device,
+            guest_errors,
             has_vmids: features.s2p(),
             are_commands_traced: are_commands_traced(),
-            tolerated,
         }
     }
 }
@@ -251,15 +184,7 @@ impl Observer for CmdqObserver<'_> {
     }
 
     fn tolerated(&mut self, opcode: u8) {
-        let mut limit = self.tolerated.get();
-        if limit.permits() {
-            self.tolerated.set(limit);
-            log::guest_error(format_args!(
-                "{}: {} is ILLEGAL because IDR0.Hyp is 0; everything is invalidated",
-                self.device.path_component().unwrap_or_default(),
-                command_name(opcode).to_string_lossy()
-            ));
-        }
+        self.guest_errors.tolerated_command(command_name(opcode));
     }
 
     fn error(&mut self, opcode: u8, code: CommandError) {

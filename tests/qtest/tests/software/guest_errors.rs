@@ -10,7 +10,12 @@ use std::{
     time::Instant,
 };
 
-use crate::bench::{machine, Bench};
+use smmuv3_qtest::{smmu::reg, Access};
+
+use crate::{
+    bench::{machine, Bench, IOVA},
+    entries::Entry,
+};
 
 /// The guest errors of one run of QEMU.
 pub struct GuestErrors {
@@ -54,4 +59,31 @@ impl GuestErrors {
             "{expected} lines, at most {limit} are permitted: {lines:#?}"
         );
     }
+}
+
+#[test]
+fn fault_is_logged_at_bounded_rate() {
+    let mut expected = String::new();
+    let log = GuestErrors::of(|bench| {
+        let sid = bench.edu.sid();
+        expected = format!("smmuv3.1: no translation of {IOVA:#x} for StreamID {sid:#x}: ");
+        bench.install(Entry::default());
+        for _ in 0..200 {
+            bench.edu.access(Access::Read, IOVA);
+        }
+    });
+    log.assert_limited(|line| line.starts_with(&expected));
+}
+
+#[test]
+fn forbidden_write_is_logged_at_bounded_rate() {
+    let log = GuestErrors::of(|bench| {
+        // CR0.CMDQEN guards it
+        for low in 0..1000 {
+            bench.smmu.write(reg::CMDQ_BASE, low << 5);
+        }
+    });
+    log.assert_limited(|line| {
+        line.starts_with("smmuv3.1: write to a register") && line.contains(" to 0x90)")
+    });
 }

@@ -493,7 +493,7 @@ impl Accel {
 fn report_bad_ste(state: &GuestState, stream_id: u32, config: &StreamConfig) {
     if let StreamConfig::Bad(reason) = config {
         let reason = BadConfig::Ste(*reason);
-        state.config_errors.report(stream_id, reason);
+        state.guest_errors.bad_config(stream_id, reason);
     }
 }
 

@@ -127,7 +127,7 @@ impl Caches for WalkCaches<'_> {
     }
 
     fn rejected(&mut self, sid: u32, reason: BadConfig) {
-        self.state.config_errors.report(sid, reason);
+        self.state.guest_errors.bad_config(sid, reason);
     }
 
     fn walked(&mut self, step: &WalkStep) {

@@ -12,7 +12,6 @@ use std::{ffi::CStr, sync::MutexGuard};
 use qemu_ext::{
     dma::AddressSpace,
     iommu::{IommuAccess, IommuTlbEntry},
-    log,
 };
 use smmuv3::{
     features::Features,
@@ -168,10 +167,8 @@ impl Translator<'_> {
                 page
             }
             Outcome::Fault(fault) => {
-                log::guest_error(format_args!(
-                    "arm-smmuv3: no translation of {iova:#x} for StreamID {stream_id:#x}: {:?}",
-                    fault.event
-                ));
+                let errors = &self.state.guest_errors;
+                errors.fault(stream_id, iova, fault.event);
                 Page::ABORT
             }
         }
