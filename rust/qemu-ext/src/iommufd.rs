@@ -133,12 +133,15 @@ pub unsafe trait HwInfo: Default {
     const TYPE: u32;
     /// Name of this kind of IOMMU for users.
     const NAME: &'static str;
+    /// The option of Linux without which it describes no IOMMU of this kind.
+    const KERNEL_OPTION: &'static str;
 }
 
 // SAFETY: the struct of integers that belongs to the number
 unsafe impl HwInfo for ArmSmmuv3HwInfo {
     const TYPE: u32 = bindings::IOMMU_HW_INFO_TYPE_ARM_SMMUV3;
     const NAME: &'static str = "SMMUv3";
+    const KERNEL_OPTION: &'static str = "CONFIG_ARM_SMMU_V3_IOMMUFD";
 }
 
 /// The data from which a nested page table is allocated.
@@ -205,6 +208,11 @@ impl HostFailure {
     /// Returns a failure with a text that is not the backend's.
     pub const fn new(error: Error, errno: i32) -> Self {
         Self { error, errno }
+    }
+
+    /// Returns the error number, which is positive, or 0 if it is not known.
+    pub const fn errno(&self) -> i32 {
+        self.errno
     }
 
     /// Returns whether the host may well succeed a moment later: it was interrupted, is short
@@ -467,6 +475,13 @@ impl HostDevice {
         };
         util::ensure!(done, "IOMMU_GET_HW_INFO failed");
         util::ensure!(
+            kind != bindings::IOMMU_HW_INFO_TYPE_NONE,
+            "the host's kernel does not describe the IOMMU of this device (iommufd type 0): for an {} it \
+             needs {}=y",
+            I::NAME,
+            I::KERNEL_OPTION
+        );
+        util::ensure!(
             kind == I::TYPE,
             "the host IOMMU of this device is no {} (iommufd type {kind})",
             I::NAME
@@ -503,7 +518,7 @@ impl HostDevice {
     /// It belongs to the VFIO device, not to the base class.
     fn ioas_id(&self) -> Result<u32> {
         let is_vfio = self.dynamic_cast::<VfioHostDevice>().is_some();
-        util::ensure!(is_vfio, "the device is not VFIO's");
+        util::ensure!(is_vfio, "only vfio-pci devices can be assigned");
         // SAFETY: the agent of an object of this type is the VFIODevice that made it, which
         // outlives it; the field is set before the object is handed over
         Ok(unsafe {

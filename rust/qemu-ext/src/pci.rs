@@ -127,6 +127,11 @@ impl<'a> PciFunction<'a> {
         u16::from_be_bytes([self.bus.number(), self.devfn])
     }
 
+    /// Returns device and function number, as the property `addr` has them.
+    pub fn slot_and_function(self) -> String {
+        format!("{:x}.{:x}", self.devfn >> 3, self.devfn & 7)
+    }
+
     /// Returns the device that is plugged here.
     pub fn device(self) -> Option<Owned<PciDevice>> {
         assert!(bql::is_locked());

@@ -115,7 +115,7 @@ fn accel_without_kvm_is_refused() {
 fn accel_auto_without_assigned_device_is_refused() {
     refused(
         Builder::virt(qemu()).smmu("accel=on"),
-        &["auto", "vfio-pci"],
+        &["'smmuv3.1'", "auto", "vfio-pci"],
     );
     for property in ["ats", "ril", "ssidsize", "oas"] {
         let others: Vec<&str> = FIXED
@@ -172,7 +172,7 @@ fn accel_endpoint_before_smmu_is_refused() {
                 .device("xio3130-downstream,id=below,bus=up,chassis=3")
                 .device(format!("e1000e,romfile=,bus={bus}"))
                 .device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}")),
-            &["arm-smmuv3", "before"],
+            &["arm-smmuv3", "before", "e1000e"],
         );
     }
 }
@@ -186,7 +186,7 @@ fn accel_endpoint_before_smmu_behind_bridge_is_refused() {
                 .device(format!("{bridge},id=conventional,bus=pcie.0"))
                 .device("edu,bus=conventional,addr=2")
                 .device(format!("arm-smmuv3,primary-bus=pcie.0,{FIXED}")),
-            &["arm-smmuv3", "before"],
+            &["arm-smmuv3", "before", "edu"],
         );
     }
 }

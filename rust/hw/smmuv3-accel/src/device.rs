@@ -14,7 +14,7 @@ use common::prelude::*;
 use hwcore::prelude::*;
 use migration::{prelude::*, InvalidError};
 use qemu_ext::{
-    arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods, SmmuFunction, SmmuRegion},
+    arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods, SmmuRegion},
     bh::BottomHalf,
     blocker::MigrationBlocker,
     dma::{AddressSpace, DirectMemory},
@@ -44,7 +44,7 @@ use util::{
 };
 
 use crate::{
-    accel::{cmdq::AccelBackend, Accel, VeventQ},
+    accel::{cmdq::AccelBackend, Accel, Owner, VeventQ},
     cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
     eventq::{PendingEvent, PendingEvents},
     introspection::{self, AllCounters},
@@ -289,24 +289,30 @@ impl Smmuv3 {
         self.state.lock().features = properties.features();
         self.properties.set(Some(properties));
 
+        let name = self.name();
         let blocker = if self.accel {
             self.use_pci_iommu_impl();
-            Some(MigrationBlocker::new(&Error::msg(
-                "the translations of an arm-smmuv3 with accel=on live in the host and cannot be migrated",
-            ))?)
+            Some(MigrationBlocker::new(&Error::msg(format!(
+                "arm-smmuv3 '{name}' with accel=on cannot be migrated, because the translations of its devices \
+                 are in the host: use accel=off for this guest, or shut it down"
+            )))?)
         } else {
             None
         };
-        self.state.guest_errors.set_name(self.name());
+        self.state.guest_errors.set_name(name.clone());
         self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
         // Devices that are on the bus already were plugged in without a check, and an
         // assigned one would keep untranslated access to the guest's memory.
-        ensure!(
-            !self.accel || !pci::has_endpoint(&self.requests),
-            "arm-smmuv3 must come before the devices behind it on the command line (with -nic none or \
-             -nodefaults if it is the machine's own network device)"
-        );
+        if self.accel {
+            if let Some(endpoint) = pci::first_endpoint(&self.requests) {
+                return Err(Error::msg(format!(
+                    "arm-smmuv3 '{name}' with accel=on must come before the devices behind it, but {endpoint} \
+                     is there already: move -device arm-smmuv3 to the front of the command line (and add -nic none \
+                     or -nodefaults if that is the machine's own network device)"
+                )));
+            }
+        }
 
         *self.migration_blocker.borrow_mut() = blocker;
         // A host refuses commands about EL2, and its errors are reported to the guest; in
@@ -319,7 +325,11 @@ impl Smmuv3 {
         self.cmdq.enable(leniency);
         self.run_state.register(RUN_STATE_PRIORITY);
         if self.accel {
-            self.assigned.enable(properties);
+            let owner = Owner {
+                name: name.into(),
+                path: self.canonical_path().unwrap_or_default(),
+            };
+            self.assigned.enable(owner, properties);
             if properties.wants_host() {
                 add_machine_init_done_notifier(&self.machine_done);
             }
@@ -348,8 +358,9 @@ impl Smmuv3 {
         let check = || {
             ensure!(
                 resolved,
-                "arm-smmuv3 with accel=on takes its 'auto' properties from the host of an assigned device: \
-                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize"
+                "arm-smmuv3 '{}' with accel=on takes its 'auto' properties from the host of an assigned device: \
+                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize",
+                self.name()
             );
             Ok(())
         };
@@ -559,8 +570,7 @@ impl Smmuv3 {
             // not backed by iommufd: `permit` has refused the others
             return Ok(());
         };
-        let owner = || (self.name(), self.canonical_path().unwrap_or_default());
-        let policy = self.assigned.plug(&self.state, owner, function, device)?;
+        let policy = self.assigned.plug(&self.state, function, device)?;
         if let Some(policy) = policy {
             self.cmdq.set_policy(policy);
             self.sync_veventq();
@@ -593,7 +603,8 @@ impl Smmuv3 {
         let saved = *self.saved.borrow();
         let registers = saved.registers(&self.state.features()).map_err(|field| {
             report(&Error::msg(format!(
-                "arm-smmuv3: the migration stream is damaged: {field} has a value that no device saves"
+                "{}: the migration stream is damaged: {field} has a value that no device saves",
+                self.name()
             )));
             InvalidError
         })?;
@@ -682,9 +693,10 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
         let function = self.function();
         ensure!(
             !flags.has_map(),
-            "device {} is assigned without nesting (accel=on, iommufd): it needs MAP notifiers, which \
-             arm-smmuv3 does not support",
-            address(function)
+            "{} needs MAP notifiers, which arm-smmuv3 '{}' does not support: set accel=on of the SMMU and \
+             iommufd=ID of the device, or plug the device into another root complex",
+            device_at(function.pci()),
+            self.smmu().name()
         );
         let name = function.region().name();
         let notified = &self.smmu().notified;
@@ -699,10 +711,12 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
     }
 }
 
-/// Returns bus, device and function, as users write them.
-fn address(function: &SmmuFunction) -> String {
-    let [bus, devfn] = function.pci().requester_id().to_be_bytes();
-    format!("{bus:02x}:{:02x}.{:x}", devfn >> 3, devfn & 7)
+/// Returns the device at a place on a bus, as users name it.
+fn device_at(function: PciFunction<'_>) -> String {
+    function.device().map_or_else(
+        || format!("device {}", function.slot_and_function()),
+        |device| device.type_and_id(),
+    )
 }
 
 /// Returns whether this SMMU shows ATS to the guest. Called when the IORT is built.

@@ -165,20 +165,22 @@ pub fn viommu_flags(has_pasid: bool) -> ViommuFlags {
     }
 }
 
-/// Returns whether there is an endpoint behind the SMMU of `requests` already.
+/// Returns the name of an endpoint that is behind the SMMU of `requests` already.
 ///
 /// Every endpoint in the machine asks for its address space once more, the way the PCI core
 /// has it ask: behind a conventional bridge in another one's name.
-pub fn has_endpoint(requests: &AddressSpaceRequests) -> bool {
-    let mut found = false;
+pub fn first_endpoint(requests: &AddressSpaceRequests) -> Option<String> {
+    let mut found = None;
     for_each_object(|object| {
         let Some(device) = object.dynamic_cast::<PciDevice>() else {
             return;
         };
-        if !is_bridge(device) {
+        if found.is_none() && !is_bridge(device) {
             requests.0.set(false);
             device.iommu_address_space();
-            found |= requests.0.get();
+            if requests.0.get() {
+                found = Some(device.type_and_id());
+            }
         }
     });
     found

@@ -13,7 +13,12 @@ use crate::{
 };
 
 /// Words of the error.
-const WORDS: [&str; 2] = ["MAP notifier", "not"];
+const WORDS: [&str; 4] = [
+    "MAP notifiers, which arm-smmuv3 'smmuv3.1' does not support",
+    "vfio-pci '",
+    "accel=on",
+    "iommufd=ID",
+];
 
 #[test]
 fn assigned_device_without_accel_is_refused() {

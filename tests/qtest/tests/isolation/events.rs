@@ -500,5 +500,9 @@ fn host_without_veventq_does_not_stop_guest() {
     }
     bench.expect("as ever", &[("d0", On::Nested(ste::stage1(0x4100_0000)))]);
     let finished = bench.end();
-    assert_eq!(finished.error_lines().len(), 1, "{finished}");
+    let lines = finished.error_lines();
+    assert_eq!(lines.len(), 1, "{finished}");
+    for words in ["smmuv3.1: ", "Linux 6.15"] {
+        assert!(lines[0].contains(words), "{words}: {finished}");
+    }
 }

@@ -26,30 +26,53 @@ const PASID: u32 = 0x1b;
 fn host_lacking_shown_feature_is_refused() {
     let substreams = "accel=on,ats=on,ril=on,oas=44,ssidsize=8";
     let large = "accel=on,ats=on,ril=on,oas=48,ssidsize=0";
-    for (field, register, value, properties) in [
-        ("IDR0.ST_LEVEL", 0, IDR0 & !(0b11 << 27), EXPLICIT),
-        ("IDR0.TTENDIAN", 0, IDR0 | (0b11 << 21), EXPLICIT),
-        ("IDR0.TTF", 0, IDR0 & !(0b11 << 2) | (0b01 << 2), EXPLICIT),
-        ("IDR0.ATS", 0, IDR0 & !(1 << 10), EXPLICIT),
-        ("IDR1.SIDSIZE", 1, IDR1 & !0x3f | 15, EXPLICIT),
+    let none = "cannot be behind";
+    let no_ats = "'ats' of arm-smmuv3 'smmuv3.1' is on, but the host's SMMU only has ats=off \
+                  (IDR0.ATS: host 0, guest 1): set ats=off";
+    let fewer =
+        "'ssidsize' of arm-smmuv3 'smmuv3.1' is 8, but the host's SMMU only has ssidsize=7 \
+                 (IDR1.SSIDSIZE: host 7, guest 8): set ssidsize=7";
+    let smaller = "'oas' of arm-smmuv3 'smmuv3.1' is 48, but the host's SMMU only has oas=44 \
+                   (IDR5.OAS: host 4, guest 5): set oas=44";
+    for (field, register, value, properties, remedy) in [
+        ("IDR0.ST_LEVEL", 0, IDR0 & !(0b11 << 27), EXPLICIT, none),
+        ("IDR0.TTENDIAN", 0, IDR0 | (0b11 << 21), EXPLICIT, none),
+        (
+            "IDR0.TTF",
+            0,
+            IDR0 & !(0b11 << 2) | (0b01 << 2),
+            EXPLICIT,
+            none,
+        ),
+        ("IDR0.ATS", 0, IDR0 & !(1 << 10), EXPLICIT, no_ats),
+        ("IDR1.SIDSIZE", 1, IDR1 & !0x3f | 15, EXPLICIT, none),
         (
             "IDR1.SSIDSIZE",
             1,
             IDR1 & !(0x1f << 6) | (7 << 6),
             substreams,
+            fewer,
         ),
-        ("IDR3.RIL", 3, IDR3 & !(1 << 10), EXPLICIT),
-        ("IDR5.GRAN4K", 5, IDR5 & !(1 << 4), EXPLICIT),
-        ("IDR5.GRAN16K", 5, IDR5 & !(1 << 5), EXPLICIT),
-        ("IDR5.GRAN64K", 5, IDR5 & !(1 << 6), EXPLICIT),
-        ("IDR5.OAS", 5, IDR5 & !0b111 | 0b011, EXPLICIT),
-        ("IDR5.OAS", 5, IDR5 & !0b111 | 0b100, large),
+        ("IDR3.RIL", 3, IDR3 & !(1 << 10), EXPLICIT, "set ril=off"),
+        ("IDR5.GRAN4K", 5, IDR5 & !(1 << 4), EXPLICIT, none),
+        ("IDR5.GRAN16K", 5, IDR5 & !(1 << 5), EXPLICIT, none),
+        ("IDR5.GRAN64K", 5, IDR5 & !(1 << 6), EXPLICIT, none),
+        (
+            "IDR5.OAS",
+            5,
+            IDR5 & !0b111 | 0b011,
+            EXPLICIT,
+            "set oas=auto",
+        ),
+        ("IDR5.OAS", 5, IDR5 & !0b111 | 0b100, large, smaller),
     ] {
         eprintln!("a host that lacks {field}");
         let line = format!("smmu a idr{register}={value:#x}");
         let refusal = Setup::on_host(&line, properties).assign("d0", 1).refuse();
         let error = refusal.refusal();
-        assert!(error.contains(field), "{field}: {error}");
+        for words in [field, remedy] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
     }
 }
 
@@ -77,6 +100,18 @@ fn host_with_other_iommu_type_is_refused() {
         .assign("d0", 1)
         .refuse();
     assert!(refusal.refusal().contains("SMMUv3"), "{refusal}");
+}
+
+/// Linux describes an SMMU only if `CONFIG_ARM_SMMU_V3_IOMMUFD` is set.
+#[test]
+fn host_without_iommu_description_is_refused() {
+    let refusal = Setup::on_host("smmu a kind=0", EXPLICIT)
+        .assign("d0", 1)
+        .refuse();
+    let error = refusal.refusal();
+    for words in ["d0", "CONFIG_ARM_SMMU_V3_IOMMUFD=y"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
 }
 
 #[test]
@@ -141,7 +176,9 @@ fn host_without_shown_had_is_refused() {
         let bench = setup.start();
         assert_eq!(bench.smmu().read(reg::IDR3) & (1 << 2), 1 << 2);
         let error = bench.plug("d1", fd, 2).expect_err("a host without HAD");
-        assert!(error.contains("IDR3.HAD"), "{error}");
+        for words in ["IDR3.HAD", "an arm-smmuv3 of its own"] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
         bench.finish();
     }
 }

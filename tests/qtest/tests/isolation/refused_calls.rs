@@ -188,7 +188,13 @@ fn refused_attaches_are_logged_at_bounded_rate() {
     }
     bench.expect("refused", &[("d0", On::Abort)]);
     let finished = bench.end();
-    assert_eq!(finished.error_lines().len(), 1, "{finished}");
+    let lines = finished.error_lines();
+    let [line] = lines[..] else {
+        panic!("one line was expected: {finished}");
+    };
+    let beginning = format!("smmuv3.1: vfio-pci 'd0', StreamID {:#x}: ", sid(1));
+    assert!(line.contains(&beginning), "{line}");
+    assert!(line.ends_with("its transactions are aborted"), "{line}");
 }
 
 #[test]
@@ -207,6 +213,21 @@ fn refused_base_objects_fail_startup() {
                 .refuse();
             let line = refusal.refusal();
             assert!(line.contains(words), "{call} {errno}: {line}");
+        }
+    }
+}
+
+/// Linux says only that it does not support a vIOMMU, whatever the host lacks.
+#[test]
+fn unsupported_viommu_names_what_host_needs() {
+    for (errno, is_explained) in [("EOPNOTSUPP", true), ("ENOMEM", false)] {
+        let refusal = Setup::new(EXPLICIT)
+            .assign("d0", 1)
+            .script(&format!("fail VIOMMU_ALLOC errno={errno}"))
+            .refuse();
+        let line = refusal.refusal();
+        for words in ["FWB", "CANWBS", "scripts/check-host"] {
+            assert_eq!(line.contains(words), is_explained, "{words}: {line}");
         }
     }
 }

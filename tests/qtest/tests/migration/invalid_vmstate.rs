@@ -48,7 +48,7 @@ fn refused_values(name: &str, values: &[u64]) {
     let stream = sound();
     for value in values {
         let damaged = stream.with(field(name), *value);
-        refused(&damaged, &["arm-smmuv3", "damaged", name]);
+        refused(&damaged, &["smmuv3.1: ", "damaged", name]);
     }
 }
 

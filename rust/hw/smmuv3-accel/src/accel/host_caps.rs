@@ -9,7 +9,7 @@
 
 use qemu_ext::iommufd::{ArmSmmuv3HwInfo, HostDevice};
 use smmuv3::features::Features;
-use util::{ensure, Result};
+use util::{Error, Result};
 
 /// `IOMMU_HW_INFO_ARM_SMMUV3_ERRATA_REPEAT_TLBI_CFGI`: TLBI and CFGI commands
 /// must be issued twice (erratum T264-SMMU-3). Newer than QEMU's copy of the uAPI.
@@ -40,7 +40,83 @@ impl HostInfo {
     }
 }
 
-/// Refuses a host whose SMMU lacks what `guest` shows.
+/// What a user can do about a field of the guest that a host does not match.
+#[derive(Clone, Debug)]
+enum Remedy {
+    /// Set the property `name` to `set`, which shows the guest no more than the host has
+    Property {
+        name: &'static str,
+        guest: String,
+        host: String,
+        set: String,
+    },
+    /// Plug the device in as the first of its SMMU, which shows the guest what that host has
+    FirstDevice,
+    /// None: every guest is shown the same
+    OtherHost,
+}
+
+impl Remedy {
+    fn on_off(name: &'static str, guest: bool, host: bool) -> Self {
+        let value = |is_on: bool| if is_on { "on" } else { "off" }.to_owned();
+        Self::Property {
+            name,
+            guest: value(guest),
+            host: value(host),
+            set: value(host),
+        }
+    }
+
+    fn ssidsize(guest: u8, host: u8) -> Self {
+        Self::Property {
+            name: "ssidsize",
+            guest: guest.to_string(),
+            host: host.to_string(),
+            set: host.to_string(),
+        }
+    }
+
+    fn oas(guest: &Features, host: &Features) -> Self {
+        let set = match host.oas_bits() {
+            // the property has no size that is this small
+            ..=43 => "auto",
+            44..=47 => "44",
+            _ => "48",
+        };
+        Self::Property {
+            name: "oas",
+            guest: guest.oas_bits().to_string(),
+            host: host.oas_bits().to_string(),
+            set: set.to_owned(),
+        }
+    }
+
+    /// Returns the error for the user of the guest's SMMU `smmu`.
+    fn error(self, smmu: &str, field: &str, guest: u8, host: u8) -> Error {
+        Error::msg(match self {
+            Self::Property {
+                name,
+                guest: shown,
+                host: has,
+                set,
+            } => format!(
+                "property '{name}' of arm-smmuv3 '{smmu}' is {shown}, but the host's SMMU only has {name}={has} \
+                 ({field}: host {host}, guest {guest}): set {name}={set}, or put the device behind an \
+                 arm-smmuv3 of its own"
+            ),
+            Self::FirstDevice => format!(
+                "arm-smmuv3 '{smmu}' shows the guest {field} {guest}, but the host's SMMU has {host}, and no \
+                 property changes that: put the device behind an arm-smmuv3 of its own, on the command line"
+            ),
+            Self::OtherHost => format!(
+                "arm-smmuv3 shows every guest {field} {guest}, but the host's SMMU has {host}: \
+                 devices of this host cannot be behind it"
+            ),
+        })
+    }
+}
+
+/// Refuses a host whose SMMU lacks what `guest` shows. `smmu` is the name of the guest's SMMU.
 ///
 /// The fields that are checked are those that `struct iommu_hw_info_arm_smmuv3`
 /// lets a VMM read, two more that the properties `ats` and `oas` are defined by
@@ -49,56 +125,111 @@ impl HostInfo {
 /// in its tables, which would then restrict its DMA. Fields that are not on the
 /// kernel's list only take features away, so a kernel that clears them does no
 /// harm.
-pub fn check(guest: &Features, info: &HostInfo) -> Result<()> {
+pub fn check(smmu: &str, guest: &Features, info: &HostInfo) -> Result<()> {
     let host = info.features();
-    let both = |name: &str, host_value: u8, guest_value: u8| {
-        format!("the host SMMU's {name} does not do for this guest (host {host_value}, guest {guest_value})")
+    let refuse = |is_met: bool, field: &str, shown: u8, has: u8, remedy: Remedy| {
+        if is_met {
+            Ok(())
+        } else {
+            Err(remedy.error(smmu, field, shown, has))
+        }
     };
-    // the guest shows one format only; the host must take exactly that
-    ensure!(
-        host.st_level() == guest.st_level(),
-        both("IDR0.ST_LEVEL", host.st_level(), guest.st_level())
-    );
-    ensure!(
-        host.ttendian() == guest.ttendian() || host.ttendian() == 0,
-        both("IDR0.TTENDIAN", host.ttendian(), guest.ttendian())
-    );
-    ensure!(
-        host.ttf() & guest.ttf() == guest.ttf(),
-        both("IDR0.TTF", host.ttf(), guest.ttf())
-    );
-    // the guest never stalls a transaction; a host that always does wants CD.S set
-    ensure!(
-        host.stall_model() != 0b10,
-        both("IDR0.STALL_MODEL", host.stall_model(), guest.stall_model())
-    );
-    for (name, host_has, guest_has) in [
-        ("IDR0.ASID16", host.asid16(), guest.asid16()),
-        ("IDR0.CD2L", host.cd2l(), guest.cd2l()),
-        ("IDR0.ATS", host.ats(), guest.ats()),
-        ("IDR3.HAD", host.had(), guest.had()),
-        ("IDR3.RIL", host.ril(), guest.ril()),
-        ("IDR5.GRAN4K", host.gran4k(), guest.gran4k()),
-        ("IDR5.GRAN16K", host.gran16k(), guest.gran16k()),
-        ("IDR5.GRAN64K", host.gran64k(), guest.gran64k()),
-        ("IDR5.DS", host.ds(), guest.ds()),
+    for (field, is_met, shown, has) in [
+        // the guest shows one format only; the host must take exactly that
+        (
+            "IDR0.ST_LEVEL",
+            host.st_level() == guest.st_level(),
+            guest.st_level(),
+            host.st_level(),
+        ),
+        (
+            "IDR0.TTENDIAN",
+            host.ttendian() == guest.ttendian() || host.ttendian() == 0,
+            guest.ttendian(),
+            host.ttendian(),
+        ),
+        (
+            "IDR0.TTF",
+            host.ttf() & guest.ttf() == guest.ttf(),
+            guest.ttf(),
+            host.ttf(),
+        ),
+        // the guest never stalls a transaction; a host that always does wants CD.S set
+        (
+            "IDR0.STALL_MODEL",
+            host.stall_model() != 0b10,
+            guest.stall_model(),
+            host.stall_model(),
+        ),
     ] {
-        ensure!(
-            host_has || !guest_has,
-            both(name, u8::from(host_has), u8::from(guest_has))
-        );
+        refuse(is_met, field, shown, has, Remedy::OtherHost)?;
     }
-    for (name, host_value, guest_value) in [
-        ("IDR1.SIDSIZE", host.sidsize(), guest.sidsize()),
-        ("IDR1.SSIDSIZE", host.ssidsize(), guest.ssidsize()),
-        ("IDR3.BBML", host.bbml(), guest.bbml()),
-        ("IDR5.VAX", host.vax(), guest.vax()),
-        ("IDR5.OAS", host.oas(), guest.oas()),
+    for (field, shown, has, remedy) in [
+        (
+            "IDR0.ASID16",
+            guest.asid16(),
+            host.asid16(),
+            Remedy::FirstDevice,
+        ),
+        ("IDR0.CD2L", guest.cd2l(), host.cd2l(), Remedy::OtherHost),
+        (
+            "IDR0.ATS",
+            guest.ats(),
+            host.ats(),
+            Remedy::on_off("ats", guest.ats(), host.ats()),
+        ),
+        ("IDR3.HAD", guest.had(), host.had(), Remedy::FirstDevice),
+        (
+            "IDR3.RIL",
+            guest.ril(),
+            host.ril(),
+            Remedy::on_off("ril", guest.ril(), host.ril()),
+        ),
+        (
+            "IDR5.GRAN4K",
+            guest.gran4k(),
+            host.gran4k(),
+            Remedy::OtherHost,
+        ),
+        (
+            "IDR5.GRAN16K",
+            guest.gran16k(),
+            host.gran16k(),
+            Remedy::OtherHost,
+        ),
+        (
+            "IDR5.GRAN64K",
+            guest.gran64k(),
+            host.gran64k(),
+            Remedy::OtherHost,
+        ),
+        ("IDR5.DS", guest.ds(), host.ds(), Remedy::OtherHost),
     ] {
-        ensure!(
-            host_value >= guest_value,
-            both(name, host_value, guest_value)
-        );
+        refuse(has || !shown, field, shown.into(), has.into(), remedy)?;
+    }
+    for (field, shown, has, remedy) in [
+        (
+            "IDR1.SIDSIZE",
+            guest.sidsize(),
+            host.sidsize(),
+            Remedy::OtherHost,
+        ),
+        (
+            "IDR1.SSIDSIZE",
+            guest.ssidsize(),
+            host.ssidsize(),
+            Remedy::ssidsize(guest.ssidsize(), host.ssidsize()),
+        ),
+        ("IDR3.BBML", guest.bbml(), host.bbml(), Remedy::FirstDevice),
+        ("IDR5.VAX", guest.vax(), host.vax(), Remedy::OtherHost),
+        (
+            "IDR5.OAS",
+            guest.oas(),
+            host.oas(),
+            Remedy::oas(guest, &host),
+        ),
+    ] {
+        refuse(has >= shown, field, shown, has, remedy)?;
     }
     Ok(())
 }

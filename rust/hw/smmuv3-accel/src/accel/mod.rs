@@ -9,14 +9,18 @@
 //! some of the devices, and an attachment that the host refuses is replaced by abort.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     time::{Duration, Instant},
 };
 
 use bql::BqlRefCell;
 use qemu_ext::{
     error::report,
-    iommufd::{HostDevice, HostObject},
+    iommufd::{HostDevice, HostObject, IommufdBackend},
+    object::ObjectExt,
     pci::{OwnedPciFunction, PciFunction},
     runstate::is_machine_ready,
     timer::TimerExt,
@@ -62,9 +66,19 @@ pub struct Accel {
     is_pending: AtomicBool,
 }
 
+/// The guest's SMMU, as users know it.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// Its ID, or its path if it has none: the beginning of each message
+    pub name: Arc<str>,
+    /// Its path in QOM
+    pub path: String,
+}
+
 /// The devices, and what they have in common.
 #[derive(Debug)]
 struct Devices {
+    owner: Owner,
     properties: SmmuProperties,
     /// The `auto` properties have the values of the first host
     resolved: bool,
@@ -83,8 +97,9 @@ struct Devices {
 }
 
 impl Devices {
-    fn new(properties: SmmuProperties) -> Self {
+    fn new(owner: Owner, properties: SmmuProperties) -> Self {
         Self {
+            owner,
             properties,
             resolved: false,
             streams: Vec::new(),
@@ -127,9 +142,9 @@ impl Accel {
         }
     }
 
-    /// Enables assigned devices.
-    pub fn enable(&self, properties: SmmuProperties) {
-        *self.devices.borrow_mut() = Some(Devices::new(properties));
+    /// Enables assigned devices behind the SMMU `owner`.
+    pub fn enable(&self, owner: Owner, properties: SmmuProperties) {
+        *self.devices.borrow_mut() = Some(Devices::new(owner, properties));
     }
 
     /// Returns whether the `auto` properties are resolved.
@@ -168,19 +183,17 @@ impl Accel {
         Some(function(streams, viommu))
     }
 
-    /// Attaches a device that VFIO has bound to iommufd and that is plugged in behind the SMMU
-    /// whose name and path `owner` returns.
+    /// Attaches a device that VFIO has bound to iommufd and that is plugged in behind the SMMU.
     ///
     /// Returns the policy for batches to its host if it is the first device; then a vEVENTQ can
     /// be opened.
     pub fn plug(
         &self,
         state: &GuestState,
-        owner: impl FnOnce() -> (String, String),
         function: PciFunction<'_>,
         device: Owned<HostDevice>,
     ) -> Result<Option<FlushPolicy>> {
-        let (properties, resolved) = {
+        let (owner, properties, resolved) = {
             let devices = self.devices.borrow();
             let Some(devices) = devices.as_ref() else {
                 return Ok(None);
@@ -192,12 +205,13 @@ impl Accel {
                     .is_some_and(|stream| stream.device().id() == device.id());
                 ensure!(
                     known,
-                    "another device is already at {:#x} behind this arm-smmuv3",
-                    function.devfn()
+                    "another device has address {} behind arm-smmuv3 '{}' already: give this one another addr=",
+                    function.slot_and_function(),
+                    devices.owner.name
                 );
                 return Ok(None);
             }
-            (devices.properties, devices.resolved)
+            (devices.owner.clone(), devices.properties, devices.resolved)
         };
 
         let info = HostInfo::of(&device)?;
@@ -205,7 +219,7 @@ impl Accel {
         if !resolved && !is_machine_ready() {
             features = properties.resolve(features, &info.features());
         }
-        host_caps::check(&features, &info)?;
+        host_caps::check(&owner.name, &features, &info)?;
 
         let (registers, _) = state.stream_table();
         // The host may still have this StreamID bound to another device's vDEVICE.
@@ -222,14 +236,15 @@ impl Accel {
             Some(viommu) => {
                 ensure!(
                     viommu.shares_iommufd(&device),
-                    "devices behind one arm-smmuv3 must use the same iommufd object"
+                    "the device uses iommufd '{}', but the others behind arm-smmuv3 '{}' use '{}': \
+                     give all of them the same iommufd=ID",
+                    id_of(&device.backend()),
+                    owner.name,
+                    id_of(&viommu.backend)
                 );
                 None
             }
-            None => {
-                let (name, path) = owner();
-                Some(Viommu::new(&device, &info, &name, path)?)
-            }
+            None => Some(Viommu::new(&device, &info, &owner)?),
         };
         let policy = fresh.as_mut().map(|viommu| FlushPolicy {
             repeat_tlbi_cfgi: info.repeats_invalidations(),
@@ -241,7 +256,7 @@ impl Accel {
             ..FlushPolicy::default()
         });
 
-        let mut stream = Stream::new(function.to_owned(), device);
+        let mut stream = Stream::new(owner.name, function.to_owned(), device);
         if let Some(viommu) = fresh.as_mut().or(devices.viommu.as_mut()) {
             if registers.smmu_enabled {
                 // without it the device works, but its faults are not reported
@@ -490,6 +505,11 @@ impl Accel {
     }
 }
 
+/// Returns the ID that the user has given an iommufd.
+fn id_of(backend: &IommufdBackend) -> String {
+    backend.path_component().unwrap_or_default()
+}
+
 fn report_bad_ste(state: &GuestState, stream_id: u32, config: &StreamConfig) {
     if let StreamConfig::Bad(reason) = config {
         let reason = BadConfig::Ste(*reason);
@@ -518,7 +538,8 @@ impl Accel {
             Drained::Entries(entries) => entries,
             Drained::Dead(entries, error) => {
                 report(&Error::msg(format!(
-                    "arm-smmuv3: the host reports no more fault events: {error}"
+                    "{}: the host reports no more fault events to the guest: {error}",
+                    devices.owner.name
                 )));
                 // otherwise the main loop would call without end
                 devices.close_veventq();
@@ -560,7 +581,8 @@ impl Accel {
             Err(error) => {
                 devices.veventq_reported = true;
                 report(&Error::msg(format!(
-                    "arm-smmuv3: the guest will see no fault events: {error}"
+                    "{}: the guest will see no fault events, for which the host needs Linux 6.15 or newer: {error}",
+                    devices.owner.name
                 )));
             }
         }

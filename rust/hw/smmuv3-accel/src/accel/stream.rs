@@ -3,13 +3,18 @@
 
 //! One assigned device: its HWPT, its vDEVICE, and retries.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use qemu_ext::{
     error::report,
     iommufd::{HostDevice, HostFailure, HostObject},
     object::ObjectExt,
     pci::{OwnedPciFunction, PciFunction},
+    qdev::DeviceExt,
 };
 use qom::prelude::*;
 use smmuv3::ste::StreamConfig;
@@ -58,6 +63,8 @@ pub struct Stream {
     vdevice: Option<Vdevice>,
     device: Owned<HostDevice>,
     function: OwnedPciFunction,
+    /// The SMMU's name in messages
+    smmu: Arc<str>,
     /// The `StreamID` whose STE decided on the attachment, since the last reset.
     /// The host may have refused the vDEVICE of it.
     attached_sid: Option<u32>,
@@ -105,28 +112,31 @@ impl ErrorRateLimit {
         self.failing = false;
     }
 
-    fn failure(&mut self, message: impl FnOnce() -> String) {
+    /// Counts a failure, and returns whether it is to be reported.
+    fn failure(&mut self) -> bool {
         let recent = self
             .last
             .is_some_and(|last| last.elapsed() < Self::INTERVAL);
-        if !self.failing && !recent {
+        let is_reported = !self.failing && !recent;
+        if is_reported {
             self.last = Some(Instant::now());
-            report(&Error::msg(message()));
         }
         self.failing = true;
+        is_reported
     }
 }
 
 impl Stream {
-    /// Starts managing a VFIO device. It stays attached to VFIO's stage-2 HWPT until
+    /// Starts managing a VFIO device behind the SMMU that messages call `smmu`. It stays attached to VFIO's stage-2 HWPT until
     /// [`attach_initial`](Self::attach_initial); callers must call that before the guest can
     /// use the device.
-    pub fn new(function: OwnedPciFunction, device: Owned<HostDevice>) -> Self {
+    pub fn new(smmu: Arc<str>, function: OwnedPciFunction, device: Owned<HostDevice>) -> Self {
         Self {
             attachment: Attachment::Stage2,
             vdevice: None,
             device,
             function,
+            smmu,
             attached_sid: None,
             is_waiting: false,
             wanted: StreamConfig::Abort,
@@ -168,6 +178,18 @@ impl Stream {
         device
             .and_then(|device| device.canonical_path())
             .unwrap_or_default()
+    }
+
+    /// Reports a failure, with the names of the SMMU and of the device, and with the
+    /// `StreamID`, by which the guest's log has the device.
+    fn report(&self, message: fmt::Arguments<'_>) {
+        let device = self.function().device();
+        // none while it is being unplugged
+        let device = device.map_or_else(|| "a device".to_owned(), |device| device.type_and_id());
+        let (smmu, stream_id) = (&self.smmu, self.stream_id());
+        report(&Error::msg(format!(
+            "{smmu}: {device}, StreamID {stream_id:#x}: {message}"
+        )));
     }
 
     /// Returns the state of the device that users see.
@@ -260,16 +282,17 @@ impl Stream {
     ///
     /// A failure, which was reported.
     pub fn bind_vdevice(&mut self, viommu: &Viommu) -> std::result::Result<(), HostFailure> {
-        let stream_id = self.stream_id();
         match self.ensure_vdevice(viommu) {
             Ok(()) => {
                 self.binding.success();
                 Ok(())
             }
             Err(failure) => {
-                self.binding.failure(|| {
-                    format!("arm-smmuv3: StreamID {stream_id:#x}: {failure}; the host will not report its faults")
-                });
+                if self.binding.failure() {
+                    self.report(format_args!(
+                        "{failure}; the host will not report its faults"
+                    ));
+                }
                 Err(failure)
             }
         }
@@ -393,8 +416,11 @@ impl Stream {
         if let Err(failure) = self.device.detach() {
             // the HWPT cannot be destroyed while the device uses it, but the guest
             // chose it: the device has no more access than before
-            self.blocking
-                .failure(|| format!("arm-smmuv3: cannot block a device: {failure}"));
+            if self.blocking.failure() {
+                self.report(format_args!(
+                    "the host does not block the device: {failure}"
+                ));
+            }
             return;
         }
         self.blocking.success();
@@ -493,10 +519,9 @@ impl Stream {
     }
 
     fn report_attach_error(&mut self, failure: &HostFailure) {
-        let stream_id = self.stream_id();
-        self.attaching.failure(|| {
-            format!("arm-smmuv3: StreamID {stream_id:#x}: {failure}; its transactions are aborted")
-        });
+        if self.attaching.failure() {
+            self.report(format_args!("{failure}; its transactions are aborted"));
+        }
     }
 
     fn trace(&self, kind: &std::ffi::CStr, id: u32) {

@@ -150,7 +150,10 @@ impl VeventQ {
             0
         };
         if self.idle_wakeups > MAX_IDLE_WAKEUPS {
-            return Drained::Dead(entries, Error::msg("it is ready, but there is nothing"));
+            return Drained::Dead(
+                entries,
+                Error::msg("the host's vEVENTQ signals events and returns none"),
+            );
         }
         Drained::Entries(entries)
     }

@@ -26,6 +26,7 @@ use super::{
     counters::{count, AttachCounters},
     host_caps::HostInfo,
     stage2::Stage2,
+    Owner,
 };
 use crate::deadline::Moment;
 
@@ -93,10 +94,23 @@ fn invalidate_within<const MAX: usize>(
 fn not_invalidated(errno: i32) -> HostFailure {
     let reason = std::io::Error::from_raw_os_error(errno);
     HostFailure::new(
-        Error::msg(format!("the host does not invalidate its TLB: {reason}")),
+        Error::msg(format!(
+            "the host's SMMU does not invalidate its TLB: {reason}"
+        )),
         // for any reason, because another attempt does no harm
         libc::EAGAIN,
     )
+}
+
+/// Adds to the refusal of a vIOMMU what the host needs for one: the kernel says only that it
+/// does not support this.
+fn explained(failure: HostFailure) -> Error {
+    if failure.errno() != libc::EOPNOTSUPP {
+        return failure.into();
+    }
+    Error::msg(format!(
+        "{failure}: the host's SMMU needs both stages, and FWB or CANWBS (run scripts/check-host on the host)"
+    ))
 }
 
 /// Start and end of a call of the host.
@@ -140,11 +154,12 @@ pub struct Viommu {
 }
 
 impl Viommu {
-    /// Makes the vIOMMU for the SMMU that `device` is behind, for the guest's SMMU
-    /// `owner`, which is at `path`.
-    pub fn new(device: &HostDevice, info: &HostInfo, owner: &str, path: String) -> Result<Self> {
-        let stage2 = Stage2::new(device, owner)?;
-        let object = device.allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())?;
+    /// Makes the vIOMMU for the SMMU that `device` is behind, for the guest's SMMU `owner`.
+    pub fn new(device: &HostDevice, info: &HostInfo, owner: &Owner) -> Result<Self> {
+        let stage2 = Stage2::new(device, &owner.name)?;
+        let object = device
+            .allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())
+            .map_err(explained)?;
         let abort = device.allocate_nested(&object, &hwpt_data([STE_VALID, 0]))?;
         let bypass =
             device.allocate_nested(&object, &hwpt_data([STE_VALID | STE_CONFIG_BYPASS, 0]))?;
@@ -164,7 +179,7 @@ impl Viommu {
             last_failure: Duration::ZERO,
             backoff: None,
             counters: AttachCounters::default(),
-            path,
+            path: owner.path.clone(),
         })
     }
 
