@@ -4,6 +4,10 @@
 # scripts/ and tests/ do the work of each target. All builds and downloads go to $(XDG_CACHE_HOME)/smmuv3-accel, or to
 # CACHE=/path. QEMU_SRC=/path selects a QEMU source tree of the user's own.
 
+# All commands of a target print the time since make began.
+STARTED := $(or $(STARTED),$(shell date +%s))
+export STARTED
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench fuzz compare hostile soak qemu overlay revert clean tools
 

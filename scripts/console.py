@@ -8,7 +8,8 @@ import sys
 import time
 from typing import NoReturn
 
-_started = int(os.environ.get("STARTED") or time.time())
+# The scripts that this one calls print the time since it began, too.
+_started = int(os.environ.setdefault("STARTED", str(int(time.time()))))
 
 
 def say(text: str) -> None:

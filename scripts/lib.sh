@@ -7,15 +7,16 @@
 
 set -euo pipefail
 
+# What root makes in the build environment is used by others, so it must not depend on the user's umask.
+umask 022
+
+# An interrupted script ends without an error of the command that the interrupt has ended. A subshell must set this again.
+end_on_interrupt() { trap 'exit 130' INT; }
+end_on_interrupt
+
 SCRIPTS=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck disable=SC2034 # used by the scripts that source this
 TOP=$(dirname -- "$SCRIPTS")
-if [ -z "${CACHE:-${XDG_CACHE_HOME:-${HOME:-}}}" ]; then
-    printf 'error: no cache directory: set HOME, or CACHE=/path\n' >&2
-    exit 1
-fi
-CACHE=$(realpath -m -- "${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/smmuv3-accel}")
-export CACHE
 # Nested scripts print the time since the outermost one began.
 export STARTED=${STARTED:-$(date +%s)}
 
@@ -30,11 +31,39 @@ die() { # prints one line and exits
     exit 1
 }
 
+# --- cache --------------------------------------------------------------------------------------------------------
+
+[ -n "${CACHE:-${XDG_CACHE_HOME:-${HOME:-}}}" ] || die "no cache directory: set HOME, or CACHE=/path"
+CACHE=$(realpath -m -- "${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/smmuv3-accel}")
+export CACHE
+case $CACHE in
+    *[[:space:]:]*) die "the cache directory '$CACHE' has a space or a colon in its path, which Linux's build cannot use: set CACHE=/path" ;;
+esac
+
+# need_cache: exits if the cache cannot be written to.
+need_cache() {
+    local directory
+    for directory in "$CACHE" "$CACHE/lock" "$CACHE/log"; do
+        mkdir -p -- "$directory" 2>/dev/null && [ -w "$directory" ] ||
+            die "cannot write to the cache directory $CACHE: set CACHE=/path"
+    done
+}
+
+# need_programs_in_cache: exits if programs in the cache cannot run, as those of the build environment must.
+need_programs_in_cache() {
+    local option options
+    options=$(findmnt --noheadings --output OPTIONS --target "$CACHE" 2>/dev/null) || return 0 # a file system that it does not know
+    for option in noexec nodev; do
+        [[ ,$options, != *,$option,* ]] ||
+            die "$CACHE is on a file system that is mounted with $option: set CACHE=/path on another one"
+    done
+}
+
 # logged LOG COMMAND...: runs COMMAND with its output in LOG. If it fails, prints the end of the log and its path.
 logged() {
     local log=$1 status=0
     shift
-    mkdir -p -- "$(dirname -- "$log")"
+    need_cache
     "$@" >"$log" 2>&1 </dev/null || status=$?
     if [ "$status" != 0 ]; then
         tail -n 15 -- "$log" | sed 's/^/    | /' >&2
@@ -44,6 +73,21 @@ logged() {
 }
 
 # --- privileges and host tools ------------------------------------------------------------------------------------
+
+# need_root: exits if as_root cannot run commands. To be called before its output goes to a log, where neither sudo's question
+# nor an error would be seen.
+need_root() {
+    [ "$(id -u)" != 0 ] || return 0
+    command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
+    sudo -n true 2>/dev/null || sudo -v || die "this needs root, and sudo has not permitted it: run this again, or as root"
+}
+
+# need_namespaces: exits if in-root cannot mount the machine's directories in the build environment.
+need_namespaces() {
+    need_root
+    as_root unshare --mount --propagation private -- true 2>/dev/null ||
+        die "cannot make a mount namespace (unshare --mount): a container needs CAP_SYS_ADMIN"
+}
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then
@@ -64,6 +108,7 @@ ensure_host_tools() {
         missing+=("$tool") packages+=("$package")
     done
     [ ${#missing[@]} = 0 ] && return
+    need_root
     command -v apt-get >/dev/null ||
         die "missing tools: ${missing[*]}; this machine has no apt-get, so install ${packages[*]} by hand"
     say "host: installing ${packages[*]}"
@@ -71,14 +116,14 @@ ensure_host_tools() {
     apt_install() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "${packages[@]}"
     }
-    mkdir -p -- "$CACHE/log"
     logged "$CACHE/log/host-tools.log" apt_install ||
         { logged "$CACHE/log/apt-update.log" as_root apt-get -qq update &&
           logged "$CACHE/log/host-tools.log" apt_install; } ||
         die "missing tools: ${missing[*]}, and apt-get cannot install ${packages[*]}: install them by hand"
 }
 
-# Prints the Debian mirror of this machine's apt configuration, or DEBIAN_MIRROR (for machines that do not run Debian).
+# Prints DEBIAN_MIRROR, or the Debian mirror of this machine's apt configuration. --no-release-info: container images have no
+# package lists.
 # shellcheck disable=SC2016 # apt expands the quoted variable
 debian_mirror() {
     local uri
@@ -87,10 +132,15 @@ debian_mirror() {
         return
     fi
     while read -r uri; do
+        case $uri in
+            # Debian's cloud images name a file with one mirror in each line.
+            mirror+file:*)
+                uri=$(grep -m 1 -oE '^https?://[^[:space:]]+' "${uri#mirror+file:}" 2>/dev/null) || continue ;;
+        esac
         uri=${uri%/}
-        case $uri in */debian) printf '%s\n' "$uri"; return ;; esac
-    done < <(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null)
-    die "apt's configuration names no Debian mirror: set DEBIAN_MIRROR=address"
+        case $uri in http*://*/debian) printf '%s\n' "$uri"; return ;; esac
+    done < <(apt-get indextargets --no-release-info --format '$(REPO_URI)' 2>/dev/null)
+    die "apt's configuration names no Debian mirror: set DEBIAN_MIRROR=address, e.g. https://deb.debian.org/debian"
 }
 
 # --- disk ---------------------------------------------------------------------------------------------------------
@@ -98,7 +148,7 @@ debian_mirror() {
 # need_disk MIB WHAT: exits if the cache's disk has less than MIB free.
 need_disk() {
     local have
-    mkdir -p -- "$CACHE" 2>/dev/null || die "cannot create the cache directory $CACHE: set CACHE=/path"
+    need_cache
     have=$(df --output=avail -m -- "$CACHE" | tail -n 1 | tr -d ' ')
     [ "$have" -ge "$1" ] || die "too little disk for $2: needs $1 MiB in $CACHE, has $have MiB; free some, or set CACHE=/path"
 }
@@ -122,8 +172,9 @@ locked() {
         "$@"
         return
     fi
-    mkdir -p -- "$CACHE/lock" 2>/dev/null || die "cannot write to the cache directory $CACHE: set CACHE=/path"
+    need_cache
     (
+        end_on_interrupt
         exec 9>"$CACHE/lock/$name"
         if ! flock -n 9; then
             say "waiting for another run that holds the lock $name"
