@@ -24,11 +24,11 @@ from tap import Outcome, report  # noqa: E402 (after dont_write_bytecode, which 
 
 SCRIPTS = Path(__file__).resolve().parent
 PROJECT = SCRIPTS.parent
-ROOT, IN_ROOT, HOST_TOOLS, QEMU_FETCH = (SCRIPTS / name for name in ("root", "in-root", "host-tools", "qemu-fetch"))
+ROOT, IN_ROOT, KERNEL, HOST_TOOLS, QEMU_FETCH = (SCRIPTS / name for name in ("root", "in-root", "kernel", "host-tools", "qemu-fetch"))
 TOOLS = ("awk", "bash", "basename", "cat", "chmod", "cp", "cut", "date", "df", "dirname", "env", "find", "flock", "grep", "head", "ls",
          "make", "mkdir", "mv", "nproc", "realpath", "rm", "sed", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "touch",
          "tr", "true", "uname", "xz")  # fmt: skip
-ENTERING = (ROOT, IN_ROOT, QEMU_FETCH)  # the scripts that make and enter the build environment
+ENTERING = (ROOT, IN_ROOT, KERNEL, QEMU_FETCH)  # the scripts that make and enter the build environment
 MIRROR = "https://mirror.example/debian"
 
 # What each stub does unless a test replaces it; "$0" is its own path.
@@ -230,7 +230,7 @@ def unwritable_cache_of_made_environment_is_one_error(machine: Machine) -> None:
     machine.root()
     shutil.rmtree(machine.cache / "lock")
     (machine.cache / "lock").write_text("")
-    for command in (HOST_TOOLS, IN_ROOT, QEMU_FETCH):
+    for command in (HOST_TOOLS, IN_ROOT, KERNEL, QEMU_FETCH):
         refused(machine, command, "cannot write to the cache directory", "CACHE=/path")
 
 
@@ -249,10 +249,24 @@ def failing_debootstrap_is_one_error(machine: Machine) -> None:
         assert not list(machine.cache.glob("root-*")), "a partial root is left"
 
 
+def missing_kernel_source_is_one_error(machine: Machine) -> None:
+    machine.root()
+    machine.stub("chroot", "exit 0")
+    refused(machine, KERNEL, "no linux-source package")
+
+
+def deletion_of_interrupted_kernel_is_announced(machine: Machine) -> None:
+    machine.root()
+    (machine.cache / "kernel.new").mkdir()
+    machine.stub("chroot", 'case $* in *"apt-cache pkgnames"*) echo 7.3.4-1 linux-source-7.3;; *) echo E: the reason; exit 1;; esac')
+    text = refused(machine, KERNEL, "apt-get update", "reason above")
+    assert "deleting what an interrupted run has left" in text and "    | E: the reason" in text, text
+
+
 def interrupted_debootstrap_ends_quietly(machine: Machine) -> None:
     # as debootstrap does, which then fails like any other time
     machine.stub("debootstrap", f'trap "exit 1" INT; : >{machine.directory}/begun; sleep 30 & wait')
-    for command in (ROOT, QEMU_FETCH):
+    for command in (ROOT, KERNEL, QEMU_FETCH):
         begun = machine.directory / "begun"
         begun.unlink(missing_ok=True)
         process = machine.start(command)
