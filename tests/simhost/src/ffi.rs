@@ -278,6 +278,74 @@ pub unsafe extern "C" fn ppoll(
 
 /// # Safety
 ///
+/// The arguments of the C library's function.
+unsafe fn map(
+    address: *mut c_void,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
+    // most mappings are of no file, among them those of allocators
+    if fd >= 0 && flags & libc::MAP_ANONYMOUS == 0 {
+        let checked = simulated(fd, |host, _, file| {
+            host.mmap(file, fd, length as u64, protection, flags, offset as u64)
+        });
+        if let Some(Err(Errno(number))) = checked {
+            set_errno(number);
+            return libc::MAP_FAILED;
+        }
+    }
+    // SAFETY: the caller's arguments.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mmap,
+            address,
+            length,
+            protection,
+            flags,
+            fd,
+            offset,
+        )
+    };
+    result as *mut c_void
+}
+
+/// # Safety
+///
+/// Replaces the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn mmap(
+    address: *mut c_void,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
+    // SAFETY: promised by the caller.
+    unsafe { map(address, length, protection, flags, fd, offset) }
+}
+
+/// # Safety
+///
+/// Replaces the C library's function.
+#[no_mangle]
+pub unsafe extern "C" fn mmap64(
+    address: *mut c_void,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
+    // SAFETY: promised by the caller.
+    unsafe { map(address, length, protection, flags, fd, offset) }
+}
+
+/// # Safety
+///
 /// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {

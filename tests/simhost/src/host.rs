@@ -100,7 +100,7 @@ impl Host {
     /// # Errors
     ///
     /// The errno of a lost file.
-    fn arrive(&mut self, file: &File, fd: RawFd) -> Result<()> {
+    pub(crate) fn arrive(&mut self, file: &File, fd: RawFd) -> Result<()> {
         if let Err(lines) = self.script.refresh() {
             for line in lines {
                 self.log.line(format_args!("trouble script={line:?}"));
@@ -176,7 +176,7 @@ impl Host {
             return Err(errno);
         }
         match file {
-            File::Iommufd(name) => self.iommufd_ioctl(memory, name, request, address),
+            File::Iommufd(name) => self.iommufd_ioctl(memory, name, fd, request, address),
             File::Device(name) => self.device_ioctl(memory, name, request, address, iommufd_of),
             File::Veventq(..) => Err(Errno::ENOTTY),
         }
@@ -302,8 +302,15 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        env, fs,
+        os::{fd::AsRawFd, unix::fs::FileExt},
+        process,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
     use super::*;
-    use crate::uapi;
+    use crate::{cmdqv, uapi};
 
     /// Memory of one page at 0x1000.
     struct Page(Vec<u8>);
@@ -335,6 +342,23 @@ mod tests {
     struct Process {
         host: Host,
         memory: Page,
+        /// What descriptor 10 is open on
+        pages: fs::File,
+    }
+
+    /// Returns a new file without a name.
+    fn unnamed() -> fs::File {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("simhost-pages-{}-{number}", process::id()));
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .expect("a new file");
+        fs::remove_file(path).expect("it is there");
+        file
     }
 
     fn file(fd: RawFd) -> Option<File> {
@@ -359,7 +383,22 @@ mod tests {
             Self {
                 host: Host::new(Path::new("/none"), script, Log::in_memory()),
                 memory: Page(vec![0; 4096]),
+                pages: unnamed(),
             }
+        }
+
+        /// Returns the process's own number of a descriptor of the test.
+        fn actual(&self, fd: RawFd) -> RawFd {
+            if fd == 10 {
+                self.pages.as_raw_fd()
+            } else {
+                fd
+            }
+        }
+
+        fn close_iommufd(&mut self) {
+            let fd = self.actual(10);
+            self.host.close(&File::Iommufd("i".into()), fd);
         }
 
         fn script(&mut self, line: &str) {
@@ -377,8 +416,9 @@ mod tests {
                 .collect();
             self.memory.write(0x1000, &bytes)?;
             let of = file(fd).expect("a descriptor of the test");
+            let actual = self.actual(fd);
             self.host
-                .ioctl(&mut self.memory, &of, fd, request, 0x1000, &file)?;
+                .ioctl(&mut self.memory, &of, actual, request, 0x1000, &file)?;
             Ok((0..=words.len() as u64)
                 .map(|index| uapi::read_u32(&self.memory, 0x1000 + 4 * index).expect("in the page"))
                 .collect())
@@ -402,6 +442,34 @@ mod tests {
         fn viommu(&mut self, device: u32, stage2: u32) -> Result<u32> {
             let words = [0, uapi::VIOMMU_ARM_SMMUV3, device, stage2, 0, 0, 0, 0, 0];
             Ok(self.ioctl(10, uapi::VIOMMU_ALLOC.number, &words)?[5])
+        }
+
+        /// Allocates a vIOMMU with a VINTF. Returns its ID, and the offset and
+        /// the length of its page.
+        fn cmdqv_viommu(&mut self, device: u32, stage2: u32) -> Result<(u32, [u64; 2])> {
+            let kind = uapi::VIOMMU_TEGRA241_CMDQV;
+            let words = [0, kind, device, stage2, 0, 16, 0, 0x1800, 0];
+            let id = self.ioctl(10, uapi::VIOMMU_ALLOC.number, &words)?[5];
+            Ok((id, uapi::read_words::<2>(&self.memory, 0x1800)?))
+        }
+
+        fn map_memory(&mut self, ioas: u32, iova: u32, length: u32) -> Result<()> {
+            let words = [7, ioas, 0, 0, 0, length, 0, iova, 0];
+            self.ioctl(10, uapi::IOAS_MAP.number, &words).map(|_| ())
+        }
+
+        fn hw_queue(&mut self, viommu: u32, index: u32, iova: u32, length: u32) -> Result<u32> {
+            let kind = uapi::HW_QUEUE_TEGRA241_CMDQV;
+            let words = [0, viommu, kind, index, 0, iova, 0, length, 0];
+            Ok(self.ioctl(10, uapi::HW_QUEUE_ALLOC.number, &words)?[5])
+        }
+
+        fn mmap(&mut self, offset: u64) -> Result<()> {
+            let fd = self.actual(10);
+            let file = File::Iommufd("i".into());
+            let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+            self.host
+                .mmap(&file, fd, cmdqv::PAGE, protection, flags, offset)
         }
 
         fn nested(&mut self, device: u32, viommu: u32, ste: [u64; 2]) -> Result<u32> {
@@ -500,6 +568,7 @@ mod tests {
             let viommu = p.viommu(device, stage2).expect("nesting");
             let queue = p.host.objects("i").add(Object::Veventq {
                 viommu,
+                cmdqv: false,
                 open: true,
                 polled: false,
             });
@@ -551,7 +620,7 @@ mod tests {
         assert_eq!(result, Err(Errno::EBADF));
         assert_eq!(p.destroy(stage2), Err(Errno::EBADF));
         p.host.close(&of, 20);
-        p.host.close(&File::Iommufd("i".into()), 10);
+        p.close_iommufd();
         assert_eq!(p.host.objects("i").iter().count(), 0);
     }
 
@@ -655,7 +724,184 @@ mod tests {
         assert_eq!(p.destroy(stage2), Ok(()));
         assert_eq!(p.destroy(device), Err(Errno::ENOENT));
         assert_eq!(p.bind(20), device, "the file can be opened again");
-        p.host.close(&File::Iommufd("i".into()), 10);
+        p.close_iommufd();
         assert_eq!(p.host.objects("i").iter().count(), 0);
+    }
+    /// Binds "d0" and returns its ID, its address space with 1 MiB at
+    /// 1 GiB, and its stage 2.
+    fn with_cmdqv(p: &mut Process, cmdqv: &str) -> [u32; 3] {
+        p.script(&format!("smmu a cmdqv={cmdqv}"));
+        let device = p.bind(20);
+        let ioas = p.ioas();
+        p.map_memory(ioas, 0x4000_0000, 0x10_0000).expect("free");
+        let stage2 = p.stage2(device, ioas).expect("nesting");
+        [device, ioas, stage2]
+    }
+
+    #[test]
+    fn hw_info_of_cmdqv_is_scripted() {
+        let mut p = Process::new();
+        let device = p.bind(20);
+        let words = [
+            uapi::HW_INFO_INPUT_TYPE,
+            device,
+            8,
+            0x1800,
+            0,
+            uapi::HW_INFO_TEGRA241_CMDQV,
+            0,
+            0,
+            0,
+        ];
+        let number = uapi::GET_HW_INFO.number;
+        assert_eq!(p.ioctl(10, number, &words), Err(Errno::EOPNOTSUPP));
+        for (text, expected) in [
+            ("version:1", (3, [0, 0x0004_0101])),
+            ("vcmdqs:0,sids:2,version:2", (3, [0, 0x0002_0002])),
+            ("type:2", (2, [0, 0x0004_0101])),
+        ] {
+            p.script(&format!("smmu a cmdqv={text}"));
+            let answer = p.ioctl(10, number, &words).expect("it has one");
+            let info =
+                [0x1800, 0x1804].map(|at| uapi::read_u32(&p.memory, at).expect("in the page"));
+            assert_eq!((answer[6], info), expected, "{text}");
+        }
+        p.script("fail GET_HW_INFO kind=cmdqv errno=EIO");
+        assert_eq!(p.ioctl(10, number, &words), Err(Errno::EIO));
+        let default = [0, device, 0, 0x1800, 0, 0, 0, 0, 0];
+        p.ioctl(10, number, &default).expect("the other type");
+    }
+
+    #[test]
+    fn vintfs_are_shared_and_limited() {
+        let mut p = Process::new();
+        let [device, ioas, stage2] = with_cmdqv(&mut p, "vintfs:2");
+        assert_eq!(p.cmdqv_viommu(device, ioas), Err(Errno::ENOENT));
+        let plain = p.viommu(device, stage2).expect("it needs no VINTF");
+        let first = p.cmdqv_viommu(device, stage2).expect("free");
+        assert_eq!(first.1, [0x1000, 0x1_0000]);
+        let second = p.cmdqv_viommu(device, stage2).expect("free");
+        assert_eq!(second.1, [0x1_1000, 0x1_0000]);
+        assert_eq!(p.cmdqv_viommu(device, stage2), Err(Errno::ENOSPC));
+        p.destroy(first.0).expect("unused");
+        let again = p.cmdqv_viommu(device, stage2).expect("free again");
+        assert_eq!(again, first);
+        p.script("smmu a");
+        p.destroy(plain).expect("unused");
+        assert_eq!(p.cmdqv_viommu(device, stage2), Err(Errno::EOPNOTSUPP));
+        assert!(p.pages.metadata().expect("a file").len() >= 0x2_1000);
+        let lines = p.host.log.take().join("\n");
+        let line = format!(
+            "new on=i id={} kind=cmdqv-viommu stage2={stage2} smmu=a vintf=1 offset=0x1000",
+            first.0
+        );
+        assert!(lines.contains(&line), "{lines}");
+        assert!(!lines.contains("trouble"), "{lines}");
+    }
+
+    #[test]
+    fn vintf_page_can_be_mapped_unless_scripted() {
+        let mut p = Process::new();
+        let [device, _, stage2] = with_cmdqv(&mut p, "vintfs:1");
+        assert_eq!(p.mmap(0x1000), Err(Errno::ENXIO));
+        let (_, [offset, _]) = p.cmdqv_viommu(device, stage2).expect("free");
+        assert_eq!(p.mmap(offset), Ok(()));
+        p.script("fail MMAP errno=ENOMEM count=1");
+        assert_eq!(p.mmap(offset), Err(Errno::ENOMEM));
+        assert_eq!(p.mmap(offset), Ok(()));
+        let bar = p.host.mmap(&File::Device("d0".into()), 20, 4096, 0, 0, 0);
+        assert_eq!(bar, Ok(()), "the BAR of a device");
+    }
+
+    #[test]
+    fn hw_queue_clears_its_registers_and_pins() {
+        let mut p = Process::new();
+        let [device, ioas, stage2] = with_cmdqv(&mut p, "vintfs:1");
+        let (viommu, [offset, _]) = p.cmdqv_viommu(device, stage2).expect("free");
+        let dirty = |process: &Process| {
+            let bytes = [0xff; 2 * cmdqv::SLOT as usize];
+            process
+                .pages
+                .write_all_at(&bytes, offset)
+                .expect("in the page");
+        };
+        let slots = |process: &Process| {
+            let mut bytes = [0; 2 * cmdqv::SLOT as usize];
+            process
+                .pages
+                .read_exact_at(&mut bytes, offset)
+                .expect("the page");
+            [bytes[4], bytes[cmdqv::SLOT as usize + 4]]
+        };
+        assert_eq!(p.hw_queue(viommu, 0, 0x4000_0000, 0), Err(Errno::EINVAL));
+        dirty(&p);
+        let first = p.hw_queue(viommu, 0, 0x4000_0000, 4096).expect("free");
+        assert_eq!(slots(&p), [0, 0xff]);
+        let second = p.hw_queue(viommu, 1, 0x4000_1000, 4096).expect("free");
+        assert_eq!(slots(&p), [0, 0]);
+        dirty(&p);
+        assert_eq!(p.destroy(first), Err(Errno::EBUSY));
+        p.script("fail DESTROY kind=hwqueue index=1 errno=EIO count=1");
+        assert_eq!(p.destroy(second), Err(Errno::EIO));
+        assert_eq!(slots(&p), [0xff, 0xff]);
+        let words = [ioas, 0x4000_0000, 0, 0x10_0000, 0];
+        let unmapped = p.ioctl(10, uapi::IOAS_UNMAP.number, &words);
+        assert_eq!(unmapped, Err(Errno::EBUSY));
+        p.destroy(second).expect("unused");
+        assert_eq!(slots(&p), [0xff, 0]);
+        p.destroy(first).expect("unused");
+        assert_eq!(slots(&p), [0, 0]);
+        p.ioctl(10, uapi::IOAS_UNMAP.number, &words)
+            .expect("no longer pinned");
+        p.destroy(viommu).expect("unused");
+        let lines = p.host.log.take().join("\n");
+        for line in [
+            format!("call op=HW_QUEUE_ALLOC on=i viommu={viommu} index=0 iova=0x40000000 length=0x0 result=EINVAL"),
+            format!("new on=i id={first} kind=hwqueue viommu={viommu} index=0 iova=0x40000000 length=0x1000"),
+            format!("gone on=i id={second} kind=hwqueue"),
+        ] {
+            assert!(lines.contains(&line), "{line}\n{lines}");
+        }
+        assert!(!lines.contains("trouble"), "{lines}");
+    }
+
+    #[test]
+    fn hw_queue_needs_vintf_and_type() {
+        let mut p = Process::new();
+        let [device, _, stage2] = with_cmdqv(&mut p, "vintfs:1");
+        let plain = p.viommu(device, stage2).expect("nesting");
+        let (viommu, _) = p.cmdqv_viommu(device, stage2).expect("free");
+        let mut alloc = |flags, on, kind| {
+            let words = [flags, on, kind, 0, 0, 0x4000_0000, 0, 4096, 0];
+            p.ioctl(10, uapi::HW_QUEUE_ALLOC.number, &words).map(|_| ())
+        };
+        assert_eq!(alloc(1, viommu, 1), Err(Errno::EOPNOTSUPP));
+        assert_eq!(alloc(0, viommu, 0), Err(Errno::EOPNOTSUPP));
+        assert_eq!(alloc(0, viommu, 2), Err(Errno::EOPNOTSUPP));
+        assert_eq!(alloc(0, plain, 1), Err(Errno::EOPNOTSUPP));
+        assert_eq!(alloc(0, 99, 1), Err(Errno::ENOENT));
+        assert_eq!(alloc(0, stage2, 1), Err(Errno::ENOENT));
+        assert_eq!(alloc(0, viommu, 1), Ok(()));
+    }
+
+    #[test]
+    fn vintf_has_veventq_of_each_type() {
+        let mut p = Process::new();
+        p.host.directory = env::temp_dir().join(format!("simhost-veventqs-{}", process::id()));
+        fs::create_dir_all(&p.host.directory).expect("a directory");
+        let [device, _, stage2] = with_cmdqv(&mut p, "vintfs:1");
+        let plain = p.viommu(device, stage2).expect("nesting");
+        let (viommu, _) = p.cmdqv_viommu(device, stage2).expect("free");
+        let mut alloc = |on, kind, depth| {
+            let words = [0, on, kind, depth, 0, 0, 0];
+            p.ioctl(10, uapi::VEVENTQ_ALLOC.number, &words).map(|_| ())
+        };
+        assert_eq!(alloc(plain, 2, 16), Err(Errno::EOPNOTSUPP));
+        assert_eq!(alloc(viommu, 2, (1 << 19) + 1), Err(Errno::EINVAL));
+        for kind in [2, 1] {
+            assert_eq!(alloc(viommu, kind, 1 << 19), Ok(()), "{kind}");
+            assert_eq!(alloc(viommu, kind, 1 << 19), Err(Errno::EEXIST), "{kind}");
+        }
+        fs::remove_dir_all(&p.host.directory).expect("a directory");
     }
 }

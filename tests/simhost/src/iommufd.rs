@@ -5,11 +5,15 @@
 
 use std::{
     fmt::Write,
-    fs,
-    os::{fd::IntoRawFd, unix::net::UnixDatagram},
+    fs, io,
+    os::{
+        fd::{IntoRawFd, RawFd},
+        unix::net::UnixDatagram,
+    },
 };
 
 use crate::{
+    cmdqv::{self, Pages},
     errno::{Errno, Result},
     file::{self, File},
     host::{Host, Report},
@@ -22,6 +26,8 @@ use crate::{
     uapi::{self, Argument, Command},
 };
 
+mod cmdqv_calls;
+
 /// The ranges of an I/O address space: 48 bits except for the MSI window.
 const IOVA_RANGES: [[u64; 2]; 2] = [[0, 0x7ff_ffff], [0x810_0000, (1 << 48) - 1]];
 
@@ -29,6 +35,7 @@ const IOVA_RANGES: [[u64; 2]; 2] = [[0, 0x7ff_ffff], [0x810_0000, (1 << 48) - 1]
 struct Call<'a> {
     memory: &'a mut dyn Memory,
     iommufd: &'a str,
+    fd: RawFd,
     argument: Argument,
     report: Report,
 }
@@ -38,8 +45,31 @@ impl Call<'_> {
         let _ = write!(self.report.fields, " {key}={value}");
     }
 
+    /// Reports the arguments of `HW_QUEUE_ALLOC`, whether it succeeds or not.
+    fn hw_queue_fields(&mut self) {
+        self.field("viommu", self.argument.u32(8));
+        self.field("index", self.argument.u32(16));
+        self.field("iova", format_args!("{:#x}", self.argument.u64(24)));
+        self.field("length", format_args!("{:#x}", self.argument.u64(32)));
+    }
+
+    /// Reports a new object, which `text` describes.
+    fn added(&mut self, id: Id, text: &str) {
+        self.field("id", id);
+        let line = format!("new on={} id={id} {text}", self.iommufd);
+        self.report.lines.push(line);
+    }
+
     fn respond(&mut self) -> Result<()> {
         self.argument.respond(self.memory)
+    }
+
+    /// Changes the pages of the iommufd.
+    fn with_pages(&mut self, change: impl FnOnce(&Pages) -> io::Result<()>) {
+        if let Err(error) = Pages::of(self.fd).and_then(|pages| change(&pages)) {
+            let line = format!("trouble pages={} error={error:?}", self.iommufd);
+            self.report.lines.push(line);
+        }
     }
 }
 
@@ -48,6 +78,7 @@ impl Host {
         &mut self,
         memory: &mut dyn Memory,
         iommufd: &str,
+        fd: RawFd,
         request: u64,
         address: u64,
     ) -> Result<i32> {
@@ -64,6 +95,7 @@ impl Host {
             argument: Argument::of_iommufd(memory, address, command)?,
             memory,
             iommufd,
+            fd,
             report: Report::default(),
         };
         let result = self.iommufd_command(&mut call, command);
@@ -83,15 +115,32 @@ impl Host {
             uapi::VDEVICE_ALLOC => Some(call.argument.u32(8)),
             _ => None,
         };
-        let kind = match *command {
+        let (kind, index) = match *command {
             uapi::DESTROY => self.kind(call.iommufd, call.argument.u32(4)),
-            _ => None,
+            uapi::GET_HW_INFO => match call.argument.u32(24) {
+                uapi::HW_INFO_TEGRA241_CMDQV => (Some("cmdqv"), None),
+                _ => (Some("smmuv3"), None),
+            },
+            uapi::VIOMMU_ALLOC => match call.argument.u32(8) {
+                uapi::VIOMMU_TEGRA241_CMDQV => (Some("cmdqv-viommu"), None),
+                _ => (Some("viommu"), None),
+            },
+            uapi::VEVENTQ_ALLOC => match call.argument.u32(12) {
+                uapi::VIOMMU_TEGRA241_CMDQV => (Some("cmdqv-veventq"), None),
+                _ => (Some("veventq"), None),
+            },
+            uapi::HW_QUEUE_ALLOC => (Some("hwqueue"), Some(call.argument.u32(16))),
+            _ => (None, None),
         };
+        if *command == uapi::HW_QUEUE_ALLOC {
+            call.hw_queue_fields();
+        }
         let name = device.and_then(|id| self.device_name(call.iommufd, id));
         self.fault(&Circumstances {
             operation: command.name,
             device: name.as_deref(),
             kind,
+            index,
         })?;
         match *command {
             uapi::DESTROY => self.destroy(call),
@@ -103,14 +152,21 @@ impl Host {
             uapi::VIOMMU_ALLOC => self.viommu_alloc(call),
             uapi::VDEVICE_ALLOC => self.vdevice_alloc(call),
             uapi::VEVENTQ_ALLOC => self.veventq_alloc(call),
+            uapi::HW_QUEUE_ALLOC => self.hw_queue_alloc(call),
             // the process is still the one that mapped its memory
             uapi::IOAS_CHANGE_PROCESS => Ok(()),
             _ => Err(Errno::ENOTTY),
         }
     }
 
-    fn kind(&mut self, iommufd: &str, id: Id) -> Option<&'static str> {
-        self.objects(iommufd).get(id).ok().map(Object::kind)
+    /// Returns the kind of an object, and the index of a hardware queue.
+    fn kind(&mut self, iommufd: &str, id: Id) -> (Option<&'static str>, Option<u32>) {
+        let object = self.objects(iommufd).get(id).ok();
+        let index = match object {
+            Some(Object::HwQueue(queue)) => Some(queue.index),
+            _ => None,
+        };
+        (object.map(Object::kind), index)
     }
 
     fn device_name(&mut self, iommufd: &str, id: Id) -> Option<String> {
@@ -127,16 +183,18 @@ impl Host {
     fn add(&mut self, call: &mut Call<'_>, object: Object) -> Id {
         let text = object.to_string();
         let id = self.objects(call.iommufd).add(object);
-        call.field("id", id);
-        call.report
-            .lines
-            .push(format!("new on={} id={id} {text}", call.iommufd));
+        call.added(id, &text);
         id
     }
 
     fn destroy(&mut self, call: &mut Call<'_>) -> Result<()> {
         let id = call.argument.u32(4);
         call.field("id", id);
+        if let Ok(Some(vintf)) = self.objects(call.iommufd).vintf(id) {
+            if cmdqv::is_mapped(call.iommufd, vintf.offset) {
+                return Err(Errno::EBUSY);
+            }
+        }
         let object = self.objects(call.iommufd).destroy(id)?;
         let kind = object.kind();
         call.report
@@ -144,6 +202,11 @@ impl Host {
             .push(format!("gone on={} id={id} kind={kind}", call.iommufd));
         if let Object::Veventq { .. } = object {
             let _ = fs::remove_file(file::veventq_path(&self.directory, call.iommufd, id));
+        }
+        if let Object::HwQueue(queue) = object {
+            if let Some(vintf) = self.objects(call.iommufd).vintf(queue.viommu)? {
+                call.with_pages(|pages| pages.clear_slot(vintf, queue.index));
+            }
         }
         Ok(())
     }
@@ -192,7 +255,9 @@ impl Host {
         if flags & !uapi::MAP_FLAGS != 0 || flags & 1 == 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        self.mappings(call.iommufd, id)?.map(iova, length)
+        let writeable = flags & uapi::MAP_WRITEABLE != 0;
+        self.mappings(call.iommufd, id)?
+            .map(iova, length, writeable)
     }
 
     fn ioas_unmap(&mut self, call: &mut Call<'_>) -> Result<()> {
@@ -204,7 +269,7 @@ impl Host {
         call.field("ioas", id);
         call.field("iova", format_args!("{iova:#x}"));
         call.field("length", format_args!("{length:#x}"));
-        let unmapped = self.mappings(call.iommufd, id)?.unmap(iova, length)?;
+        let unmapped = self.objects(call.iommufd).unmap(id, iova, length)?;
         call.argument.set_u64(16, unmapped);
         call.respond()
     }
@@ -221,18 +286,17 @@ impl Host {
             return Err(Errno::EOPNOTSUPP);
         }
         let smmu = self.smmu_of(call.iommufd, device)?;
-        if flags != 0 && wanted != 0 && wanted != smmu.kind {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let mut info = vec![smmu.flags, 0];
-        info.extend(smmu.idr);
-        info.extend([smmu.iidr, smmu.aidr]);
-        let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let wanted = if flags == 0 { 0 } else { wanted };
+        let (kind, bytes) = match (wanted, smmu.cmdqv) {
+            (uapi::HW_INFO_TEGRA241_CMDQV, Some(cmdqv)) => (cmdqv.kind, cmdqv.hw_info().to_vec()),
+            _ if wanted != 0 && wanted != smmu.kind => return Err(Errno::EOPNOTSUPP),
+            _ => (smmu.kind, smmu.hw_info()),
+        };
         let mut answer = bytes.clone();
         answer.resize(room as usize, 0);
         call.memory.write(address, &answer)?;
         call.argument.set_u32(12, bytes.len() as u32);
-        call.argument.set_u32(24, smmu.kind);
+        call.argument.set_u32(24, kind);
         call.argument.set_u32(28, smmu.ssid_bits());
         let capabilities = if smmu.has_ats() {
             0
@@ -271,6 +335,7 @@ impl Host {
             operation: uapi::HWPT_ALLOC.name,
             device: name.as_deref(),
             kind: Some(kind),
+            index: None,
         })?;
 
         if reserved != 0 {
@@ -332,8 +397,14 @@ impl Host {
         let [flags, kind, device, stage2] = [4, 8, 12, 16].map(|at| call.argument.u32(at));
         call.field("device", device);
         call.field("parent", stage2);
+        call.field("type", kind);
         let smmu = self.smmu_of(call.iommufd, device)?;
-        if flags != 0 || kind != uapi::VIOMMU_ARM_SMMUV3 || !smmu.nesting {
+        let cmdqv = match kind {
+            uapi::VIOMMU_ARM_SMMUV3 => None,
+            uapi::VIOMMU_TEGRA241_CMDQV => Some(smmu.cmdqv.ok_or(Errno::EOPNOTSUPP)?),
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        if flags != 0 || !smmu.nesting {
             return Err(Errno::EOPNOTSUPP);
         }
         match self.objects(call.iommufd).get(stage2)? {
@@ -342,11 +413,17 @@ impl Host {
                 smmu: of,
                 ..
             } if *of == smmu.name => {}
-            _ => return Err(Errno::EINVAL),
+            Object::Stage2 { .. } => return Err(Errno::EINVAL),
+            _ => return Err(Errno::ENOENT),
         }
+        let vintf = match cmdqv {
+            Some(cmdqv) => Some(self.take_vintf(call, &smmu, cmdqv)?),
+            None => None,
+        };
         let object = Object::Viommu {
             stage2,
             smmu: smmu.name,
+            vintf,
         };
         let id = self.add(call, object);
         call.argument.set_u32(20, id);
@@ -365,10 +442,7 @@ impl Host {
         let objects = self.objects(call.iommufd);
         let id = objects.add_vdevice(viommu, device, virt_id)?;
         let text = objects.get(id)?.to_string();
-        call.field("id", id);
-        call.report
-            .lines
-            .push(format!("new on={} id={id} {text}", call.iommufd));
+        call.added(id, &text);
         call.argument.set_u32(12, id);
         call.respond()
     }
@@ -376,22 +450,24 @@ impl Host {
     fn veventq_alloc(&mut self, call: &mut Call<'_>) -> Result<()> {
         let [flags, viommu, kind, depth] = [4, 8, 12, 16].map(|at| call.argument.u32(at));
         call.field("viommu", viommu);
+        call.field("type", kind);
         call.field("depth", depth);
         if flags != 0 || kind == 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        if depth == 0 {
+        if depth == 0 || depth > uapi::VEVENTQ_DEPTH {
             return Err(Errno::EINVAL);
         }
         let objects = self.objects(call.iommufd);
-        match objects.get(viommu)? {
-            Object::Viommu { .. } if kind == uapi::VIOMMU_ARM_SMMUV3 => {}
-            Object::Viommu { .. } => return Err(Errno::EOPNOTSUPP),
-            _ => return Err(Errno::ENOENT),
-        }
-        let exists = objects.iter().any(
-            |(_, object)| matches!(object, Object::Veventq { viommu: of, .. } if *of == viommu),
-        );
+        let cmdqv = match (kind, objects.vintf(viommu)?) {
+            (uapi::VIOMMU_ARM_SMMUV3, _) => false,
+            (uapi::VIOMMU_TEGRA241_CMDQV, Some(_)) => true,
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        let exists = objects.iter().any(|(_, object)| {
+            matches!(object, Object::Veventq { viommu: of, cmdqv: known, .. }
+                if (*of, *known) == (viommu, cmdqv))
+        });
         if exists {
             return Err(Errno::EEXIST);
         }
@@ -399,6 +475,7 @@ impl Host {
             call,
             Object::Veventq {
                 viommu,
+                cmdqv,
                 open: true,
                 polled: false,
             },
@@ -521,7 +598,7 @@ impl Host {
     fn viommu(&mut self, iommufd: &str, id: Id) -> Result<Option<Target>> {
         let objects = self.objects(iommufd).clone();
         let (stage2, name) = match objects.get(id)? {
-            Object::Viommu { stage2, smmu } => (*stage2, smmu.clone()),
+            Object::Viommu { stage2, smmu, .. } => (*stage2, smmu.clone()),
             Object::Nested { .. } => return Ok(None),
             _ => return Err(Errno::EINVAL),
         };

@@ -20,9 +20,13 @@
 //!   HWPT of each device after each change ([`log`]);
 //! * `veventq-*`, sockets, one for every virtual event queue that QEMU has open:
 //!   QEMU reads the datagrams that the test sends.
+//!
+//! The pages of CMDQ virtualization are in the iommufd's memfd, which the test
+//! has too ([`cmdqv`]).
 
 #![deny(unsafe_code)]
 
+pub mod cmdqv;
 pub mod errno;
 #[cfg(not(test))]
 #[allow(unsafe_code)]

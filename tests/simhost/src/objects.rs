@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
+    cmdqv::{Vintf, STREAM_ID_BITS},
     errno::{Errno, Result},
     log::Words,
     smmu::Nested,
@@ -37,6 +38,8 @@ pub enum Object {
         stage2: Id,
         /// The SMMU
         smmu: String,
+        /// Its VINTF, if it was allocated for CMDQ virtualization
+        vintf: Option<Vintf>,
     },
     /// A guest's STE, nested in the stage 2 of a vIOMMU
     Nested {
@@ -60,13 +63,33 @@ pub enum Object {
     Veventq {
         /// The vIOMMU whose events it has
         viommu: Id,
+        /// Whether they are those of CMDQ virtualization
+        cmdqv: bool,
         /// Whether its file is open
         open: bool,
         /// Whether its file was polled
         polled: bool,
     },
+    /// A hardware queue
+    HwQueue(HwQueue),
     /// A device that is bound
     Device(Device),
+}
+
+/// A hardware queue, which executes the commands in a part of an I/O address
+/// space. It is not enabled yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HwQueue {
+    /// The vIOMMU whose VINTF it belongs to
+    pub viommu: Id,
+    /// Its index in the VINTF
+    pub index: u32,
+    /// Where its commands are
+    pub iova: u64,
+    /// The bytes of its commands
+    pub length: u64,
+    /// The queue with the index below, which must outlive it
+    below: Option<Id>,
 }
 
 /// A device that is bound to an iommufd.
@@ -84,9 +107,16 @@ pub struct Device {
     pub noted_vsid: Option<u64>,
 }
 
-/// The mappings of an I/O address space: start and length.
+/// The mappings of an I/O address space, by their start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mappings(BTreeMap<u64, u64>);
+pub struct Mappings(BTreeMap<u64, Mapping>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mapping {
+    /// Its last address
+    last: u64,
+    writeable: bool,
+}
 
 impl Mappings {
     const PAGE: u64 = 4096;
@@ -97,32 +127,57 @@ impl Mappings {
     ///
     /// `EINVAL`: not whole pages, or beyond the end of the address space;
     /// `EEXIST`: the range is occupied.
-    pub fn map(&mut self, iova: u64, length: u64) -> Result<()> {
+    pub fn map(&mut self, iova: u64, length: u64, writeable: bool) -> Result<()> {
         if length == 0 || (iova | length) % Self::PAGE != 0 {
             return Err(Errno::EINVAL);
         }
         let last = iova.checked_add(length - 1).ok_or(Errno::EINVAL)?;
-        let overlaps = |(start, size): (&u64, &u64)| start + (size - 1) >= iova;
-        if self.0.range(..=last).next_back().is_some_and(overlaps) {
+        let below = self.0.range(..=last).next_back();
+        if below.is_some_and(|(_, mapping)| mapping.last >= iova) {
             return Err(Errno::EEXIST);
         }
-        self.0.insert(iova, length);
+        self.0.insert(iova, Mapping { last, writeable });
         Ok(())
     }
 
-    /// Unmaps a range and returns how many bytes were mapped.
+    /// Checks the pages of a hardware queue.
     ///
     /// # Errors
     ///
-    /// `ENOENT`: nothing is mapped; `EINVAL`: the range cuts a mapping.
-    pub fn unmap(&mut self, iova: u64, length: u64) -> Result<u64> {
+    /// `ENOENT`: not all of it is mapped; `EPERM`: it is read-only.
+    pub fn check_queue(&self, iova: u64, length: u64) -> Result<()> {
+        let last = iova.checked_add(length - 1).ok_or(Errno::EOVERFLOW)?;
+        let mut next = iova;
+        loop {
+            let below = self.0.range(..=next).next_back();
+            let (_, mapping) = below
+                .filter(|(_, mapping)| mapping.last >= next)
+                .ok_or(Errno::ENOENT)?;
+            if !mapping.writeable {
+                return Err(Errno::EPERM);
+            }
+            if mapping.last >= last {
+                return Ok(());
+            }
+            next = mapping.last + 1;
+        }
+    }
+
+    /// Unmaps a range and returns how many bytes were mapped. `pinned` are the
+    /// first and the last address of each hardware queue: the mappings that
+    /// they are in stay.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: nothing is mapped; `EINVAL`: the range cuts a mapping;
+    /// `EBUSY`: a queue pins one. The mappings before that one are gone.
+    fn unmap(&mut self, iova: u64, length: u64, pinned: &[[u64; 2]]) -> Result<u64> {
         let everything = iova == 0 && length == u64::MAX;
         let last = iova
             .checked_add(length.wrapping_sub(1))
             .ok_or(Errno::EOVERFLOW)?;
-        let straddles = |(start, size): (&u64, &u64)| {
-            let end = start + (size - 1);
-            end >= iova && (*start < iova || end > last)
+        let straddles = |(start, mapping): (&u64, &Mapping)| {
+            mapping.last >= iova && (*start < iova || mapping.last > last)
         };
         if self.0.range(..=last).any(straddles) {
             return Err(Errno::EINVAL);
@@ -131,7 +186,19 @@ impl Mappings {
         if starts.is_empty() && !everything {
             return Err(Errno::ENOENT);
         }
-        Ok(starts.iter().filter_map(|start| self.0.remove(start)).sum())
+        let mut unmapped = 0;
+        for start in starts {
+            let Some(mapping) = self.0.get(&start).copied() else {
+                continue;
+            };
+            let is_inside = |queue: &[u64; 2]| queue[0] <= mapping.last && queue[1] >= start;
+            if pinned.iter().any(is_inside) {
+                return Err(Errno::EBUSY);
+            }
+            self.0.remove(&start);
+            unmapped += mapping.last - start + 1;
+        }
+        Ok(unmapped)
     }
 }
 
@@ -141,10 +208,13 @@ impl Object {
         match self {
             Self::Ioas(_) => "ioas",
             Self::Stage2 { .. } => "s2",
-            Self::Viommu { .. } => "viommu",
+            Self::Viommu { vintf: None, .. } => "viommu",
+            Self::Viommu { .. } => "cmdqv-viommu",
             Self::Nested { nested, .. } => nested_kind(*nested),
             Self::Vdevice { .. } => "vdevice",
-            Self::Veventq { .. } => "veventq",
+            Self::Veventq { cmdqv: false, .. } => "veventq",
+            Self::Veventq { .. } => "cmdqv-veventq",
+            Self::HwQueue(_) => "hwqueue",
             Self::Device(_) => "device",
         }
     }
@@ -159,6 +229,7 @@ impl Object {
             Self::Nested { viommu, .. }
             | Self::Vdevice { viommu, .. }
             | Self::Veventq { viommu, .. } => *viommu == id,
+            Self::HwQueue(queue) => queue.viommu == id || queue.below == Some(id),
             Self::Device(device) => device.attached == Some(id),
         }
     }
@@ -184,7 +255,19 @@ impl fmt::Display for Object {
             } => {
                 write!(f, " ioas={ioas} smmu={smmu} vmid={vmid}")
             }
-            Self::Viommu { stage2, smmu } => write!(f, " stage2={stage2} smmu={smmu}"),
+            Self::Viommu {
+                stage2,
+                smmu,
+                vintf,
+            } => {
+                write!(f, " stage2={stage2} smmu={smmu}")?;
+                match vintf {
+                    Some(Vintf { number, offset, .. }) => {
+                        write!(f, " vintf={number} offset={offset:#x}")
+                    }
+                    None => Ok(()),
+                }
+            }
             Self::Nested { viommu, ste, .. } => {
                 write!(f, " viommu={viommu} ste={}", Words(&[*ste]))
             }
@@ -197,6 +280,19 @@ impl fmt::Display for Object {
                 write!(f, " viommu={viommu} device={device} sid={virt_id:#x}")
             }
             Self::Veventq { viommu, .. } => write!(f, " viommu={viommu}"),
+            Self::HwQueue(queue) => {
+                let HwQueue {
+                    viommu,
+                    index,
+                    iova,
+                    length,
+                    ..
+                } = queue;
+                write!(
+                    f,
+                    " viommu={viommu} index={index} iova={iova:#x} length={length:#x}"
+                )
+            }
             Self::Device(device) => write!(f, " name={}", device.name),
         }
     }
@@ -270,6 +366,120 @@ impl Objects {
         self.0.remove(&id).ok_or(Errno::ENOENT)
     }
 
+    /// Returns the VINTF of a vIOMMU.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: there is no such vIOMMU.
+    pub fn vintf(&self, viommu: Id) -> Result<Option<Vintf>> {
+        match self.get(viommu)? {
+            Object::Viommu { vintf, .. } => Ok(*vintf),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    /// Returns the VINTFs of `smmu` that its vIOMMUs have.
+    pub fn vintfs<'a>(&'a self, smmu: &'a str) -> impl Iterator<Item = Vintf> + 'a {
+        self.0.values().filter_map(move |object| match object {
+            Object::Viommu {
+                smmu: of, vintf, ..
+            } if of == smmu => *vintf,
+            _ => None,
+        })
+    }
+
+    /// Returns the offsets of the pages of all VINTFs.
+    pub fn pages(&self) -> Vec<u64> {
+        let page = |object: &Object| match object {
+            Object::Viommu { vintf, .. } => vintf.map(|vintf| vintf.offset),
+            _ => None,
+        };
+        self.0.values().filter_map(page).collect()
+    }
+
+    /// Allocates a hardware queue (`IOMMU_HW_QUEUE_ALLOC`).
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: no such vIOMMU, or not all of the queue is mapped;
+    /// `EOPNOTSUPP`: the vIOMMU has no VINTF; `EPERM`: the queue is read-only;
+    /// `EINVAL`: its index, size or alignment; `EEXIST`: the index is taken;
+    /// `EIO`: the index below is free.
+    pub fn add_hw_queue(&mut self, viommu: Id, index: u32, iova: u64, length: u64) -> Result<Id> {
+        const PAGE_MASK: u64 = Mappings::PAGE - 1;
+
+        let vintf = self.vintf(viommu)?.ok_or(Errno::EOPNOTSUPP)?;
+        let last = iova.checked_add(length - 1).ok_or(Errno::EOVERFLOW)?;
+        let pages = [iova & !PAGE_MASK, last | PAGE_MASK];
+        self.mappings_of(viommu)?
+            .check_queue(pages[0], pages[1] - pages[0] + 1)?;
+        let bad_size = !length.is_power_of_two() || length < 32 || length > vintf.queue_bytes;
+        if index >= vintf.queues || bad_size || iova % length != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let queue_at = |wanted: u32| {
+            self.0.iter().find_map(|(id, object)| match object {
+                Object::HwQueue(queue) if (queue.viommu, queue.index) == (viommu, wanted) => {
+                    Some(*id)
+                }
+                _ => None,
+            })
+        };
+        if queue_at(index).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let below = match index.checked_sub(1) {
+            Some(below) => Some(queue_at(below).ok_or(Errno::EIO)?),
+            None => None,
+        };
+        Ok(self.add(Object::HwQueue(HwQueue {
+            viommu,
+            index,
+            iova,
+            length,
+            below,
+        })))
+    }
+
+    /// Returns the I/O address space that a vIOMMU's stage 2 translates to.
+    fn ioas_of(&self, viommu: Id) -> Result<Id> {
+        let Object::Viommu { stage2, .. } = self.get(viommu)? else {
+            return Err(Errno::ENOENT);
+        };
+        match self.get(*stage2)? {
+            Object::Stage2 { ioas, .. } => Ok(*ioas),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    fn mappings_of(&self, viommu: Id) -> Result<&Mappings> {
+        match self.get(self.ioas_of(viommu)?)? {
+            Object::Ioas(mappings) => Ok(mappings),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
+    /// Unmaps a range of an I/O address space (`IOMMU_IOAS_UNMAP`) and returns
+    /// how many bytes were mapped.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: there is no such address space, or nothing is mapped;
+    /// `EINVAL`: the range cuts a mapping; `EBUSY`: a hardware queue is in one.
+    pub fn unmap(&mut self, ioas: Id, iova: u64, length: u64) -> Result<u64> {
+        let pin = |object: &Object| match object {
+            Object::HwQueue(queue) if self.ioas_of(queue.viommu) == Ok(ioas) => {
+                Some([queue.iova, queue.iova + (queue.length - 1)])
+            }
+            _ => None,
+        };
+        let pinned: Vec<_> = self.0.values().filter_map(pin).collect();
+        match self.get_mut(ioas)? {
+            Object::Ioas(mappings) => mappings.unmap(iova, length, &pinned),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+
     /// Returns the vDEVICE of the device `device`.
     pub fn vdevice_of(&self, device: Id) -> Option<(Id, u64)> {
         self.0.values().find_map(|object| match object {
@@ -299,10 +509,11 @@ impl Objects {
     /// # Errors
     ///
     /// `ENOENT`: no such vIOMMU or device; `EINVAL`: they are of different
-    /// SMMUs, or the vIOMMU is something else; `EEXIST`: the device has a
-    /// vDEVICE, or the `StreamID` is taken.
+    /// SMMUs, or the `StreamID` is larger than the hardware's; `EEXIST`: the
+    /// device has a vDEVICE, or the `StreamID` is taken; `ENOSPC`: the VINTF of
+    /// the vIOMMU matches no more streams.
     pub fn add_vdevice(&mut self, viommu: Id, device: Id, virt_id: u64) -> Result<Id> {
-        let Object::Viommu { smmu, .. } = self.get(viommu)? else {
+        let Object::Viommu { smmu, vintf, .. } = self.get(viommu)? else {
             return Err(Errno::ENOENT);
         };
         if *smmu != self.device(device)?.smmu {
@@ -310,6 +521,16 @@ impl Objects {
         }
         if self.vdevice_of(device).is_some() || self.device_of(viommu, virt_id).is_some() {
             return Err(Errno::EEXIST);
+        }
+        if let Some(vintf) = vintf {
+            if virt_id >> STREAM_ID_BITS != 0 {
+                return Err(Errno::EINVAL);
+            }
+            let is_behind = |object: &Object| matches!(object, Object::Vdevice { viommu: of, .. } if *of == viommu);
+            let streams = self.0.values().filter(|object| is_behind(object)).count();
+            if streams >= vintf.streams {
+                return Err(Errno::ENOSPC);
+            }
         }
         Ok(self.add(Object::Vdevice {
             viommu,
@@ -424,6 +645,7 @@ mod tests {
         let viommu = objects.add(Object::Viommu {
             stage2,
             smmu: "smmu0".into(),
+            vintf: None,
         });
         Table {
             objects,
@@ -480,6 +702,7 @@ mod tests {
         let other = t.objects.add(Object::Viommu {
             stage2: t.stage2,
             smmu: "smmu0".into(),
+            vintf: None,
         });
         let vdevice = t.objects.add_vdevice(other, t.devices[0], 8).expect("free");
         assert_eq!(t.objects.attach(t.devices[0], nested), Err(Errno::ENOENT));
@@ -538,6 +761,7 @@ mod tests {
         let mut t = table();
         let queue = t.objects.add(Object::Veventq {
             viommu: t.viommu,
+            cmdqv: false,
             open: true,
             polled: false,
         });
@@ -553,15 +777,129 @@ mod tests {
     #[test]
     fn mappings_do_not_overlap_and_unmap_whole() {
         let mut mappings = Mappings::default();
-        assert_eq!(mappings.map(0x1000, 0x3000), Ok(()));
-        assert_eq!(mappings.map(0x3000, 0x1000), Err(Errno::EEXIST));
-        assert_eq!(mappings.map(0, 0x2000), Err(Errno::EEXIST));
-        assert_eq!(mappings.map(0x800, 0x1000), Err(Errno::EINVAL));
-        assert_eq!(mappings.map(!0xfff, 0x2000), Err(Errno::EINVAL));
-        assert_eq!(mappings.map(0x4000, 0x1000), Ok(()));
-        assert_eq!(mappings.unmap(0x2000, 0x1000), Err(Errno::EINVAL));
-        assert_eq!(mappings.unmap(0x1000, 0x4000), Ok(0x4000));
-        assert_eq!(mappings.unmap(0x1000, 0x4000), Err(Errno::ENOENT));
-        assert_eq!(mappings.unmap(0, u64::MAX), Ok(0));
+        assert_eq!(mappings.map(0x1000, 0x3000, true), Ok(()));
+        assert_eq!(mappings.map(0x3000, 0x1000, true), Err(Errno::EEXIST));
+        assert_eq!(mappings.map(0, 0x2000, true), Err(Errno::EEXIST));
+        assert_eq!(mappings.map(0x800, 0x1000, true), Err(Errno::EINVAL));
+        assert_eq!(mappings.map(!0xfff, 0x2000, true), Err(Errno::EINVAL));
+        assert_eq!(mappings.map(0x4000, 0x1000, true), Ok(()));
+        assert_eq!(mappings.unmap(0x2000, 0x1000, &[]), Err(Errno::EINVAL));
+        assert_eq!(mappings.unmap(0x1000, 0x4000, &[]), Ok(0x4000));
+        assert_eq!(mappings.unmap(0x1000, 0x4000, &[]), Err(Errno::ENOENT));
+        assert_eq!(mappings.unmap(0, u64::MAX, &[]), Ok(0));
+    }
+    /// Allocates a vIOMMU with a VINTF of two queues and two streams. Its
+    /// address space has 1 MiB at 1 GiB in two mappings, a read-only page, and
+    /// 16 MiB at 2 GiB.
+    fn with_vintf(t: &mut Table) -> Id {
+        let Ok(Object::Ioas(mappings)) = t.objects.get_mut(t.ioas) else {
+            panic!("it is the address space");
+        };
+        mappings.map(RAM, 0x8_0000, true).expect("free");
+        mappings.map(RAM + 0x8_0000, 0x8_0000, true).expect("free");
+        mappings.map(ROM, 0x1000, false).expect("free");
+        mappings.map(LARGE, 1 << 24, true).expect("free");
+        t.objects.add(Object::Viommu {
+            stage2: t.stage2,
+            smmu: "smmu0".into(),
+            vintf: Some(Vintf {
+                number: 1,
+                offset: 0x1000,
+                queues: 2,
+                queue_bytes: 16 << 19,
+                streams: 2,
+            }),
+        })
+    }
+
+    const RAM: u64 = 1 << 30;
+    const ROM: u64 = RAM + 0x20_0000;
+    const LARGE: u64 = 2 << 30;
+
+    #[test]
+    fn hw_queue_arguments_are_checked_pages_first() {
+        let mut t = table();
+        let viommu = with_vintf(&mut t);
+        let mut queue = |on, index, iova, length| {
+            let id = t.objects.add_hw_queue(on, index, iova, length)?;
+            t.objects.destroy(id).map(|_| ())
+        };
+        assert_eq!(queue(99, 0, RAM, 4096), Err(Errno::ENOENT));
+        assert_eq!(queue(t.viommu, 0, RAM, 4096), Err(Errno::EOPNOTSUPP));
+        assert_eq!(
+            queue(viommu, 0, u64::MAX - 4095, 8192),
+            Err(Errno::EOVERFLOW)
+        );
+        // the pages, even if the driver would refuse the rest
+        assert_eq!(queue(viommu, 7, 0x1000, 48), Err(Errno::ENOENT));
+        assert_eq!(queue(viommu, 0, RAM + 0xf_f000, 0x2000), Err(Errno::ENOENT));
+        assert_eq!(queue(viommu, 7, ROM, 48), Err(Errno::EPERM));
+        for (index, iova, length) in [
+            (2, RAM, 4096),
+            (0, RAM, 16),
+            (0, RAM, 48),
+            (0, RAM + 1024, 2048),
+        ] {
+            let result = queue(viommu, index, iova, length);
+            assert_eq!(result, Err(Errno::EINVAL), "{index} {iova:#x} {length}");
+        }
+        assert_eq!(queue(viommu, 1, RAM, 4096), Err(Errno::EIO));
+        assert_eq!(queue(viommu, 0, RAM, 32), Ok(()));
+        assert_eq!(queue(viommu, 0, RAM, 1 << 20), Ok(()), "two mappings");
+        assert_eq!(queue(viommu, 0, LARGE, 1 << 23), Ok(()));
+        assert_eq!(
+            queue(viommu, 0, LARGE, 1 << 24),
+            Err(Errno::EINVAL),
+            "CMDQS"
+        );
+    }
+
+    #[test]
+    fn hw_queues_come_ascending_and_go_descending() {
+        let mut t = table();
+        let viommu = with_vintf(&mut t);
+        let mut add = |index| t.objects.add_hw_queue(viommu, index, RAM, 4096);
+        let first = add(0).expect("free");
+        assert_eq!(add(0), Err(Errno::EEXIST));
+        let second = add(1).expect("free");
+        for busy in [first, viommu] {
+            assert_eq!(t.objects.destroy(busy), Err(Errno::EBUSY), "{busy}");
+        }
+        for id in [second, first, viommu] {
+            assert!(t.objects.destroy(id).is_ok(), "{id}");
+        }
+    }
+
+    #[test]
+    fn hw_queue_pins_its_whole_mapping() {
+        let mut t = table();
+        let viommu = with_vintf(&mut t);
+        let add = t.objects.add_hw_queue(viommu, 0, RAM + 0x8_1000, 4096);
+        let queue = add.expect("free");
+        let (ioas, half) = (t.ioas, 0x8_0000);
+        assert_eq!(t.objects.unmap(ioas, RAM + half, half), Err(Errno::EBUSY));
+        assert_eq!(t.objects.unmap(ioas, RAM, half), Ok(half));
+        t.objects.destroy(queue).expect("unused");
+        assert_eq!(t.objects.unmap(ioas, RAM + half, half), Ok(half));
+        assert_eq!(t.objects.unmap(viommu, RAM, half), Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn vintf_limits_streams() {
+        let mut t = table();
+        let viommu = with_vintf(&mut t);
+        let mut vdevice = |name: &str, sid| {
+            let device = device(&mut t.objects, name, "smmu0");
+            t.objects.add_vdevice(viommu, device, sid)
+        };
+        assert_eq!(vdevice("e0", 1 << 20), Err(Errno::EINVAL));
+        let first = vdevice("e1", (1 << 20) - 1).expect("free");
+        vdevice("e2", 8).expect("free");
+        assert_eq!(vdevice("e3", 9), Err(Errno::ENOSPC));
+        t.objects.destroy(first).expect("unused");
+        let e4 = device(&mut t.objects, "e4", "smmu0");
+        t.objects
+            .add_vdevice(viommu, e4, 9)
+            .expect("one is free again");
     }
 }

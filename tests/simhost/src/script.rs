@@ -6,15 +6,21 @@
 //! A line is a word and fields `key=value`:
 //!
 //! * `smmu NAME [idr0=.. .. idr5=.. flags=.. iidr=.. aidr=.. kind=.. nesting=off
-//!   ats=off refuses=OPCODE]`: an SMMU, which has everything else; a second line
-//!   about it replaces the first
+//!   ats=off refuses=OPCODE cmdqv=vintfs:3,vcmdqs:1,sids:4,version:1]`: an SMMU,
+//!   which has everything else; a second line about it replaces the first. It
+//!   has no CMDQ virtualization without `cmdqv`, which says how many VINTFs
+//!   virtual machines can have, and log2 of the queues and the streams of each;
+//!   `type:N` is the type that `GET_HW_INFO` reports.
 //! * `device NAME smmu=NAME sid=N`
 //! * `contract unvalidated|validating|block-start`: which kernel's `IOMMU_HWPT_INVALIDATE`
 //!   this is ([`Contract`])
 //! * `fail OP [errno=NAME] [skip=N] [count=N] [device=NAME] [kind=KIND]
-//!   [entry_num=N] [issued=N] [delay_ms=N]`: the calls of OP that match, after
-//!   the first `skip`, `count` times (default: for ever), are delayed, then fail
-//!   with `errno` (default: succeed). `entry_num` is what an invalidation writes
+//!   [index=N] [entry_num=N] [issued=N] [delay_ms=N]`: the calls of OP that
+//!   match, after the first `skip`, `count` times (default: for ever), are
+//!   delayed, then fail with `errno` (default: succeed). `kind` is that of the
+//!   object that the call creates or destroys, and `smmuv3` or `cmdqv` for
+//!   `GET_HW_INFO`; `index` is that of a hardware queue which is allocated or
+//!   destroyed. `fail MMAP` is a mapping of an iommufd. `entry_num` is what an invalidation writes
 //!   back, `issued` how many of its commands complete although it fails. `fail
 //!   VEVENTQ_EMPTY`, without `errno`: reads of a virtual event queue return
 //!   nothing, and leave it readable.
@@ -34,7 +40,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{errno::Errno, invalidation::Contract, smmu::Smmu};
+use crate::{cmdqv::Cmdqv, errno::Errno, invalidation::Contract, smmu::Smmu};
 
 /// A device of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +58,10 @@ pub struct Circumstances<'a> {
     pub operation: &'a str,
     /// The device that it is about
     pub device: Option<&'a str>,
-    /// Returns the kind of HWPT that it is about.
+    /// The kind of object that it is about
     pub kind: Option<&'a str>,
+    /// The index of the hardware queue that it is about
+    pub index: Option<u32>,
 }
 
 /// An injected failure.
@@ -74,6 +82,7 @@ struct Rule {
     operation: String,
     device: Option<String>,
     kind: Option<String>,
+    index: Option<u32>,
     skip: u64,
     count: u64,
     fault: Fault,
@@ -89,6 +98,7 @@ impl Rule {
         self.operation == call.operation
             && fits(&self.device, call.device)
             && fits(&self.kind, call.kind)
+            && self.index.is_none_or(|wanted| Some(wanted) == call.index)
     }
 }
 
@@ -306,7 +316,7 @@ impl Fields<'_> {
     fn smmu(&self, name: &str) -> Option<Smmu> {
         self.knows_only(&[
             "idr0", "idr1", "idr2", "idr3", "idr4", "idr5", "kind", "flags", "iidr", "aidr",
-            "nesting", "ats", "refuses",
+            "nesting", "ats", "refuses", "cmdqv",
         ])?;
         let mut smmu = Smmu::new(name);
         for (index, register) in smmu.idr.iter_mut().enumerate() {
@@ -321,6 +331,9 @@ impl Fields<'_> {
         if let Some(opcode) = self.number("refuses")? {
             smmu.refuses = Some(u32::try_from(opcode).ok()?);
         }
+        if let Some(text) = self.0.get("cmdqv") {
+            smmu.cmdqv = Some(Cmdqv::parse(text)?);
+        }
         Some(smmu)
     }
 
@@ -331,19 +344,22 @@ impl Fields<'_> {
             "count",
             "device",
             "kind",
+            "index",
             "entry_num",
             "issued",
             "delay_ms",
         ])?;
         let errno = self.errno()?;
-        let entry_num = match self.number("entry_num")? {
-            Some(value) => Some(u32::try_from(value).ok()?),
-            None => None,
+        let optional = |key| match self.number(key)? {
+            Some(value) => u32::try_from(value).ok().map(Some),
+            None => Some(None),
         };
+        let entry_num = optional("entry_num")?;
         Some(Rule {
             operation: operation.to_owned(),
             device: self.text("device"),
             kind: self.text("kind"),
+            index: optional("index")?,
             skip: self.number("skip")?.unwrap_or(0),
             count: self.number("count")?.unwrap_or(u64::MAX),
             fault: Fault {
@@ -373,6 +389,7 @@ mod tests {
             operation,
             device: Some(device),
             kind: Some(kind),
+            index: None,
         };
         script.take(&call).and_then(|fault| fault.errno)
     }
@@ -386,6 +403,7 @@ mod tests {
         ]);
         let a = script.smmu("a").expect("it was described");
         assert_eq!((a.idr[3], a.ats, a.nesting), (0x400, false, true));
+        assert_eq!(a.cmdqv, None);
         assert_eq!(a.idr[0], script.smmu("b").expect("so was it").idr[0]);
         let device = script.device("d").expect("it was described");
         assert_eq!((device.smmu.as_str(), device.sid), ("b", 0x10));
@@ -410,6 +428,20 @@ mod tests {
     }
 
     #[test]
+    fn script_failure_selects_queue_by_index() {
+        let mut script = script(&["fail HW_QUEUE_ALLOC errno=EFAULT index=1"]);
+        let call = |index| Circumstances {
+            operation: "HW_QUEUE_ALLOC",
+            index,
+            ..Circumstances::default()
+        };
+        assert_eq!(script.take(&call(Some(0))), None);
+        assert_eq!(script.take(&call(None)), None);
+        let fault = script.take(&call(Some(1))).expect("a failure");
+        assert_eq!(fault.errno, Some(Errno::EFAULT));
+    }
+
+    #[test]
     fn script_lose_is_permanent() {
         let mut script = script(&["lose d0", "lose iommufd0 errno=EBADF", "clear"]);
         assert_eq!(script.loss_of("d0"), Some(Errno::ENODEV));
@@ -428,6 +460,8 @@ mod tests {
             "fail X count=many",
             "fail X colour=red",
             "smmu a idr0=0x100000000",
+            "smmu a cmdqv=on",
+            "fail HW_QUEUE_ALLOC index=first",
             "device d sid=1",
             "contract verbal",
             "clear now",

@@ -4,6 +4,7 @@
 //! The host's SMMUs as a VMM sees them.
 
 use crate::{
+    cmdqv::Cmdqv,
     errno::{Errno, Result},
     uapi,
 };
@@ -29,6 +30,8 @@ pub struct Smmu {
     pub ats: bool,
     /// An opcode that its driver refuses
     pub refuses: Option<u32>,
+    /// Its CMDQ virtualization
+    pub cmdqv: Option<Cmdqv>,
 }
 
 impl Smmu {
@@ -58,7 +61,16 @@ impl Smmu {
             nesting: true,
             ats: true,
             refuses: None,
+            cmdqv: None,
         }
+    }
+
+    /// Returns `iommu_hw_info_arm_smmuv3`.
+    pub fn hw_info(&self) -> Vec<u8> {
+        let mut words = vec![self.flags, 0];
+        words.extend(self.idr);
+        words.extend([self.iidr, self.aidr]);
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
     /// Returns the number of ASID bits.
@@ -68,6 +80,11 @@ impl Smmu {
         } else {
             8
         }
+    }
+
+    /// Returns the largest number of bytes of a Command queue, by IDR1.CMDQS.
+    pub const fn command_queue_bytes(&self) -> u64 {
+        16 << ((self.idr[1] >> 21) & 0x1f)
     }
 
     /// Returns IDR1.SSIDSIZE.

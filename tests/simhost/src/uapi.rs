@@ -44,6 +44,7 @@ commands! {
     VDEVICE_ALLOC = 0x3b91, 24, 24;
     IOAS_CHANGE_PROCESS = 0x3b92, 8, 8;
     VEVENTQ_ALLOC = 0x3b93, 32, 32;
+    HW_QUEUE_ALLOC = 0x3b94, 40, 40;
 }
 
 /// `IOMMU_HWPT_ALLOC_NEST_PARENT`
@@ -60,16 +61,26 @@ pub const HWPT_DATA_NONE: u32 = 0;
 pub const HWPT_DATA_ARM_SMMUV3: u32 = 2;
 /// `IOMMU_HW_INFO_TYPE_ARM_SMMUV3`
 pub const HW_INFO_ARM_SMMUV3: u32 = 2;
+/// `IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV`
+pub const HW_INFO_TEGRA241_CMDQV: u32 = 3;
 /// `IOMMU_HW_INFO_FLAG_INPUT_TYPE`
 pub const HW_INFO_INPUT_TYPE: u32 = 1 << 0;
 /// `IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED`
 pub const HW_CAP_ATS_NOT_SUPPORTED: u64 = 1 << 3;
 /// `IOMMU_VIOMMU_TYPE_ARM_SMMUV3`, and the same of a virtual event queue
 pub const VIOMMU_ARM_SMMUV3: u32 = 1;
+/// `IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV`, and the same of a virtual event queue
+pub const VIOMMU_TEGRA241_CMDQV: u32 = 2;
+/// `IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV`
+pub const HW_QUEUE_TEGRA241_CMDQV: u32 = 1;
+/// Entries of a virtual event queue at most
+pub const VEVENTQ_DEPTH: u32 = 1 << 19;
 /// `IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3`
 pub const INVALIDATE_ARM_SMMUV3: u32 = 1;
 /// `IOMMU_IOAS_MAP_FIXED_IOVA | WRITEABLE | READABLE`
 pub const MAP_FLAGS: u32 = 7;
+/// `IOMMU_IOAS_MAP_WRITEABLE`
+pub const MAP_WRITEABLE: u32 = 1 << 1;
 
 pub const DEVICE_GET_INFO: u64 = 0x3b6b;
 pub const DEVICE_GET_REGION_INFO: u64 = 0x3b6c;

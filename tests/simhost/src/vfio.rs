@@ -126,7 +126,7 @@ impl Host {
         self.fault(&Circumstances {
             operation,
             device: Some(name),
-            kind: None,
+            ..Circumstances::default()
         })
     }
 
@@ -189,6 +189,7 @@ impl Host {
             operation: "ATTACH",
             device: Some(name),
             kind: Some(kind),
+            index: None,
         })?;
         if flags != 0 {
             // no PASIDs
