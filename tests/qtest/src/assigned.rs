@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Ref, RefCell},
+    collections::BTreeMap,
     env, fs,
     fs::{File, OpenOptions},
     io::Write,
@@ -136,6 +137,8 @@ pub struct Setup {
     builder: Builder,
     directory: Directory,
     slots: Vec<u32>,
+    /// The memfds of the iommufds, by name
+    iommufds: BTreeMap<String, File>,
 }
 
 impl Setup {
@@ -165,6 +168,7 @@ impl Setup {
                 .env("SIMHOST_DIR", &directory.0),
             directory,
             slots: Vec::new(),
+            iommufds: BTreeMap::new(),
         };
         setup.iommufd("iommufd0")
     }
@@ -186,7 +190,10 @@ impl Setup {
     /// Opens /dev/iommu once more.
     #[must_use]
     pub fn iommufd(mut self, id: &str) -> Self {
-        let fd = self.builder.fd(memfd(&format!("simhost-iommufd-{id}")));
+        let memfd = memfd(&format!("simhost-iommufd-{id}"));
+        let copy = memfd.try_clone().expect("a copy");
+        self.iommufds.insert(id.to_owned(), copy.into());
+        let fd = self.builder.fd(memfd);
         let object = format!("iommufd,id={id},fd={fd}");
         self.builder = self.builder.args(["-object", &object]);
         self
@@ -272,6 +279,7 @@ impl Setup {
             journal: RefCell::new(journal),
             directory: self.directory,
             slots: self.slots,
+            iommufds: self.iommufds,
         };
         bench.journal.borrow_mut().update();
         Ok(bench)
@@ -309,6 +317,7 @@ pub struct Bench {
     journal: RefCell<Journal>,
     directory: Directory,
     slots: Vec<u32>,
+    iommufds: BTreeMap<String, File>,
 }
 
 impl Bench {
@@ -393,6 +402,13 @@ impl Bench {
     /// Returns the path of a file in the host's directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
+    }
+
+    /// Returns the memfd of an iommufd, which has the pages of CMDQ
+    /// virtualization.
+    #[track_caller]
+    pub fn iommufd(&self, name: &str) -> &File {
+        self.iommufds.get(name).expect("an iommufd")
     }
 
     /// Appends a line to the host's script.

@@ -134,6 +134,11 @@ impl Call {
         self.0.text("op")
     }
 
+    /// Returns its errno, or `ok`.
+    pub fn result(&self) -> &str {
+        self.0.text("result")
+    }
+
     /// Returns the kind of HWPT that it is about.
     pub fn kind(&self) -> &str {
         self.0.text("kind")
@@ -151,8 +156,8 @@ pub struct Journal {
     path: PathBuf,
     offset: u64,
     devices: BTreeMap<String, Device>,
-    /// Kind of the objects of all iommufds, by iommufd and ID
-    objects: BTreeMap<(String, u64), String>,
+    /// The lines `new` of the objects of all iommufds, by iommufd and ID
+    objects: BTreeMap<(String, u64), Line>,
     /// Lines since the last mark
     recent: Vec<Line>,
     /// Number of calls since the beginning, by operation
@@ -199,8 +204,7 @@ impl Journal {
                 self.devices.insert(name, line.device());
             }
             "new" => {
-                let kind = line.text("kind").to_owned();
-                self.objects.insert(object(), kind);
+                self.objects.insert(object(), line.clone());
             }
             "call" => {
                 let operation = line.text("op").to_owned();
@@ -226,17 +230,33 @@ impl Journal {
     /// Returns how many objects of each kind there are.
     pub fn objects(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();
-        for kind in self.objects.values() {
-            *counts.entry(kind.as_str()).or_default() += 1;
+        for line in self.objects.values() {
+            *counts.entry(line.text("kind")).or_default() += 1;
         }
         counts
+    }
+
+    /// Returns the objects of this kind, as the log describes them.
+    pub fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Line> {
+        let objects = self.objects.values();
+        objects.filter(move |line| line.text("kind") == kind)
+    }
+
+    /// Returns the hardware queues that were created and destroyed since the
+    /// mark, such as `new 0` and `gone 0`, in order.
+    pub fn queue_changes(&self) -> Vec<String> {
+        self.recent
+            .iter()
+            .filter(|line| line.text("kind") == "hwqueue")
+            .map(|line| format!("{} {}", line.word, line.text("index")))
+            .collect()
     }
 
     /// Returns the ID of an object of this kind.
     pub fn id(&self, kind: &str) -> Option<u64> {
         let mut objects = self.objects.iter();
         objects
-            .find(|(_, other)| *other == kind)
+            .find(|(_, line)| line.text("kind") == kind)
             .map(|((_, id), _)| *id)
     }
 

@@ -10,6 +10,7 @@
 
 pub mod assigned;
 pub mod binary;
+pub mod cmdqv;
 pub mod command;
 pub mod edu;
 pub mod fw_cfg;

@@ -858,7 +858,7 @@ mod tests {
         for line in [
             format!("call op=HW_QUEUE_ALLOC on=i viommu={viommu} index=0 iova=0x40000000 length=0x0 result=EINVAL"),
             format!("new on=i id={first} kind=hwqueue viommu={viommu} index=0 iova=0x40000000 length=0x1000"),
-            format!("gone on=i id={second} kind=hwqueue"),
+            format!("gone on=i id={second} kind=hwqueue index=1"),
         ] {
             assert!(lines.contains(&line), "{line}\n{lines}");
         }

@@ -197,9 +197,13 @@ impl Host {
         }
         let object = self.objects(call.iommufd).destroy(id)?;
         let kind = object.kind();
-        call.report
-            .lines
-            .push(format!("gone on={} id={id} kind={kind}", call.iommufd));
+        let index = match &object {
+            Object::HwQueue(queue) => format!(" index={}", queue.index),
+            _ => String::new(),
+        };
+        let iommufd = call.iommufd;
+        let line = format!("gone on={iommufd} id={id} kind={kind}{index}");
+        call.report.lines.push(line);
         if let Object::Veventq { .. } = object {
             let _ = fs::remove_file(file::veventq_path(&self.directory, call.iommufd, id));
         }

@@ -9,7 +9,7 @@
 //! * `new id=N kind=KIND ...` and `gone id=N kind=KIND`: objects of an iommufd.
 //!   Those of CMDQ virtualization are `cmdqv-viommu`, with `vintf=` and the
 //!   `offset=` of its page, `cmdqv-veventq`, and `hwqueue`, with `index=`,
-//!   `iova=` and `length=`;
+//!   `iova=` and `length=`, and `index=` when it is gone;
 //! * `device name=D hwpt=N kind=none|s2|abort|bypass|nested ste=W0,W1`: the page
 //!   table that a device's transactions now go through; `none` is blocked;
 //! * `issue smmu=S n=N cmds=...`: commands that the SMMU has completed, as it
