@@ -43,6 +43,8 @@ pub struct Cmdqv {
     pub version: u8,
     /// The type that iommufd reports for it
     pub kind: u32,
+    /// The length that iommufd reports for the page of a VINTF
+    pub page: u64,
 }
 
 impl Default for Cmdqv {
@@ -53,6 +55,7 @@ impl Default for Cmdqv {
             sids: 4,
             version: 1,
             kind: uapi::HW_INFO_TEGRA241_CMDQV,
+            page: PAGE,
         }
     }
 }
@@ -70,6 +73,7 @@ impl Cmdqv {
                 "sids" => cmdqv.sids = value.parse().ok()?,
                 "version" => cmdqv.version = value.parse().ok()?,
                 "type" => cmdqv.kind = value.parse().ok()?,
+                "page" => cmdqv.page = value.parse().ok()?,
                 _ => return None,
             }
         }

@@ -780,8 +780,10 @@ mod tests {
         let plain = p.viommu(device, stage2).expect("it needs no VINTF");
         let first = p.cmdqv_viommu(device, stage2).expect("free");
         assert_eq!(first.1, [0x1000, 0x1_0000]);
+        p.script("smmu a cmdqv=vintfs:2,page:4096");
         let second = p.cmdqv_viommu(device, stage2).expect("free");
-        assert_eq!(second.1, [0x1_1000, 0x1_0000]);
+        assert_eq!(second.1, [0x1_1000, 0x1000]);
+        p.script("smmu a cmdqv=vintfs:2");
         assert_eq!(p.cmdqv_viommu(device, stage2), Err(Errno::ENOSPC));
         p.destroy(first.0).expect("unused");
         let again = p.cmdqv_viommu(device, stage2).expect("free again");

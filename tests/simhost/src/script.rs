@@ -10,7 +10,8 @@
 //!   which has everything else; a second line about it replaces the first. It
 //!   has no CMDQ virtualization without `cmdqv`, which says how many VINTFs
 //!   virtual machines can have, and log2 of the queues and the streams of each;
-//!   `type:N` is the type that `GET_HW_INFO` reports.
+//!   `type:N` is the type that `GET_HW_INFO` reports, `page:N` the length that
+//!   `VIOMMU_ALLOC` reports.
 //! * `device NAME smmu=NAME sid=N`
 //! * `contract unvalidated|validating|block-start`: which kernel's `IOMMU_HWPT_INVALIDATE`
 //!   this is ([`Contract`])

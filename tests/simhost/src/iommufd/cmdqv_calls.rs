@@ -46,7 +46,7 @@ impl Host {
             queue_bytes: smmu.command_queue_bytes(),
             streams: 1 << cmdqv.sids,
         };
-        let answer = [vintf.offset, cmdqv::PAGE].map(u64::to_ne_bytes).concat();
+        let answer = [vintf.offset, cmdqv.page].map(u64::to_ne_bytes).concat();
         call.memory.write(data, &answer)?;
         call.with_pages(|pages| pages.create(vintf.offset));
         Ok(vintf)
