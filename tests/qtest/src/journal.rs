@@ -320,6 +320,12 @@ impl Journal {
             .count()
     }
 
+    /// Returns how many calls of these operations since the mark have failed.
+    pub fn failures_of(&self, operations: &[&str]) -> usize {
+        let calls = operations.iter().flat_map(|name| self.calls(name));
+        calls.filter(|call| call.result() != "ok").count()
+    }
+
     /// Returns the blocks of commands that the SMMU `smmu` has completed since
     /// the mark, as the host issued them.
     pub fn issued(&self, smmu: &str) -> Vec<Vec<[u64; 2]>> {

@@ -183,10 +183,16 @@ impl<'a> Cmdqv<'a> {
     /// Writes commands into a queue that is not full, and the doorbell.
     #[track_caller]
     pub fn submit(&self, slot: u32, commands: &[Command]) {
+        self.submit_at(slot, Self::ring(slot), commands);
+    }
+
+    /// Writes commands into a queue at another place, and the doorbell.
+    #[track_caller]
+    pub fn submit_at(&self, slot: u32, ring: u64, commands: &[Command]) {
         let mut prod = self.get(slot, Register::Prod);
         for command in commands {
             let index = u64::from(prod) % (1 << Self::LOG2);
-            let at = Self::ring(slot) + BYTES * index;
+            let at = ring + BYTES * index;
             self.machine.write_memory(at, &to_bytes(&[*command]));
             prod = (prod + 1) % (2 << Self::LOG2);
         }

@@ -226,6 +226,11 @@ impl<'a> CmdqvHardware<'a> {
             .sum()
     }
 
+    /// Sets the sequence number of the next event.
+    pub const fn set_sequence(&mut self, sequence: u32) {
+        self.sequence = sequence;
+    }
+
     /// Reports the queues with an error, as the host's interrupt handler does.
     #[track_caller]
     pub fn report(&mut self) {
