@@ -18,6 +18,7 @@
 #![allow(missing_docs)]
 
 pub mod cd;
+pub mod cmdqv;
 pub mod command;
 pub mod event;
 pub mod register;
