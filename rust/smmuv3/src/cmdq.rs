@@ -16,6 +16,8 @@ mod held;
 mod interrupts;
 mod observer;
 
+use core::marker::PhantomData;
+
 pub use self::{
     backend::Backend,
     counters::{CommandCounters, Counters, HostCounters, QueueCounters, SIZES},
@@ -25,7 +27,7 @@ pub use self::{
 use self::{consumer::Consumer, held::HeldSyncs};
 use crate::{
     batch::{Batch, FlushPolicy},
-    command::Leniency,
+    command::{Leniency, Restriction, Unrestricted},
     features::Features,
     memory::GuestMemory,
     registers::{CmdqRun, COMMAND_LOG2_BYTES},
@@ -177,6 +179,25 @@ impl Cmdq {
         platform: Platform<'_, M, B, I, O>,
         budget: u32,
     ) -> Progress {
+        self.consume_restricted::<Unrestricted, M, B, I, O>(run, features, platform, budget)
+    }
+
+    /// Consumes commands as [`consume`](Self::consume) does, of a queue that executes
+    /// those of `R` only: the others are ILLEGAL in it.
+    pub(crate) fn consume_restricted<R, M, B, I, O>(
+        &mut self,
+        run: &mut CmdqRun,
+        features: &Features,
+        platform: Platform<'_, M, B, I, O>,
+        budget: u32,
+    ) -> Progress
+    where
+        R: Restriction,
+        M: GuestMemory,
+        B: Backend,
+        I: Interrupts,
+        O: Observer,
+    {
         let is_resumed = self.deferred_at.take() == Some(run.prod());
         if !run.is_ready() {
             return Progress::Idle;
@@ -191,6 +212,7 @@ impl Cmdq {
         let ring = *run.layout();
         let cons = run.cons();
         let mut consumer = Consumer {
+            restriction: PhantomData::<R>,
             ring,
             cursor: run.cons() & ring.pointer_mask(),
             features,

@@ -9,12 +9,14 @@
 mod invalidation;
 mod leniency;
 pub mod opcode;
+mod restriction;
 mod tlbi;
 
 use self::opcode::*;
 pub use self::{
     invalidation::{AtcInv, Cfgi, Invalidation, Tlbi},
     leniency::Leniency,
+    restriction::{GuestOwned, Restriction, Unrestricted},
 };
 use crate::{
     address::{low_bits, truncate},

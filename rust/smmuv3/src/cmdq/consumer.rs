@@ -3,6 +3,8 @@
 
 //! One run of the Command queue.
 
+use core::marker::PhantomData;
+
 use super::{
     held::HeldSyncs, Backend, Counters, Interrupts, Observer, Progress, Stall, COMMAND_BYTES,
 };
@@ -11,7 +13,7 @@ use crate::{
     command::{
         decode, opcode,
         opcode::{is_invalidation, TLBI_NH_VA, TLBI_NH_VAA},
-        Cfgi, Command, CompletionSignal, Illegal, Invalidation, Leniency,
+        Cfgi, Command, CompletionSignal, Illegal, Invalidation, Leniency, Restriction,
     },
     features::Features,
     gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
@@ -35,7 +37,9 @@ struct Fetched {
     aborted: bool,
 }
 
-pub(super) struct Consumer<'a, M, B, I, O> {
+pub(super) struct Consumer<'a, M, B, I, O, R> {
+    /// The commands that are executed.
+    pub(super) restriction: PhantomData<R>,
     pub(super) run: &'a mut CmdqRun,
     pub(super) features: &'a Features,
     pub(super) memory: &'a mut M,
@@ -62,7 +66,14 @@ pub(super) struct Consumer<'a, M, B, I, O> {
     pub(super) spent: bool,
 }
 
-impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, I, O> {
+impl<M, B, I, O, R> Consumer<'_, M, B, I, O, R>
+where
+    M: GuestMemory,
+    B: Backend,
+    I: Interrupts,
+    O: Observer,
+    R: Restriction,
+{
     pub(super) fn work(&mut self, buffer: &mut Vec<[u8; COMMAND_BYTES]>, budget: u32) -> Progress {
         let was_full = self.ring.is_full(self.run.prod(), self.run.cons());
         let result = self.consume(buffer, budget).and_then(|progress| {
@@ -169,8 +180,12 @@ impl<M: GuestMemory, B: Backend, I: Interrupts, O: Observer> Consumer<'_, M, B, 
         self.counters.note_fetched(opcode);
         // Not moved: it is written in pieces, and a processor cannot read it as a whole
         // before these are in its cache.
-        let mut decoded = decode(fetched, self.features);
-        if decoded.is_err() {
+        let mut decoded = if R::permits(fetched) {
+            decode(fetched, self.features)
+        } else {
+            Err(Illegal)
+        };
+        if decoded.is_err() && R::permits(fetched) {
             if let Some(instead) = self.leniency.instead(opcode, self.features) {
                 self.observer.tolerated(opcode);
                 decoded = Ok(instead);
