@@ -3,8 +3,8 @@
 
 //! The Non-secure programming interface of an Arm `SMMUv3`, without any I/O.
 //!
-//! The crate holds what the architecture specification (Arm IHI 0070) says and
-//! nothing else: the register file, the Command queue, the decoding of
+//! The crate holds what the architecture specification (Arm IHI 0070) says, NVIDIA's
+//! CMDQ virtualization ([`cmdqv`]), and nothing else: the register file, the Command queue, the decoding of
 //! commands and of the tables in memory, and the rules by which invalidations
 //! are handed to a host SMMU in batches. Memory, host and interrupts are
 //! reached through narrow traits ([`GuestMemory`], [`Backend`], [`Interrupts`]), so
@@ -21,6 +21,7 @@ mod address;
 pub mod batch;
 pub mod cd;
 pub mod cmdq;
+pub mod cmdqv;
 pub mod command;
 pub mod event;
 pub mod eventq;

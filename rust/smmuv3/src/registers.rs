@@ -18,6 +18,7 @@ mod msi;
 mod stream_table;
 mod table;
 
+pub(crate) use self::cmdq::VcmdqState;
 pub use self::{
     cmdq::CmdqRun,
     errors::Activation,

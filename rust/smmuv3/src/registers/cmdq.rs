@@ -15,6 +15,20 @@ use crate::{
     spec::register::CmdqCons,
 };
 
+/// The registers of a queue that is not the SMMU's Command queue, but is consumed like
+/// it.
+#[derive(Clone, Copy, Debug)]
+pub struct VcmdqState {
+    pub(crate) layout: QueueLayout,
+    pub(crate) is_ready: bool,
+    pub(crate) prod: u32,
+    pub(crate) cons: u32,
+    pub(crate) gerror: u32,
+    pub(crate) gerrorn: u32,
+    pub(crate) irq_enabled: bool,
+    pub(crate) stream_table: StreamTableRegisters,
+}
+
 /// The Command queue while it is worked on.
 ///
 /// Its holder owns `CMDQ_CONS`. The other registers stay in use, and
@@ -31,6 +45,23 @@ pub struct CmdqRun {
 }
 
 impl CmdqRun {
+    /// Returns a run of a queue with registers of its own.
+    pub(crate) const fn of_vcmdq(state: VcmdqState) -> Self {
+        Self {
+            layout: state.layout,
+            is_ready: state.is_ready,
+            prod: state.prod,
+            cons: state.cons,
+            errors: Errors::of_vcmdq(state.gerror, state.gerrorn, state.irq_enabled),
+            stream_table: state.stream_table,
+        }
+    }
+
+    /// Returns the errors that were activated in this run.
+    pub(crate) const fn activated(&self) -> u32 {
+        self.errors.activated()
+    }
+
     /// Returns [`Registers::cmdq_ready`] of the time when the state was taken out.
     #[inline]
     pub const fn is_ready(&self) -> bool {

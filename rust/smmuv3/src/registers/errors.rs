@@ -31,6 +31,17 @@ impl Errors {
         }
     }
 
+    /// Returns those of a queue with `GERROR` and `GERRORN` of its own, and without MSIs.
+    pub(super) const fn of_vcmdq(gerror: u32, gerrorn: u32, irq_enabled: bool) -> Self {
+        Self {
+            gerror,
+            gerrorn,
+            irq_enabled,
+            msi: None,
+            activated: 0,
+        }
+    }
+
     /// Returns whether one of the errors in `bits` is active.
     pub(super) const fn are_active(&self, bits: u32) -> bool {
         (self.gerror ^ self.gerrorn) & bits != 0
