@@ -18,6 +18,8 @@ const PAGE: &str = "conformance.md";
 const REQUIREMENTS: u32 = 64;
 /// Number of rules about ranges.
 const RANGE_RULES: u32 = 8;
+/// Number of rules about CMDQ virtualization.
+const CMDQV_RULES: u32 = 19;
 
 /// Checks the last two cells of a row: tests of the architecture, and tests of
 /// the device. At least one must be named.
@@ -93,6 +95,11 @@ fn conformance_requirements_have_tests() {
 #[test]
 fn conformance_range_rules_have_tests() {
     check_numbered("## Ranges", "G", RANGE_RULES);
+}
+
+#[test]
+fn conformance_cmdqv_rules_have_tests() {
+    check_numbered("## CMDQ virtualization", "Q", CMDQV_RULES);
 }
 
 /// Returns the opcodes of a cell like `0x08`-`0x0F`, `0x14`.
