@@ -16,6 +16,7 @@ mod common;
 mod reference;
 
 pub mod batches;
+pub mod cmdqv;
 pub mod consumer;
 pub mod decoders;
 pub mod registers;
