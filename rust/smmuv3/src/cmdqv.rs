@@ -28,7 +28,7 @@ mod run;
 mod vcmdq;
 
 pub use self::{
-    access::Effects,
+    access::{Effects, QueueOffset},
     assignment::Assignment,
     page::{HostPage, NoPage, Page0},
     plan::{next_step, Backing, Slot, Step},

@@ -5,7 +5,7 @@
 
 use super::{
     next_step,
-    offset::{Name, Register},
+    offset::{Name, Register, PAGE, STRIDE},
     Cmdqv, HostPage, Page0, QUEUES, SIZE,
 };
 use crate::{
@@ -213,6 +213,48 @@ impl Cmdqv {
             Some(queue) => Written::to(vcmdq, queue.write(register, value)),
             None => Written::default(),
         }
+    }
+}
+
+/// An offset in the pages of queues, for traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueOffset {
+    /// The number in the offset: of a VCMDQ, or of an LVCMDQ.
+    pub index: usize,
+    /// The offset names a VCMDQ by its global number.
+    pub is_direct: bool,
+    /// It is in page 0, of control registers, and not in page 1.
+    pub is_page0: bool,
+    /// The host executes the queue.
+    pub is_hardware: bool,
+    /// From the first register of the queue in that page, in bytes.
+    pub offset: u64,
+}
+
+impl Cmdqv {
+    /// Returns the place of `offset`, if it is in the pages of queues.
+    pub fn queue_offset(&self, offset: u64) -> Option<QueueOffset> {
+        let (is_direct, is_page0) = match offset / PAGE {
+            1 => (true, true),
+            2 => (true, false),
+            3 => (false, true),
+            4 => (false, false),
+            _ => return None,
+        };
+        let index = (offset % PAGE / STRIDE) as usize;
+        let name = if is_direct {
+            Name::Vcmdq(index)
+        } else {
+            Name::Lvcmdq(index)
+        };
+        let vcmdq = self.resolve(name);
+        Some(QueueOffset {
+            index,
+            is_direct,
+            is_page0,
+            is_hardware: vcmdq.and_then(|vcmdq| self.hardware_of(vcmdq)).is_some(),
+            offset: offset % STRIDE,
+        })
     }
 }
 

@@ -6,10 +6,10 @@
 use super::{Page0, QUEUES, SIDS};
 
 /// Size of the register space's pages in bytes.
-const PAGE: u64 = 0x1_0000;
+pub(super) const PAGE: u64 = 0x1_0000;
 
 /// Distance of the registers of two queues in a page, in bytes.
-const STRIDE: u64 = 0x80;
+pub(super) const STRIDE: u64 = 0x80;
 
 /// A queue as an offset names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! The control registers of a queue, and the host's page with those of queues in
 //! hardware.
 
+use super::offset::STRIDE;
 use crate::spec::{
     cmdqv::{VcmdqConfig, VcmdqGerror, VcmdqStatus},
     mask,
@@ -48,6 +49,11 @@ impl Page0 {
             Self::Gerror => 0x10,
             Self::Gerrorn => 0x14,
         }
+    }
+
+    /// Returns the offset in bytes into the page of the register of LVCMDQ `lvcmdq`.
+    pub const fn offset_of(self, lvcmdq: usize) -> u64 {
+        STRIDE * lvcmdq as u64 + self.offset()
     }
 
     /// Returns the bits that exist.

@@ -37,6 +37,8 @@ pub struct Slot {
     /// An error is active. The queue stays in software until the guest acknowledges the
     /// error, because a queue that the host allocates has none.
     pub has_error: bool,
+    /// The host must have no queue, whatever the registers ask for.
+    pub is_barred: bool,
 }
 
 /// A call of the host.
@@ -83,10 +85,10 @@ fn targets(slots: &[Slot; QUEUES]) -> [Option<Assignment>; QUEUES] {
     for (target, slot) in targets.iter_mut().zip(slots) {
         let has_it = |queue: &Assignment| slot.backing == Backing::Hardware(*queue);
         *target = slot.wanted.filter(|queue| {
-            has_it(queue)
-                || (slot.refused != Some(*queue)
-                    && !slot.has_error
-                    && slot.backing != Backing::Stuck { is_tried: true })
+            let may_have_it = slot.refused != Some(*queue)
+                && !slot.has_error
+                && slot.backing != Backing::Stuck { is_tried: true };
+            !slot.is_barred && (has_it(queue) || may_have_it)
         });
         if target.is_none() {
             break;
@@ -126,6 +128,7 @@ mod tests {
         backing: Backing::None,
         refused: None,
         has_error: false,
+        is_barred: false,
     };
 
     const fn wants(queue: Assignment) -> Slot {
@@ -152,6 +155,13 @@ mod tests {
     const fn in_error(slot: Slot) -> Slot {
         Slot {
             has_error: true,
+            ..slot
+        }
+    }
+
+    const fn barred(slot: Slot) -> Slot {
+        Slot {
+            is_barred: true,
             ..slot
         }
     }
@@ -211,6 +221,10 @@ mod tests {
             ([in_error(wants(A)), OFF], None),
             ([in_error(wants(A)), wants(B)], None),
             ([in_error(runs(A)), wants(B)], Some(Allocate(1, B))),
+            // a host that must have no queue releases those that it has
+            ([barred(runs(A)), barred(runs(B))], Some(Release(1))),
+            ([barred(runs(A)), barred(wants(B))], Some(Release(0))),
+            ([barred(wants(A)), barred(wants(B))], None),
             // a release that failed is tried once in each pass
             ([backed_by(UNTRIED, OFF), OFF], Some(Release(0))),
             ([backed_by(TRIED, OFF), OFF], None),

@@ -100,6 +100,26 @@ impl Cmdqv {
         }
     }
 
+    /// Forbids queues in hardware, because the host's VINTF is about to go, or permits
+    /// them again, because there is another one. [`reconcile`](Self::reconcile) follows.
+    pub fn bar_hardware(&mut self, is_barred: bool) {
+        self.is_barred = is_barred;
+        if !is_barred {
+            // another VINTF may take what this one did not
+            self.host.iter_mut().for_each(|slot| slot.refused = None);
+        }
+    }
+
+    /// Forgets the queues that a VINTF did not release, because the caller keeps them and
+    /// no other VINTF has them.
+    pub fn forget_stuck(&mut self) {
+        for slot in &mut self.host {
+            if matches!(slot.backing, Backing::Stuck { .. }) {
+                slot.backing = Backing::None;
+            }
+        }
+    }
+
     /// Drops refusals of queues that the registers no longer ask for: the host may take
     /// the same queue another time.
     pub(super) fn drop_stale_refusals(&mut self, features: &Features) {

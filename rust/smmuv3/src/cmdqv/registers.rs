@@ -71,6 +71,8 @@ pub struct Cmdqv {
     pub(super) host: [HostSlot; QUEUES],
     /// The guest has the host's page mapped.
     pub(super) is_page_shown: bool,
+    /// The host must have no queue: see [`Cmdqv::bar_hardware`].
+    pub(super) is_barred: bool,
 }
 
 impl Cmdqv {
@@ -160,6 +162,7 @@ impl Cmdqv {
                 backing,
                 refused,
                 has_error: queue.is_some_and(|queue| queue.active_errors() != 0),
+                is_barred: self.is_barred,
             }
         })
     }
@@ -185,7 +188,7 @@ impl Cmdqv {
                 Backing::Stuck { .. } => is_complete = false,
             }
         }
-        self.is_vintf_enabled() && has_queue && is_complete
+        self.is_vintf_enabled() && has_queue && is_complete && !self.is_barred
     }
 
     /// Returns whether an error of VCMDQ `vcmdq` is active.

@@ -195,6 +195,15 @@ impl Guest {
         effects
     }
 
+    /// The device's part when its VINTF goes, or another one comes.
+    pub fn bar_hardware(&mut self, is_barred: bool) {
+        self.cmdqv.bar_hardware(is_barred);
+        self.serve(Effects {
+            reconcile: true,
+            ..Effects::default()
+        });
+    }
+
     /// One run of a queue in software.
     pub fn consume(&mut self, lvcmdq: usize) -> Progress {
         let stream_table = self.smmu.stream_table();

@@ -19,6 +19,8 @@ enum Step {
     Accept,
     Busy([bool; QUEUES]),
     Command(u64, u64),
+    /// The last device goes, or another one comes.
+    Bar(bool),
     Reset,
 }
 
@@ -58,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Accept),
         1 => any::<[bool; QUEUES]>().prop_map(Step::Busy),
         4 => (0..32_u64, any::<u64>()).prop_map(|(slot, word)| Step::Command(slot, word)),
+        1 => any::<bool>().prop_map(Step::Bar),
         1 => Just(Step::Reset),
     ]
 }
@@ -89,6 +92,10 @@ proptest! {
                 Step::Command(slot, word) => {
                     let at = MEMORY[(slot / 16) as usize] + 16 * (slot % 16);
                     guest.memory.store_words(at, &[word & 0xffff_ffff_0000_0077, 0]);
+                }
+                Step::Bar(is_barred) => {
+                    guest.bar_hardware(is_barred);
+                    prop_assert!(!is_barred || guest.host.queues == [None; QUEUES]);
                 }
                 Step::Reset => guest.cmdqv.reset(&guest.features, &mut guest.host),
             }

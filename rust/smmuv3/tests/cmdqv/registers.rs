@@ -269,3 +269,27 @@ fn vcmdq_cons_is_read_only_while_enabled() {
     assert_eq!(guest.write_page0(0, CONS, 0x7f00_0005).guest_error, None);
     assert_eq!(guest.page0(0, CONS), 0x0100_0005);
 }
+
+#[test]
+fn queue_offset_names_place_of_access() {
+    let guest = Guest::booted();
+    let place = |offset: u64| {
+        let at = guest.cmdqv.queue_offset(offset)?;
+        Some((
+            at.index,
+            at.is_direct,
+            at.is_page0,
+            at.is_hardware,
+            at.offset,
+        ))
+    };
+    assert_eq!(place(ALLOC_MAP), None);
+    assert_eq!(place(0x5_0000), None);
+    assert_eq!(place(DIRECT0 + PROD), Some((0, true, true, true, PROD)));
+    assert_eq!(place(LOGICAL0 + 0x80), Some((1, false, true, true, 0)));
+    assert_eq!(place(DIRECT1 + 0x88), Some((1, true, false, true, 8)));
+    assert_eq!(place(LOGICAL1 + 0x104), Some((2, false, false, false, 4)));
+    let refused = Guest::refused(&[0, 1]);
+    let at = refused.cmdqv.queue_offset(DIRECT0).map(|at| at.is_hardware);
+    assert_eq!(at, Some(false));
+}

@@ -275,6 +275,61 @@ fn alloc_map_selects_lvcmdq() {
     assert_eq!(guest.maps(), [1, 1, 2]);
 }
 
+/// The last assigned device goes, and another one comes.
+#[test]
+fn barred_queues_continue_in_software_and_return() {
+    let mut guest = Guest::booted();
+    guest.host.queue(0).set(Page0::Prod, 1);
+    guest.host.queue(0).set(Page0::Cons, 1);
+    guest.host.take_calls();
+    guest.bar_hardware(true);
+    let all = [Hide, Stop(1), Release(1), Stop(0), Release(0)];
+    assert_eq!(guest.host.take_calls(), all);
+    assert_eq!([guest.state(0), guest.state(1)], [Software; 2]);
+    guest.submit(0, &[TLBI]);
+    assert_eq!(guest.page0(0, CONS), 2);
+    // nothing that the guest does brings them back
+    guest.write(VINTF_CONFIG, 0);
+    guest.write(VINTF_CONFIG, 1);
+    assert_eq!([guest.state(0), guest.state(1)], [Software; 2]);
+    assert_eq!(guest.host.take_calls(), []);
+    guest.bar_hardware(false);
+    let both = [Allocate(0, A), Allocate(1, B), Show];
+    assert_eq!(guest.host.take_calls(), both);
+    assert_eq!(guest.host.queue(0).get(Page0::Cons), 2);
+}
+
+/// A VINTF that goes with a queue that was not released: the next one has none.
+#[test]
+fn stuck_queue_of_earlier_vintf_is_forgotten() {
+    let mut guest = Guest::booted();
+    guest.host.is_busy = [true; 2];
+    guest.host.take_calls();
+    guest.bar_hardware(true);
+    let calls = [Hide, Stop(1), Keep(1), Stop(0), Keep(0)];
+    assert_eq!(guest.host.take_calls(), calls);
+    assert!(guest.cmdqv.is_stuck());
+    guest.cmdqv.forget_stuck();
+    assert!(!guest.cmdqv.is_stuck());
+    guest.host.kept = [false; 2];
+    guest.host.is_busy = [false; 2];
+    guest.bar_hardware(false);
+    let both = [Allocate(0, A), Allocate(1, B), Show];
+    assert_eq!(guest.host.take_calls(), both);
+}
+
+/// A VINTF that refuses nothing replaces one that did.
+#[test]
+fn next_vintf_is_asked_for_refused_queue() {
+    let mut guest = Guest::refused(&[0, 1]);
+    guest.host.take_calls();
+    guest.bar_hardware(true);
+    guest.host.refused.clear();
+    guest.bar_hardware(false);
+    let both = [Allocate(0, A), Allocate(1, B), Show];
+    assert_eq!(guest.host.take_calls(), both);
+}
+
 /// Accesses of a queue in hardware reach the host's page, writable bits only.
 #[test]
 fn trapped_accesses_reach_host_page() {
