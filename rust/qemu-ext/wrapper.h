@@ -22,6 +22,7 @@ typedef struct VMChangeStateEntry VMChangeStateEntry;
 #include "hw/vfio/vfio-device.h"
 #include "migration/blocker.h"
 #include "qapi/qapi-events-arm-smmuv3.h"
+#include "system/hostmem.h"
 #include "system/iommufd.h"
 #include "system/runstate.h"
 #include "system/system.h"

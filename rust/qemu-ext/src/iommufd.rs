@@ -39,10 +39,12 @@ use qom::prelude::*;
 use util::{Error, Result};
 
 pub use crate::bindings::{
-    iommu_hw_info_arm_smmuv3 as ArmSmmuv3HwInfo, iommu_hwpt_arm_smmuv3 as ArmSmmuv3Hwpt,
+    iommu_hw_info_arm_smmuv3 as ArmSmmuv3HwInfo,
+    iommu_hw_info_tegra241_cmdqv as Tegra241CmdqvHwInfo, iommu_hwpt_arm_smmuv3 as ArmSmmuv3Hwpt,
     iommu_viommu_arm_smmuv3_invalidate as ArmSmmuv3Invalidation,
+    iommu_viommu_tegra241_cmdqv as Tegra241CmdqvViommu,
 };
-use crate::{bindings, event_file::EventFile};
+use crate::{bindings, event_file::EventFile, page_window::PageWindow};
 
 /// Numbers of ioctls: `IOMMUFD_TYPE`, which is `;`, and the command. Neither size nor direction
 /// is part of them.
@@ -72,6 +74,32 @@ unsafe impl ObjectType for IommufdBackend {
 }
 
 qom_isa!(IommufdBackend: Object);
+
+/// A use of an iommufd, which is open until the last one ends.
+#[derive(Debug)]
+pub struct Connection(Owned<IommufdBackend>);
+
+impl IommufdBackend {
+    /// Opens the iommufd, or keeps it open.
+    pub fn connect(&self) -> Result<Connection> {
+        // SAFETY: a valid object
+        let done = unsafe {
+            Error::with_errp(|errp| bindings::iommufd_backend_connect(self.0.as_mut_ptr(), errp))?
+        };
+        util::ensure!(done, "cannot open the iommufd");
+        // SAFETY: a valid object; a reference keeps it so
+        Ok(Connection(unsafe { Owned::from(self) }))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: ends the use that `connect` has begun
+        unsafe {
+            bindings::iommufd_backend_disconnect(self.0.as_mut_ptr::<IommufdBackend>().cast());
+        }
+    }
+}
 
 /// A device of the host, as the code that has opened it hands it to an IOMMU.
 #[repr(transparent)]
@@ -131,6 +159,9 @@ qom_isa!(VfioHostDevice: HostDevice, HostIommuDevice, Object);
 pub unsafe trait HwInfo: Default {
     /// `enum iommu_hw_info_type`
     const TYPE: u32;
+    /// The type that is asked for. 0 asks for that of the device's IOMMU, which kernels
+    /// before 6.18 return whatever they are asked for.
+    const REQUEST: u32 = bindings::IOMMU_HW_INFO_TYPE_DEFAULT;
     /// Name of this kind of IOMMU for users.
     const NAME: &'static str;
     /// The option of Linux without which it describes no IOMMU of this kind.
@@ -142,6 +173,14 @@ unsafe impl HwInfo for ArmSmmuv3HwInfo {
     const TYPE: u32 = bindings::IOMMU_HW_INFO_TYPE_ARM_SMMUV3;
     const NAME: &'static str = "SMMUv3";
     const KERNEL_OPTION: &'static str = "CONFIG_ARM_SMMU_V3_IOMMUFD";
+}
+
+// SAFETY: the struct of integers that belongs to the number
+unsafe impl HwInfo for Tegra241CmdqvHwInfo {
+    const TYPE: u32 = bindings::IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV;
+    const REQUEST: u32 = Self::TYPE;
+    const NAME: &'static str = "SMMUv3 with CMDQV";
+    const KERNEL_OPTION: &'static str = "CONFIG_TEGRA241_CMDQV";
 }
 
 /// The data from which a nested page table is allocated.
@@ -179,18 +218,22 @@ unsafe impl InvalidateEntry for ArmSmmuv3Invalidation {
 pub enum ViommuType {
     /// Of Arm's `SMMUv3`
     ArmSmmuv3,
+    /// Of Arm's `SMMUv3` with NVIDIA's CMDQ virtualization: it has a VINTF
+    Tegra241Cmdqv,
 }
 
 impl ViommuType {
     const fn viommu(self) -> u32 {
         match self {
             Self::ArmSmmuv3 => bindings::IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+            Self::Tegra241Cmdqv => bindings::IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV,
         }
     }
 
     const fn veventq(self) -> u32 {
         match self {
             Self::ArmSmmuv3 => bindings::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
+            Self::Tegra241Cmdqv => bindings::IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV,
         }
     }
 }
@@ -378,6 +421,50 @@ impl HostObject {
         Ok((object, EventFile::new(file)))
     }
 
+    /// Has a vIOMMU of type [`ViommuType::Tegra241Cmdqv`] take `bytes` of the guest's memory
+    /// from its physical address `address` on as VCMDQ `index` (`IOMMU_HW_QUEUE_ALLOC`).
+    ///
+    /// The host pins the memory, and does not unmap it before the queue is destroyed. The
+    /// queue is disabled.
+    pub fn allocate_vcmdq(
+        &self,
+        index: u32,
+        address: u64,
+        bytes: u64,
+    ) -> std::result::Result<Self, HostFailure> {
+        let viommu = self.id;
+        // SAFETY: the arguments are passed on
+        unsafe {
+            allocate(
+                self.backend.clone(),
+                "a hardware queue",
+                |backend, id, errp| {
+                    bindings::iommufd_backend_alloc_hw_queue(
+                        backend,
+                        viommu,
+                        bindings::IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV,
+                        index,
+                        address,
+                        bytes,
+                        id,
+                        errp,
+                    )
+                },
+            )
+        }
+    }
+
+    /// Maps the page of a vIOMMU that is at `offset` of its iommufd into `window`.
+    ///
+    /// The host does not destroy the vIOMMU before the page is unmapped.
+    pub fn map_page(&self, window: &PageWindow, offset: u64) -> std::io::Result<()> {
+        let backend: *mut bindings::IOMMUFDBackend =
+            self.backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: the backend is open as long as a device is bound to it, as the one is that
+        // the object was made for
+        window.map(unsafe { (*backend).fd }, offset)
+    }
+
     /// Has a vIOMMU execute `entries` (`IOMMU_HWPT_INVALIDATE`), and returns when they are
     /// complete.
     #[inline]
@@ -415,6 +502,29 @@ impl Drop for HostObject {
         // SAFETY: `self.backend` keeps the backend; the callee reports a failure
         unsafe { bindings::iommufd_backend_free_id(backend, self.id) }
     }
+}
+
+/// Allocates an object.
+///
+/// # Safety
+///
+/// `call` must pass its arguments to an allocating function of the backend.
+unsafe fn allocate(
+    backend: Owned<IommufdBackend>,
+    what: &str,
+    mut call: impl FnMut(*mut bindings::IOMMUFDBackend, &mut u32, *mut *mut bindings::Error) -> bool,
+) -> std::result::Result<HostObject, HostFailure> {
+    let mut id = NO_OBJECT;
+    let pointer = backend.as_mut_ptr::<IommufdBackend>().cast();
+    let message = format!("cannot allocate {what}");
+    // SAFETY: promised by the caller
+    unsafe { checked(&message, |errp| call(pointer, &mut id, errp)) }.map_err(|failure| {
+        HostFailure {
+            error: Error::msg(format!("{message}: {failure}")),
+            ..failure
+        }
+    })?;
+    Ok(HostObject { backend, id })
 }
 
 impl HostDevice {
@@ -455,7 +565,7 @@ impl HostDevice {
     pub fn hw_info<I: HwInfo>(&self) -> Result<I> {
         let backend = self.backend();
         let mut info = I::default();
-        let mut kind = bindings::IOMMU_HW_INFO_TYPE_DEFAULT;
+        let mut kind = I::REQUEST;
         let mut capabilities = 0;
         // SAFETY: all pointers are valid for the call; the callee writes no more than the size
         // of `info`
@@ -497,20 +607,10 @@ impl HostDevice {
     unsafe fn allocate(
         &self,
         what: &str,
-        mut call: impl FnMut(*mut bindings::IOMMUFDBackend, &mut u32, *mut *mut bindings::Error) -> bool,
+        call: impl FnMut(*mut bindings::IOMMUFDBackend, &mut u32, *mut *mut bindings::Error) -> bool,
     ) -> std::result::Result<HostObject, HostFailure> {
-        let backend = self.backend();
-        let mut id = NO_OBJECT;
-        let pointer = backend.as_mut_ptr::<IommufdBackend>().cast();
-        let message = format!("cannot allocate {what}");
         // SAFETY: promised by the caller
-        unsafe { checked(&message, |errp| call(pointer, &mut id, errp)) }.map_err(|failure| {
-            HostFailure {
-                error: Error::msg(format!("{message}: {failure}")),
-                ..failure
-            }
-        })?;
-        Ok(HostObject { backend, id })
+        unsafe { allocate(self.backend(), what, call) }
     }
 
     /// Returns the ID of the I/O address space that has the guest's memory.
@@ -574,6 +674,33 @@ impl HostDevice {
                 )
             })
         }
+    }
+
+    /// Allocates the guest's slice of the IOMMU that the device is behind, on the stage 2
+    /// `stage2`, with a VINTF of its own (`IOMMU_VIOMMU_ALLOC`). Returns the VINTF's page in
+    /// the iommufd, too.
+    pub fn allocate_cmdqv_viommu(
+        &self,
+        stage2: u32,
+    ) -> std::result::Result<(HostObject, Tegra241CmdqvViommu), HostFailure> {
+        let device = self.id();
+        let mut page = Tegra241CmdqvViommu::default();
+        // SAFETY: the arguments are passed on; `page` is what the kernel fills in for this type
+        let object = unsafe {
+            self.allocate("a vIOMMU with CMDQV", |backend, id, errp| {
+                bindings::iommufd_backend_alloc_viommu(
+                    backend,
+                    device,
+                    ViommuType::Tegra241Cmdqv.viommu(),
+                    stage2,
+                    addr_of_mut!(page).cast(),
+                    size_of::<Tegra241CmdqvViommu>() as u32,
+                    id,
+                    errp,
+                )
+            })
+        }?;
+        Ok((object, page))
     }
 
     /// Allocates a page table that is nested in the stage 2 of `viommu` (`IOMMU_HWPT_ALLOC`).

@@ -18,7 +18,8 @@
 //! | [`property`] | read-only properties with structured values | `qom` |
 //! | [`qdev`] | methods of the parent class, names of devices | `hwcore` |
 //! | [`qapi_props`] | properties with QAPI types | `hwcore` |
-//! | [`memory`] | I/O regions of a device that is being realized | `system` |
+//! | [`memory`] | regions of a device's memory | `system` |
+//! | [`page_window`] | pages of hardware in such regions | `system` |
 //! | [`dma`] | address spaces | `system` |
 //! | [`iommu`] | memory regions that translate | `system` |
 //! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
@@ -51,6 +52,7 @@ pub mod log;
 pub mod memory;
 pub mod notify;
 pub mod object;
+pub mod page_window;
 pub mod pci;
 pub mod pci_iommu;
 pub mod property;

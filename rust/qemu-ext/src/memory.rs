@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! I/O regions of a device that is being realized.
+//! Regions of a device's memory.
 //!
 //! [`MemoryRegion::init_io`] is for `INSTANCE_INIT`. There, a region becomes a child of every
 //! object of the type, and a user who lists the properties of the type sees it. A
@@ -32,7 +32,7 @@ use hwcore::prelude::*;
 use qom::prelude::*;
 use system::{MemoryRegion, MemoryRegionOps};
 
-use crate::bindings;
+use crate::{bindings, page_window::PageWindow};
 
 /// Makes `region`, a field of `device` that was all-zeroes before it was realized, an I/O
 /// region. One that is realized again has it already.
@@ -43,18 +43,10 @@ pub fn init_io<T: IsA<DeviceState> + IsA<Object>>(
     name: &CStr,
     size: u64,
 ) {
-    assert!(bql::is_locked());
-    let owner: *const T = device;
-    let offset = (ptr::from_ref(region) as usize).checked_sub(owner as usize);
-    assert!(
-        offset.is_some_and(|offset| offset < size_of::<T>()),
-        "a region must be part of its device, or it could go before its users"
-    );
-    let region = region.as_mut_ptr();
-    // SAFETY: a field of the device, all-zeroes or initialized
-    if !unsafe { addr_of!((*region).parent_obj.class).read() }.is_null() {
+    let Some(region) = uninitialized(device, region) else {
         return;
-    }
+    };
+    let owner: *const T = device;
     // SAFETY: `MemoryRegionOps` is transparent. The region lives as long as its owner, of
     // which users of the region keep a reference. The name is copied.
     unsafe {
@@ -67,4 +59,81 @@ pub fn init_io<T: IsA<DeviceState> + IsA<Object>>(
             size,
         );
     }
+}
+
+/// Makes `region`, a field of `device` that was all-zeroes before, a region of RAM that is
+/// the hardware's: the page that is mapped into `window`. Hardware cannot DMA to it: it is in
+/// no I/O address space.
+pub fn init_device_page<T: IsA<DeviceState> + IsA<Object>>(
+    device: &T,
+    region: &MemoryRegion,
+    name: &CStr,
+    window: &'static PageWindow,
+) {
+    let Some(region) = uninitialized(device, region) else {
+        return;
+    };
+    // SAFETY: the window is mapped forever. The region lives as long as its owner. The name
+    // is copied.
+    unsafe {
+        system::bindings::memory_region_init_ram_device_ptr(
+            region,
+            device.upcast::<Object>().as_mut_ptr(),
+            name.as_ptr(),
+            window.size() as u64,
+            window.address(),
+        );
+        system::bindings::memory_region_set_skip_iommu_map(region, true);
+    }
+}
+
+/// Puts `region` into `container` at `offset`, in front of what that has there.
+pub fn add_overlapping(container: &MemoryRegion, region: &MemoryRegion, offset: u64) {
+    assert!(bql::is_locked());
+    // SAFETY: initialized regions of one device, which goes with both
+    unsafe {
+        system::bindings::memory_region_add_subregion_overlap(
+            container.as_mut_ptr(),
+            offset,
+            region.as_mut_ptr(),
+            1,
+        );
+    }
+}
+
+/// Shows `region` at its place, or hides it. No vCPU reaches it when this has hidden it.
+pub fn set_enabled(region: &MemoryRegion, is_enabled: bool) {
+    assert!(bql::is_locked());
+    // SAFETY: an initialized region
+    unsafe { system::bindings::memory_region_set_enabled(region.as_mut_ptr(), is_enabled) }
+}
+
+/// Returns the size in bytes of the smallest pages that back the machine's memory: in each
+/// of them, guest physical addresses are contiguous in the host.
+pub fn smallest_ram_page() -> u64 {
+    // SAFETY: looks at the memory backends, whose list the BQL protects
+    let size = unsafe { bindings::qemu_minrampagesize() };
+    let size = if size == std::ffi::c_long::MAX {
+        // SAFETY: no preconditions
+        unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
+    } else {
+        size
+    };
+    u64::try_from(size).unwrap_or(0)
+}
+
+/// Returns `region`, a field of `device`, unless it is initialized: a device that is realized
+/// again has it already.
+fn uninitialized<T>(device: &T, region: &MemoryRegion) -> Option<*mut bindings::MemoryRegion> {
+    assert!(bql::is_locked());
+    let owner: *const T = device;
+    let offset = (ptr::from_ref(region) as usize).checked_sub(owner as usize);
+    assert!(
+        offset.is_some_and(|offset| offset < size_of::<T>()),
+        "a region must be part of its device, or it could go before its users"
+    );
+    let region = region.as_mut_ptr();
+    // SAFETY: a field of the device, all-zeroes or initialized
+    let is_initialized = !unsafe { addr_of!((*region).parent_obj.class).read() }.is_null();
+    (!is_initialized).then_some(region)
 }
