@@ -6,7 +6,7 @@
  *
  * Two functions go the other way.  C code calls them by QEMU's declarations:
  * smmuv3_ats_enabled() (hw/arm/smmuv3.h) returns whether the guest sees ATS,
- * smmuv3_accel_cmdqv_type() always returns NONE.  Both take a pointer to an
+ * smmuv3_accel_cmdqv_type() whether it sees CMDQV.  Both take a pointer to an
  * object of type "arm-smmuv3"; the struct behind it is private to Rust.
  */
 #ifndef HW_ARM_SMMUV3_RUST_H

@@ -13,7 +13,9 @@ use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
     batch::FlushPolicy,
     cmdq::{Backend, Cmdq, Counters, Interrupts, Platform, Progress},
+    cmdqv::VcmdqRun,
     command::Leniency,
+    features::Features,
 };
 use util::timer::{Timer, CLOCK_VIRTUAL};
 
@@ -157,22 +159,48 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Consumes one slice of commands.
     pub fn consume<B: Backend>(
-        mut self,
+        self,
         state: &GuestState,
         irqs: &IrqLines,
         backend: &mut B,
     ) -> Progress {
-        // The moment at which the main loop resumes the consumer cannot be replayed.
-        let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
-        let progress = state.consume(|run, features| {
+        self.run(|consumer, budget| {
+            state.consume(|run, features| {
+                let platform = Platform {
+                    memory: &mut GuestRam,
+                    backend,
+                    interrupts: &mut CmdqIrqs(irqs),
+                    observer: &mut CmdqObserver::new(&state.guest_errors, features),
+                };
+                consumer.consume(run, features, platform, budget)
+            })
+        })
+    }
+
+    /// Consumes one slice of commands of a VCMDQ.
+    pub fn consume_vcmdq<B: Backend, I: Interrupts>(
+        self,
+        run: &mut VcmdqRun,
+        state: &GuestState,
+        features: &Features,
+        interrupts: &mut I,
+        backend: &mut B,
+    ) -> Progress {
+        self.run(|consumer, budget| {
             let platform = Platform {
                 memory: &mut GuestRam,
                 backend,
-                interrupts: &mut CmdqIrqs(irqs),
+                interrupts,
                 observer: &mut CmdqObserver::new(&state.guest_errors, features),
             };
-            self.consumer.consume(run, features, platform, budget)
-        });
+            run.consume(consumer, features, platform, budget)
+        })
+    }
+
+    fn run(mut self, consume: impl FnOnce(&mut Cmdq, u32) -> Progress) -> Progress {
+        // The moment at which the main loop resumes the consumer cannot be replayed.
+        let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
+        let progress = consume(&mut self.consumer, budget);
         let is_deferred = self.consumer.is_deferred();
         self.queue.is_deferred.store(is_deferred, Ordering::Relaxed);
         self.queue.consumer.set(Some(self.consumer));

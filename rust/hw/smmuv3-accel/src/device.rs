@@ -23,7 +23,7 @@ use qemu_ext::{
         IommuAccess, IommuMemoryRegion, IommuMemoryRegionClassExt, IommuMemoryRegionImpl,
         IommuTlbEntry, NotifierFlags,
     },
-    iommufd::{HostDevice, HostIommuDevice},
+    iommufd::{HostDevice, HostIommuDevice, HostObject},
     memory::init_io,
     notify::Notifier,
     object::ObjectExt,
@@ -32,10 +32,10 @@ use qemu_ext::{
     property::{add_read_only, Value},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
-    runstate::{add_machine_init_done_notifier, VmStateHandler},
+    runstate::{add_machine_init_done_notifier, is_machine_ready, VmStateHandler},
 };
 use qom::prelude::*;
-use smmuv3::{cmdq::Progress, command::Leniency, features::Features};
+use smmuv3::{cmdq::Progress, cmdqv::QUEUES, command::Leniency, features::Features};
 use system::{prelude::*, MemoryRegionOps};
 use util::{
     ensure,
@@ -44,8 +44,11 @@ use util::{
 };
 
 use crate::{
-    accel::{cmdq::AccelBackend, Accel, Owner, VeventQ},
+    accel::{
+        cmdq::AccelBackend, probe_cmdqv, Accel, Owner, VcmdqErrors, VeventQ, Vintf, VintfRequest,
+    },
     cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
+    cmdqv::{self, CmdqvRegions, CmdqvUnit, Surroundings},
     eventq::{PendingEvent, PendingEvents},
     introspection::{self, AllCounters},
     iommu::{invalidate_all, NotifiedFunctions, Page, SoftwareBackend, Translator},
@@ -53,7 +56,9 @@ use crate::{
     memory::DirectRam,
     mmio,
     pci::{self, AddressSpaceRequests},
-    properties::{OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, MSI_DESCRIPTION},
+    properties::{
+        Auto, OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, MSI_DESCRIPTION,
+    },
     state::GuestState,
     vmstate::{declare_vmstate, SavedRegisters},
 };
@@ -63,8 +68,20 @@ use crate::{
 /// The QOM type name, as in `-device arm-smmuv3`.
 pub const TYPE_ARM_SMMUV3: &CStr = c"arm-smmuv3";
 
+/// `SMMUv3AccelCmdqvType` of QEMU.
+const SMMUV3_CMDQV_NONE: c_uint = 0;
+const SMMUV3_CMDQV_TEGRA241: c_uint = 1;
+
 /// Size of the register file: two pages of 64 KiB (§6.1).
 const MMIO_SIZE: u64 = 0x2_0000;
+
+static CMDQV_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>::new()
+    .read(&Smmuv3::read_cmdqv)
+    .write(&Smmuv3::write_cmdqv)
+    .little_endian()
+    .valid_sizes(4, 8)
+    .impl_sizes(4, 8)
+    .build();
 
 static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>::new()
     .read(&Smmuv3::read)
@@ -88,6 +105,11 @@ declare_vmstate!(Smmuv3, saved);
 ///  * sysbus IRQ 1: PRI queue
 ///  * sysbus IRQ 2: CMD_SYNC
 ///  * sysbus IRQ 3: GERROR
+///
+///  and with CMDQ virtualization:
+///
+///  * sysbus MMIO region 1: its registers, five pages
+///  * sysbus IRQ 4: errors of its queues
 /// ```
 ///
 /// The Big QEMU Lock protects everything but `state` and `events`, which translation on behalf
@@ -99,6 +121,7 @@ declare_vmstate!(Smmuv3, saved);
 pub struct Smmuv3 {
     parent_obj: ParentField<ArmSmmu>,
     iomem: MemoryRegion,
+    cmdqv_regions: CmdqvRegions,
     irqs: IrqLines,
 
     /// Stages of translation: "1" (or not given), "2", "nested"
@@ -142,6 +165,8 @@ pub struct Smmuv3 {
     notified: NotifiedFunctions,
     /// Assigned devices
     assigned: Accel,
+    /// CMDQ virtualization, which only some hosts have
+    vcmdqs: CmdqvUnit,
     /// Functions that have asked for their address space
     requests: AddressSpaceRequests,
     /// The checked values of the properties, once the device is realized
@@ -220,6 +245,10 @@ impl Smmuv3 {
         uninit_field_mut!(*this, notified).write(Default::default());
         // SAFETY: `init_callbacks` initializes the timer
         uninit_field_mut!(*this, assigned).write(Accel::new(unsafe { Timer::new() }));
+        uninit_field_mut!(*this, vcmdqs).write(CmdqvUnit::new(std::array::from_fn(|_| {
+            // SAFETY: `init_callbacks` initializes the timer
+            CommandQueue::new(unsafe { Timer::new() })
+        })));
         uninit_field_mut!(*this, requests).write(Default::default());
         uninit_field_mut!(*this, properties).write(Default::default());
         uninit_field_mut!(*this, saved).write(Default::default());
@@ -240,6 +269,24 @@ impl Smmuv3 {
             &Self::consume,
             |device| &mut device.cmdq.continue_later,
         );
+        // Nothing is deferred in them, so their timers are never set.
+        for lvcmdq in 0..QUEUES {
+            BottomHalf::init(
+                self.as_mut(),
+                c"arm-smmuv3-vcmdq",
+                &Self::consume_ready_vcmdqs,
+                |device| &mut device.vcmdqs.queues[lvcmdq].continue_later,
+            );
+            Timer::init_full(
+                self.as_mut(),
+                None,
+                CLOCK_VIRTUAL,
+                Timer::NS,
+                0,
+                Self::consume_ready_vcmdqs,
+                |device| &mut device.vcmdqs.queues[lvcmdq].deferred,
+            );
+        }
         BottomHalf::init(
             self.as_mut(),
             c"arm-smmuv3-events",
@@ -323,6 +370,9 @@ impl Smmuv3 {
             Leniency::El2Tlbi
         };
         self.cmdq.enable(leniency);
+        for queue in &self.vcmdqs.queues {
+            queue.enable(Leniency::Strict);
+        }
         self.run_state.register(RUN_STATE_PRIORITY);
         if self.accel {
             let owner = Owner {
@@ -330,7 +380,7 @@ impl Smmuv3 {
                 path: self.canonical_path().unwrap_or_default(),
             };
             self.assigned.enable(owner, properties);
-            if properties.wants_host() {
+            if properties.wants_host() || properties.cmdqv == Auto::Value(true) {
                 add_machine_init_done_notifier(&self.machine_done);
             }
         }
@@ -355,9 +405,20 @@ impl Smmuv3 {
     /// runs.
     fn machine_done(&self) {
         let resolved = self.assigned.is_resolved();
+        let wants = |what: fn(&SmmuProperties) -> bool| {
+            self.properties
+                .get()
+                .is_some_and(|properties| what(&properties))
+        };
         let check = || {
             ensure!(
-                resolved,
+                self.vcmdqs.is_present() || !wants(|it| it.cmdqv == Auto::Value(true)),
+                "arm-smmuv3 '{}' with cmdqv=on takes the queues of the host of an assigned device: give it at \
+                 least one vfio-pci device on the command line, or set cmdqv=off",
+                self.name()
+            );
+            ensure!(
+                resolved || !wants(SmmuProperties::wants_host),
                 "arm-smmuv3 '{}' with accel=on takes its 'auto' properties from the host of an assigned device: \
                  give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize",
                 self.name()
@@ -371,12 +432,23 @@ impl Smmuv3 {
     fn reset_exit(&self, reset_type: ResetType) {
         trace::trace_smmu_reset_exit();
         self.get_class().parent_methods.reset_exit(self, reset_type);
+        // first, because the queues are the guest's until the host has released them
+        self.vcmdqs
+            .reset(&self.state.features(), &self.around_vcmdqs());
+        self.limit_queues();
         self.state.reset();
         self.events.clear();
         invalidate_all(&self.state, &self.notified);
         self.cmdq.reset();
         self.sync_veventq();
         self.assigned.reset(&self.state);
+    }
+
+    /// Shows the guest queues that hardware can have. Memory with smaller pages may have been
+    /// plugged in since the last reset.
+    fn limit_queues(&self) {
+        let features = self.vcmdqs.limit(self.state.features());
+        self.state.lock().features = features;
     }
 
     /// Follows a change of a PCI bus's number. Devices whose `StreamID` has changed are
@@ -410,6 +482,11 @@ impl Smmuv3 {
             events: self.events.counters(),
             translations,
             notifications: self.notified.notifications(),
+            cmdqv: self.vcmdqs.status(&self.state.features()),
+            vcmdqs: std::array::from_fn(|lvcmdq| {
+                let queue = self.vcmdqs.queues.get(lvcmdq);
+                queue.map(CommandQueue::counters).unwrap_or_default()
+            }),
         })
     }
 
@@ -540,6 +617,121 @@ impl Smmuv3 {
     }
 }
 
+/// CMDQ virtualization.
+impl Smmuv3 {
+    fn around_vcmdqs(&self) -> Surroundings<'_> {
+        Surroundings {
+            smmu: self.upcast(),
+            guest_errors: &self.state.guest_errors,
+            accel: &self.assigned,
+            regions: &self.cmdqv_regions,
+        }
+    }
+
+    fn read_cmdqv(&self, offset: u64, size: u32) -> u64 {
+        self.vcmdqs.read(&self.state.features(), offset, size)
+    }
+
+    fn write_cmdqv(&self, offset: u64, value: u64, size: u32) {
+        let features = self.state.features();
+        let around = self.around_vcmdqs();
+        let ready = self.vcmdqs.write(&features, &around, offset, value, size);
+        self.consume_vcmdqs(ready);
+    }
+
+    fn consume_ready_vcmdqs(&self) {
+        self.consume_vcmdqs(self.vcmdqs.ready(&self.state.features()));
+    }
+
+    fn consume_vcmdqs(&self, ready: [bool; QUEUES]) {
+        for (lvcmdq, queue) in self.vcmdqs.queues.iter().enumerate() {
+            if ready.get(lvcmdq) == Some(&true) {
+                queue.note_doorbell();
+                queue.arm(self.consume_vcmdq(lvcmdq, queue));
+            }
+        }
+    }
+
+    /// Consumes one slice of commands of a queue that the host does not execute.
+    fn consume_vcmdq(&self, lvcmdq: usize, queue: &CommandQueue) -> Progress {
+        let (stream_table, features) = self.state.stream_table();
+        let Some(mut run) = self.vcmdqs.begin(&features, lvcmdq, stream_table) else {
+            return Progress::Idle;
+        };
+        let Some(consumer) = queue.begin() else {
+            return Progress::Idle;
+        };
+        self.flush_events();
+        if self.assigned.is_pending() {
+            self.record_all(self.assigned.begin_commands());
+        }
+        let mut backend = AccelBackend::new(&self.assigned, &self.state, self.upcast());
+        let mut interrupts = self.vcmdqs.interrupts();
+        let state = &self.state;
+        let progress =
+            consumer.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend);
+        self.vcmdqs.finish(run);
+        progress
+    }
+
+    /// Raises the interrupt for errors of queues that the host executes.
+    fn vcmdq_errors(&self) {
+        let (received, error) = self.assigned.with_viommu(|viommu| {
+            let vintf = viommu.and_then(|viommu| viommu.vintf.as_mut());
+            vintf.map(Vintf::drain_errors).unwrap_or_default()
+        });
+        self.vcmdqs.note_errors(&received);
+        if let Some(error) = error {
+            report(&Error::msg(format!(
+                "arm-smmuv3 '{}': the host reports no more errors of VCMDQs (cmdqv): {error}",
+                self.name()
+            )));
+        }
+    }
+
+    /// Returns the request for a VINTF with which the next vIOMMU is made, if one is wanted.
+    ///
+    /// The unit is part of the machine: a guest that has started without it cannot be given
+    /// it, and one that has it keeps it.
+    fn vintf_request<'a>(
+        &self,
+        device: &HostDevice,
+        open_errors: &'a dyn Fn(&HostObject) -> Result<VeventQ<VcmdqErrors>>,
+    ) -> Result<Option<VintfRequest<'a>>> {
+        let wanted = self.properties.get().map(|properties| properties.cmdqv);
+        let is_required = wanted == Some(Auto::Value(true));
+        let may_be_had = self.vcmdqs.is_present() || !is_machine_ready();
+        if wanted == Some(Auto::Value(false)) || !may_be_had {
+            return Ok(None);
+        }
+        if let Err(error) = probe_cmdqv(device) {
+            if is_required {
+                return Err(cmdqv::missing(self.upcast(), &error));
+            }
+            return Ok(None);
+        }
+        Ok(Some(VintfRequest {
+            is_required,
+            window: self.vcmdqs.window()?,
+            open_errors,
+        }))
+    }
+
+    /// Follows a new vIOMMU with a VINTF, on a host with this `IDR1.CMDQS`.
+    fn use_vintf(&self, cmdqs: u8) -> Result<()> {
+        if !self.vcmdqs.is_present() {
+            self.vcmdqs
+                .add_to(self, &self.cmdqv_regions, &CMDQV_OPS, cmdqs)?;
+            self.limit_queues();
+            return Ok(());
+        }
+        let features = self.state.features();
+        let ready = self.vcmdqs.give_host(&features, &self.around_vcmdqs());
+        self.consume_vcmdqs(ready);
+        Ok(())
+    }
+}
+
 impl PciIommuImpl for Smmuv3 {
     const SUPPORTS_ADDRESS_SPACE: Option<fn(&Self, PciFunction<'_>) -> Result<()>> =
         Some(Self::permit);
@@ -570,16 +762,28 @@ impl Smmuv3 {
             // not backed by iommufd: `permit` has refused the others
             return Ok(());
         };
-        let policy = self.assigned.plug(&self.state, function, device)?;
-        if let Some(policy) = policy {
-            self.cmdq.set_policy(policy);
+        let open_errors = |viommu: &HostObject| VeventQ::new(self, &Self::vcmdq_errors, viommu);
+        let vintf = self.vintf_request(&device, &open_errors)?;
+        let new = self
+            .assigned
+            .plug(&self.state, function, device, vintf.as_ref())?;
+        if let Some(new) = new {
+            self.cmdq.set_policy(new.policy);
+            self.vcmdqs.set_policy(new.policy);
+            if let Some(cmdqs) = new.vintf_cmdqs {
+                self.use_vintf(cmdqs)?;
+            }
             self.sync_veventq();
         }
         Ok(())
     }
 
     fn unplug(&self, function: PciFunction<'_>) {
-        self.assigned.unplug(function);
+        let features = self.state.features();
+        let around = self.around_vcmdqs();
+        self.assigned.unplug(function, |viommu| {
+            self.vcmdqs.take_from_host(&features, &around, viommu);
+        });
     }
 }
 
@@ -730,8 +934,17 @@ pub unsafe extern "C" fn smmuv3_ats_enabled(smmu: *mut Smmuv3) -> bool {
     unsafe { &*smmu }.state.features().ats()
 }
 
-/// Returns the type of CMDQ virtualization that the SMMU has: none (`SMMUV3_CMDQV_NONE`).
+/// Returns the type of CMDQ virtualization that the SMMU has. Called when the DSDT is built.
+///
+/// # Safety
+///
+/// `object` must point to an instance of `arm-smmuv3`.
 #[no_mangle]
-pub extern "C" fn smmuv3_accel_cmdqv_type(_object: *mut qom::bindings::Object) -> c_uint {
-    0
+pub unsafe extern "C" fn smmuv3_accel_cmdqv_type(object: *mut Smmuv3) -> c_uint {
+    // SAFETY: promised by the caller
+    if unsafe { &*object }.vcmdqs.is_present() {
+        SMMUV3_CMDQV_TEGRA241
+    } else {
+        SMMUV3_CMDQV_NONE
+    }
 }

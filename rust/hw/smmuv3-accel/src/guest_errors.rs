@@ -95,6 +95,14 @@ impl GuestErrors {
         );
     }
 
+    /// Reports a write of a register of CMDQ virtualization that has no effect.
+    pub fn bad_cmdqv_write(&self, offset: u64, value: u64, reason: &str) {
+        self.log(
+            &self.writes,
+            format_args!("CMDQV: {reason} (write of {value:#x} to {offset:#x})"),
+        );
+    }
+
     /// Reports an ILLEGAL command about EL2 that is consumed all the same.
     pub fn tolerated_command(&self, name: &CStr) {
         let name = name.to_string_lossy();

@@ -6,11 +6,13 @@
 use qemu_ext::property::Value;
 use smmuv3::{
     cmdq::{CommandCounters, Counters, HostCounters, QueueCounters},
+    cmdqv::{QueueState, QUEUES},
     features::Features,
 };
 
 use crate::{
     accel::{AttachCounters, StreamStatus},
+    cmdqv::CmdqvStatus,
     eventq::EventCounters,
     statistics::Statistics,
 };
@@ -29,22 +31,69 @@ pub struct AllCounters<'a> {
     pub translations: Statistics,
     /// Notifications of device IOTLBs
     pub notifications: u64,
+    /// CMDQ virtualization, if the SMMU has it
+    pub cmdqv: Option<CmdqvStatus>,
+    /// Counters of VCMDQs that are executed here
+    pub vcmdqs: [Counters; QUEUES],
 }
 
 /// Returns the property `statistics`.
 pub fn statistics(counters: &AllCounters<'_>) -> Value {
     let cmdq = counters.cmdq;
-    Value::Struct(vec![
+    let mut members = vec![
         (c"commands", commands(&cmdq.commands())),
         (c"queue", queue(&cmdq.queue, counters.doorbells)),
-        (c"host", host(&cmdq.host)),
+        (c"host", host(&all_calls(cmdq, &counters.vcmdqs))),
         (c"attach", attach(&counters.attach)),
         (c"events", events(&counters.events)),
         (
             c"translations",
             translations(&counters.translations, counters.notifications),
         ),
+    ];
+    if let Some(status) = &counters.cmdqv {
+        members.push((c"cmdqv", cmdqv(status, &counters.vcmdqs)));
+    }
+    Value::Struct(members)
+}
+
+fn all_calls(cmdq: &Counters, vcmdqs: &[Counters; QUEUES]) -> HostCounters {
+    let queues = vcmdqs.iter().map(|queue| &queue.host);
+    queues.fold(cmdq.host, HostCounters::plus)
+}
+
+fn cmdqv(status: &CmdqvStatus, vcmdqs: &[Counters; QUEUES]) -> Value {
+    let counters = &status.counters;
+    let number = |of: QueueState| {
+        let queues = status.queues.iter().filter(|state| **state == of);
+        queues.fold(0_u64, |number, _| number + 1)
+    };
+    let sum = |get: fn(&Counters) -> u64| vcmdqs.iter().map(get).fold(0, u64::wrapping_add);
+    Value::Struct(vec![
+        (c"in-hardware", number(QueueState::Hardware).into()),
+        (c"in-software", number(QueueState::Software).into()),
+        (c"stuck", status.is_stuck.into()),
+        (c"allocations", counters.allocations.into()),
+        (c"refused", counters.refused.into()),
+        (c"releases", counters.releases.into()),
+        (c"release-failures", counters.release_failures.into()),
+        (c"release-ns", counters.release_ns.into()),
+        (c"longest-release-ns", counters.longest_release_ns.into()),
+        (c"page-shown", counters.page_shown.into()),
+        (c"events", counters.events.into()),
+        (c"lost-events", counters.lost_events.into()),
+        (c"interrupts", counters.interrupts.into()),
+        (c"commands", sum(|queue| queue.commands().consumed).into()),
+        (c"errors", sum(|queue| errors(&queue.queue)).into()),
+        (c"host-calls", sum(|queue| queue.host.calls).into()),
     ])
+}
+
+const fn errors(queue: &QueueCounters) -> u64 {
+    queue
+        .errors_ill
+        .wrapping_add(queue.errors_abt)
+        .wrapping_add(queue.errors_atc_inv_sync)
 }
 
 fn commands(commands: &CommandCounters) -> Value {

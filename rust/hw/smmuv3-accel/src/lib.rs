@@ -22,6 +22,7 @@
 mod accel;
 mod bindings;
 mod cmdq;
+mod cmdqv;
 mod deadline;
 mod device;
 mod eventq;

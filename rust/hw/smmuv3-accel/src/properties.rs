@@ -110,6 +110,8 @@ pub struct SmmuProperties {
     pub oas: Auto<u8>,
     /// IDR1.SSIDSIZE, in bits
     pub ssidsize: Auto<u8>,
+    /// CMDQ virtualization; not in the ID registers
+    pub cmdqv: Auto<bool>,
 }
 
 /// The values of the properties, as the user has set them.
@@ -159,16 +161,13 @@ impl SmmuProperties {
             ril: values.ril.into(),
             oas,
             ssidsize: values.ssidsize.value(),
+            cmdqv: values.cmdqv.into(),
         };
         if values.accel {
             ensure!(
                 stage == "1",
                 "arm-smmuv3 with accel=on has stage 1 only: the host's SMMU adds stage 2 (stage='{}')",
                 stage
-            );
-            ensure!(
-                values.cmdqv != Some(true),
-                "property 'cmdqv' of arm-smmuv3 cannot be on: this device does not have CMDQ virtualization yet"
             );
         } else {
             properties.check_software(values)?;

@@ -116,6 +116,32 @@ pub struct HostCounters {
     pub other: u64,
 }
 
+impl HostCounters {
+    /// Adds the counters of another queue.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (counter, count) in [
+            (&mut self.calls, other.calls),
+            (&mut self.commands, other.commands),
+            (&mut self.time_ns, other.time_ns),
+            (&mut self.retries, other.retries),
+            (&mut self.bisections, other.bisections),
+            (&mut self.eio, other.eio),
+            (&mut self.enomem, other.enomem),
+            (&mut self.etimedout, other.etimedout),
+            (&mut self.eintr, other.eintr),
+            (&mut self.other, other.other),
+        ] {
+            add(counter, count);
+        }
+        for (counter, count) in self.sizes.iter_mut().zip(other.sizes) {
+            add(counter, count);
+        }
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
+        self
+    }
+}
+
 impl Default for Counters {
     fn default() -> Self {
         Self {

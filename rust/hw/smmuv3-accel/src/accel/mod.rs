@@ -26,7 +26,10 @@ use qemu_ext::{
     timer::TimerExt,
 };
 use qom::prelude::*;
-use smmuv3::{batch::FlushPolicy, ste::StreamConfig, stream_table, translation::BadConfig};
+use smmuv3::{
+    batch::FlushPolicy, cmdqv::SIDS, event::Event, ste::StreamConfig, stream_table,
+    translation::BadConfig,
+};
 use util::{
     ensure,
     timer::{Timer, CLOCK_REALTIME},
@@ -41,17 +44,22 @@ mod backoff;
 pub mod cmdq;
 mod counters;
 mod host_caps;
+mod rate_limit;
 mod stage2;
 mod stream;
 mod veventq;
+mod vintf;
 mod viommu;
 
 pub use counters::{AttachCounters, StreamStatus};
 use host_caps::HostInfo;
+pub use rate_limit::ErrorRateLimit;
 use stream::Stream;
 use veventq::Drained;
-pub use veventq::VeventQ;
-use viommu::Viommu;
+pub use veventq::{Received, VcmdqErrors, VeventQ};
+pub use vintf::{probe as probe_cmdqv, Vintf, VintfRequest};
+use viommu::Leftover;
+pub use viommu::Viommu;
 
 ::trace::include_trace!("hw_arm");
 
@@ -92,6 +100,8 @@ struct Devices {
     veventq_reported: bool,
     /// Allocated as long as there is a stream
     viommu: Option<Viommu>,
+    /// Earlier ones that the host has not destroyed
+    leftovers: Vec<Leftover>,
     /// Counters of vEVENTQs, and of devices and vIOMMUs that are gone
     counters: AttachCounters,
 }
@@ -107,6 +117,7 @@ impl Devices {
             busy_veventq: None,
             veventq_reported: false,
             viommu: None,
+            leftovers: Vec::new(),
             counters: AttachCounters::default(),
         }
     }
@@ -183,16 +194,24 @@ impl Accel {
         Some(function(streams, viommu))
     }
 
+    /// Calls `function` with the vIOMMU, if there is one.
+    pub fn with_viommu<R>(&self, function: impl FnOnce(Option<&mut Viommu>) -> R) -> R {
+        let mut devices = self.devices.borrow_mut();
+        function(devices.as_mut().and_then(|devices| devices.viommu.as_mut()))
+    }
+
     /// Attaches a device that VFIO has bound to iommufd and that is plugged in behind the SMMU.
     ///
-    /// Returns the policy for batches to its host if it is the first device; then a vEVENTQ can
-    /// be opened.
+    /// `vintf` is the request for CMDQ virtualization, if it is wanted.
+    ///
+    /// Returns what is new if it is the first device; then a vEVENTQ can be opened.
     pub fn plug(
         &self,
         state: &GuestState,
         function: PciFunction<'_>,
         device: Owned<HostDevice>,
-    ) -> Result<Option<FlushPolicy>> {
+        vintf: Option<&VintfRequest<'_>>,
+    ) -> Result<Option<NewHost>> {
         let (owner, properties, resolved) = {
             let devices = self.devices.borrow();
             let Some(devices) = devices.as_ref() else {
@@ -232,8 +251,15 @@ impl Accel {
         let Some(devices) = devices.as_mut() else {
             return Ok(None);
         };
+        devices.leftovers.retain_mut(|viommu| !viommu.is_released());
         let mut fresh = match &devices.viommu {
             Some(viommu) => {
+                ensure!(
+                    viommu.vintf.is_none() || devices.streams.len() < SIDS,
+                    "arm-smmuv3 '{}' has CMDQ virtualization and can have {SIDS} assigned devices: put this one \
+                     behind another arm-smmuv3, or set cmdqv=off",
+                    owner.name
+                );
                 ensure!(
                     viommu.shares_iommufd(&device),
                     "the device uses iommufd '{}', but the others behind arm-smmuv3 '{}' use '{}': \
@@ -244,16 +270,19 @@ impl Accel {
                 );
                 None
             }
-            None => Some(Viommu::new(&device, &info, &owner)?),
+            None => Some(Viommu::new(&device, &info, &owner, vintf)?),
         };
-        let policy = fresh.as_mut().map(|viommu| FlushPolicy {
-            repeat_tlbi_cfgi: info.repeats_invalidations(),
-            eio: viommu.probe_eio_report(),
-            defer_remainder: true,
-            // a call costs more than the commands in it
-            collect_across_sync: true,
-            merge_ranges: viommu.granules_to_merge(&features, &info),
-            ..FlushPolicy::default()
+        let new = fresh.as_mut().map(|viommu| NewHost {
+            policy: FlushPolicy {
+                repeat_tlbi_cfgi: info.repeats_invalidations(),
+                eio: viommu.probe_eio_report(),
+                defer_remainder: true,
+                // a call costs more than the commands in it
+                collect_across_sync: true,
+                merge_ranges: viommu.granules_to_merge(&features, &info),
+                ..FlushPolicy::default()
+            },
+            vintf_cmdqs: viommu.vintf.as_ref().map(|_| info.features().cmdqs()),
         });
 
         let mut stream = Stream::new(owner.name, function.to_owned(), device);
@@ -285,11 +314,12 @@ impl Accel {
             devices.resolved = true;
             state.lock().features = features;
         }
-        Ok(policy)
+        Ok(new)
     }
 
-    /// Detaches the device at `function`, which is being unplugged.
-    pub fn unplug(&self, function: PciFunction<'_>) {
+    /// Detaches the device at `function`, which is being unplugged. Calls `withdraw` if the
+    /// vIOMMU is about to go with it.
+    pub fn unplug(&self, function: PciFunction<'_>, withdraw: impl FnOnce(&mut Viommu)) {
         let mut devices = self.devices.borrow_mut();
         let Some(devices) = devices.as_mut() else {
             return;
@@ -297,6 +327,9 @@ impl Accel {
         let Some(position) = devices.position(function) else {
             return;
         };
+        if let (1, Some(viommu)) = (devices.streams.len(), devices.viommu.as_mut()) {
+            withdraw(viommu);
+        }
         let mut stream = devices.streams.swap_remove(position);
         stream.block();
         trace::trace_smmuv3_accel_unset_iommu_device(
@@ -310,6 +343,10 @@ impl Accel {
             devices.busy_veventq = None;
             if let Some(viommu) = devices.viommu.take() {
                 devices.counters = devices.counters.plus(&viommu.counters);
+                devices
+                    .leftovers
+                    .retain_mut(|earlier| !earlier.is_released());
+                devices.leftovers.extend(Leftover::of(viommu));
             }
         }
     }
@@ -501,6 +538,25 @@ impl Accel {
             for stream in &mut devices.streams {
                 stream.drop_stream_id();
             }
+            devices.leftovers.retain_mut(|viommu| !viommu.is_released());
+        }
+    }
+}
+
+/// The host of the first device behind an SMMU.
+#[derive(Clone, Copy, Debug)]
+pub struct NewHost {
+    /// The policy for batches
+    pub policy: FlushPolicy,
+    /// The host's `IDR1.CMDQS`, if the vIOMMU has a VINTF
+    pub vintf_cmdqs: Option<u8>,
+}
+
+impl From<Received<Event>> for PendingEvent {
+    fn from(received: Received<Event>) -> Self {
+        match received {
+            Received::Event(event) => Self::Event(event),
+            Received::Lost => Self::Lost,
         }
     }
 }
@@ -526,7 +582,7 @@ impl Accel {
         events
     }
 
-    fn drain_by(&self, drain: impl FnOnce(&mut VeventQ) -> Drained) -> Vec<PendingEvent> {
+    fn drain_by(&self, drain: impl FnOnce(&mut VeventQ) -> Drained<Event>) -> Vec<PendingEvent> {
         let mut devices = self.devices.borrow_mut();
         let Some(devices) = devices.as_mut() else {
             return Vec::new();
@@ -534,7 +590,7 @@ impl Accel {
         let Some(veventq) = devices.veventq.as_mut() else {
             return Vec::new();
         };
-        match drain(veventq) {
+        let entries = match drain(veventq) {
             Drained::Entries(entries) => entries,
             Drained::Dead(entries, error) => {
                 report(&Error::msg(format!(
@@ -545,7 +601,8 @@ impl Accel {
                 devices.close_veventq();
                 entries
             }
-        }
+        };
+        entries.into_iter().map(PendingEvent::from).collect()
     }
 
     /// Follows CR0.EVENTQEN, or a new vIOMMU: the host has a queue while the guest's is

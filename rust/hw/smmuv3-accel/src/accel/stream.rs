@@ -3,11 +3,7 @@
 
 //! One assigned device: its HWPT, its vDEVICE, and retries.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Instant};
 
 use qemu_ext::{
     error::report,
@@ -23,6 +19,7 @@ use util::{Error, Result};
 use super::{
     backoff::Backoff,
     counters::{count, AttachCounters, StreamStatus},
+    rate_limit::ErrorRateLimit,
     viommu::{hwpt_data, Viommu},
 };
 
@@ -95,35 +92,6 @@ pub enum Quarantine {
     /// Its invalidations did not complete (§3.9.1.4): until the guest
     /// configures it again
     Held,
-}
-
-/// Rate limiter for host errors: consecutive failures are reported once, and at most one
-/// report a second.
-#[derive(Debug, Default)]
-struct ErrorRateLimit {
-    failing: bool,
-    last: Option<Instant>,
-}
-
-impl ErrorRateLimit {
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    fn success(&mut self) {
-        self.failing = false;
-    }
-
-    /// Counts a failure, and returns whether it is to be reported.
-    fn failure(&mut self) -> bool {
-        let recent = self
-            .last
-            .is_some_and(|last| last.elapsed() < Self::INTERVAL);
-        let is_reported = !self.failing && !recent;
-        if is_reported {
-            self.last = Some(Instant::now());
-        }
-        self.failing = true;
-        is_reported
-    }
 }
 
 impl Stream {

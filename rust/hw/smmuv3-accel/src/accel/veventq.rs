@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! Fault events of assigned devices: from the host's vEVENTQ to the guest's
-//! Event queue.
+//! The host's vEVENTQs: fault events of assigned devices, and errors of VCMDQs.
+
+use std::marker::PhantomData;
 
 use common::callbacks::FnCall;
 use qemu_ext::{
@@ -12,12 +13,6 @@ use qemu_ext::{
 use qom::prelude::*;
 use smmuv3::event::Event;
 use util::{Error, Result};
-
-use crate::eventq::PendingEvent;
-
-/// Events that the host keeps until they are read. A guest's queue may be
-/// larger; the memory is the host kernel's.
-const DEPTH: u32 = 4096;
 
 /// `struct iommufd_vevent_header`: flags and sequence number.
 const HEADER_BYTES: usize = 8;
@@ -32,9 +27,60 @@ const MAX_READS: usize = 16;
 /// After these it is closed, because it would keep the main loop busy for ever.
 const MAX_IDLE_WAKEUPS: u32 = 1000;
 
+/// The data of an event.
+pub trait Entry: Sized {
+    /// The vIOMMU whose events they are
+    const VIOMMU: ViommuType;
+    /// Events that the host keeps until they are read; the memory is the host kernel's
+    const DEPTH: u32;
+    /// Splits the data of an event off the front, unless it is short.
+    fn split_off(bytes: &[u8]) -> Option<(Self, &[u8])>;
+}
+
+impl Entry for Event {
+    const VIOMMU: ViommuType = ViommuType::ArmSmmuv3;
+    /// A guest's queue may be larger.
+    const DEPTH: u32 = 4096;
+
+    fn split_off(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (event, rest) = bytes.split_first_chunk()?;
+        Some((Self::from_bytes(event), rest))
+    }
+}
+
+/// Errors of VCMDQs (`struct iommu_vevent_tegra241_cmdqv`): the words of `LVCMDQ_ERR_MAP` at
+/// the host's interrupt, the lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VcmdqErrors(pub [u64; 2]);
+
+impl Entry for VcmdqErrors {
+    const VIOMMU: ViommuType = ViommuType::Tegra241Cmdqv;
+    /// A queue stops at an error, so there are few; a lost one is an interrupt, too.
+    const DEPTH: u32 = 64;
+
+    fn split_off(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (low, rest) = bytes.split_first_chunk()?;
+        let (high, rest) = rest.split_first_chunk()?;
+        Some((
+            Self([low, high].map(|word| u64::from_le_bytes(*word))),
+            rest,
+        ))
+    }
+}
+
+/// What the host reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received<E> {
+    /// An event
+    Event(E),
+    /// One or more events were lost before the next one
+    Lost,
+}
+
 /// The host's queue of one vIOMMU. The file is closed before the object goes.
 #[derive(Debug)]
-pub struct VeventQ {
+pub struct VeventQ<E = Event> {
+    entry: PhantomData<E>,
     file: EventFile,
     object: HostObject,
     /// The next sequence number, once one was read
@@ -45,16 +91,17 @@ pub struct VeventQ {
     has_more: bool,
 }
 
-impl VeventQ {
-    /// Opens a queue of [`DEPTH`] events, and has `F` called on `owner` when there are any. It
-    /// must call `Accel::drain_ready_veventq`.
+impl<E: Entry> VeventQ<E> {
+    /// Opens a queue of [`Entry::DEPTH`] events, and has `F` called on `owner` when there are
+    /// any. It must call [`Self::drain_ready`].
     pub fn new<T, F>(owner: &T, callback: &F, viommu: &HostObject) -> Result<Self>
     where
         T: IsA<Object>,
         F: for<'a> FnCall<(&'a T,)>,
     {
-        let (object, file) = viommu.allocate_veventq(ViommuType::ArmSmmuv3, DEPTH)?;
+        let (object, file) = viommu.allocate_veventq(E::VIOMMU, E::DEPTH)?;
         Ok(Self {
+            entry: PhantomData,
             file: file.watch(owner, callback)?,
             object,
             expected: None,
@@ -71,7 +118,7 @@ impl VeventQ {
     }
 
     /// Parses the bytes of one read; the rest after a short or unknown entry is dropped.
-    fn parse(&mut self, mut bytes: &[u8], mut sink: impl FnMut(PendingEvent)) {
+    fn parse(&mut self, mut bytes: &[u8], mut sink: impl FnMut(Received<E>)) {
         while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() {
             let [a, b, c, d, e, f, g, h] = *header;
             let flags = u32::from_ne_bytes([a, b, c, d]);
@@ -79,39 +126,39 @@ impl VeventQ {
             if flags & FLAG_LOST_EVENTS != 0 {
                 // the number after it is not known
                 self.expected = None;
-                sink(PendingEvent::Lost);
+                sink(Received::Lost);
                 bytes = rest;
                 continue;
             }
             if self.expected.is_some_and(|expected| expected != sequence) {
-                sink(PendingEvent::Lost);
+                sink(Received::Lost);
             }
             self.expected = Some(sequence.wrapping_add(1) & SEQUENCE_MASK);
-            let Some((event, next)) = rest.split_first_chunk() else {
+            let Some((event, next)) = E::split_off(rest) else {
                 return;
             };
-            sink(PendingEvent::Event(Event::from_bytes(event)));
+            sink(Received::Event(event));
             bytes = next;
         }
     }
 }
 
 /// The result of a drain.
-pub enum Drained {
+pub enum Drained<E> {
     /// Entries, in order; the queue is empty or the main loop will call again
-    Entries(Vec<PendingEvent>),
+    Entries(Vec<Received<E>>),
     /// Entries, and the error after which the queue must be closed
-    Dead(Vec<PendingEvent>, Error),
+    Dead(Vec<Received<E>>, Error),
 }
 
-impl VeventQ {
+impl<E: Entry> VeventQ<E> {
     /// Returns whether the queue is known to have entries. Does not call the host.
     pub const fn has_more(&self) -> bool {
         self.has_more
     }
 
     /// Reads entries until the queue is empty, `MAX_READS` times at most.
-    pub fn drain(&mut self) -> Drained {
+    pub fn drain(&mut self) -> Drained<E> {
         let mut entries = Vec::new();
         let mut buffer = [0_u8; 4096];
         self.has_more = false;
@@ -139,7 +186,7 @@ impl VeventQ {
     /// Another drain can come first, such as the one before a run of the Command queue. The
     /// wakeup then finds nothing, but the kernel is not at fault. So a wakeup is counted only
     /// if the file is still readable after nothing was read.
-    pub fn drain_ready(&mut self) -> Drained {
+    pub fn drain_ready(&mut self) -> Drained<E> {
         let drained = self.drain();
         let Drained::Entries(entries) = drained else {
             return drained;

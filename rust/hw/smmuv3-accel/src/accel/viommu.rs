@@ -7,9 +7,10 @@
 use std::time::{Duration, Instant};
 
 use qemu_ext::{
+    error::warn,
     iommufd::{
-        ArmSmmuv3Hwpt, ArmSmmuv3Invalidation, HostDevice, HostFailure, HostObject, IommufdBackend,
-        ViommuType,
+        ArmSmmuv3Hwpt, ArmSmmuv3Invalidation, Connection, HostDevice, HostFailure, HostObject,
+        IommufdBackend, ViommuType,
     },
     qapi_events,
 };
@@ -26,6 +27,7 @@ use super::{
     counters::{count, AttachCounters},
     host_caps::HostInfo,
     stage2::Stage2,
+    vintf::{Vintf, VintfRequest},
     Owner,
 };
 use crate::deadline::Moment;
@@ -123,6 +125,8 @@ pub struct CallTimes {
 /// A vIOMMU. The fields are dropped in this order: children first.
 #[derive(Debug)]
 pub struct Viommu {
+    /// The VINTF, if it has CMDQ virtualization
+    pub vintf: Option<Vintf>,
     /// The HWPT that aborts every transaction
     pub abort: HostObject,
     /// The HWPT with stage 2 only
@@ -154,16 +158,48 @@ pub struct Viommu {
 }
 
 impl Viommu {
-    /// Makes the vIOMMU for the SMMU that `device` is behind, for the guest's SMMU `owner`.
-    pub fn new(device: &HostDevice, info: &HostInfo, owner: &Owner) -> Result<Self> {
+    /// Makes the vIOMMU for the SMMU that `device` is behind, for the guest's SMMU `owner`:
+    /// with a VINTF if one is requested and can be had.
+    pub fn new(
+        device: &HostDevice,
+        info: &HostInfo,
+        owner: &Owner,
+        request: Option<&VintfRequest<'_>>,
+    ) -> Result<Self> {
         let stage2 = Stage2::new(device, &owner.name)?;
-        let object = device
-            .allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())
-            .map_err(explained)?;
+        let with_vintf = match request {
+            None => None,
+            Some(request) => match Vintf::allocate(device, stage2.id(), request) {
+                Ok(allocated) => Some(allocated),
+                Err(error) if request.is_required => {
+                    return Err(Error::msg(format!(
+                        "arm-smmuv3 '{}' cannot have cmdqv=on, because the host refuses it: {error}",
+                        owner.name
+                    )));
+                }
+                Err(error) => {
+                    warn(&Error::msg(format!(
+                        "arm-smmuv3 '{}' has no CMDQ virtualization (cmdqv), because the host refuses it: {error}",
+                        owner.name
+                    )));
+                    None
+                }
+            },
+        };
+        let (vintf, object) = match with_vintf {
+            Some((vintf, object)) => (Some(vintf), object),
+            None => {
+                let object = device
+                    .allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())
+                    .map_err(explained)?;
+                (None, object)
+            }
+        };
         let abort = device.allocate_nested(&object, &hwpt_data([STE_VALID, 0]))?;
         let bypass =
             device.allocate_nested(&object, &hwpt_data([STE_VALID | STE_CONFIG_BYPASS, 0]))?;
         Ok(Self {
+            vintf,
             abort,
             bypass,
             object,
@@ -315,5 +351,31 @@ impl Viommu {
         self.failing = Duration::ZERO;
         self.backoff = None;
         Ok(())
+    }
+}
+
+/// A vIOMMU without a device, which waits for the host to release a queue of its VINTF: the
+/// host does not destroy it before.
+#[derive(Debug)]
+pub struct Leftover {
+    viommu: Viommu,
+    /// Keeps the iommufd open. Otherwise it would be closed with the last device, and the IDs
+    /// of these objects could be those of others later.
+    _connection: Connection,
+}
+
+impl Leftover {
+    /// Returns the vIOMMU if its queues are not released, and `None` if it is destroyed.
+    pub fn of(viommu: Viommu) -> Option<Self> {
+        let mut leftover = Self {
+            _connection: viommu.backend.connect().ok()?,
+            viommu,
+        };
+        (!leftover.is_released()).then_some(leftover)
+    }
+
+    /// Tries again to release the queues. If the result is true, the value can be dropped.
+    pub fn is_released(&mut self) -> bool {
+        self.viommu.vintf.as_mut().is_none_or(Vintf::release_queues)
     }
 }

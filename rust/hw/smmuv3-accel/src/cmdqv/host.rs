@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright 2026 the smmuv3-accel authors
+
+//! The host's part: its queues, and its page.
+
+use std::time::{Duration, Instant};
+
+use hwcore::prelude::*;
+use qemu_ext::{error::report, memory, page_window::PageWindow, qdev::DeviceExt};
+use smmuv3::cmdqv::{Assignment, Host, HostPage, Page0};
+use system::MemoryRegion;
+use util::Error;
+
+use super::counters::{count, CmdqvCounters};
+use crate::accel::{ErrorRateLimit, Viommu};
+
+/// The time for a queue that was disabled to stop. The host waits again, much longer.
+const STOP_TIME: Duration = Duration::from_millis(10);
+
+/// The host's page, through the window.
+pub struct WindowPage(pub &'static PageWindow);
+
+impl HostPage for WindowPage {
+    fn read(&mut self, lvcmdq: usize, register: Page0) -> u32 {
+        self.0.read_u32(register.offset_of(lvcmdq) as usize)
+    }
+
+    fn write(&mut self, lvcmdq: usize, register: Page0, value: u32) {
+        self.0.write_u32(register.offset_of(lvcmdq) as usize, value);
+    }
+}
+
+/// The host, while its queues change.
+pub struct HostQueues<'a> {
+    /// None while there is no device
+    pub viommu: Option<&'a mut Viommu>,
+    pub page: WindowPage,
+    pub region: &'a MemoryRegion,
+    pub counters: &'a mut CmdqvCounters,
+    pub refusals: &'a mut ErrorRateLimit,
+    pub releases: &'a mut ErrorRateLimit,
+    pub smmu: &'a DeviceState,
+}
+
+impl HostPage for HostQueues<'_> {
+    fn read(&mut self, lvcmdq: usize, register: Page0) -> u32 {
+        self.page.read(lvcmdq, register)
+    }
+
+    fn write(&mut self, lvcmdq: usize, register: Page0, value: u32) {
+        self.page.write(lvcmdq, register, value);
+    }
+}
+
+impl Host for HostQueues<'_> {
+    fn show_page(&mut self, is_visible: bool) {
+        if is_visible {
+            count(&mut self.counters.page_shown);
+        }
+        memory::set_enabled(self.region, is_visible);
+    }
+
+    fn allocate(&mut self, lvcmdq: usize, queue: &Assignment) -> bool {
+        let Some(viommu) = self.viommu.as_deref_mut() else {
+            return false;
+        };
+        let Some(vintf) = viommu.vintf.as_mut() else {
+            return false;
+        };
+        match vintf.allocate_queue(&viommu.object, lvcmdq, queue) {
+            Ok(()) => {
+                count(&mut self.counters.allocations);
+                self.refusals.success();
+                true
+            }
+            Err(failure) => {
+                count(&mut self.counters.refused);
+                if self.refusals.failure() {
+                    report(&Error::msg(format!(
+                        "arm-smmuv3 '{}': QEMU executes VCMDQ {lvcmdq}, because the host refuses it: {failure}",
+                        self.smmu.name()
+                    )));
+                }
+                false
+            }
+        }
+    }
+
+    fn wait_until_stopped(&mut self, lvcmdq: usize) {
+        let begun = Instant::now();
+        while self.page.read(lvcmdq, Page0::Status) & 1 != 0 && begun.elapsed() < STOP_TIME {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn release(&mut self, lvcmdq: usize) -> bool {
+        let vintf = self
+            .viommu
+            .as_deref_mut()
+            .and_then(|viommu| viommu.vintf.as_mut());
+        let Some(vintf) = vintf else {
+            return true;
+        };
+        let begun = Instant::now();
+        let is_released = vintf.release_queue(lvcmdq);
+        let duration = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let counters = &mut *self.counters;
+        counters.release_ns = counters.release_ns.wrapping_add(duration);
+        counters.longest_release_ns = counters.longest_release_ns.max(duration);
+        if is_released {
+            count(&mut counters.releases);
+            self.releases.success();
+        } else {
+            count(&mut counters.release_failures);
+            if self.releases.failure() {
+                report(&Error::msg(format!(
+                    "arm-smmuv3 '{}': the host does not release VCMDQ {lvcmdq}; QEMU executes the \
+                     guest's queues until it does",
+                    self.smmu.name()
+                )));
+            }
+        }
+        is_released
+    }
+}
