@@ -683,7 +683,7 @@ impl Smmuv3 {
         self.vcmdqs.note_errors(&received);
         if let Some(error) = error {
             report(&Error::msg(format!(
-                "arm-smmuv3 '{}': the host reports no more errors of VCMDQs (cmdqv): {error}",
+                "{}: the host reports no more errors of VCMDQs (cmdqv): {error}",
                 self.name()
             )));
         }

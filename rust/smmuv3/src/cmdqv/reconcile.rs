@@ -110,9 +110,9 @@ impl Cmdqv {
         }
     }
 
-    /// Forgets the queues that a VINTF did not release, because the caller keeps them and
+    /// Drops the record of queues that a VINTF did not release, because the caller keeps them and
     /// no other VINTF has them.
-    pub fn forget_stuck(&mut self) {
+    pub fn drop_stuck(&mut self) {
         for slot in &mut self.host {
             if matches!(slot.backing, Backing::Stuck { .. }) {
                 slot.backing = Backing::None;

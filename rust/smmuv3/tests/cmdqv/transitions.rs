@@ -301,7 +301,7 @@ fn barred_queues_continue_in_software_and_return() {
 
 /// A VINTF that goes with a queue that was not released: the next one has none.
 #[test]
-fn stuck_queue_of_earlier_vintf_is_forgotten() {
+fn stuck_queue_of_earlier_vintf_is_dropped() {
     let mut guest = Guest::booted();
     guest.host.is_busy = [true; 2];
     guest.host.take_calls();
@@ -309,7 +309,7 @@ fn stuck_queue_of_earlier_vintf_is_forgotten() {
     let calls = [Hide, Stop(1), Keep(1), Stop(0), Keep(0)];
     assert_eq!(guest.host.take_calls(), calls);
     assert!(guest.cmdqv.is_stuck());
-    guest.cmdqv.forget_stuck();
+    guest.cmdqv.drop_stuck();
     assert!(!guest.cmdqv.is_stuck());
     guest.host.kept = [false; 2];
     guest.host.is_busy = [false; 2];

@@ -107,6 +107,13 @@ impl<'a> Cmdqv<'a> {
         self.machine.write64(page1 + SLOT * u64::from(slot), value);
     }
 
+    /// Writes the base of a global queue, whether or not VINTF 0 has it.
+    #[track_caller]
+    pub fn set_direct_base(&self, queue: u32, value: u64) {
+        let page1 = self.base + View::Direct.page0() + PAGE;
+        self.machine.write64(page1 + SLOT * u64::from(queue), value);
+    }
+
     /// Returns where the commands of a queue are.
     pub const fn ring(slot: u32) -> u64 {
         RAM + 0x20_0000 + 0x1000 * slot as u64

@@ -77,7 +77,7 @@ impl Host for HostQueues<'_> {
                 count(&mut self.counters.refused);
                 if self.refusals.failure() {
                     report(&Error::msg(format!(
-                        "arm-smmuv3 '{}': QEMU executes VCMDQ {lvcmdq}, because the host refuses it: {failure}",
+                        "{}: QEMU executes VCMDQ {lvcmdq}, because the host refuses it: {failure}",
                         self.smmu.name()
                     )));
                 }
@@ -114,7 +114,7 @@ impl Host for HostQueues<'_> {
             count(&mut counters.release_failures);
             if self.releases.failure() {
                 report(&Error::msg(format!(
-                    "arm-smmuv3 '{}': the host does not release VCMDQ {lvcmdq}; QEMU executes the \
+                    "{}: the host does not release VCMDQ {lvcmdq}; QEMU executes the \
                      guest's queues until it does",
                     self.smmu.name()
                 )));

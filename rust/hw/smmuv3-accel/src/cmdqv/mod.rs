@@ -236,7 +236,7 @@ impl CmdqvUnit {
             present.registers.bar_hardware(true);
             let effects = reconcile_with(present, features, around, Some(viommu));
             // the VINTF is kept until it has released them
-            present.registers.forget_stuck();
+            present.registers.drop_stuck();
             effects
         });
     }
