@@ -732,6 +732,50 @@ impl Smmuv3 {
     }
 }
 
+/// Command queues that are not this device's own.
+#[cfg(feature = "cmdqv-hw")]
+impl Smmuv3 {
+    /// Executes a command as though the Command queue held it alone, and completes it.
+    ///
+    /// Tests emulate hardware that has further Command queues (`tests/cmdqv-hw`). A `CMD_SYNC`
+    /// has nothing to wait for.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command is illegal, or the commands of this SMMU are executed by a host.
+    pub fn execute(&self, command: [u64; 2]) -> std::result::Result<(), smmuv3::command::Illegal> {
+        use smmuv3::{
+            cmdq::Backend,
+            command::{decode, Command, Illegal},
+        };
+
+        if self.accel {
+            return Err(Illegal);
+        }
+        let decoded = decode(command, &self.state.features())?;
+        self.flush_events();
+        let mut backend =
+            SoftwareBackend::new(&self.state, &self.notified, &self.events, &self.irqs);
+        match decoded {
+            Command::Invalidate(invalidation) => {
+                backend.invalidate(&[invalidation]).map_err(|_| Illegal)
+            }
+            Command::CfgiSte { sid } => {
+                backend.invalidate_configurations(sid, sid);
+                Ok(())
+            }
+            Command::CfgiSteRange { first, last } => {
+                backend.invalidate_configurations(first, last);
+                Ok(())
+            }
+            Command::PrefetchConfig
+            | Command::PrefetchAddr
+            | Command::NoEffect
+            | Command::Sync { .. } => Ok(()),
+        }
+    }
+}
+
 impl PciIommuImpl for Smmuv3 {
     const SUPPORTS_ADDRESS_SPACE: Option<fn(&Self, PciFunction<'_>) -> Result<()>> =
         Some(Self::permit);
