@@ -113,6 +113,12 @@ CRATES = {
     "rust/hw/smmuv3-accel/src/lib.rs": "",
     "include/hw/arm/smmuv3-rust.h": "/* ours */\n",
     "qapi/arm-smmuv3.json": "# ours\n",
+    "tests/cmdqv-hw/Cargo.toml": (
+        "[package]\nname = \"cmdqv_hw\"\nversion = \"0.1.0\"\nedition.workspace = true\n\n"
+        "[dependencies]\nsmmuv3_accel = { path = \"../smmuv3-accel\" }\n"),
+    "tests/cmdqv-hw/devices.mak": "# f\n",
+    "tests/cmdqv-hw/meson.build": "f\n",
+    "tests/cmdqv-hw/src/lib.rs": "// f\n",
 }
 LINK = "rust/hw/smmuv3-accel/build.rs"
 LOCK_ENTRIES = """\
@@ -167,8 +173,8 @@ class Case:
         write_project(self.project)
         self.pristine = snapshot(self.src)
 
-    def apply(self) -> int:
-        tree = overlay.Tree(self.src, self.project)
+    def apply(self, *, testing: bool = False) -> int:
+        tree = overlay.Tree(self.src, self.project, testing=testing)
         return overlay.Writer(self.src).carry_out(tree.plan_apply())
 
     def revert(self) -> int:
@@ -194,10 +200,10 @@ class Case:
         assert snapshot(self.src) == before, "refused, but the tree changed"
 
 
-def apply_then_revert_restores_every_byte(case: Case) -> None:
+def apply_then_revert_restores_every_byte(case: Case, *, testing: bool = False) -> None:
     (case.src / "hw/arm/virt.c").chmod(0o640)
     case.pristine = snapshot(case.src)
-    assert case.apply() > len(overlay.copied_files(case.project))
+    assert case.apply(testing=testing) > len(overlay.copied_files(case.project, testing=testing))
     assert snapshot(case.src) != case.pristine
     case.revert()
     assert snapshot(case.src) == case.pristine
@@ -249,6 +255,40 @@ def apply_copies_what_qemu_builds_and_nothing_else(case: Case) -> None:
     assert (case.src / "include/hw/arm/smmuv3-rust.h").exists()
     assert {path.name for path in (case.src / "rust/smmuv3").iterdir()} == {"Cargo.toml", "meson.build", "src"}
     assert (case.src / "rust/smmuv3/src/tlb/tests.rs").exists()
+
+
+def tests_hardware_is_added_on_request_only(case: Case) -> None:
+    case.apply()
+    product = snapshot(case.src)
+    case.apply(testing=True)
+    assert (case.src / "rust/hw/tegra241-cmdqv-hw/src/lib.rs").read_text() == "// f\n"
+    assert (case.src / "configs/devices/aarch64-softmmu/smmuv3-testbed.mak").read_text() == "# f\n"
+    assert not (case.src / "rust/hw/tegra241-cmdqv-hw/devices.mak").exists()
+    for name, line in (("meson.build", "subdir('tegra241-cmdqv-hw')\n"), ("Kconfig", "source tegra241-cmdqv-hw/Kconfig\n")):
+        assert line in (case.src / "rust/hw" / name).read_text(), name
+    assert cargo_accepts_lock(case)
+    assert case.apply(testing=True) == 0
+    case.apply()
+    assert snapshot(case.src) == product
+    case.apply(testing=True)
+    case.revert()
+    assert snapshot(case.src) == case.pristine
+
+
+def key_of_product_is_without_tests_hardware(case: Case) -> None:
+    def keys() -> tuple[str, str]:
+        found = [overlay.key_of(overlay.Tree(case.src, case.project, testing=testing).applied_files(), rust=True, testing=testing)
+                 for testing in (False, True)]
+        return found[0], found[1]
+
+    case.apply(testing=True)
+    product, testing = keys()
+    assert product == overlay.key_of(overlay.copied_files(case.project), rust=True, testing=False)
+    assert testing == overlay.key_of(overlay.copied_files(case.project, testing=True), rust=True, testing=True)
+    (case.project / "tests/cmdqv-hw/src/lib.rs").write_text("// new\n")
+    case.apply(testing=True)
+    now = keys()
+    assert now[0] == product and now[1] != testing
 
 
 def copied_manifest_has_no_dev_dependencies(case: Case) -> None:
@@ -514,6 +554,8 @@ CASES = [
     apply_then_revert_restores_every_byte,
     apply_makes_every_edit,
     apply_copies_what_qemu_builds_and_nothing_else,
+    tests_hardware_is_added_on_request_only,
+    key_of_product_is_without_tests_hardware,
     copied_manifest_has_no_dev_dependencies,
     inseparable_dev_dependencies_are_refused,
     build_script_is_a_link_to_qemus,
@@ -563,7 +605,8 @@ def overlay_of_release_is_reversible(tarball: Path) -> Callable[[Case], None]:
         # The made-up crates depend on crates that QEMU does not have; ours are here.
         case.project = overlay.PROJECT
         case.pristine = snapshot(case.src)
-        apply_then_revert_restores_every_byte(case)
+        for testing in (False, True):
+            apply_then_revert_restores_every_byte(case, testing=testing)
 
     test.__name__ = f"overlay_of_{tarball.name}_is_reversible"
     return test
