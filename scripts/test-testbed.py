@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import sys
 import traceback
 from collections import Counter
@@ -16,7 +17,7 @@ sys.dont_write_bytecode = True
 from tap import Outcome, report as report_outcomes  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
-from testbed import bench, cratebench, goals, main, results, systemcalls, unmap  # noqa: E402 (found through the path above)
+from testbed import bench, cratebench, goals, iort, main, results, systemcalls, unmap  # noqa: E402 (found through the path above)
 from testbed.consoles import TestbedError  # noqa: E402
 from testbed.levels import GuestConfig, Hardware  # noqa: E402
 from testbed.machine import properties_in  # noqa: E402
@@ -258,6 +259,38 @@ def tables_and_json_have_all_results() -> None:
     assert len(found["goals"]) == 20 and found["full_queue_ms"] == {"c": [24.0, 25.0, 30.0], "rust": [8.0, 9.0, 9.0]}
 
 
+def table_of(*nodes: bytes) -> bytes:
+    """An IORT with these nodes."""
+    header = b"IORT" + struct.pack("<I", 48 + sum(map(len, nodes))) + bytes(28)
+    return header + struct.pack("<III", len(nodes), 48, 0) + b"".join(nodes)
+
+
+def iort_gives_identifier_of_the_smmu() -> None:
+    its = struct.pack("<BHBI", 0, 24, 1, 5) + bytes(16)
+    smmu = struct.pack("<BHBI", 4, 68, 4, 1) + bytes(60)
+    root_complex = struct.pack("<BHBI", 2, 36, 3, 7) + bytes(28)
+    table = table_of(its, smmu, root_complex)
+    assert iort.smmu_identifier(table) == 1
+    corrected = iort.with_canwbs(table)
+    assert iort.smmu_identifier(corrected) == 1 and sum(corrected) % 256 == 0
+    assert [at for at, (old, new) in enumerate(zip(table, corrected)) if old != new and at > 36] == [48 + 24 + 68 + 23]
+
+
+def scenarios_on_request_run_only_when_named() -> None:
+    every = main.parse([])
+    assert main.qemus_needed(every) == {"rust", "rust-x86", "c", "cmdqv-x86"}
+    assert "cmdqv" not in [scenario.name for scenario in main.scenarios_of(every)]
+    assert [scenario.name for scenario in main.scenarios_of(main.parse(["cmdqv"]))] == ["cmdqv"]
+
+
+def scenario_decides_which_qemus_are_needed() -> None:
+    for words, needed in (
+        (["default"], {"rust"}), (["soft-strict"], {"rust-x86"}), (["own-level0"], {"rust", "rust-x86"}),
+        (["cmdqv"], {"rust", "cmdqv-x86"}), (["cmdqv-c"], {"rust", "c", "cmdqv-x86"}),
+        (["--device", "c", "cmdqv"], {"c", "cmdqv-x86"}), (["--device", "c", "own-level0"], {"c", "c-x86"})):
+        assert main.qemus_needed(main.parse(words)) == needed, words
+
+
 def skipped_scenario_is_reported_as_such() -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -290,6 +323,9 @@ CASES: list[Callable[[], None]] = [
     device_without_msi_is_measured_without_it,
     goals_are_of_measured_rows_only,
     tables_and_json_have_all_results,
+    iort_gives_identifier_of_the_smmu,
+    scenarios_on_request_run_only_when_named,
+    scenario_decides_which_qemus_are_needed,
     skipped_scenario_is_reported_as_such,
 ]
 

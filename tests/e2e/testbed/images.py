@@ -62,10 +62,11 @@ class Cpio:
         return b"".join(self._parts)
 
 
-def acpi_override(iort: bytes) -> bytes:
-    """The archive that must be the first in the initramfs."""
+def acpi_override(tables: dict[str, bytes]) -> bytes:
+    """ACPI tables, by any names: the archive that must be the first in the initramfs."""
     cpio = Cpio()
-    cpio.file("kernel/firmware/acpi/iort.aml", iort, executable=False)
+    for name, table in tables.items():
+        cpio.file(f"kernel/firmware/acpi/{name}.aml", table, executable=False)
     return cpio.finish()
 
 
@@ -162,7 +163,8 @@ class Images:
         cpio.file("e2e/Image", self.image.read_bytes(), executable=False)
         cpio.file("e2e/QEMU_EFI.fd", FIRMWARE.read_bytes(), executable=False)
         cpio.file("e2e/l2.cpio", self.guest(), executable=False)
-        cpio.file("e2e/directio", self._tool("directio"))
+        for tool in ("directio", "vintfs"):
+            cpio.file(f"e2e/{tool}", self._tool(tool))
         libraries: dict[str, Path] = {}
         for name, binary in self.qemus.items():
             if not binary.is_file():

@@ -8,27 +8,40 @@ IORT. QEMU's emulated SMMUv3 is coherent, but its IORT does not say so; Linux ta
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 _ROOT_COMPLEX = 2
+_SMMU_V3 = 4
+_IDENTIFIER = 4  # in any node
 _MEMORY_FLAGS = 16 + 7  # in a root-complex node: byte 7 of the memory access properties
 _CANWBS = 1 << 2
+
+
+def _nodes(table: bytes) -> Iterator[tuple[int, int]]:
+    """(type, offset) of every node."""
+    if table[:4] != b"IORT":
+        raise ValueError("not an IORT")
+    count, offset = struct.unpack_from("<II", table, 36)
+    for _ in range(count):
+        kind, length = struct.unpack_from("<BH", table, offset)
+        yield kind, offset
+        offset += length
+
+
+def smmu_identifier(table: bytes) -> int:
+    """The identifier of the SMMUv3, of which there must be one."""
+    (offset,) = (offset for kind, offset in _nodes(table) if kind == _SMMU_V3)
+    return int(struct.unpack_from("<I", table, offset + _IDENTIFIER)[0])
 
 
 def with_canwbs(table: bytes) -> bytes:
     """A copy of the IORT with CANWBS set on every root complex, and the revision raised so that Linux prefers it."""
     new = bytearray(table)
-    if new[:4] != b"IORT":
-        raise ValueError("not an IORT")
-    count, offset = struct.unpack_from("<II", new, 36)
-    changed = 0
-    for _ in range(count):
-        kind, length = struct.unpack_from("<BH", new, offset)
-        if kind == _ROOT_COMPLEX:
-            new[offset + _MEMORY_FLAGS] |= _CANWBS
-            changed += 1
-        offset += length
-    if not changed:
+    complexes = [offset for kind, offset in _nodes(table) if kind == _ROOT_COMPLEX]
+    if not complexes:
         raise ValueError("the IORT has no root complex")
+    for offset in complexes:
+        new[offset + _MEMORY_FLAGS] |= _CANWBS
     (revision,) = struct.unpack_from("<I", new, 24)
     struct.pack_into("<I", new, 24, revision + 1)
     new[9] = 0

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import counters, hold
+from . import cmdqv_hw, counters, hold
 from .consoles import Qmp, Shell, TestbedError, TimedOut
 from .images import FIRMWARE, Images, acpi_override, make_disk
-from .iort import with_canwbs
+from .iort import smmu_identifier, with_canwbs
 from .kernellog import KernelLog
 from .machine import PROPERTIES_HELP, SMMU_ERRORS, Machine, Trace, properties_in, smmu_globals, trace_options
 
@@ -44,14 +44,16 @@ _GDB_CONSOLE = f"/dev/hvc{len(_LINES)}"
 
 @dataclass(frozen=True)
 class Hardware:
-    """Level 1's CPUs.
+    """Level 1's CPUs and SMMU.
 
-    With `icount` they run in turn and their clock counts instructions, whatever else this machine does.
+    With `icount` the CPUs run in turn and their clock counts instructions, whatever else this machine does. With `cmdqv`
+    the SMMU has CMDQ virtualization, for which level 0 must be the QEMU that is built for it.
     """
 
     cpus: int = 2
     icount: bool = False
     properties: Sequence[str] = ()  # of the hardware's SMMU, such as "msi=on"
+    cmdqv: bool = False
 
     NANOSECONDS = 4  # for each instruction, with icount
 
@@ -67,7 +69,8 @@ class Hardware:
     def options(self) -> list[str]:
         shift = self.NANOSECONDS.bit_length() - 1
         clock = ["tcg,thread=single", "-icount", f"shift={shift}"] if self.icount else ["tcg,thread=multi"]
-        return ["-smp", str(self.cpus), "-accel", *clock, *smmu_globals(self.properties)]
+        cmdqv = cmdqv_hw.options() if self.cmdqv else []
+        return ["-smp", str(self.cpus), "-accel", *clock, *smmu_globals(self.properties), *cmdqv]
 
     def instructions(self, microseconds: float) -> float:
         """What so much time on level 1's clock is, with icount."""
@@ -89,6 +92,8 @@ class Level0(Machine):
         self.pump.patience *= hardware.patience
         qmp = Qmp(self.pump, self.streams["l0-qmp"])
         qmp.connect(20)
+        # For hardware with CMDQV.
+        self.cmdqv = cmdqv_hw.Witness(qmp)
         # Trace of its SMMU: SMMU_ERRORS, and more on request.
         self.trace = Trace(logs / _LEVEL0_LOG, qmp)
 
@@ -291,7 +296,8 @@ class Level1:
             make_disk(path, DISK_MIB)
         iort = self._iort(images, work, logs, disks, say)
         initrd = work / "l1.cpio"
-        initrd.write_bytes(acpi_override(iort) + images.level1())
+        tables = {"iort": iort} | ({"ssdt": cmdqv_hw.ssdt(smmu_identifier(iort))} if hardware.cmdqv else {})
+        initrd.write_bytes(acpi_override(tables) + images.level1())
         say("level 1: booting the KVM host under emulation")
         self.level0 = Level0(emulator, logs, images.image, initrd, disks=disks, gdb=self._gdb, hardware=hardware)
         self.pump = self.level0.pump
@@ -302,6 +308,8 @@ class Level1:
             initrd.unlink()
             if "override [IORT" not in self.shell.run("dmesg | grep -i 'Table Upgrade'; true"):
                 raise TestbedError("level 1 did not take the IORT with CANWBS")
+            if hardware.cmdqv and not self.level0.cmdqv.owner().queues_enabled:
+                raise TestbedError("level 1 does not use the CMDQV hardware")
             for address in ASSIGNABLE.values():
                 self.shell.run(f"rebind {address} vfio-pci")
         except BaseException:

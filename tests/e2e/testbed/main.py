@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import bench, hotplug_scenarios, own_level0_scenarios, report, software_scenarios, throughput
+from . import bench, cmdqv_scenarios, hotplug_scenarios, own_level0_scenarios, report, software_scenarios, throughput
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Hardware, Level1
@@ -31,7 +31,7 @@ from .software import Place
 
 Say = Callable[[str], None]
 # Modules that register scenarios when they are imported.
-_MODULES = (hotplug_scenarios, own_level0_scenarios, software_scenarios)
+_MODULES = (cmdqv_scenarios, hotplug_scenarios, own_level0_scenarios, software_scenarios)
 _RUNS_KEPT = 5
 
 
@@ -53,7 +53,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--property", metavar="NAME=VALUE", type=_property, action="append", default=[],
                         help="a property of every arm-smmuv3 under test, such as msi=off; may be repeated")
     parser.add_argument("--out", type=Path, help="--bench, --throughput: write the results there too, as JSON")
-    parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all)")
+    parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all but those that --list marks with *)")
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.scenario if name not in SCENARIOS]:
         parser.error(f"no such scenario: {', '.join(unknown)} (--list names them)")
@@ -74,21 +74,33 @@ def _property(text: str) -> str:
     return text
 
 
-def _chosen(arguments: argparse.Namespace) -> list[Scenario]:
-    return [SCENARIOS[name] for name in arguments.scenario] or in_order()
+def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
+    """The scenarios of a run."""
+    return [SCENARIOS[name] for name in arguments.scenario] or [scenario for scenario in in_order() if not scenario.on_request]
+
+
+# The QEMU that is level 0 with CMDQV hardware, whichever device is tested.
+_CMDQV_LEVEL0 = "cmdqv-x86"
 
 
 def qemus_needed(arguments: argparse.Namespace) -> set[str]:
-    """Names of builds: "rust" and "c" run in level 1, "rust-x86" and "c-x86" on this machine."""
+    """Names of builds: "rust" and "c" run in level 1, "rust-x86", "c-x86" and "cmdqv-x86" on this machine."""
     if arguments.bench:
         return {qemu for name in arguments.bench_rows for qemu in bench.ROWS[name].qemus}
     if arguments.throughput:
         return {"c-x86", "rust-x86"}
     if arguments.run:
         return {arguments.device}
-    beds = {scenario.bed for scenario in _chosen(arguments)}
-    needed = {arguments.device} if beds - {Bed.SOFTWARE} else set()
-    return needed | ({f"{arguments.device}-x86"} if beds - {Bed.NESTED} else set())
+    needed: set[str] = set()
+    for scenario in scenarios_of(arguments):
+        needed |= scenario.qemus
+        if scenario.bed is not Bed.SOFTWARE:
+            needed.add(arguments.device)
+        if scenario.bed in (Bed.SOFTWARE, Bed.OWN_LEVEL0):
+            needed.add(f"{arguments.device}-x86")
+        if scenario.bed is Bed.CMDQV:
+            needed.add(_CMDQV_LEVEL0)
+    return needed
 
 
 def boots(arguments: argparse.Namespace) -> bool:
@@ -99,7 +111,7 @@ def boots(arguments: argparse.Namespace) -> bool:
 def list_scenarios() -> int:
     width = max(map(len, SCENARIOS))
     for scenario in in_order():
-        print(f"{scenario.name:{width}}  {scenario.summary}")
+        print(f"{scenario.name:{width}} {'*' if scenario.on_request else ' '} {scenario.summary}")
     return 0
 
 
@@ -160,13 +172,16 @@ class Ground:
     @contextmanager
     def bed(self, bed: Bed, device: str, defaults: Sequence[str] = ()) -> Iterator[Place | Bench]:
         """The place for scenarios, in which every arm-smmuv3 under test has these properties."""
-        if bed is not Bed.NESTED:
+        if bed in (Bed.SOFTWARE, Bed.OWN_LEVEL0):
             _require(defaults, properties_of(self.qemus[f"{device}-x86"]))
         if bed is Bed.SOFTWARE:
             with self.software(device, defaults) as place:
                 yield place
         elif bed is Bed.NESTED:
             with self.level1() as level1:
+                yield self.bench(level1, device, defaults)
+        elif bed is Bed.CMDQV:
+            with self.level1(self.qemus[_CMDQV_LEVEL0], Hardware(cmdqv=True)) as level1:
                 yield self.bench(level1, device, defaults)
         else:
             with self.level1(self.qemus[f"{device}-x86"], Hardware(properties=defaults)) as level1:
@@ -230,7 +245,7 @@ def _run_bed(ground: Ground, arguments: argparse.Namespace, bed: Bed, scenarios:
 
 
 def _scenarios(ground: Ground, arguments: argparse.Namespace) -> int:
-    chosen = _chosen(arguments)
+    chosen = scenarios_of(arguments)
     tap = report.Tap(len(chosen))
     for bed, scenarios in itertools.groupby(chosen, key=lambda scenario: scenario.bed):
         _run_bed(ground, arguments, bed, list(scenarios), tap)

@@ -3,7 +3,7 @@
 """The scenarios, and the bed that each of them runs in."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -15,6 +15,7 @@ class Bed(Enum):
     SOFTWARE = "software"  # one level: a guest under emulation, the device translates
     NESTED = "nested"  # three levels, the lowest is Debian's QEMU
     OWN_LEVEL0 = "own-level0"  # three levels, the lowest is the QEMU under test too
+    CMDQV = "cmdqv"  # three levels, the lowest is the Rust device with CMDQV hardware beside it (tests/cmdqv-hw)
 
 
 class Skipped(Exception):
@@ -31,15 +32,17 @@ class Scenario:
     name: str
     summary: str
     run: Run
+    qemus: frozenset[str] = frozenset()  # more QEMUs in level 1 than the one to test
+    on_request: bool = False  # runs only if it is named
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def register(bed: Bed, name: str, summary: str) -> Callable[[Run], Run]:
+def register(bed: Bed, name: str, summary: str, *, qemus: Iterable[str] = (), on_request: bool = False) -> Callable[[Run], Run]:
     def decorate(run: Run) -> Run:
         assert name not in SCENARIOS
-        SCENARIOS[name] = Scenario(bed, name, summary, run)
+        SCENARIOS[name] = Scenario(bed, name, summary, run, frozenset(qemus), on_request)
         return run
 
     return decorate
