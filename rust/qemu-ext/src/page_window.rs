@@ -59,20 +59,19 @@ impl PageWindow {
     pub(crate) fn map(&self, fd: RawFd, offset: u64) -> io::Result<()> {
         let offset = libc::off_t::try_from(offset)
             .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        // A mapping at a fixed address that the file's driver refuses may leave nothing there,
+        // and another thread's memory could take the place. So the driver is asked for one
+        // elsewhere before the memory that is there is given up.
+        // SAFETY: a new mapping, at an address of the kernel's choice
+        let trial = unsafe { page_of(ptr::null_mut(), self.size, 0, fd, offset)? };
         // SAFETY: replaces memory that belongs to this value, and to which there is no
         // reference of Rust's
-        let mapped = unsafe {
-            libc::mmap(
-                self.address(),
-                self.size,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_FIXED,
-                fd,
-                offset,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        let mapped = unsafe { page_of(self.address(), self.size, libc::MAP_FIXED, fd, offset) };
+        // SAFETY: the mapping that was made above, and not used
+        let _ = unsafe { libc::munmap(trial.as_ptr(), self.size) };
+        if let Err(error) = mapped {
+            let _ = self.unmap();
+            return Err(error);
         }
         // A child process would keep the page, and with it the host's object, alive. Without
         // effect on the mapping if it fails.
@@ -114,6 +113,22 @@ impl PageWindow {
     }
 }
 
+/// Maps the page at `offset` of a file.
+///
+/// # Safety
+///
+/// With `MAP_FIXED` the caller must own the range.
+unsafe fn page_of(
+    address: *mut c_void,
+    size: usize,
+    flags: libc::c_int,
+    fd: RawFd,
+    offset: libc::off_t,
+) -> io::Result<NonNull<c_void>> {
+    // SAFETY: promised by the caller
+    unsafe { map(address, size, libc::MAP_SHARED | flags, fd, offset) }
+}
+
 /// Maps memory of this process.
 ///
 /// # Safety
@@ -124,17 +139,26 @@ unsafe fn anonymous(
     size: usize,
     flags: libc::c_int,
 ) -> io::Result<NonNull<c_void>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
     // SAFETY: promised by the caller
-    let mapped = unsafe {
-        libc::mmap(
-            address,
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
-            -1,
-            0,
-        )
-    };
+    unsafe { map(address, size, flags, -1, 0) }
+}
+
+/// Maps memory that can be read and written.
+///
+/// # Safety
+///
+/// With `MAP_FIXED` the caller must own the range.
+unsafe fn map(
+    address: *mut c_void,
+    size: usize,
+    flags: libc::c_int,
+    fd: RawFd,
+    offset: libc::off_t,
+) -> io::Result<NonNull<c_void>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: promised by the caller
+    let mapped = unsafe { libc::mmap(address, size, protection, flags, fd, offset) };
     if mapped == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
