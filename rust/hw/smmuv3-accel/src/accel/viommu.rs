@@ -167,34 +167,8 @@ impl Viommu {
         request: Option<&VintfRequest<'_>>,
     ) -> Result<Self> {
         let stage2 = Stage2::new(device, &owner.name)?;
-        let with_vintf = match request {
-            None => None,
-            Some(request) => match Vintf::allocate(device, stage2.id(), request) {
-                Ok(allocated) => Some(allocated),
-                Err(error) if request.is_required => {
-                    return Err(Error::msg(format!(
-                        "arm-smmuv3 '{}' cannot have cmdqv=on, because the host refuses it: {error}",
-                        owner.name
-                    )));
-                }
-                Err(error) => {
-                    warn(&Error::msg(format!(
-                        "arm-smmuv3 '{}' has no CMDQ virtualization (cmdqv), because the host refuses it: {error}",
-                        owner.name
-                    )));
-                    None
-                }
-            },
-        };
-        let (vintf, object) = match with_vintf {
-            Some((vintf, object)) => (Some(vintf), object),
-            None => {
-                let object = device
-                    .allocate_viommu(ViommuType::ArmSmmuv3, stage2.id())
-                    .map_err(explained)?;
-                (None, object)
-            }
-        };
+        // in this order, because on failure the VINTF has to go before the vIOMMU
+        let (object, vintf) = Self::allocate(device, stage2.id(), &owner.name, request)?;
         let abort = device.allocate_nested(&object, &hwpt_data([STE_VALID, 0]))?;
         let bypass =
             device.allocate_nested(&object, &hwpt_data([STE_VALID | STE_CONFIG_BYPASS, 0]))?;
@@ -217,6 +191,32 @@ impl Viommu {
             counters: AttachCounters::default(),
             path: owner.path.clone(),
         })
+    }
+
+    /// Allocates the host's object, with a VINTF if one is requested and can be had.
+    fn allocate(
+        device: &HostDevice,
+        stage2: u32,
+        owner: &str,
+        request: Option<&VintfRequest<'_>>,
+    ) -> Result<(HostObject, Option<Vintf>)> {
+        if let Some(request) = request {
+            match Vintf::allocate(device, stage2, request) {
+                Ok((vintf, object)) => return Ok((object, Some(vintf))),
+                Err(error) if request.is_required => {
+                    return Err(Error::msg(format!(
+                        "arm-smmuv3 '{owner}' cannot have cmdqv=on, because the host refuses it: {error}"
+                    )));
+                }
+                Err(error) => warn(&Error::msg(format!(
+                    "arm-smmuv3 '{owner}' has no CMDQ virtualization (cmdqv), because the host refuses it: {error}"
+                ))),
+            }
+        }
+        let object = device
+            .allocate_viommu(ViommuType::ArmSmmuv3, stage2)
+            .map_err(explained)?;
+        Ok((object, None))
     }
 
     /// Returns the guest's STE as the host is to have it.
