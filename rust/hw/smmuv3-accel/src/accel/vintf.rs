@@ -35,8 +35,8 @@ pub struct Vintf {
     /// None once the host reports no more errors
     errors: Option<VeventQ<VcmdqErrors>>,
     queues: [Option<HostObject>; QUEUES],
-    /// Unmapped before the vIOMMU goes
-    _page: MappedPage,
+    /// Unmapped before the vIOMMU goes; None once no guest uses it
+    page: Option<MappedPage>,
 }
 
 /// The page of the VINTF in this process. Dropping it unmaps it.
@@ -95,7 +95,7 @@ impl Vintf {
         let vintf = Self {
             errors: Some((request.open_errors)(&object)?),
             queues: [const { None }; QUEUES],
-            _page: page,
+            page: Some(page),
         };
         Ok((vintf, object))
     }
@@ -128,6 +128,15 @@ impl Vintf {
     /// any longer.
     pub fn release_queues(&mut self) -> bool {
         (0..QUEUES).rev().all(|lvcmdq| self.release_queue(lvcmdq))
+    }
+
+    /// Ends everything but queues that the host does not release.
+    ///
+    /// Otherwise a vEVENTQ that nobody reads would keep the main loop busy, and the page would
+    /// be unmapped together with these queues, when the window may have the next VINTF's.
+    pub fn retire(&mut self) {
+        self.errors = None;
+        self.page = None;
     }
 
     /// Returns the errors that the host has reported since the last call, or the error after

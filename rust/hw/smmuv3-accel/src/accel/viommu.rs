@@ -366,7 +366,8 @@ pub struct Leftover {
 
 impl Leftover {
     /// Returns the vIOMMU if its queues are not released, and `None` if it is destroyed.
-    pub fn of(viommu: Viommu) -> Option<Self> {
+    pub fn of(mut viommu: Viommu) -> Option<Self> {
+        viommu.vintf.as_mut().map(Vintf::retire);
         let mut leftover = Self {
             _connection: viommu.backend.connect().ok()?,
             viommu,
