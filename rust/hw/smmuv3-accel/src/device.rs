@@ -828,6 +828,8 @@ impl Smmuv3 {
         self.assigned.unplug(function, |viommu| {
             self.vcmdqs.take_from_host(&features, &around, viommu);
         });
+        // Queues may have moved with commands in them, for which nobody rings again.
+        self.consume_ready_vcmdqs();
     }
 }
 
