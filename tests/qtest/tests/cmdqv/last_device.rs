@@ -97,6 +97,73 @@ fn vintf_that_cannot_go_is_kept_and_retried() {
     bench.finish_with_errors();
 }
 
+/// The kept VINTF goes while the next one has the same place in QEMU's memory,
+/// and its errors are nobody's: a file that is not read keeps the main loop busy.
+#[test]
+fn kept_vintf_does_not_disturb_the_next_one() {
+    let (bench, spares) = with_spares(HOST, 1);
+    let cmdqv = Cmdqv::find(bench.machine());
+    cmdqv.boot();
+    bench.script("fail DESTROY kind=hwqueue errno=EBUSY");
+    bench.unplug("d0", 1);
+    let count = |kind: &str| bench.journal().all(kind).count();
+    assert_eq!(count("cmdqv-viommu"), 1, "its queue is there");
+    assert_eq!(count("cmdqv-veventq"), 0, "nobody reads its errors");
+    bench.plug("s0", spares[0], 2).expect("a VINTF is free");
+    assert_eq!(count("cmdqv-viommu"), 2);
+    bench.script("clear");
+    bench.machine().system_reset();
+    assert_eq!(count("cmdqv-viommu"), 1, "the reset has tried again");
+    cmdqv.boot();
+    let mut hardware = CmdqvHardware::of(&bench);
+    assert!(hardware.is_mapped());
+    cmdqv.submit(0, &[SYNC]);
+    assert_eq!(hardware.step().len(), 1, "the doorbell is the hardware's");
+    bench.finish_with_errors();
+}
+
+/// Nobody rings again for commands that hardware has not executed.
+#[test]
+fn commands_in_a_queue_continue_when_the_last_device_leaves() {
+    let (bench, _) = with_spares(HOST, 0);
+    let cmdqv = Cmdqv::find(bench.machine());
+    cmdqv.boot();
+    for slot in [0, 1] {
+        cmdqv.submit(slot, &[command::tlbi_nh_asid(1), SYNC]);
+    }
+    bench.unplug("d0", 1);
+    for slot in [0, 1] {
+        consumed(&cmdqv, slot);
+        assert!(!cmdqv.error(slot), "{slot}");
+    }
+    bench.finish();
+}
+
+/// The parts of a vIOMMU that is not completed go before it.
+#[test]
+fn incomplete_vintf_leaves_nothing_behind() {
+    for line in [
+        "fail HWPT_ALLOC kind=abort errno=ENOMEM",
+        "fail HWPT_ALLOC kind=bypass errno=ENOMEM",
+        "fail MMAP errno=ENOMEM skip=1",
+        "fail VEVENTQ_ALLOC kind=cmdqv-veventq errno=ENOMEM",
+    ] {
+        let (bench, spares) = with_spares(HOST, 2);
+        bench.unplug("d0", 1);
+        bench.script(line);
+        bench.plug("s0", spares[0], 2).expect_err(line);
+        assert_eq!(bench.journal().failures_of(&["DESTROY"]), 0, "{line}");
+        bench.expect_objects(line, &[]);
+        bench.script("clear");
+        bench.plug("s1", spares[1], 2).expect("nothing fails");
+        let cmdqv = Cmdqv::find(bench.machine());
+        cmdqv.boot();
+        assert!(CmdqvHardware::of(&bench).is_mapped(), "{line}");
+        assert!(cmdqv.page_is_mapped(), "{line}");
+        bench.finish();
+    }
+}
+
 /// A host whose VINTFs are used up when the next device comes: with `on` the
 /// device is refused, and the guest's queues stay in software.
 #[test]
