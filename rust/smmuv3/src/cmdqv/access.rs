@@ -21,8 +21,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// The host's queues, or the visibility of its page, differ from what the registers
-    /// ask for: [`Cmdqv::reconcile`] must be called before the guest continues, and its
-    /// effects replace `consume`.
+    /// ask for, or they ask for others while the host has one that it did not release:
+    /// [`Cmdqv::reconcile`] must be called before the guest continues, and its effects
+    /// replace `consume`.
     pub reconcile: bool,
     /// LVCMDQs in software that may have something to do.
     pub consume: [bool; QUEUES],
@@ -75,6 +76,7 @@ impl Cmdqv {
         size: u32,
     ) -> Effects {
         let was_ready = self.ready(features);
+        let was_wanted = self.all_wanted(features);
         let was_masked = !self.is_interrupt_enabled();
         let words = match size {
             4 if offset % 4 == 0 => self.write32(page, offset, value as u32),
@@ -92,6 +94,7 @@ impl Cmdqv {
         let ready = self.ready(features);
         Effects {
             reconcile: next_step(&self.slots(features)).is_some()
+                || (self.is_stuck() && self.all_wanted(features) != was_wanted)
                 || self.is_page_shown != self.is_page_visible(features),
             consume: core::array::from_fn(|lvcmdq| {
                 let at = |flags: &[bool; QUEUES]| flags.get(lvcmdq).copied().unwrap_or(false);

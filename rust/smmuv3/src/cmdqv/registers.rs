@@ -141,6 +141,11 @@ impl Cmdqv {
         }
     }
 
+    /// Returns the queue that the registers ask for as each LVCMDQ.
+    pub(super) fn all_wanted(&self, features: &Features) -> [Option<Assignment>; QUEUES] {
+        core::array::from_fn(|lvcmdq| self.wanted(features, lvcmdq))
+    }
+
     /// Returns whether VCMDQ `vcmdq` is enabled, but its memory is none that a queue can
     /// have.
     pub(super) fn fails_to_start(&self, features: &Features, vcmdq: usize) -> bool {

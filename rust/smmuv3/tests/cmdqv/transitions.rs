@@ -220,6 +220,27 @@ fn queue_not_released_is_in_software_until_it_is() {
     assert!(!guest.cmdqv.is_stuck());
 }
 
+/// A guest that is booted again without a reset in between is given the hardware.
+#[test]
+fn queue_not_released_is_tried_again_when_queues_change() {
+    let mut guest = Guest::booted();
+    guest.host.is_busy = [true; 2];
+    guest.cmdqv.reset(&guest.features, &mut guest.host);
+    guest.host.take_calls();
+    guest.boot();
+    let calls = guest.host.take_calls();
+    assert!(
+        calls.iter().all(|call| matches!(call, Keep(_))),
+        "{calls:?}"
+    );
+    assert_eq!(calls.len(), 2 * 2, "one for each queue with each change");
+    assert!(guest.cmdqv.is_stuck());
+    guest.host.is_busy = [false; 2];
+    guest.boot();
+    assert!(!guest.cmdqv.is_stuck());
+    assert_eq!([guest.state(0), guest.state(1)], [Hardware; 2]);
+}
+
 /// The upper queue is not released, so the lower one cannot be either.
 #[test]
 fn upper_queue_not_released_keeps_lower_one() {
