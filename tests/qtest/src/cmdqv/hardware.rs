@@ -14,6 +14,7 @@ use super::{cerror, Register, CMDQ_ERR, ENABLE, QUEUES, SLOT};
 use crate::{
     assigned::Bench,
     command::{Command, BYTES},
+    journal::Line,
 };
 
 /// A command that was executed, as the SMMU gets it.
@@ -36,9 +37,11 @@ pub struct HwQueue {
     pub length: u64,
 }
 
-/// The VINTF of the machine's only vIOMMU that has one.
+/// The VINTF of a vIOMMU of the machine.
 pub struct CmdqvHardware<'a> {
     bench: &'a Bench,
+    /// Its vIOMMU
+    viommu: u64,
     /// Where its page is in the iommufd
     offset: u64,
     sequence: u32,
@@ -57,8 +60,31 @@ impl<'a> CmdqvHardware<'a> {
     pub fn of(bench: &'a Bench) -> Self {
         let journal = bench.journal();
         let viommu = journal.all("cmdqv-viommu").next().expect("a VINTF");
+        Self::new(bench, viommu)
+    }
+
+    /// Returns the VINTF whose page QEMU has mapped. It may have others, which
+    /// have queues that the host has not released.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU has more than one page mapped.
+    #[track_caller]
+    pub fn mapped(bench: &'a Bench) -> Option<Self> {
+        let journal = bench.journal();
+        let viommus = journal.all("cmdqv-viommu");
+        let mut mapped = viommus
+            .map(|viommu| Self::new(bench, viommu))
+            .filter(Self::is_mapped);
+        let first = mapped.next();
+        assert_eq!(mapped.count(), 0, "more than one page is mapped");
+        first
+    }
+
+    fn new(bench: &'a Bench, viommu: &Line) -> Self {
         Self {
             bench,
+            viommu: viommu.number("id"),
             offset: viommu.number("offset"),
             sequence: 0,
         }
@@ -70,6 +96,7 @@ impl<'a> CmdqvHardware<'a> {
         let journal = self.bench.journal();
         let mut queues: Vec<HwQueue> = journal
             .all("hwqueue")
+            .filter(|line| line.number("viommu") == self.viommu)
             .map(|line| HwQueue {
                 slot: line.number("index") as u32,
                 iova: line.number("iova"),
@@ -247,13 +274,16 @@ impl<'a> CmdqvHardware<'a> {
             .collect();
         bytes.extend(map.iter().flat_map(|word| word.to_le_bytes()));
         self.sequence += 1;
-        let id = self.bench.journal().id("cmdqv-veventq");
-        let id = id.expect("an event queue in the host");
+        let Some(id) = self.bench.journal().id("cmdqv-veventq") else {
+            // QEMU has closed the queue before
+            return;
+        };
         let path = self.bench.file(&format!("veventq-iommufd0-{id}"));
         let socket = UnixDatagram::unbound().expect("a socket");
         match socket.send_to(&bytes, path) {
             // QEMU has closed the queue
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(error)
+                if [ErrorKind::ConnectionRefused, ErrorKind::NotFound].contains(&error.kind()) => {}
             result => assert_eq!(result.expect("an event"), bytes.len()),
         }
     }
