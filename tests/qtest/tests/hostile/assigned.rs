@@ -18,14 +18,17 @@ use smmuv3_qtest::{
     until, Random, RootPort, Smmu,
 };
 
+mod vcmdqs;
+
 use crate::{
     generator::{self, below, once_in},
-    host::{self, CONTRACTS},
-    invalidations::Ledger,
+    host::{self, CALLS, CMDQV_CALLS, CONTRACTS},
+    invalidations::{Ledger, COMMAND_QUEUE},
     model::{Model, SLOTS},
     report::Report,
     resources::{Resources, RETURNING},
 };
+use vcmdqs::Vcmdqs;
 
 /// Time limit for an answer of QEMU on a busy machine. The simulated host
 /// delays calls by some milliseconds.
@@ -69,8 +72,12 @@ struct World<'a> {
     holds: bool,
     /// A detach has failed: the HWPT of such a device cannot be destroyed
     has_held: bool,
+    /// The host may not have released a queue with the last device
+    has_kept: bool,
     /// The run is about to end
     ends: bool,
+    /// The queues of CMDQ virtualization, if the SMMU has it
+    vcmdqs: Option<Vcmdqs<'a>>,
     /// Last known attachments
     seen: [On; SLOTS],
 }
@@ -78,10 +85,25 @@ struct World<'a> {
 /// Runs one guest.
 #[track_caller]
 pub fn run(seed: u64, steps: u64, report: &mut Report) {
+    run_on("smmu a", EXPLICIT, seed, steps, report);
+}
+
+/// Runs one guest with CMDQ virtualization.
+#[track_caller]
+pub fn run_with_cmdqv(seed: u64, steps: u64, report: &mut Report) {
+    // with `auto`, the guest may get a device without a VINTF
+    let wanted = if seed % 3 == 0 { "auto" } else { "on" };
+    let properties = format!("{EXPLICIT},cmdqv={wanted}");
+    let host = "smmu a cmdqv=vintfs:63,vcmdqs:1,sids:4,version:1";
+    run_on(host, &properties, seed, steps, report);
+}
+
+#[track_caller]
+fn run_on(host: &str, properties: &str, seed: u64, steps: u64, report: &mut Report) {
     let mut random = Random::new(seed);
     let contract = random.of(&CONTRACTS);
-    let script = format!("smmu a\ncontract {contract}");
-    let mut setup = Setup::on_host(&script, EXPLICIT)
+    let script = format!("{host}\ncontract {contract}");
+    let mut setup = Setup::on_host(&script, properties)
         .assign("d0", 1)
         .assign("d1", 2)
         .slot(PORT)
@@ -95,6 +117,8 @@ pub fn run(seed: u64, steps: u64, report: &mut Report) {
         .collect();
     let bench = setup.start();
     let smmu = bench.smmu();
+    let has_cmdqv = host.contains("cmdqv");
+    let vcmdqs = has_cmdqv.then(|| Vcmdqs::of(&bench, &smmu));
     let mut world = World {
         port: RootPort::new(bench.machine(), (8 << 8) | (PORT << 3)),
         bench: &bench,
@@ -108,7 +132,9 @@ pub fn run(seed: u64, steps: u64, report: &mut Report) {
         capacity: 0,
         holds: false,
         has_held: false,
+        has_kept: false,
         ends: false,
+        vcmdqs,
         seen: [On::Nothing; SLOTS],
     };
     // run once through operations that allocate memory for good
@@ -122,10 +148,11 @@ pub fn run(seed: u64, steps: u64, report: &mut Report) {
     }
     world.ends = true;
     world.reset();
+    world.leave_host();
     let (_, after) = world.at_rest();
     let plugged = world.report.plugged - plugged;
     before.0.return_to(bench.machine(), plugged, world.report);
-    if !world.has_held {
+    if !world.has_held && !world.has_kept {
         assert_eq!(after, before.1, "objects that the host is left with");
     }
     let is_host_lost = once_in(&mut world.random, 2);
@@ -160,8 +187,36 @@ impl World<'_> {
         (Resources::of(self.bench.machine()), objects.collect())
     }
 
+    /// Gives all devices back with CMDQ virtualization: then the host has
+    /// nothing of this guest's, not even what it did not release before.
+    #[track_caller]
+    fn leave_host(&mut self) {
+        if self.vcmdqs.is_none() {
+            return;
+        }
+        for slot in 0..SLOTS {
+            self.unplug(slot);
+        }
+        self.bench.machine().system_reset();
+        if !self.has_held {
+            let journal = self.bench.journal();
+            let mut objects = journal.objects();
+            if self.has_kept {
+                // VFIO's, which it tries to destroy once, when the queue is there
+                objects.retain(|kind, _| !["s2", "ioas"].contains(kind));
+            }
+            assert!(objects.is_empty(), "without devices: {objects:?}");
+        }
+        self.reset();
+    }
+
     #[track_caller]
     fn step(&mut self) {
+        if self.vcmdqs.is_some() && once_in(&mut self.random, 2) {
+            self.vcmdq_operation();
+            self.check();
+            return;
+        }
         match below(&mut self.random, 24) {
             0..=2 => self.write_entry(),
             3..=6 => self.configure(),
@@ -240,6 +295,9 @@ impl World<'_> {
             }
             self.seen[slot] = on;
         }
+        if let Some(vcmdqs) = &self.vcmdqs {
+            vcmdqs.check();
+        }
     }
 
     /// Records the host's actions.
@@ -252,6 +310,9 @@ impl World<'_> {
             device.is_some_and(|device| matches!(device.on, On::Nested(_)))
         });
         self.ledger.observe(&journal, is_use);
+        if let Some(vcmdqs) = &mut self.vcmdqs {
+            vcmdqs.observe(&journal);
+        }
         if self.model.failing {
             self.report.failures += journal.failures() as u64;
         }
@@ -264,7 +325,7 @@ impl World<'_> {
     fn push(&mut self, commands: &[Command]) {
         for (number, command) in (0..).zip(commands) {
             let pointer = (self.smmu.prod() + number) % (2 * self.capacity);
-            self.ledger.queued(pointer, *command);
+            self.ledger.queued(COMMAND_QUEUE, pointer, *command);
         }
         self.smmu.push(commands);
         self.report.commands += commands.len() as u64;
@@ -272,7 +333,7 @@ impl World<'_> {
 
     /// Returns how many commands fit into the queue besides a `CMD_SYNC`.
     fn room(&self) -> u64 {
-        (self.capacity - self.ledger.waiting())
+        (self.capacity - self.ledger.waiting(COMMAND_QUEUE))
             .saturating_sub(1)
             .into()
     }
@@ -300,7 +361,7 @@ impl World<'_> {
             });
             let cons = smmu.cons();
             self.observe();
-            let (count, lost) = self.ledger.consumed(cons);
+            let (count, lost) = self.ledger.consumed(COMMAND_QUEUE, cons);
             self.report.invalidations += count;
             self.report.lost += lost;
             assert_eq!(lost, 0, "invalidations that the host has not executed");
@@ -314,7 +375,7 @@ impl World<'_> {
             }
             if self.smmu.cons_err() == cerror::ILL {
                 self.smmu.write_slots(cons, &[command::SYNC]);
-                self.ledger.replaced();
+                self.ledger.replaced(COMMAND_QUEUE);
             }
             self.smmu.acknowledge();
         }
@@ -454,7 +515,9 @@ impl World<'_> {
 
     #[track_caller]
     fn fail(&mut self) {
-        let line = host::failure(&mut self.random);
+        let is_of_cmdqv = self.vcmdqs.is_some() && once_in(&mut self.random, 2);
+        let calls: &[&str] = if is_of_cmdqv { &CMDQV_CALLS } else { &CALLS };
+        let line = host::failure(&mut self.random, calls);
         self.bench.script(&line);
         self.model.failing = true;
         self.model.degrade();
@@ -462,6 +525,9 @@ impl World<'_> {
             self.holds = true;
             self.has_held = true;
         }
+        // it is tried once, unless it is that of a queue
+        self.has_held |= line.starts_with("fail DESTROY kind=cmdqv-viommu");
+        self.has_kept |= line.starts_with("fail DESTROY kind=hwqueue");
         self.note(line);
     }
 
@@ -559,7 +625,7 @@ impl World<'_> {
     fn run_random(&mut self) {
         self.note("random accesses".into());
         self.model.random_state = true;
-        self.ledger.drop_queue();
+        self.ledger.drop_queue(COMMAND_QUEUE);
         for _ in 0..=below(&mut self.random, 6) {
             let machine = self.bench.machine();
             match below(&mut self.random, 4) {
@@ -586,6 +652,9 @@ impl World<'_> {
                 generator::access(&self.smmu, &mut self.random);
             }
             self.report.accesses += accesses;
+            if once_in(&mut self.random, 3) {
+                self.access_vcmdqs();
+            }
             self.check();
         }
         self.settle();
@@ -597,7 +666,8 @@ impl World<'_> {
         self.note("system_reset".into());
         self.report.resets += 1;
         self.model.reset();
-        self.ledger.drop_queue();
+        self.ledger.drop_queue(COMMAND_QUEUE);
+        self.abandon_vcmdqs();
         self.check();
         self.settle();
     }
@@ -610,6 +680,9 @@ impl World<'_> {
         files.push("iommufd0".into());
         self.model.failing = true;
         self.model.random_state = true;
+        self.access_vcmdqs();
+        // the host does not log what it is asked from now on
+        let vcmdqs = self.vcmdqs.take();
         while !files.is_empty() {
             let number = below(&mut self.random, files.len() as u64) as usize;
             let name = files.swap_remove(number);
@@ -627,6 +700,9 @@ impl World<'_> {
             generator::access(&self.smmu, &mut self.random);
         }
         self.report.accesses += 20;
+        if let Some(vcmdqs) = vcmdqs {
+            vcmdqs.access_lost(&mut self.random);
+        }
         self.bench.machine().system_reset();
         self.check();
     }
@@ -636,7 +712,7 @@ impl World<'_> {
     #[track_caller]
     fn invalidate_on_failing_host(&mut self) {
         let commands = [(); 3].map(|()| self.ledger.fresh());
-        self.ledger.drop_queue();
+        self.ledger.drop_queue(COMMAND_QUEUE);
         self.smmu.disable(CMDQEN);
         self.smmu.setup_queue(QUEUE, 4);
         self.push(&[&commands[..], &[command::SYNC]].concat());
@@ -645,7 +721,7 @@ impl World<'_> {
             (self.smmu.error() || self.smmu.cons() == self.smmu.prod()).then_some(())
         });
         self.observe();
-        let (count, lost) = self.ledger.consumed(self.smmu.cons());
+        let (count, lost) = self.ledger.consumed(COMMAND_QUEUE, self.smmu.cons());
         self.report.invalidations += count;
         self.report.lost += lost;
         assert_eq!(lost, 0, "invalidations that a lost host has not executed");
@@ -666,10 +742,12 @@ impl World<'_> {
         self.number_buses();
         self.port.program();
         prepare(&self.smmu, QUEUE, TABLE);
-        let log2size = 3 + below(&mut self.random, 7) as u32;
+        // IDR1.CMDQS is smaller with CMDQ virtualization
+        let largest = (self.smmu.read(reg::IDR1) >> 21) & 31;
+        let log2size = (3 + below(&mut self.random, 7) as u32).min(largest);
         self.smmu.setup_queue(QUEUE, log2size);
         self.capacity = 1 << log2size;
-        self.ledger.drop_queue();
+        self.ledger.drop_queue(COMMAND_QUEUE);
         for (number, entry) in (1..).zip(self.model.table) {
             self.smmu.write_ste(sid(number), entry);
         }

@@ -33,7 +33,7 @@ const ERRNOS: [&str; 20] = [
 ];
 
 /// The calls that fail; the important ones are listed several times.
-const CALLS: [&str; 14] = [
+pub const CALLS: [&str; 14] = [
     "HWPT_INVALIDATE",
     "HWPT_INVALIDATE",
     "HWPT_INVALIDATE",
@@ -50,12 +50,30 @@ const CALLS: [&str; 14] = [
     "GET_HW_INFO",
 ];
 
+/// As above, for a guest with CMDQ virtualization. Any of the above fails, too.
+pub const CMDQV_CALLS: [&str; 14] = [
+    "HW_QUEUE_ALLOC",
+    "HW_QUEUE_ALLOC",
+    "HW_QUEUE_ALLOC index=0",
+    "HW_QUEUE_ALLOC index=1",
+    "DESTROY kind=hwqueue",
+    "DESTROY kind=hwqueue",
+    "DESTROY kind=hwqueue index=0",
+    "DESTROY kind=hwqueue index=1",
+    "DESTROY kind=cmdqv-viommu",
+    "MMAP",
+    "VIOMMU_ALLOC kind=cmdqv-viommu",
+    "VEVENTQ_ALLOC kind=cmdqv-veventq",
+    "VEVENTQ_READ",
+    "GET_HW_INFO kind=cmdqv",
+];
+
 /// Contracts by which kernels report an illegal command.
 pub const CONTRACTS: [&str; 3] = ["unvalidated", "validating", "block-start"];
 
-/// Returns a line of the script that injects a failure.
-pub fn failure(random: &mut Random) -> String {
-    let call = random.of(&CALLS);
+/// Returns a line of the script that injects a failure of one of these calls.
+pub fn failure(random: &mut Random, calls: &[&str]) -> String {
+    let call = random.of(calls);
     let mut line = format!("fail {call}");
     match below(random, 8) {
         0 => {

@@ -20,6 +20,9 @@ const WORD0: u64 = !(0xffff << 32);
 /// one VMID.
 const EVERYTHING: u8 = 0x10;
 
+/// Number of queues: the Command queue, and those of CMDQ virtualization.
+const QUEUES: usize = 3;
+
 /// A command in the queue: its slot, and the page of an invalidation of the
 /// ledger.
 #[derive(Clone, Copy)]
@@ -28,11 +31,14 @@ struct Queued {
     page: Option<u64>,
 }
 
+/// The Command queue of the SMMU. LVCMDQ *n* is *n* + 1.
+pub const COMMAND_QUEUE: usize = 0;
+
 /// The state of all invalidations.
 #[derive(Default)]
 pub struct Ledger {
     next: u64,
-    queued: VecDeque<Queued>,
+    queued: [VecDeque<Queued>; QUEUES],
     /// Pages whose invalidation the host has executed
     issued: HashSet<u64>,
     /// No device was on stage 1 when these, and all before them, were in the queue
@@ -56,22 +62,27 @@ impl Ledger {
         same.then_some(word1 >> 12)
     }
 
-    /// Records a command in the slot that `pointer` names.
-    pub fn queued(&mut self, pointer: u32, command: Command) {
-        self.queued.push_back(Queued {
+    /// Records a command in the slot of `queue` that `pointer` names.
+    pub fn queued(&mut self, queue: usize, pointer: u32, command: Command) {
+        self.queued[queue].push_back(Queued {
             pointer,
             page: Self::page(command),
         });
     }
 
-    /// Returns the number of commands in the queue.
-    pub fn waiting(&self) -> u32 {
-        self.queued.len() as u32
+    /// Returns the number of commands in `queue`.
+    pub fn waiting(&self, queue: usize) -> u32 {
+        self.queued[queue].len() as u32
     }
 
     /// Drops the commands of a queue that was replaced.
-    pub fn drop_queue(&mut self) {
-        self.queued.clear();
+    pub fn drop_queue(&mut self, queue: usize) {
+        self.queued[queue].clear();
+    }
+
+    /// Records a command that hardware has executed without the host's kernel.
+    pub fn executed(&mut self, command: Command) {
+        self.issued.extend(Self::page(command));
     }
 
     /// Records the invalidations that the host has executed. It must execute these only
@@ -95,16 +106,16 @@ impl Ledger {
         }
     }
 
-    /// Records that CONS has reached `cons`. Returns the number of
+    /// Records that CONS of `queue` has reached `cons`. Returns the number of
     /// invalidations that it passed, and of those that the host has not
     /// executed.
-    pub fn consumed(&mut self, cons: u32) -> (u64, u64) {
+    pub fn consumed(&mut self, queue: usize, cons: u32) -> (u64, u64) {
         let (mut count, mut lost) = (0, 0);
-        while let Some(first) = self.queued.front().copied() {
+        while let Some(first) = self.queued[queue].front().copied() {
             if first.pointer == cons {
                 break;
             }
-            self.queued.pop_front();
+            self.queued[queue].pop_front();
             if let Some(page) = first.page {
                 let executed = self.issued.remove(&page) || page <= self.flushed;
                 let excused = page <= self.excused;
@@ -116,10 +127,10 @@ impl Ledger {
         (count, lost)
     }
 
-    /// Records that the guest has replaced the first command, which was
-    /// illegal.
-    pub fn replaced(&mut self) {
-        if let Some(first) = self.queued.front_mut() {
+    /// Records that the guest has replaced the first command of `queue`, which
+    /// was illegal.
+    pub fn replaced(&mut self, queue: usize) {
+        if let Some(first) = self.queued[queue].front_mut() {
             first.page = None;
         }
     }

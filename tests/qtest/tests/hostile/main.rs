@@ -80,6 +80,11 @@ fn hostile_guest_with_assigned_devices_is_contained() {
 }
 
 #[test]
+fn hostile_guest_with_cmdqv_is_contained() {
+    run("CMDQ virtualization", assigned::run_with_cmdqv);
+}
+
+#[test]
 fn hostile_guest_with_emulated_devices_is_contained() {
     run("emulated devices", emulated::run);
 }

@@ -18,6 +18,8 @@ pub struct Report {
     /// Of these, those that were lost
     pub lost: u64,
     pub command_errors: u64,
+    /// Commands that hardware queues have executed
+    pub hardware_commands: u64,
     /// Calls of the host that failed
     pub failures: u64,
     /// Files of the host that were lost
@@ -48,6 +50,7 @@ impl fmt::Display for Report {
             ("random register accesses", self.accesses),
             ("commands consumed", self.commands),
             ("  that stopped the queue", self.command_errors),
+            ("commands executed by hardware", self.hardware_commands),
             ("invalidations checked", self.invalidations),
             ("  lost", self.lost),
             ("host errors", self.failures),
