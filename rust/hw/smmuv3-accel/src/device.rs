@@ -828,7 +828,7 @@ impl Smmuv3 {
         self.assigned.unplug(function, |viommu| {
             self.vcmdqs.take_from_host(&features, &around, viommu);
         });
-        // Queues may have moved with commands in them, for which nobody rings again.
+        // Queues may have moved with commands in them, for which the guest does not ring again.
         self.consume_ready_vcmdqs();
     }
 }

@@ -98,7 +98,7 @@ fn vintf_that_cannot_go_is_kept_and_retried() {
 }
 
 /// The kept VINTF goes while the next one has the same place in QEMU's memory,
-/// and its errors are nobody's: a file that is not read keeps the main loop busy.
+/// and its errors are not reported: a file that is not read keeps the main loop busy.
 #[test]
 fn kept_vintf_does_not_disturb_the_next_one() {
     let (bench, spares) = with_spares(HOST, 1);
@@ -108,7 +108,7 @@ fn kept_vintf_does_not_disturb_the_next_one() {
     bench.unplug("d0", 1);
     let count = |kind: &str| bench.journal().all(kind).count();
     assert_eq!(count("cmdqv-viommu"), 1, "its queue is there");
-    assert_eq!(count("cmdqv-veventq"), 0, "nobody reads its errors");
+    assert_eq!(count("cmdqv-veventq"), 0, "its errors are not read");
     bench.plug("s0", spares[0], 2).expect("a VINTF is free");
     assert_eq!(count("cmdqv-viommu"), 2);
     bench.script("clear");
@@ -122,7 +122,7 @@ fn kept_vintf_does_not_disturb_the_next_one() {
     bench.finish_with_errors();
 }
 
-/// Nobody rings again for commands that hardware has not executed.
+/// The guest does not ring again for commands that hardware has not executed.
 #[test]
 fn commands_in_a_queue_continue_when_the_last_device_leaves() {
     let (bench, _) = with_spares(HOST, 0);

@@ -132,7 +132,7 @@ impl Vintf {
 
     /// Ends everything but queues that the host does not release.
     ///
-    /// Otherwise a vEVENTQ that nobody reads would keep the main loop busy, and the page would
+    /// Otherwise a vEVENTQ that is not read would keep the main loop busy, and the page would
     /// be unmapped together with these queues, when the window may have the next VINTF's.
     pub fn retire(&mut self) {
         self.errors = None;

@@ -265,7 +265,7 @@ impl World<'_> {
         }
     }
 
-    /// Forgets the commands in the queues, because the guest has overwritten their registers.
+    /// Drops the record of the commands in the queues, because the guest has overwritten their registers.
     pub fn abandon_vcmdqs(&mut self) {
         if let Some(vcmdqs) = self.vcmdqs.as_mut() {
             vcmdqs.is_driven = false;
