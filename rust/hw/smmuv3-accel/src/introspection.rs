@@ -75,6 +75,7 @@ fn cmdqv(status: &CmdqvStatus, vcmdqs: &[Counters; QUEUES]) -> Value {
         (c"stuck", status.is_stuck.into()),
         (c"allocations", counters.allocations.into()),
         (c"refused", counters.refused.into()),
+        (c"postponed", counters.postponed.into()),
         (c"releases", counters.releases.into()),
         (c"release-failures", counters.release_failures.into()),
         (c"release-ns", counters.release_ns.into()),

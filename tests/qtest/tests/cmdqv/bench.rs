@@ -32,3 +32,14 @@ pub fn setup(binary: &Path, host: &str, cmdqv: &str) -> Setup {
 pub fn start(binary: &Path) -> Bench {
     setup(binary, HOST, "on").assign("d0", 1).start()
 }
+
+/// Numbers of queues that the host and QEMU execute.
+pub fn executors(bench: &Bench) -> [u64; 2] {
+    let machine = bench.machine();
+    let path = machine.smmus().remove(0);
+    let statistics = machine.qom_get(&path, "statistics");
+    ["in-hardware", "in-software"].map(|member| {
+        let value = &statistics["cmdqv"][member];
+        value.as_u64().expect("a number")
+    })
+}

@@ -3,6 +3,11 @@
 
 //! What becomes of the guest when the host refuses a step.
 
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
 use smmuv3_qtest::{
     assigned::{sid, ste, vfio_pci, Guest, VIOMMU as PLAIN_VIOMMU},
     cmdqv::{cerror, reg, Cmdqv, CmdqvHardware, Register, ENABLE},
@@ -13,7 +18,7 @@ use smmuv3_qtest::{
     until,
 };
 
-use crate::bench::{setup, start, HOST, VIOMMU};
+use crate::bench::{executors, setup, start, HOST, VIOMMU};
 
 /// A host that has no CMDQV, or one that the device does not support.
 const NO_CMDQV: [&str; 6] = [
@@ -278,6 +283,36 @@ fn stuck_queue_stays_hidden_over_a_reset() {
     assert!(cmdqv.page_is_mapped(), "the next boot tries again");
     assert_eq!(hardware.queues().len(), 2);
     bench.finish_with_errors();
+}
+
+/// A guest that moves its queues all the time does not hold up the machine:
+/// after a slow release they stay in software for a while.
+#[test]
+fn slow_releases_take_a_small_share_of_the_time() {
+    let bench = start(&qemu());
+    let cmdqv = Cmdqv::find(bench.machine());
+    cmdqv.boot();
+    bench.script("fail DESTROY kind=hwqueue delay_ms=200");
+    bench.mark();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        cmdqv.write(reg::VINTF_CONFIG, 0);
+        cmdqv.write(reg::VINTF_CONFIG, ENABLE);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "50 moves");
+    assert_eq!(bench.journal().calls("DESTROY").len(), 2);
+    assert_eq!(executors(&bench), [0, 2]);
+    for slot in [0, 1] {
+        cmdqv.set(slot, Register::Config, ENABLE);
+        cmdqv.submit(slot, &[command::tlbi_nh_asid(1), SYNC]);
+        consumed(&cmdqv, slot);
+    }
+    bench.script("clear");
+    sleep(Duration::from_millis(2100));
+    cmdqv.boot();
+    assert_eq!(executors(&bench), [2, 0], "the time has passed");
+    assert!(cmdqv.page_is_mapped());
+    bench.finish();
 }
 
 /// The VINTF matches no more streams: the device is on abort, not on something

@@ -11,7 +11,7 @@ use smmuv3_qtest::{
 };
 
 use crate::{
-    bench::{setup, HOST},
+    bench::{executors, setup, HOST},
     failures::consumed,
 };
 
@@ -26,17 +26,6 @@ fn with_spares(host: &str, count: usize) -> (Bench, Vec<i32>) {
     let bench = machine.start();
     bench.number_buses();
     (bench, spares)
-}
-
-/// Numbers of queues that the host and QEMU execute.
-fn executors(bench: &Bench) -> [u64; 2] {
-    let machine = bench.machine();
-    let path = machine.smmus().remove(0);
-    let statistics = machine.qom_get(&path, "statistics");
-    ["in-hardware", "in-software"].map(|member| {
-        let value = &statistics["cmdqv"][member];
-        value.as_u64().expect("a number")
-    })
 }
 
 /// The guest goes on in software while there is no device, and in hardware with

@@ -17,6 +17,42 @@ use crate::accel::{ErrorRateLimit, Viommu};
 /// The time for a queue that was disabled to stop. The host waits again, much longer.
 const STOP_TIME: Duration = Duration::from_millis(10);
 
+/// The time that releases of queues take.
+///
+/// They run under the Big QEMU Lock, and a guest can cause any number, so the share of the time
+/// that slow ones take is bounded: after one, [`Self::SHARE`] times its duration passes before
+/// the host is asked for another queue, or to release one again that it has kept.
+#[derive(Debug, Default)]
+pub struct Releases {
+    /// Failures are reported once
+    reports: ErrorRateLimit,
+    /// End and duration of the last slow one
+    slow: Option<(Instant, Duration)>,
+    /// The last one has failed
+    has_failed: bool,
+}
+
+impl Releases {
+    /// Releases that take less than this are no matter: even on a busy machine they take less.
+    const SLOW: Duration = Duration::from_millis(100);
+    /// Multiple of a slow release's duration that passes before another one can be caused.
+    const SHARE: u32 = 10;
+
+    /// Notes a release.
+    fn note(&mut self, duration: Duration, is_released: bool) {
+        self.has_failed = !is_released;
+        if duration >= Self::SLOW {
+            self.slow = Some((Instant::now(), duration));
+        }
+    }
+
+    /// Returns whether the time for slow releases is used up.
+    fn is_exhausted(&self) -> bool {
+        self.slow
+            .is_some_and(|(ended, took)| ended.elapsed() < took.saturating_mul(Self::SHARE))
+    }
+}
+
 /// The host's page, through the window.
 pub struct WindowPage(pub &'static PageWindow);
 
@@ -38,7 +74,7 @@ pub struct HostQueues<'a> {
     pub region: &'a MemoryRegion,
     pub counters: &'a mut CmdqvCounters,
     pub refusals: &'a mut ErrorRateLimit,
-    pub releases: &'a mut ErrorRateLimit,
+    pub releases: &'a mut Releases,
     pub smmu: &'a DeviceState,
 }
 
@@ -67,6 +103,10 @@ impl Host for HostQueues<'_> {
         let Some(vintf) = viommu.vintf.as_mut() else {
             return false;
         };
+        if self.releases.is_exhausted() {
+            count(&mut self.counters.postponed);
+            return false;
+        }
         match vintf.allocate_queue(&viommu.object, lvcmdq, queue) {
             Ok(()) => {
                 count(&mut self.counters.allocations);
@@ -101,18 +141,23 @@ impl Host for HostQueues<'_> {
         let Some(vintf) = vintf else {
             return true;
         };
+        if self.releases.has_failed && self.releases.is_exhausted() {
+            return false;
+        }
         let begun = Instant::now();
         let is_released = vintf.release_queue(lvcmdq);
-        let duration = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let duration = begun.elapsed();
+        self.releases.note(duration, is_released);
+        let duration = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let counters = &mut *self.counters;
         counters.release_ns = counters.release_ns.wrapping_add(duration);
         counters.longest_release_ns = counters.longest_release_ns.max(duration);
         if is_released {
             count(&mut counters.releases);
-            self.releases.success();
+            self.releases.reports.success();
         } else {
             count(&mut counters.release_failures);
-            if self.releases.failure() {
+            if self.releases.reports.failure() {
                 report(&Error::msg(format!(
                     "{}: the host does not release VCMDQ {lvcmdq}; QEMU executes the \
                      guest's queues until it does",

@@ -36,7 +36,7 @@ mod host;
 
 pub use counters::CmdqvStatus;
 use counters::{count, CmdqvCounters};
-use host::{HostQueues, WindowPage};
+use host::{HostQueues, Releases, WindowPage};
 
 ::trace::include_trace!("hw_arm");
 
@@ -80,7 +80,7 @@ struct Present {
     cmdqs: u8,
     counters: CmdqvCounters,
     refusals: ErrorRateLimit,
-    releases: ErrorRateLimit,
+    releases: Releases,
 }
 
 impl CmdqvUnit {
@@ -137,7 +137,7 @@ impl CmdqvUnit {
             cmdqs,
             counters: CmdqvCounters::default(),
             refusals: ErrorRateLimit::default(),
-            releases: ErrorRateLimit::default(),
+            releases: Releases::default(),
         }));
         Ok(())
     }

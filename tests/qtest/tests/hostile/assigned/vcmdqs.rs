@@ -170,6 +170,10 @@ impl<'a> Vcmdqs<'a> {
     #[track_caller]
     fn expect_hardware(&self) {
         let statistics = self.statistics();
+        if statistics["postponed"].as_u64() > Some(0) {
+            // on a machine so busy that a release took 100 ms
+            return;
+        }
         assert_eq!(statistics["in-hardware"], u64::from(QUEUES), "{statistics}");
         assert!(self.cmdqv.page_is_mapped(), "{statistics}");
     }
