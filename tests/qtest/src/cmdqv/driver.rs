@@ -227,6 +227,15 @@ impl<'a> Cmdqv<'a> {
         regions(&direct.join("\n"), PAGE).contains(&(self.base + VINTF_PAGE))
     }
 
+    /// Returns the same from the tree of regions, for long runs: QEMU does not
+    /// free a view of memory that was printed.
+    #[track_caller]
+    pub fn page_is_enabled(&self) -> bool {
+        let tree = self.machine.monitor("info mtree");
+        let mut lines = tree.lines();
+        lines.any(|line| line.contains("vintf-page0") && !line.contains("[disabled]"))
+    }
+
     /// Returns how often the interrupt was raised since the last call, after
     /// [`Smmu::intercept_irqs`](crate::Smmu::intercept_irqs).
     #[track_caller]

@@ -154,7 +154,7 @@ impl<'a> Vcmdqs<'a> {
             "{statistics}"
         );
         let is_shown = self.is_enabled() && has_all && in_hardware > 0 && !is_stuck;
-        assert_eq!(self.cmdqv.page_is_mapped(), is_shown, "{queues:x?}");
+        assert_eq!(self.cmdqv.page_is_enabled(), is_shown, "{queues:x?}");
         assert_eq!(count("allocations"), self.allocated, "{statistics}");
         let refused = self.refused - self.interrupted..=self.refused;
         assert!(refused.contains(&count("refused")), "{statistics}");
@@ -175,7 +175,7 @@ impl<'a> Vcmdqs<'a> {
             return;
         }
         assert_eq!(statistics["in-hardware"], u64::from(QUEUES), "{statistics}");
-        assert!(self.cmdqv.page_is_mapped(), "{statistics}");
+        assert!(self.cmdqv.page_is_enabled(), "{statistics}");
     }
 
     /// Returns an offset, more often that of a register with effects.
@@ -469,7 +469,7 @@ impl Vcmdqs<'_> {
     /// Checks that a disabled VINTF has no queue, unless the host keeps it.
     #[track_caller]
     fn check_off(&self) {
-        assert!(!self.cmdqv.page_is_mapped(), "of a disabled VINTF");
+        assert!(!self.cmdqv.page_is_enabled(), "of a disabled VINTF");
         let hardware = CmdqvHardware::mapped(self.bench);
         let queues = hardware.map_or_else(Vec::new, |hardware| hardware.queues());
         let statistics = self.statistics();
