@@ -279,8 +279,8 @@ def iort_gives_identifier_of_the_smmu() -> None:
 def scenarios_on_request_run_only_when_named() -> None:
     every = main.parse([])
     assert main.qemus_needed(every) == {"rust", "rust-x86", "c", "cmdqv-x86"}
-    assert "cmdqv" not in [scenario.name for scenario in main.scenarios_of(every)]
-    assert [scenario.name for scenario in main.scenarios_of(main.parse(["cmdqv"]))] == ["cmdqv"]
+    assert "cmdqv-reboot" not in [scenario.name for scenario in main.scenarios_of(every)]
+    assert [scenario.name for scenario in main.scenarios_of(main.parse(["cmdqv-reboot"]))] == ["cmdqv-reboot"]
 
 
 def scenario_decides_which_qemus_are_needed() -> None:

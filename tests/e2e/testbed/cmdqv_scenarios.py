@@ -23,9 +23,10 @@ from .levels import ASSIGNABLE, Guest, GuestConfig
 from .registry import Bed, register
 from .scenarios import Bench, check_counts, small_reads, start_reading
 
-# `on_request` of the scenarios for the device under test can go once that has CMDQV.
 baseline = partial(register, Bed.CMDQV, qemus=("c",))
-scenario = partial(register, Bed.CMDQV, on_request=True)
+scenario = partial(register, Bed.CMDQV)
+# Each costs a run of all scenarios a minute, and shows less that functional tests do not.
+more = partial(register, Bed.CMDQV, on_request=True)
 
 READS = 256
 # What a guest's queue may execute (Linux's driver gives it nothing else).
@@ -146,7 +147,7 @@ def cmdqv(bench: Bench) -> None:
             vcmdq_io(bench, guest)
 
 
-@scenario("cmdqv-ril-off", "CMDQV with ril=off: an unmap of 256 pages is 256 commands for the hardware and none for QEMU")
+@more("cmdqv-ril-off", "CMDQV with ril=off: an unmap of 256 pages is 256 commands for the hardware and none for QEMU")
 def cmdqv_ril_off(bench: Bench) -> None:
     with cmdqv_guest(bench, bench.config("cmdqv-ril-off", properties=",cmdqv=on,ril=off")) as guest:
         vcmdq_io(bench, guest)
@@ -234,7 +235,7 @@ def recoveries(guest: Guest) -> int:
     return sum("skipping command in error state" in text for _, text in guest.log.lines())
 
 
-@scenario("cmdqv-reboot", "the guest with CMDQV reboots, then the machine is reset under I/O; I/O after each")
+@more("cmdqv-reboot", "the guest with CMDQV reboots, then the machine is reset under I/O; I/O after each")
 def cmdqv_reboot(bench: Bench) -> None:
     with cmdqv_guest(bench, bench.config("cmdqv-reboot", properties=",cmdqv=on")) as guest:
         vcmdq_io(bench, guest)
@@ -254,7 +255,7 @@ def cmdqv_reboot(bench: Bench) -> None:
         vcmdq_io(bench, guest)
 
 
-@scenario("cmdqv-killed", "QEMU is killed under I/O: its VINTF is free again, and the next QEMU gets it")
+@more("cmdqv-killed", "QEMU is killed under I/O: its VINTF is free again, and the next QEMU gets it")
 def cmdqv_killed(bench: Bench) -> None:
     for turn in ("first", "second"):
         # The guest is killed at the end of the block.
@@ -264,7 +265,7 @@ def cmdqv_killed(bench: Bench) -> None:
         bench.level1.use_from_level1("disk0")
 
 
-@scenario("cmdqv-bypass", "the guest's driver leaves its VCMDQs and returns under I/O (bypass_vcmdq): data and counts are right")
+@more("cmdqv-bypass", "the guest's driver leaves its VCMDQs and returns under I/O (bypass_vcmdq): data and counts are right")
 def cmdqv_bypass(bench: Bench) -> None:
     with cmdqv_guest(bench, bench.config("cmdqv-bypass", properties=",cmdqv=on", smp=2)) as guest:
         vcmdq_io(bench, guest)
