@@ -8,6 +8,7 @@
 //! the C device of `QEMU_C_BIN`. A comment that begins with "C" says what the C
 //! device does instead.
 
+mod acpi;
 mod bench;
 mod errors;
 mod failures;
