@@ -140,7 +140,7 @@ debian_mirror() {
         uri=${uri%/}
         case $uri in http*://*/debian) printf '%s\n' "$uri"; return ;; esac
     done < <(apt-get indextargets --no-release-info --format '$(REPO_URI)' 2>/dev/null)
-    die "apt's configuration names no Debian mirror: set DEBIAN_MIRROR=address, e.g. https://deb.debian.org/debian"
+    die "apt's configuration names no Debian mirror: set DEBIAN_MIRROR=address"
 }
 
 # --- disk ---------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def device_files(host: Host, user: User) -> list[Finding]:
 
 
 def memory_limits(host: Host, user: User, mebibytes: int) -> list[Finding]:
-    """Checks RLIMIT_MEMLOCK of this process, and tells those of the services that start guests."""
+    """Checks RLIMIT_MEMLOCK of this process, and shows those of the services that start guests."""
     check = "locked memory"
     need = f"a guest of {mebibytes} MiB"
     limit = _limit(host, "self")

@@ -176,7 +176,7 @@ class Device:
 
     def _answer(self, check: str, info: iommufd.HwInfo) -> Iterator[Finding]:
         if info.kind == iommufd.TYPE_NONE:
-            yield missing(check, "the kernel tells nothing about the SMMU", "use a kernel with CONFIG_ARM_SMMU_V3_IOMMUFD=y")
+            yield missing(check, "the kernel does not describe the SMMU", "use a kernel with CONFIG_ARM_SMMU_V3_IOMMUFD=y")
             return
         if info.kind != iommufd.TYPE_SMMUV3:
             yield missing(check, f"the IOMMU is no SMMUv3 (iommufd type {info.kind})", "use a host with an SMMUv3")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! What becomes of the guest when the host refuses a step.
+//! The guest when the host refuses a step.
 
 use std::{
     thread::sleep,
