@@ -21,7 +21,7 @@ from . import cratebench, goals, results, systemcalls, unmap
 from .consoles import TestbedError
 from .counters import Counts
 from .levels import DISKS, Guest, GuestConfig, Hardware, Level1
-from .results import DEFAULT, DEVICES, MSI_OFF, RIL_OFF, Results
+from .results import CMDQV, CMDQV_AGAINST_TRAPPED, DEFAULT, DEVICES, MSI_OFF, RIL_OFF, Results
 from .unmap import GRANULES, Latency
 
 Say = Callable[[str], None]
@@ -49,6 +49,7 @@ ROWS = {row.name: row for row in (
     Row("exits", "doorbells, ioctls and exits of an unmap, one vCPU"),
     Row("syscalls", "QEMU's system calls for a doorbell"),
     Row("latency", "unmap latency, in pairs"),
+    Row("cmdqv", "unmap latency with hardware queues (CMDQV), in pairs", Hardware(cmdqv=True), (*DEVICES, "cmdqv-x86")),
     Row("vcpus", f"ioctls and exits of an unmap, {VCPUS} vCPUs at once", Hardware(cpus=VCPUS)),
     Row("icount", "instructions of an unmap", Hardware(icount=True)),
     Row("queue", "a full Command queue without acceleration, in pairs", None, ("c-x86", "rust-x86")),
@@ -65,6 +66,8 @@ def parse_rows(text: str) -> list[str]:
 
 
 def _properties(mode: str, device: str) -> str:
+    if mode in (CMDQV, CMDQV_AGAINST_TRAPPED):
+        return ",cmdqv=off" if mode == CMDQV_AGAINST_TRAPPED and device == "c" else ",cmdqv=on"
     if mode == RIL_OFF:
         return ",ril=off"
     return ",msi=off" if mode == MSI_OFF and device == "rust" else ""
@@ -132,8 +135,8 @@ class Comparison:
                     unmap.give_to_benchmark(guest)
                     self.found.system_calls[mode, device] = systemcalls.measure(guest)
 
-    def _latencies(self, level1: Level1) -> None:
-        for mode in self._modes(RIL_OFF):
+    def _latencies(self, level1: Level1, modes: Iterable[str]) -> None:
+        for mode in modes:
             # Two boots each: a guest's physical memory layout affects the result more than the device.
             for order, share in ((DEVICES, (self.pairs + 1) // 2), (DEVICES[::-1], self.pairs // 2)):
                 if share:
@@ -186,7 +189,9 @@ class Comparison:
         if not self.found.has_msi:
             self.say("the Rust device has no property msi: everything is measured without it")
         for rows, work in ((("workload", "exits"), self._counts), (("syscalls",), self._system_calls),
-                           (("latency",), self._latencies), (("vcpus",), self._several),
+                           (("latency",), lambda level1: self._latencies(level1, self._modes(RIL_OFF))),
+                           (("cmdqv",), lambda level1: self._latencies(level1, (CMDQV, CMDQV_AGAINST_TRAPPED))),
+                           (("vcpus",), self._several),
                            (("icount",), lambda level1: self._instructions(level1, hardware))):
             here = [name for name in self._chosen(rows) if ROWS[name].hardware == hardware]
             if here:

@@ -64,7 +64,7 @@ class Hardware:
 
     @property
     def name(self) -> str:
-        return ("icount" if self.icount else "") + (f"{self.cpus}cpus" if self.cpus != 2 else "")
+        return ("icount" if self.icount else "") + (f"{self.cpus}cpus" if self.cpus != 2 else "") + ("cmdqv" if self.cmdqv else "")
 
     def options(self) -> list[str]:
         shift = self.NANOSECONDS.bit_length() - 1

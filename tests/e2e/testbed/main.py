@@ -152,7 +152,9 @@ class Ground:
             yield Path(work)
 
     @contextmanager
-    def level1(self, emulator: Path = STOCK_EMULATOR, hardware: Hardware = Hardware()) -> Iterator[Level1]:
+    def level1(self, emulator: Path | None = None, hardware: Hardware = Hardware()) -> Iterator[Level1]:
+        if emulator is None:
+            emulator = self.qemus[_CMDQV_LEVEL0] if hardware.cmdqv else STOCK_EMULATOR
         # Different hardware in one run has different logs.
         logs = self.logs / hardware.name
         logs.mkdir(exist_ok=True)
@@ -181,7 +183,7 @@ class Ground:
             with self.level1() as level1:
                 yield self.bench(level1, device, defaults)
         elif bed is Bed.CMDQV:
-            with self.level1(self.qemus[_CMDQV_LEVEL0], Hardware(cmdqv=True)) as level1:
+            with self.level1(hardware=Hardware(cmdqv=True)) as level1:
                 yield self.bench(level1, device, defaults)
         else:
             with self.level1(self.qemus[f"{device}-x86"], Hardware(properties=defaults)) as level1:

@@ -13,6 +13,8 @@ from .unmap import Costs, Latency
 DEVICES = ("c", "rust")
 # Modes of the two devices. MSI_OFF exists if the Rust device has the property: the same ID registers as the C device's.
 DEFAULT, MSI_OFF, RIL_OFF = "default", "msi=off", "ril=off"
+# On hardware with CMDQV: both devices use it, or only the Rust device does and the C device's commands are trapped.
+CMDQV, CMDQV_AGAINST_TRAPPED = "cmdqv=on", "cmdqv=on, C off"
 Pairs = list[tuple[float, float]]  # (C, Rust)
 
 
@@ -75,6 +77,10 @@ def medians(pairs: Pairs) -> tuple[float, float]:
     return c, rust
 
 
+def microseconds(time: float) -> str:
+    return f"{time:.1f}" if time < 100 else f"{time:.0f}"
+
+
 def _pages(count: int) -> str:
     return f"{count:3d} page{'s' if count > 1 else ''}"
 
@@ -120,7 +126,7 @@ def _latencies(latencies: dict[tuple[str, int], Pairs]) -> str:
     rows = []
     for (mode, pages), pairs in latencies.items():
         ratios = " / ".join(f"{ratio:.2f}" for ratio in spread(pairs))
-        rows.append((f"{mode}, {_pages(pages)}", *(f"{median:.0f}" for median in medians(pairs)), ratios))
+        rows.append((f"{mode}, {_pages(pages)}", *(microseconds(median) for median in medians(pairs)), ratios))
     return report.table(rows, ("", "C", "Rust", "C / Rust: min / median / max"))
 
 
