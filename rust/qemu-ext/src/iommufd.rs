@@ -159,8 +159,8 @@ qom_isa!(VfioHostDevice: HostDevice, HostIommuDevice, Object);
 pub unsafe trait HwInfo: Default {
     /// `enum iommu_hw_info_type`
     const TYPE: u32;
-    /// The type that is asked for. 0 asks for that of the device's IOMMU, which kernels
-    /// before 6.18 return whatever they are asked for.
+    /// The type that is asked for. 0 asks for that of the device's IOMMU, which
+    /// every kernel returns; older ones know no other request.
     const REQUEST: u32 = bindings::IOMMU_HW_INFO_TYPE_DEFAULT;
     /// Name of this kind of IOMMU for users.
     const NAME: &'static str;

@@ -101,7 +101,8 @@ pub fn add_overlapping(container: &MemoryRegion, region: &MemoryRegion, offset: 
     }
 }
 
-/// Shows `region` at its place, or hides it. No vCPU reaches it when this has hidden it.
+/// Shows `region` at its place, or hides it. With KVM no vCPU reaches a hidden region when this
+/// returns; with TCG another vCPU may still be in an access to it.
 pub fn set_enabled(region: &MemoryRegion, is_enabled: bool) {
     assert!(bql::is_locked());
     // SAFETY: an initialized region
