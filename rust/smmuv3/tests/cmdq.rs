@@ -3,9 +3,7 @@
 
 //! The Command queue at its edges: every size, every wrap, every budget.
 
-mod common;
-
-use common::{
+use crate::common::{
     log::Event,
     machine::{CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, QUEUE, RUNNING, STOPPED},
     vector_features, Machine,

@@ -3,9 +3,7 @@
 
 //! TLB invalidations that are collected across `CMD_SYNC`s (§4.4, §4.7.3).
 
-mod common;
-
-use common::{
+use crate::common::{
     host::{EIO, ETIMEDOUT},
     log::Event,
     machine::{CR0, QUEUE, RUNNING, STOPPED},

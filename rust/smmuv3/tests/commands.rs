@@ -4,9 +4,7 @@
 //! Decoding commands: every opcode, every condition that makes one ILLEGAL,
 //! and that nothing is forwarded which a host would refuse.
 
-mod common;
-
-use common::vector_features;
+use crate::common::vector_features;
 use proptest::prelude::*;
 use smmuv3::{
     command::{decode, Command, CompletionSignal, Invalidation},

@@ -3,9 +3,7 @@
 
 //! Finding and decoding Context descriptors (§5.3, §5.4).
 
-mod common;
-
-use common::Memory;
+use crate::common::Memory;
 use proptest::prelude::*;
 use smmuv3::{
     cd::{fetch, BadCd, Cd, CdFault, Translation, TranslationTable},

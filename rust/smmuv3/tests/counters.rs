@@ -5,9 +5,7 @@
 //! model and the host's log for all programs is checked with those, by
 //! `common/counters.rs`.
 
-mod common;
-
-use common::{
+use crate::common::{
     batches::{drive, machine, Op},
     counters,
     host::{EAGAIN, EBADF, EINTR, EIO, ENOMEM, ETIMEDOUT},

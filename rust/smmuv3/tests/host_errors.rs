@@ -3,9 +3,7 @@
 
 //! A host that fails: the consequences of each errno, at each index.
 
-mod common;
-
-use common::{
+use crate::common::{
     host::{
         E2BIG, EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP,
         ETIMEDOUT,

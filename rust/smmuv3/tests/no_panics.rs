@@ -3,9 +3,7 @@
 
 //! No guest, host or saved state makes the crate panic or loop.
 
-mod common;
-
-use common::{vector_features, Answer, Machine};
+use crate::common::{vector_features, Answer, Machine};
 use proptest::prelude::*;
 use smmuv3::{
     batch::Granules,
@@ -198,7 +196,7 @@ proptest! {
         let mut memory = AnyMemory { bytes, next: 0, aborts };
         let mut host = AnyHost { answers, next: 0, calls: 0 };
         let mut cmdq = smmuv3::Cmdq::new(policy);
-        let mut signals = common::Counters::default();
+        let mut signals = crate::common::Counters::default();
         let platform = Platform {
             memory: &mut memory,
             backend: &mut host,

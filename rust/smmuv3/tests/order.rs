@@ -4,11 +4,9 @@
 //! The order in which changes become visible (§3.18, §7.1): effects, then registers,
 //! then signals.
 
-mod common;
-
 use std::{cell::RefCell, rc::Rc};
 
-use common::{
+use crate::common::{
     log::Event,
     machine::{CR0, STOPPED},
     vector_features, Machine,

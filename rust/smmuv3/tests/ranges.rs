@@ -3,9 +3,7 @@
 
 //! Runs of TLB invalidations by page that are submitted as ranges (§4.4.1.1).
 
-mod common;
-
-use common::{
+use crate::common::{
     host::{pages, EIO, ENOMEM, ETIMEDOUT},
     machine::QUEUE,
     vector_features, Answer, Machine,

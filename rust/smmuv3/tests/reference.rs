@@ -4,9 +4,7 @@
 //! Batches are invisible: a guest cannot distinguish them from commands that are
 //! executed one by one, and no invalidation is lost, whichever calls fail.
 
-mod common;
-
-use common::{
+use crate::common::{
     batches::{drive, machine, Failing, Op, Reasonable, Unreasonable, NAMED_STREAMS, STREAMS},
     host::{EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOMEM, ETIMEDOUT},
     machine::GERRORN,

@@ -4,9 +4,7 @@
 //! The register file beyond the vectors: guards, masks, access sizes, and
 //! states that are restored.
 
-mod common;
-
-use common::vector_features;
+use crate::common::vector_features;
 use proptest::prelude::*;
 use smmuv3::{
     gerror::{CMDQ_ERR, EVENTQ_ABT_ERR},

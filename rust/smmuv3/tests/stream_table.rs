@@ -3,9 +3,7 @@
 
 //! Finding Stream table entries (§3.3.1, §5.1, §6.3.24, §6.3.25).
 
-mod common;
-
-use common::{vector_features, Memory};
+use crate::common::{vector_features, Memory};
 use proptest::prelude::*;
 use smmuv3::{
     stream_table::{evaluate, fetch},

@@ -3,9 +3,7 @@
 
 //! The TLB: its hits, and the entries that each command invalidates or keeps.
 
-mod common;
-
-use common::vector_features;
+use crate::common::vector_features;
 use smmuv3::{
     command::decode,
     command::Invalidation,

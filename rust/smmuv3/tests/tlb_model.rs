@@ -4,9 +4,7 @@
 //! The TLB against a list whose entries are compared with every command, one by one:
 //! entries that the list does not have miss, and every hit equals the list's entry.
 
-mod common;
-
-use common::tlb_model::{features, is_hit, Both, Known, Step, BASES, SIZES};
+use crate::common::tlb_model::{features, is_hit, Both, Known, Step, BASES, SIZES};
 use proptest::{prelude::*, sample::select};
 use smmuv3::{
     command::decode,

@@ -26,7 +26,6 @@
 //! `quarantine=SID,...` the streams quarantined so far. Events that are not
 //! mentioned must not have happened.
 
-mod common;
 #[path = "vectors_support/notation.rs"]
 mod notation;
 #[path = "vectors_support/replay.rs"]

@@ -15,10 +15,8 @@ use smmuv3::{
     BusAbort, Features, GuestMemory, Registers, StreamId,
 };
 
-use crate::{
-    common::smmu::{Uncached, CD, SID, STE, STRTAB},
-    reference::{Doublewords, Reference, Setup},
-};
+use super::reference::{Doublewords, Reference, Setup};
+use crate::common::smmu::{Uncached, CD, SID, STE, STRTAB};
 
 /// Every doubleword that is not given looks like a descriptor, as its address
 /// and the seed say.

@@ -3,7 +3,7 @@
 
 //! The notation of the test vectors.
 
-use super::common::host::{self, Answer};
+use crate::common::host::{self, Answer};
 
 pub type Words = [u64; 2];
 

@@ -5,10 +5,8 @@
 
 use smmuv3::{Features, FlushPolicy};
 
-use super::{
-    common::{vector_features, Machine},
-    notation::{Checkpoint, Register, Step, Vector},
-};
+use super::notation::{Checkpoint, Register, Step, Vector};
+use crate::common::{vector_features, Machine};
 
 pub fn replay(vector: &Vector<'_>) {
     let mut replay = Replay::start(vector);

@@ -4,8 +4,8 @@
 //! CMDQ virtualization: registers, the moves of queues between hardware and software, and
 //! queues in software.
 
-#[path = "../common/mod.rs"]
-mod common;
+use super::common;
+
 mod guest;
 mod host;
 mod invariants;

@@ -4,9 +4,6 @@
 //! Translation in software (3.3, 3.4, chapter 15): configuration, walks, the
 //! events that they end with, and the cache entries that they leave.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod caches;
 mod configuration;
 mod nested;
