@@ -8,19 +8,22 @@ import contextlib
 import io
 import struct
 import sys
+import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 from tap import Outcome, report as report_outcomes  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
-from testbed import bench, cratebench, goals, iort, main, results, systemcalls, unmap  # noqa: E402 (found through the path above)
+from testbed import bench, cratebench, goals, iort, lanes, main, results, systemcalls, unmap  # noqa: E402 (found through the path above)
 from testbed.consoles import TestbedError  # noqa: E402
 from testbed.levels import GuestConfig, Hardware  # noqa: E402
 from testbed.machine import properties_in  # noqa: E402
+from testbed.registry import SCENARIOS, Bed, in_order  # noqa: E402
 from testbed.report import Tap  # noqa: E402
 from testbed.results import DEFAULT, MSI_OFF, RIL_OFF, Results  # noqa: E402
 from testbed.systemcalls import SystemCalls  # noqa: E402
@@ -301,6 +304,59 @@ def skipped_scenario_is_reported_as_such() -> None:
     assert tap.failed == 0
 
 
+# A program like tests/e2e/run: passes scenarios, fails "fails" with two lines of reasons, skips "skips", ends early at "ends".
+LIKE_RUN = """import sys
+print("1..9")
+for number, name in enumerate(sys.argv[1:], 1):
+    if name == "ends": sys.exit(3)
+    if name == "fails": print("# one\\n# two")
+    print(f"{'not ' * (name == 'fails')}ok {number} - e2e: {name} # {'SKIP no reason' if name == 'skips' else '1.5 s'}", flush=True)
+"""
+
+
+def in_lanes(count: int, *groups: Sequence[str]) -> tuple[list[str], Tap]:
+    """What is printed for groups of scenarios with these names, by that program."""
+    out = io.StringIO()
+    of_name = SCENARIOS["default"]
+    with contextlib.redirect_stdout(out), tempfile.TemporaryDirectory() as logs:
+        tap = Tap(sum(map(len, groups)))
+        everything_in_lanes = lanes.Lanes([sys.executable, "-c", LIKE_RUN], count, Path(logs), tap)
+        everything_in_lanes.run([[replace(of_name, name=name) for name in group] for group in groups])
+    return out.getvalue().splitlines(), tap
+
+
+def groups_have_every_scenario_once() -> None:
+    groups = lanes.groups_of(in_order())
+    assert sorted(scenario.name for group in groups for scenario in group) == sorted(SCENARIOS)
+    assert all(1 <= len(group) <= 4 and len({scenario.bed for scenario in group}) == 1 for group in groups)
+    assert groups[-1][0].bed is Bed.SOFTWARE and lanes.groups_of([]) == []
+
+
+def lanes_report_results_of_all_groups() -> None:
+    printed, tap = in_lanes(1, ["first", "fails"], ["skips"])
+    assert printed == ["1..3", "ok 1 - e2e: first # 1.5 s", "# one", "# two", "not ok 2 - e2e: fails # 1.5 s",
+                       "ok 3 - e2e: skips # SKIP no reason"], printed
+    assert tap.failed == 1
+
+
+def lanes_are_concurrent_and_lose_nothing() -> None:
+    printed, tap = in_lanes(3, *([f"s{group}.{number}" for number in range(20)] for group in range(8)))
+    assert len(printed) == 161 and tap.failed == 0
+    assert [int(line.split()[1]) for line in printed[1:]] == list(range(1, 161))
+    assert len({line.split()[4] for line in printed[1:]}) == 160
+
+
+def scenarios_of_a_group_that_ends_early_fail() -> None:
+    printed, tap = in_lanes(2, ["first", "ends", "last"])
+    assert tap.failed == 2 and printed.count("# its group ended early, with status 3") == 2, printed
+    assert [line.split(" #")[0] for line in printed if line.startswith("not ok")] == ["not ok 2 - e2e: ends", "not ok 3 - e2e: last"]
+
+
+def prompt_and_gdb_have_one_lane() -> None:
+    assert [main.parse(words.split()).lanes for words in ("--lanes 3", "--lanes 3 --hold default", "--lanes 3 --gdb default")] == [3, 1, 1]
+    assert main.parse([]).lanes == lanes.of_this_machine() >= 1
+
+
 CASES: list[Callable[[], None]] = [
     benchmark_output_gives_both_means,
     benchmark_output_without_means_is_an_error,
@@ -327,6 +383,11 @@ CASES: list[Callable[[], None]] = [
     scenarios_on_request_run_only_when_named,
     scenario_decides_which_qemus_are_needed,
     skipped_scenario_is_reported_as_such,
+    groups_have_every_scenario_once,
+    lanes_report_results_of_all_groups,
+    lanes_are_concurrent_and_lose_nothing,
+    scenarios_of_a_group_that_ends_early_fail,
+    prompt_and_gdb_have_one_lane,
 ]
 
 

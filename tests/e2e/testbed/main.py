@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import bench, cmdqv_scenarios, hotplug_scenarios, own_level0_scenarios, report, software_scenarios, throughput
+from . import bench, cmdqv_scenarios, hotplug_scenarios, lanes, own_level0_scenarios, report, software_scenarios, throughput
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Hardware, Level1
@@ -52,6 +52,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--base", metavar="COMMIT", help="--bench: compare the architecture crate's benchmark with this commit's")
     parser.add_argument("--property", metavar="NAME=VALUE", type=_property, action="append", default=[],
                         help="a property of every arm-smmuv3 under test, such as msi=off; may be repeated")
+    parser.add_argument("--lanes", type=int, default=0,
+                        help="groups of scenarios that run concurrently (default: as many as this machine's CPUs and memory permit)")
     parser.add_argument("--out", type=Path, help="--bench, --throughput: write the results there too, as JSON")
     parser.add_argument("scenario", nargs="*", help="only these scenarios (default: all but those that --list marks with *)")
     arguments = parser.parse_args(words)
@@ -61,6 +63,8 @@ def parse(words: list[str]) -> argparse.Namespace:
         parser.error("--bench-rows is for --bench")
     if arguments.property and (arguments.bench or arguments.bench_rows or arguments.throughput):
         parser.error("--property is for scenarios and --run; the benchmarks set the properties themselves")
+    # A prompt, or gdb, is for one guest at a time.
+    arguments.lanes = 1 if arguments.hold or arguments.gdb else arguments.lanes or lanes.of_this_machine()
     arguments.bench = arguments.bench or bool(arguments.bench_rows)
     arguments.bench_rows = arguments.bench_rows or [name for name in bench.ROWS if name != "crate" or arguments.base]
     if ("crate" in arguments.bench_rows and arguments.bench) != bool(arguments.base):
@@ -116,7 +120,9 @@ def list_scenarios() -> int:
 
 
 def _new_log_directory(cache: Path) -> Path:
-    """A directory for this run; `latest` points to it, and only the last few are kept."""
+    """A directory for this run; `latest` points to it, and only the last few are kept. A group of scenarios is given one."""
+    if given := os.environ.get(lanes.LOGS):
+        return Path(given)
     parent = cache / "log" / "e2e"
     parent.mkdir(parents=True, exist_ok=True)
     for old in sorted(path for path in parent.iterdir() if path.is_dir() and not path.is_symlink())[: 1 - _RUNS_KEPT]:
@@ -246,9 +252,19 @@ def _run_bed(ground: Ground, arguments: argparse.Namespace, bed: Bed, scenarios:
             tap.result(scenario.name, 0, trouble)
 
 
+def _own_command(arguments: argparse.Namespace) -> list[str]:
+    """Runs scenarios, whose names are to be appended, as this process would."""
+    properties = [f"--property={value}" for value in arguments.property]
+    return [sys.executable, "-B", sys.argv[0], "--tap", "--lanes=1", f"--device={arguments.device}", *properties]
+
+
 def _scenarios(ground: Ground, arguments: argparse.Namespace) -> int:
     chosen = scenarios_of(arguments)
     tap = report.Tap(len(chosen))
+    groups = lanes.groups_of(chosen)
+    if arguments.lanes > 1 and len(groups) > 1:
+        lanes.Lanes(_own_command(arguments), arguments.lanes, ground.logs, tap).run(groups)
+        return 1 if tap.failed else 0
     for bed, scenarios in itertools.groupby(chosen, key=lambda scenario: scenario.bed):
         _run_bed(ground, arguments, bed, list(scenarios), tap)
     return 1 if tap.failed else 0

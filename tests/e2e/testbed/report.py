@@ -18,12 +18,14 @@ class Tap:
         print(f"1..{planned}", flush=True)
 
     def result(self, name: str, seconds: float, trouble: str | None, skipped: str = "") -> None:
+        self.line(name, f"SKIP {skipped}" if skipped else f"{seconds:.1f} s", trouble)
+
+    def line(self, name: str, comment: str, trouble: str | None) -> None:
         self._number += 1
         if trouble is not None:
             self.failed += 1
             for line in trouble.splitlines():
                 print(f"# {line}")
-        comment = f"SKIP {skipped}" if skipped else f"{seconds:.1f} s"
         print(f"{'ok' if trouble is None else 'not ok'} {self._number} - e2e: {name} # {comment}", flush=True)
 
 
