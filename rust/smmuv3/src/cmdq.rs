@@ -19,7 +19,7 @@ mod observer;
 use core::marker::PhantomData;
 
 pub use self::{
-    backend::Backend,
+    backend::{Backend, LocalEffect},
     counters::{CommandCounters, Counters, HostCounters, QueueCounters, SIZES},
     interrupts::Interrupts,
     observer::Observer,

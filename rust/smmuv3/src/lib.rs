@@ -38,7 +38,7 @@ pub mod translation;
 
 pub use batch::{EioReport, FlushPolicy, HostError};
 pub use cd::Cd;
-pub use cmdq::{Backend, Cmdq, Interrupts, Observer, Platform, Progress};
+pub use cmdq::{Backend, Cmdq, Interrupts, LocalEffect, Observer, Platform, Progress};
 pub use command::{Command, Illegal, Invalidation};
 pub use event::Event;
 pub use features::Features;

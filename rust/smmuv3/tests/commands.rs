@@ -321,6 +321,27 @@ fn atc_inv_every_size_is_legal() {
 }
 
 #[test]
+fn atc_inv_names_aligned_addresses() {
+    let features = vector_features();
+    let addresses = |words| match decode(words, &features) {
+        Ok(Command::Invalidate(Invalidation::AtcInv(atc))) => atc.addresses_without_substream(),
+        other => panic!("{other:x?}"),
+    };
+    assert_eq!(
+        addresses([0x8_0000_0040, 0x1234_5000]),
+        Some((0x1234_5000, 0x1234_5fff))
+    );
+    assert_eq!(
+        addresses([0x8_0000_0040, 0x1234_5004]),
+        Some((0x1234_0000, 0x1234_ffff))
+    );
+    assert_eq!(addresses([0x8_0000_0040, 52]), Some((0, u64::MAX)));
+    // SSV, and Global
+    assert_eq!(addresses([0x8_0000_1840, 0]), None);
+    assert_eq!(addresses([0x8_0000_1a40, 0]), Some((0, 0xfff)));
+}
+
+#[test]
 fn cfgi_ste_range_is_aligned_and_capped() {
     let range = |sid: u64, range: u64| decode([0x04 | (sid << 32), range], &vector_features());
     let covers = |first, last| Ok(Command::CfgiSteRange { first, last });

@@ -15,6 +15,7 @@ mod context_descriptors;
 mod counters;
 mod fragment;
 mod host_errors;
+mod local;
 mod no_panics;
 mod order;
 mod range;

@@ -10,9 +10,31 @@ use crate::{
     StreamId,
 };
 
+/// The effect of a command on caches of this SMMU's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalEffect {
+    /// There are none.
+    None,
+    /// It was executed.
+    Executed,
+    /// It was executed, and may have taken its time, so the deadline is to be checked.
+    Waited,
+}
+
 /// The side of the SMMU that the Command queue acts on: a host SMMU, or the caches of
 /// this one.
 pub trait Backend {
+    /// Executes a command in caches of this SMMU's own, which it has beside those of a
+    /// host, before the command is pending for the host.
+    ///
+    /// Called once for each command that is executed, in their order, however often the
+    /// host is asked for it. A command that the host refuses then has invalidated here all
+    /// the same, which is permitted (§4.4).
+    fn invalidate_locally(&mut self, command: &Invalidation) -> LocalEffect {
+        let _ = command;
+        LocalEffect::None
+    }
+
     /// Executes 1 to 63 commands and waits until they are complete.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 use core::marker::PhantomData;
 
 use super::{
-    held::HeldSyncs, Backend, Counters, Interrupts, Observer, Progress, Stall, COMMAND_BYTES,
+    held::HeldSyncs, Backend, Counters, Interrupts, LocalEffect, Observer, Progress, Stall,
+    COMMAND_BYTES,
 };
 use crate::{
     batch::{submit, Batch, Failure, FlushPolicy, MAX_BATCH},
@@ -215,6 +216,7 @@ where
     #[inline]
     fn forward(&mut self, invalidation: &Invalidation) -> Result<(), Failure> {
         if let Invalidation::Tlbi(tlbi) = invalidation {
+            self.invalidate_locally(invalidation);
             if let Some(granules) = self.policy.merge_ranges {
                 self.batch.push_merging(self.cursor, *tlbi, granules);
             } else {
@@ -222,9 +224,11 @@ where
             }
         } else {
             self.release()?;
+            // Of streams without a device in the host, too: it may be one of this SMMU's own.
+            let is_local = !self.is_ignored(invalidation) && self.invalidate_locally(invalidation);
             if self.has_effect(invalidation) {
                 self.batch.push(self.cursor, *invalidation);
-            } else {
+            } else if !is_local {
                 self.counters.note_without_effect(invalidation.opcode());
             }
         }
@@ -263,11 +267,28 @@ where
                 .all(|entry| matches!(entry[0], TLBI_NH_VA | TLBI_NH_VAA))
     }
 
-    /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (§6.3.9.6); a stream without
-    /// a device holds nothing.
+    /// Executes a command in this SMMU's own caches, before the host: a fault or a
+    /// translation of theirs must not be stale when a `CMD_SYNC` completes (§4.7.3).
+    /// Returns whether it has any.
+    #[inline]
+    fn invalidate_locally(&mut self, invalidation: &Invalidation) -> bool {
+        let effect = self.backend.invalidate_locally(invalidation);
+        // Notifying vhost can block: check the deadline afterwards.
+        self.spent |= effect == LocalEffect::Waited;
+        effect != LocalEffect::None
+    }
+
+    /// `CMD_ATC_INV` is IGNORED while `SMMUEN` is 0 (§6.3.9.6).
+    #[inline]
+    fn is_ignored(&self, invalidation: &Invalidation) -> bool {
+        invalidation.is_atc_inv() && !self.run.stream_table().smmu_enabled
+    }
+
+    /// Returns whether a command has an effect in the host: a stream without a device
+    /// there holds nothing.
     #[inline]
     fn has_effect(&mut self, invalidation: &Invalidation) -> bool {
-        if invalidation.is_atc_inv() && !self.run.stream_table().smmu_enabled {
+        if self.is_ignored(invalidation) {
             return false;
         }
         invalidation

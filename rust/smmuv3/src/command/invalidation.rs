@@ -14,6 +14,7 @@ use bilge::prelude::*;
 
 use super::opcode::*;
 use crate::{
+    address::low_bits,
     spec::{
         command::{AtcInvWord1, CfgiWord1, Granule, StreamWord0, TlbiWord0, TlbiWord1},
         mask,
@@ -187,6 +188,25 @@ impl Cfgi {
     #[inline]
     pub fn sid(&self) -> StreamId {
         self.word0.sid()
+    }
+}
+
+impl AtcInv {
+    /// Returns `StreamID`.
+    #[inline]
+    pub fn sid(&self) -> StreamId {
+        self.word0.sid()
+    }
+
+    /// Returns the lowest and the highest address, if entries without a `SubstreamID` are
+    /// affected: `Global` affects them regardless of the `SubstreamID` (§4.5.1).
+    pub fn addresses_without_substream(&self) -> Option<(u64, u64)> {
+        if self.word0.ssv() && !self.word0.global() {
+            return None;
+        }
+        let within = low_bits(u32::from(self.word1.size().value()) + 12);
+        let address = self.word1.raw() & mask!(AtcInvWord1: address);
+        Some((address & !within, address | within))
     }
 }
 

@@ -67,6 +67,26 @@ impl Op {
     }
 }
 
+/// Checks that every invalidation was executed once in the SMMU's own caches each time that
+/// it was fetched, however often the host was asked for it, and in the order of the program:
+/// commands are fetched again only after an error, and one at which a held `CMD_SYNC` has
+/// failed is not executed.
+fn local_once_in_order(machine: &Machine) {
+    let local = &machine.host.local;
+    let counted = machine.cmdq.counters().commands();
+    let errors = machine.observer.errors;
+    let missing = counted.forwarded.checked_sub(local.len() as u64);
+    assert!(
+        missing.is_some_and(|missing| missing <= errors),
+        "{missing:?}"
+    );
+    let steps_back = local
+        .windows(2)
+        .filter(|two| number(&two[1]) <= number(&two[0]))
+        .count();
+    assert!(steps_back as u64 <= errors, "{local:x?}");
+}
+
 /// How a host fails that fails for a reason.
 #[derive(Clone, Debug)]
 pub struct Failing {
@@ -204,7 +224,7 @@ impl Reasonable {
     /// before each; but for TLB invalidations that were collected across a `CMD_SYNC`,
     /// which may be complete before that.
     pub fn check(&self) {
-        let (batched, seen) = self.run(|machine| machine);
+        let (batched, seen) = self.run(Machine::with_caches);
         let (single, expected) = self.run(Machine::with_reference);
         assert_eq!(seen, expected);
         if self.collect_across_sync || self.merge_ranges {
@@ -223,6 +243,7 @@ impl Reasonable {
         };
         assert_eq!(quarantined(&batched), quarantined(&single));
         counters::check(&batched, self.program.len());
+        local_once_in_order(&batched);
     }
 
     /// Completions and errors come in the same order, each with the same `CMDQ_CONS`;
@@ -345,7 +366,7 @@ impl Unreasonable {
     /// Checks that every command that `CMDQ_CONS` has passed is complete, and that no
     /// command behind one reported as illegal was submitted.
     pub fn check(&self) {
-        let mut machine = machine(self.policy, 8);
+        let mut machine = machine(self.policy, 8).with_caches();
         let answers = self.answers.clone();
         machine.host.behaviour = Some(Box::new(move |call, _| {
             let answer = answers.get(call % answers.len().max(1)).copied().flatten();
@@ -372,6 +393,7 @@ impl Unreasonable {
         });
         assert_eq!(progress.consumed, progress.commands.len());
         counters::check(&machine, progress.consumed);
+        local_once_in_order(&machine);
     }
 
     /// Returns whether no batch is submitted twice. Otherwise the first attempt may have

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use smmuv3::{Backend, HostError, Invalidation, StreamConfig, StreamId};
+use smmuv3::{Backend, HostError, Invalidation, LocalEffect, StreamConfig, StreamId};
 
 use super::log::{Event, Log};
 
@@ -83,6 +83,14 @@ pub struct TestHost {
     pub is_local: bool,
     /// Commands that completed so.
     pub waived: BTreeSet<[u64; 2]>,
+    /// Whether the SMMU has caches of its own beside the host.
+    pub has_caches: bool,
+    /// Whether a command about them uses up the time slice.
+    pub is_slow_locally: bool,
+    /// Commands that were executed in them, in order.
+    pub local: Vec<[u64; 2]>,
+    /// Those of them that can be forwarded, and pages of ranges of theirs.
+    pub may_be_forwarded: BTreeSet<[u64; 2]>,
 }
 
 /// Nanoseconds that a call takes here: different ones for different calls.
@@ -130,9 +138,44 @@ impl TestHost {
     }
 }
 
+/// Returns the command that must have been executed locally before the host gets `command`:
+/// of a range in place of pages that of its first page, if its granule is 4KB, and none for
+/// those about Context descriptors that come with a `CMD_CFGI_STE`.
+fn local_part(command: &[u64; 2]) -> Option<[u64; 2]> {
+    const RANGE: u64 = 0x3f1_f000;
+    const GRANULE: u64 = 0xf00;
+    let [word0, word1] = *command;
+    match word0 as u8 {
+        0x06 => None,
+        // Larger granules begin below that page.
+        0x12 | 0x13 if (word1 >> 10) & 3 > 1 => None,
+        0x12 | 0x13 => Some([word0 & !RANGE, word1 & !GRANULE]),
+        _ => Some(*command),
+    }
+}
+
 impl Backend for TestHost {
+    fn invalidate_locally(&mut self, command: &Invalidation) -> LocalEffect {
+        if !self.has_caches {
+            return LocalEffect::None;
+        }
+        self.local.push(command.to_words());
+        self.may_be_forwarded
+            .extend(local_part(&command.to_words()));
+        if self.is_slow_locally {
+            LocalEffect::Waited
+        } else {
+            LocalEffect::Executed
+        }
+    }
+
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         let commands: Vec<_> = commands.iter().map(Invalidation::to_words).collect();
+        if self.has_caches {
+            let mut parts = commands.iter().filter_map(local_part);
+            let forwarded_first = parts.find(|part| !self.may_be_forwarded.contains(part));
+            assert_eq!(forwarded_first, None, "the host before the own caches");
+        }
         assert!(
             (1..=63).contains(&commands.len()),
             "1 to 63 commands a call"
@@ -210,7 +253,7 @@ impl Backend for TestHost {
     }
 
     fn deadline_expired(&mut self) -> bool {
-        self.is_slow
+        self.is_slow || self.is_slow_locally
     }
 
     fn is_gone(&mut self) -> bool {

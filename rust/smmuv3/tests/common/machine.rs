@@ -270,6 +270,13 @@ impl Machine {
         self.read(CMDQ_CONS) as u32 & 0xf_ffff
     }
 
+    /// The same with caches of its own beside the host.
+    #[must_use]
+    pub fn with_caches(mut self) -> Self {
+        self.host.has_caches = true;
+        self
+    }
+
     /// The same, worked on by the reference consumer.
     #[must_use]
     pub fn with_reference(mut self) -> Self {
