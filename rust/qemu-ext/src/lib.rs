@@ -17,6 +17,7 @@
 //! | [`qapi_events`] | events for QMP clients | `qapi` |
 //! | [`property`] | read-only properties with structured values | `qom` |
 //! | [`qdev`] | methods of the parent class, names of devices | `hwcore` |
+//! | [`device_listener`] | devices that come and go | `hwcore` |
 //! | [`qapi_props`] | properties with QAPI types | `hwcore` |
 //! | [`memory`] | regions of a device's memory | `system` |
 //! | [`page_window`] | pages of hardware in such regions | `system` |
@@ -43,6 +44,7 @@ pub mod arm_smmu;
 pub mod bh;
 mod bindings;
 pub mod blocker;
+pub mod device_listener;
 pub mod dma;
 pub mod error;
 pub mod event_file;

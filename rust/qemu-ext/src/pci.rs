@@ -21,7 +21,7 @@ use common::Opaque;
 use hwcore::prelude::*;
 use qom::prelude::*;
 
-use crate::{bindings, dma::AddressSpace, notify::Notifier, qdev::DeviceExt};
+use crate::{bindings, dma::AddressSpace, notify::Notifier};
 
 /// A PCI bus.
 #[repr(transparent)]
@@ -225,12 +225,14 @@ impl PciDevice {
     }
 
     /// Returns the address space that the device's DMA goes to, as its IOMMU has it. A
-    /// device has none before it is realized.
+    /// device has none before it has its place on a bus.
     pub fn iommu_address_space(&self) -> Option<&AddressSpace> {
-        if !self.is_realized() {
+        // SAFETY: a valid device; the property `addr` is -1 until the device has a place
+        let devfn = unsafe { (*self.as_ptr()).devfn };
+        if self.bus().is_none() || devfn < 0 {
             return None;
         }
-        // SAFETY: a realized device may ask at any time; the address space stays as long as
+        // SAFETY: a device with a place may ask at any time; the address space stays as long as
         // the device
         unsafe { Some(&*bindings::pci_device_iommu_address_space(self.as_mut_ptr()).cast()) }
     }

@@ -13,6 +13,7 @@ pub mod binary;
 pub mod cmdqv;
 pub mod command;
 pub mod edu;
+pub mod emulated;
 pub mod fw_cfg;
 pub mod journal;
 mod line;

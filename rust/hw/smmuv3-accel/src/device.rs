@@ -17,6 +17,7 @@ use qemu_ext::{
     arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods, SmmuRegion},
     bh::BottomHalf,
     blocker::MigrationBlocker,
+    device_listener::DeviceListener,
     dma::{AddressSpace, DirectMemory},
     error::report,
     iommu::{
@@ -27,7 +28,7 @@ use qemu_ext::{
     memory::init_io,
     notify::Notifier,
     object::ObjectExt,
-    pci::{add_bus_number_notifier, PciFunction},
+    pci::{add_bus_number_notifier, PciDevice, PciFunction},
     pci_iommu::{PciIommuImpl, SetIommuDevice, ViommuFlags},
     property::{add_read_only, Value},
     qapi_props::{OnOffAuto, StringProperty},
@@ -55,7 +56,7 @@ use crate::{
     irq::IrqLines,
     memory::DirectRam,
     mmio,
-    pci::{self, AddressSpaceRequests},
+    pci::{self, AddressSpaceRequests, EmulatedEndpoints},
     properties::{
         Auto, OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, MSI_DESCRIPTION,
     },
@@ -169,6 +170,8 @@ pub struct Smmuv3 {
     vcmdqs: CmdqvUnit,
     /// Functions that have asked for their address space
     requests: AddressSpaceRequests,
+    /// Emulated endpoints behind an SMMU with accel=on
+    endpoints: EmulatedEndpoints,
     /// The checked values of the properties, once the device is realized
     properties: BqlCell<Option<SmmuProperties>>,
     /// Registers in the layout of the migration stream, while one is written or read
@@ -180,6 +183,8 @@ pub struct Smmuv3 {
     machine_done: Notifier,
     /// Reattaches devices whose `StreamID` has changed
     bus_numbers: Notifier,
+    /// Follows endpoints that come and go
+    devices: DeviceListener,
 }
 
 qom_isa!(Smmuv3: ArmSmmu, SysBusDevice, DeviceState, Object);
@@ -250,12 +255,14 @@ impl Smmuv3 {
             CommandQueue::new(unsafe { Timer::new() })
         })));
         uninit_field_mut!(*this, requests).write(Default::default());
+        uninit_field_mut!(*this, endpoints).write(Default::default());
         uninit_field_mut!(*this, properties).write(Default::default());
         uninit_field_mut!(*this, saved).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, run_state).write(Default::default());
         uninit_field_mut!(*this, machine_done).write(Default::default());
         uninit_field_mut!(*this, bus_numbers).write(Default::default());
+        uninit_field_mut!(*this, devices).write(Default::default());
         // SAFETY: all other fields are initialized, or valid as the zeroes that they are; QOM
         // does not move objects
         Self::init_callbacks(unsafe { Pin::new_unchecked(this.assume_init_mut()) });
@@ -317,9 +324,15 @@ impl Smmuv3 {
         Notifier::init(self.as_mut(), &Self::machine_done, |device| {
             &mut device.machine_done
         });
-        Notifier::init(self, &Self::bus_number_changed, |device| {
+        Notifier::init(self.as_mut(), &Self::bus_number_changed, |device| {
             &mut device.bus_numbers
         });
+        DeviceListener::init(
+            self,
+            &Self::device_realized,
+            &Self::device_unrealized,
+            |device| &mut device.devices,
+        );
     }
 
     fn realize(&self) -> Result<()> {
@@ -349,16 +362,9 @@ impl Smmuv3 {
         self.state.guest_errors.set_name(name.clone());
         self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
-        // Devices that are on the bus already were plugged in without a check, and an
-        // assigned one would keep untranslated access to the guest's memory.
         if self.accel {
-            if let Some(endpoint) = pci::first_endpoint(&self.requests) {
-                return Err(Error::msg(format!(
-                    "arm-smmuv3 '{name}' with accel=on must come before the devices behind it, but {endpoint} \
-                     is there already: move -device arm-smmuv3 to the front of the command line (and add -nic none \
-                     or -nodefaults if that is the machine's own network device)"
-                )));
-            }
+            self.state.lock().uses_caches = false;
+            self.find_endpoints()?;
         }
 
         *self.migration_blocker.borrow_mut() = blocker;
@@ -380,9 +386,8 @@ impl Smmuv3 {
                 path: self.canonical_path().unwrap_or_default(),
             };
             self.assigned.enable(owner, properties);
-            if properties.wants_host() || properties.cmdqv == Auto::Value(true) {
-                add_machine_init_done_notifier(&self.machine_done);
-            }
+            add_machine_init_done_notifier(&self.machine_done);
+            self.devices.register();
         }
         add_bus_number_notifier(&self.bus_numbers);
         init_io(self, &self.iomem, &REGISTERS_OPS, c"arm-smmuv3", MMIO_SIZE);
@@ -401,9 +406,13 @@ impl Smmuv3 {
         Ok(())
     }
 
-    /// Checks that `auto` properties have a host to take their values from, before the guest
-    /// runs.
+    /// Adds CMDQ virtualization if the SMMU is to have it, and checks that `auto` properties have
+    /// a host to take their values from, before the guest runs.
+    ///
+    /// The board connects regions and interrupts of devices later: its notifier is older than
+    /// this one, and QEMU calls the newest first.
     fn machine_done(&self) {
+        self.add_cmdqv().unwrap_fatal();
         let resolved = self.assigned.is_resolved();
         let wants = |what: fn(&SmmuProperties) -> bool| {
             self.properties
@@ -581,8 +590,7 @@ impl Smmuv3 {
             if self.assigned.is_pending() {
                 self.record_all(self.assigned.begin_commands());
             }
-            let mut backend = AccelBackend::new(&self.assigned, state, self.upcast());
-            run.consume(state, irqs, &mut backend)
+            run.consume(state, irqs, &mut self.accel_backend())
         } else {
             let mut backend = SoftwareBackend::new(state, &self.notified, &self.events, irqs);
             run.consume(state, irqs, &mut backend)
@@ -617,8 +625,116 @@ impl Smmuv3 {
     }
 }
 
+/// Emulated endpoints behind an SMMU with accel=on.
+///
+/// While there is one, commands are executed in the caches here, too, all of them come to QEMU, and
+/// translations are cached. While there is none, a command costs a test.
+impl Smmuv3 {
+    /// Finds the endpoints that are on the bus already.
+    ///
+    /// The PCI core has not asked about them. An assigned device among them would keep untranslated
+    /// access to the guest's memory.
+    fn find_endpoints(&self) -> Result<()> {
+        let name = self.name();
+        if let Some(endpoint) = pci::first_untranslated(&self.requests) {
+            return Err(Error::msg(format!(
+                "arm-smmuv3 '{name}' with accel=on must come before the assigned devices behind it, but {endpoint} \
+                 is there already: move -device arm-smmuv3 to the front of the command line"
+            )));
+        }
+        self.endpoints.find(&self.requests);
+        match self.endpoints.first() {
+            Some(endpoint) if self.requires_cmdqv() => Err(pci::refuse_emulated(&name, &endpoint)),
+            Some(_) => {
+                self.follow_endpoints();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Follows a device of the machine that is realized, and that the guest cannot use yet.
+    fn device_realized(&self, device: &DeviceState) {
+        if let Some(device) = device.dynamic_cast::<PciDevice>() {
+            if self.endpoints.add(&self.requests, device) {
+                self.follow_endpoints();
+            }
+        }
+    }
+
+    /// Follows a device of the machine that is gone.
+    fn device_unrealized(&self, device: &DeviceState) {
+        if let Some(device) = device.dynamic_cast::<PciDevice>() {
+            if self.endpoints.remove(device) {
+                self.follow_endpoints();
+            }
+        }
+    }
+
+    /// Follows the first endpoint, or the end of the last one. In between nothing is cached here.
+    fn follow_endpoints(&self) {
+        let is_any = !self.endpoints.is_empty();
+        if is_any {
+            // first, because commands that do not come here would not be executed here
+            let features = self.state.features();
+            let ready = self.vcmdqs.use_software(&features, &self.around_vcmdqs());
+            self.consume_vcmdqs(ready);
+        }
+        self.state.lock().uses_caches = is_any;
+        invalidate_all(&self.state, &self.notified);
+        if !is_any {
+            self.use_hardware();
+        }
+    }
+
+    fn requires_cmdqv(&self) -> bool {
+        let properties = self.properties.get();
+        properties.is_some_and(|properties| properties.cmdqv == Auto::Value(true))
+    }
+
+    /// Returns the backend of the Command queue with assigned devices, for one run.
+    fn accel_backend(&self) -> AccelBackend<'_, SoftwareBackend<'_>> {
+        let (state, irqs) = (&self.state, &self.irqs);
+        let local = (!self.endpoints.is_empty())
+            .then(|| SoftwareBackend::new(state, &self.notified, &self.events, irqs));
+        AccelBackend::new(&self.assigned, state, self.upcast(), local)
+    }
+}
+
 /// CMDQ virtualization.
 impl Smmuv3 {
+    /// Adds the unit, if an assigned device came with the machine whose host has it, and no
+    /// emulated endpoint did.
+    fn add_cmdqv(&self) -> Result<()> {
+        let Some(cmdqs) = self.vcmdqs.take_offer() else {
+            return Ok(());
+        };
+        if !self.endpoints.is_empty() {
+            self.assigned.with_viommu(|viommu| {
+                let vintf = viommu.and_then(|viommu| viommu.vintf.as_mut());
+                vintf.map(Vintf::retire);
+            });
+            return Ok(());
+        }
+        self.vcmdqs
+            .add_to(self, &self.cmdqv_regions, &CMDQV_OPS, cmdqs)?;
+        self.limit_queues();
+        Ok(())
+    }
+
+    /// Gives the host the guest's queues, if it has a VINTF and no emulated endpoint needs their
+    /// commands.
+    fn use_hardware(&self) {
+        let has_vintf = self
+            .assigned
+            .with_viommu(|viommu| viommu.is_some_and(|viommu| viommu.vintf.is_some()));
+        if has_vintf && self.endpoints.is_empty() {
+            let features = self.state.features();
+            let ready = self.vcmdqs.give_host(&features, &self.around_vcmdqs());
+            self.consume_vcmdqs(ready);
+        }
+    }
+
     fn around_vcmdqs(&self) -> Surroundings<'_> {
         Surroundings {
             smmu: self.upcast(),
@@ -665,7 +781,7 @@ impl Smmuv3 {
         if self.assigned.is_pending() {
             self.record_all(self.assigned.begin_commands());
         }
-        let mut backend = AccelBackend::new(&self.assigned, &self.state, self.upcast());
+        let mut backend = self.accel_backend();
         let mut interrupts = self.vcmdqs.interrupts();
         let state = &self.state;
         let progress =
@@ -700,7 +816,8 @@ impl Smmuv3 {
     ) -> Result<Option<VintfRequest<'a>>> {
         let wanted = self.properties.get().map(|properties| properties.cmdqv);
         let is_required = wanted == Some(Auto::Value(true));
-        let may_be_had = self.vcmdqs.is_present() || !is_machine_ready();
+        let is_undecided = !is_machine_ready() && self.endpoints.is_empty();
+        let may_be_had = self.vcmdqs.is_present() || is_undecided;
         if wanted == Some(Auto::Value(false)) || !may_be_had {
             return Ok(None);
         }
@@ -718,17 +835,12 @@ impl Smmuv3 {
     }
 
     /// Follows a new vIOMMU with a VINTF, on a host with this `IDR1.CMDQS`.
-    fn use_vintf(&self, cmdqs: u8) -> Result<()> {
-        if !self.vcmdqs.is_present() {
-            self.vcmdqs
-                .add_to(self, &self.cmdqv_regions, &CMDQV_OPS, cmdqs)?;
-            self.limit_queues();
-            return Ok(());
+    fn use_vintf(&self, cmdqs: u8) {
+        if self.vcmdqs.is_present() {
+            self.use_hardware();
+        } else {
+            self.vcmdqs.offer(cmdqs);
         }
-        let features = self.state.features();
-        let ready = self.vcmdqs.give_host(&features, &self.around_vcmdqs());
-        self.consume_vcmdqs(ready);
-        Ok(())
     }
 }
 
@@ -792,7 +904,7 @@ impl PciIommuImpl for Smmuv3 {
 /// The PCI bus, with assigned devices.
 impl Smmuv3 {
     fn permit(&self, function: PciFunction<'_>) -> Result<()> {
-        pci::permit(self.upcast(), function)
+        pci::permit(self.upcast(), function, self.requires_cmdqv())
     }
 
     fn viommu_flags(&self) -> ViommuFlags {
@@ -815,7 +927,7 @@ impl Smmuv3 {
             self.cmdq.set_policy(new.policy);
             self.vcmdqs.set_policy(new.policy);
             if let Some(cmdqs) = new.vintf_cmdqs {
-                self.use_vintf(cmdqs)?;
+                self.use_vintf(cmdqs);
             }
             self.sync_veventq();
         }
@@ -910,16 +1022,15 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
     ) -> IommuTlbEntry<'a> {
         let (smmu, function) = (self.smmu(), self.function());
         let region = function.region();
-        // Commands of an SMMU with assigned devices go to the host, and no client is notified
-        // of them: so a client that caches translations gets none.
-        let page = if smmu.accel && region.has_notifier() {
+        // Without an endpoint no client is notified of commands: so a client that caches
+        // translations gets none.
+        let page = if smmu.accel && region.has_notifier() && smmu.endpoints.is_empty() {
             Page::ABORT
         } else {
             let translator = Translator {
                 state: &smmu.state,
                 events: &smmu.events,
                 irqs: &smmu.irqs,
-                has_caches: !smmu.accel,
             };
             let stream_id = function.pci().requester_id().into();
             translator.translate(region.name(), stream_id, iova, access, DirectRam(memory))
@@ -931,8 +1042,7 @@ impl IommuMemoryRegionImpl for Smmuv3MemoryRegion {
     /// walked on demand and not tracked.
     ///
     /// vhost and TCG register UNMAP notifiers when the guest starts their device, or turns on
-    /// its ATS though IDR0.ATS is 0, and exit QEMU if that fails: it never does. An SMMU with
-    /// assigned devices has no such device behind it, or else [`Self::translate`] blocks it.
+    /// its ATS whatever IDR0.ATS is, and exit QEMU if that fails: it never does.
     ///
     /// MAP notifiers come from clients to which the refusal does no harm, and which are left
     /// without any mapping. VFIO and vfio-user register theirs while the device is plugged,

@@ -4,9 +4,15 @@
 //! The PCI side of an SMMU with assigned devices: which devices may be behind it, and the
 //! address space of each.
 
-use std::sync::OnceLock;
+use std::{
+    ffi::CStr,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        OnceLock,
+    },
+};
 
-use bql::BqlCell;
+use bql::{BqlCell, BqlRefCell};
 use hwcore::prelude::*;
 use qemu_ext::{
     arm_smmu::ArmSmmu,
@@ -61,12 +67,26 @@ fn is_bridge(device: &PciDevice) -> bool {
         .any(|name| device.is_a(name))
 }
 
+/// Supertype of all devices that VFIO serves.
+const VFIO_DEVICE: &CStr = c"vfio-pci-device";
+
+/// Returns whether a device takes its address space when it is realized, and keeps it: an SMMU
+/// that comes later would never translate its accesses. All others take it when the machine is
+/// complete.
+fn keeps_address_space(device: &PciDevice) -> bool {
+    [VFIO_DEVICE, c"iommu-testdev"]
+        .into_iter()
+        .any(|name| device.is_a(name))
+}
+
 /// The kinds of devices on a bus behind an SMMU with assigned devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
     Bridge,
     Assigned,
     AssignedWithoutIommufd,
+    /// A device of another process, which maps memory by MAP notifiers
+    OtherProcess,
     Emulated,
 }
 
@@ -74,8 +94,10 @@ impl Endpoint {
     fn of(device: &PciDevice) -> Self {
         if is_bridge(device) {
             Self::Bridge
-        } else if !device.is_a(c"vfio-pci") {
+        } else if !device.is_a(VFIO_DEVICE) {
             Self::Emulated
+        } else if !device.is_a(c"vfio-pci") {
+            Self::OtherProcess
         } else if device.has_link(c"iommufd") {
             Self::Assigned
         } else {
@@ -84,9 +106,19 @@ impl Endpoint {
     }
 }
 
+/// Returns the refusal of an emulated endpoint behind an SMMU whose commands do not all come to
+/// QEMU.
+pub fn refuse_emulated(smmu: &str, endpoint: &str) -> Error {
+    Error::msg(format!(
+        "emulated endpoint {endpoint} cannot be behind arm-smmuv3 '{smmu}' with cmdqv=on, because QEMU does not \
+         see all commands of the guest: plug it into another root complex, or set cmdqv=auto"
+    ))
+}
+
 /// Refuses a device that an SMMU with assigned devices cannot serve. The PCI core asks
-/// for it in the name of `function`.
-pub fn permit(smmu: &DeviceState, function: PciFunction<'_>) -> Result<()> {
+/// for it in the name of `function`. `requires_cmdqv` is whether the guest's queues must be
+/// executed by the host.
+pub fn permit(smmu: &DeviceState, function: PciFunction<'_>, requires_cmdqv: bool) -> Result<()> {
     let smmu = smmu.path_component().unwrap_or_default();
     let masked = masked_endpoint(function);
     let is_masked = masked.is_some();
@@ -112,14 +144,11 @@ pub fn permit(smmu: &DeviceState, function: PciFunction<'_>) -> Result<()> {
             )))
         }
         Endpoint::Assigned => Ok(()),
-        Endpoint::Emulated if is_masked => Err(Error::msg(format!(
-            "emulated endpoint {name} behind bridge {} cannot be behind arm-smmuv3 '{smmu}' with \
-             accel=on, which serves vfio-pci devices only: plug it into another root complex",
-            bridge()
-        ))),
-        Endpoint::Emulated => Err(Error::msg(format!(
-            "emulated endpoint {name} cannot be behind arm-smmuv3 '{smmu}' with accel=on, which serves \
-             vfio-pci devices only: plug it into another root complex"
+        Endpoint::Emulated if requires_cmdqv => Err(refuse_emulated(&smmu, &name)),
+        Endpoint::Emulated => Ok(()),
+        Endpoint::OtherProcess => Err(Error::msg(format!(
+            "{name} cannot be behind arm-smmuv3 '{smmu}', because it needs MAP notifiers: plug it into another \
+             root complex"
         ))),
         Endpoint::AssignedWithoutIommufd => Err(Error::msg(format!(
             "{name} behind arm-smmuv3 '{smmu}' with accel=on needs an iommufd backend: give it iommufd=ID"
@@ -165,23 +194,103 @@ pub fn viommu_flags(has_pasid: bool) -> ViommuFlags {
     }
 }
 
-/// Returns the name of an endpoint that is behind the SMMU of `requests` already.
+/// Returns whether a device is behind the SMMU of `requests`.
 ///
-/// Every endpoint in the machine asks for its address space once more, the way the PCI core
-/// has it ask: behind a conventional bridge in another one's name.
-pub fn first_endpoint(requests: &AddressSpaceRequests) -> Option<String> {
-    let mut found = None;
+/// The device asks for its address space once more, the way the PCI core has it ask: behind a
+/// conventional bridge in another one's name.
+fn is_behind(requests: &AddressSpaceRequests, device: &PciDevice) -> bool {
+    requests.0.set(false);
+    device.iommu_address_space();
+    requests.0.get()
+}
+
+/// Calls `function` with each endpoint in the machine that is behind the SMMU of `requests`.
+fn for_each_endpoint(requests: &AddressSpaceRequests, mut function: impl FnMut(&PciDevice)) {
     for_each_object(|object| {
-        let Some(device) = object.dynamic_cast::<PciDevice>() else {
-            return;
-        };
-        if found.is_none() && !is_bridge(device) {
-            requests.0.set(false);
-            device.iommu_address_space();
-            if requests.0.get() {
-                found = Some(device.type_and_id());
+        if let Some(device) = object.dynamic_cast::<PciDevice>() {
+            if device.is_realized() && !is_bridge(device) && is_behind(requests, device) {
+                function(device);
             }
         }
     });
+}
+
+/// Returns the name of a device that is behind the SMMU of `requests` already, and that the
+/// SMMU would never translate.
+pub fn first_untranslated(requests: &AddressSpaceRequests) -> Option<String> {
+    let mut found = None;
+    for_each_endpoint(requests, |device| {
+        if found.is_none() && keeps_address_space(device) {
+            found = Some(device.type_and_id());
+        }
+    });
     found
+}
+
+/// The emulated endpoints behind an SMMU with assigned devices.
+#[derive(Default)]
+pub struct EmulatedEndpoints {
+    devices: BqlRefCell<Vec<Owned<PciDevice>>>,
+    /// Atomic, because translation reads it without the BQL, and because that costs a doorbell
+    /// less than a check that the BQL is held
+    is_any: AtomicBool,
+}
+
+impl EmulatedEndpoints {
+    /// Returns whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        !self.is_any.load(Ordering::Relaxed)
+    }
+
+    /// Returns the name of one.
+    pub fn first(&self) -> Option<String> {
+        let devices = self.devices.borrow();
+        devices.first().map(DeviceExt::type_and_id)
+    }
+
+    /// Adds those that are behind the SMMU of `requests` already.
+    pub fn find(&self, requests: &AddressSpaceRequests) {
+        for_each_endpoint(requests, |device| {
+            self.add(requests, device);
+        });
+    }
+
+    /// Adds `device`, if it is an emulated endpoint behind the SMMU of `requests`. Returns
+    /// whether it is the first one.
+    pub fn add(&self, requests: &AddressSpaceRequests, device: &PciDevice) -> bool {
+        if Endpoint::of(device) != Endpoint::Emulated || !is_behind(requests, device) {
+            return false;
+        }
+        self.change(|devices| {
+            let is_first = devices.is_empty();
+            if !devices.iter().any(|other| is_same(other, device)) {
+                devices.push(device.to_owned());
+            }
+            is_first
+        })
+    }
+
+    /// Removes `device`, which is gone. Returns whether it was the last one.
+    pub fn remove(&self, device: &PciDevice) -> bool {
+        let count = self.devices.borrow().len();
+        self.change(|devices| {
+            devices.retain(|other| !is_same(other, device));
+            devices.is_empty() && count != 0
+        })
+    }
+
+    /// Calls `function` with the endpoints, without those that are gone: QEMU calls no listener
+    /// for a device that fails to be realized after all.
+    fn change<R>(&self, function: impl FnOnce(&mut Vec<Owned<PciDevice>>) -> R) -> R {
+        let mut devices = self.devices.borrow_mut();
+        devices.retain(DeviceExt::is_realized);
+        let result = function(&mut devices);
+        self.is_any.store(!devices.is_empty(), Ordering::Relaxed);
+        result
+    }
+}
+
+fn is_same(a: &PciDevice, b: &PciDevice) -> bool {
+    std::ptr::eq(a, b)
 }

@@ -35,6 +35,9 @@ pub struct Locked {
     pub registers: Registers,
     /// Configurations and translations of emulated devices
     pub store: Store,
+    /// Transactions use what `store` has cached. Changed together with whether commands are
+    /// executed in it
+    pub uses_caches: bool,
     /// Hits and misses of both caches
     pub statistics: Statistics,
     /// Number of events that separate accesses: commands, and changes of registers
@@ -74,6 +77,7 @@ impl GuestState {
                 features,
                 registers: Registers::reset(&features),
                 store: Store::default(),
+                uses_caches: true,
                 statistics: Statistics::default(),
                 separations: 0,
             }),

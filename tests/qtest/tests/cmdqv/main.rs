@@ -10,6 +10,7 @@
 
 mod acpi;
 mod bench;
+mod emulated;
 mod errors;
 mod failures;
 mod isolation;

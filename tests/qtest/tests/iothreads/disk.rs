@@ -54,13 +54,15 @@ pub const ARGUMENTS: [[&str; 2]; 2] = [
     ],
 ];
 
+const SMMU: &str = "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0";
+
 /// Adds the SMMU and the disk behind it.
 pub fn devices(stages: Stages) -> [String; 2] {
     [
-        format!(
-            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
-            stages.property()
-        ),
+        match stages {
+            Stages::One => format!("{SMMU},{}", crate::STAGE1),
+            Stages::Two | Stages::Both => format!("{SMMU},stage={}", stages.property()),
+        },
         "virtio-blk-pci,drive=zeroes,iothread=thread,bus=pcie.0,addr=6,num-queues=1,\
          iommu_platform=on,disable-legacy=on"
             .into(),

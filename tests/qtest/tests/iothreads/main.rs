@@ -5,6 +5,9 @@
 //! QEMU serves without the BQL, concurrently with the guest's accesses to the
 //! SMMU.
 
+/// Properties of an SMMU with stage 1.
+const STAGE1: &str = "stage=1";
+
 mod cmd_sync;
 mod disk;
 mod invalidation_burst;

@@ -11,6 +11,7 @@ mod attach_retry;
 mod collected;
 mod concurrent_hotplug;
 mod device_memory;
+mod emulated;
 mod events;
 mod host_features;
 mod hotplug;

@@ -42,11 +42,19 @@ pub fn sharing(options: &str) -> Builder {
         .args(["-m", "128M"])
 }
 
+/// Returns the properties of an SMMU with these stages.
+fn properties(stages: Stages) -> String {
+    match stages {
+        Stages::One => crate::STAGE1.into(),
+        Stages::Two | Stages::Both => format!("stage={}", stages.property()),
+    }
+}
+
 /// Returns a machine with shared guest memory and an SMMU with these stages.
 pub fn with_smmu(stages: Stages) -> Builder {
     sharing("").device(format!(
-        "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={}",
-        stages.property()
+        "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,{}",
+        properties(stages)
     ))
 }
 
@@ -107,10 +115,17 @@ impl<'a> Bench<'a> {
     /// Programs the SMMU before the driver starts.
     #[track_caller]
     pub fn not_started(served: &'a Served, sid: u32) -> Self {
+        Self::apart(served, sid, sid)
+    }
+
+    /// Programs the SMMU for the stream `sid` of the device that is at `place`, before the
+    /// driver starts.
+    #[track_caller]
+    pub fn apart(served: &'a Served, place: u32, sid: u32) -> Self {
         let machine = &served.machine;
         let bench = Self {
             backend: &served.backend,
-            driver: Driver::new(machine, sid),
+            driver: Driver::new(machine, place),
             translated: Translated::new(machine, served.stages, sid),
         };
         bench.input().map(RING, RING_AT, Allow::ReadWrite);

@@ -5,15 +5,16 @@
 
 use serde_json::json;
 use smmuv3_qtest::{
-    command::TLBI_NSNH_ALL,
+    command::{self, TLBI_NSNH_ALL},
+    emulated::ACCEL,
     pci,
     smmu::{reg, SMMUEN},
-    translated::Stages,
+    translated::{Stages, ASID},
     Builder, Machine,
 };
 
 use crate::{
-    backend::Backend,
+    backend::{Access, Backend},
     bench::{self, Bench, Served, DATA, IOVA, RING},
 };
 
@@ -70,47 +71,57 @@ fn lost_vhost_backend_does_not_block_cmdq() {
 /// `pcie.0`.
 fn accelerated(bridge: &str) -> Builder {
     bench::sharing("")
-        .device(
-            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,accel=on,ats=off,ril=on,ssidsize=0,oas=44",
-        )
+        .device(format!("arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,{ACCEL}"))
         .device(format!("{bridge},id=conventional,bus=pcie.0,addr=5"))
 }
 
-const CONVENTIONAL: [&str; 3] = [
-    "pcie-pci-bridge",
-    "i82801b11-bridge",
-    "pci-bridge,chassis_nr=7",
+/// Conventional bridges, and the `StreamID` of devices behind each.
+const CONVENTIONAL: [(&str, u32); 3] = [
+    ("pcie-pci-bridge", pci::sid(1, 0)),
+    ("i82801b11-bridge", pci::sid(0, 5)),
+    ("pci-bridge,chassis_nr=7", pci::sid(0, 5)),
 ];
 
-/// Commands of an accelerated SMMU go to the host and notify no device IOTLB: a
-/// driver that starts the device would end QEMU, or leave it with stale
-/// translations.
+/// Checks that the backend gets UNMAPs for its device at address 1 of bus 1, whose stream is
+/// another one.
+#[track_caller]
+fn served_behind_bridge(served: &Served, stream: u32) {
+    open(&served.machine, pci::sid(0, 5));
+    let bench = Bench::apart(served, pci::sid(1, 1), stream);
+    bench.driver.start(RING);
+    bench.translates(IOVA, DATA);
+    bench.input().unmap(IOVA);
+    bench.submit(&[command::tlbi_nh_va(ASID, IOVA)]);
+    bench.unmapped(IOVA);
+    bench.refuses(IOVA, Access::Read);
+}
+
+/// The C device has vhost end QEMU there: it refuses the notifier.
 #[test]
-fn vhost_behind_conventional_bridge_with_accel_is_refused() {
-    for bridge in CONVENTIONAL {
-        let (builder, _backend) = Backend::new(accelerated(bridge), "backend");
-        let finished = builder
-            .device("vhost-user-rng-pci,chardev=backend,id=rng,bus=conventional,addr=1")
-            .run();
-        let refusal = finished.refusal();
-        assert!(refusal.contains("'rng'"), "{refusal}");
-        assert!(refusal.contains("accel=on"), "{refusal}");
+fn vhost_behind_conventional_bridge_with_accel_is_served() {
+    for (bridge, stream) in CONVENTIONAL {
+        let served = Served::start(accelerated(bridge), Stages::One, "bus=conventional,addr=1");
+        served_behind_bridge(&served, stream);
     }
 }
 
 #[test]
-fn vhost_hot_plug_behind_bridge_with_accel_is_refused() {
+fn vhost_hot_plug_behind_bridge_with_accel_is_served() {
     // an i82801b11-bridge takes no hot-plug
-    for bridge in [CONVENTIONAL[0], CONVENTIONAL[2]] {
-        let (builder, _backend) = Backend::new(accelerated(bridge), "backend");
+    for (bridge, stream) in [CONVENTIONAL[0], CONVENTIONAL[2]] {
+        let (builder, backend) = Backend::new(accelerated(bridge), "backend");
         let machine = builder.start();
         let plug = json!({
             "driver": "vhost-user-rng-pci", "chardev": "backend", "id": "rng",
-            "bus": "conventional", "addr": "0x1",
+            "iommu_platform": true, "bus": "conventional", "addr": "0x1",
         });
-        let error = machine.try_qmp("device_add", plug).expect_err("a refusal");
-        assert!(error.description.contains("'rng'"), "{error}");
-        assert_eq!(machine.status(), "running");
+        machine.qmp("device_add", plug);
+        let served = Served {
+            machine,
+            backend,
+            stages: Stages::One,
+        };
+        served_behind_bridge(&served, stream);
     }
 }
 
@@ -125,14 +136,19 @@ fn with_ats() -> Served {
     Served::start(builder, Stages::One, "bus=rp1,ats=on")
 }
 
-/// Programs the root port to forward accesses to the device behind it.
-fn open_bridge(machine: &Machine) {
-    let bridge = pci::config(pci::sid(0, 7));
+/// Programs the bridge `sid` to forward accesses to bus 1 behind it.
+fn open(machine: &Machine, sid: u32) {
+    let bridge = pci::config(sid);
     // bus 1
     machine.write32(bridge + 0x18, 0x0001_0100);
     // the MMIO window of the device
     machine.write32(bridge + 0x20, 0x18f0_1800);
     machine.write_sized(bridge + 4, 6, 2);
+}
+
+/// Programs the root port to forward accesses to the device behind it.
+fn open_bridge(machine: &Machine) {
+    open(machine, pci::sid(0, 7));
 }
 
 /// Returns the address of the ATS capability in the configuration space at
@@ -181,5 +197,32 @@ fn vhost_with_enabled_ats_does_not_end_qemu() {
     bench.driver.start(RING);
     bench.translates(IOVA, DATA);
     bench.submit(&[TLBI_NSNH_ALL]);
+    bench.unmapped(IOVA);
+}
+
+/// With `IDR0.ATS` an accelerated SMMU has `CMD_ATC_INV`, which invalidates the device IOTLB.
+#[test]
+fn atc_inv_sends_unmap_to_its_stream() {
+    let builder = bench::sharing("")
+        .device(format!(
+            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,{}",
+            ACCEL.replace("ats=off", "ats=on")
+        ))
+        .device("pcie-root-port,id=rp1,bus=pcie.0,addr=7,chassis=1");
+    let served = Served::start(builder, Stages::One, "bus=rp1,ats=on");
+    open_bridge(&served.machine);
+    let bench = Bench::not_started(&served, BELOW);
+    assert_ne!(bench.smmu.read(reg::IDR0) & (1 << 10), 0);
+    let control = ats(&served.machine, pci::config(BELOW)) + 6;
+    served.machine.write_sized(control, 1 << 15, 2);
+    bench.driver.start(RING);
+    bench.translates(IOVA, DATA);
+    bench.backend.invalidations();
+    bench.submit(&[command::atc_inv_all(BELOW + 1)]);
+    assert_eq!(bench.backend.invalidations(), []);
+    let [opcode, _] = command::atc_inv_all(BELOW);
+    bench.submit(&[[opcode, IOVA]]);
+    assert_eq!(bench.backend.invalidations(), [(IOVA, IOVA | 0xfff)]);
+    bench.submit(&[command::atc_inv_all(BELOW)]);
     bench.unmapped(IOVA);
 }

@@ -5,6 +5,9 @@
 //! requests translations from QEMU and caches them, so QEMU must notify it when
 //! they change.
 
+/// Properties of an SMMU with stage 1.
+const STAGE1: &str = "stage=1";
+
 mod backend;
 mod bench;
 mod clients;

@@ -61,6 +61,14 @@ pub const IPA: u64 = 1 << 38;
 /// Bits of an IPA
 pub const IPA_BITS: u32 = 40;
 
+/// Returns the properties of an SMMU with these stages.
+pub fn properties(stage: &str) -> String {
+    match stage {
+        "1" => crate::STAGE1.into(),
+        _ => format!("stage={stage}"),
+    }
+}
+
 /// Returns a machine whose SMMU has these stages, with a device behind it.
 pub fn machine(stage: &str) -> Builder {
     machine_of(qemu(), stage)
@@ -68,9 +76,14 @@ pub fn machine(stage: &str) -> Builder {
 
 /// Returns such a machine for another binary.
 pub fn machine_of(binary: PathBuf, stage: &str) -> Builder {
+    machine_with(binary, &properties(stage))
+}
+
+/// Returns such a machine whose SMMU has these properties.
+pub fn machine_with(binary: PathBuf, properties: &str) -> Builder {
     Builder::virt(binary)
         .device(format!(
-            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,stage={stage}"
+            "arm-smmuv3,id=smmuv3.1,primary-bus=pcie.0,{properties}"
         ))
         .device(format!("{},bus=pcie.0,addr=4", edu::DEVICE))
 }

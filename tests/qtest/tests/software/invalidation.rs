@@ -6,12 +6,13 @@
 
 use smmuv3_qtest::{
     command::{self, Command},
-    Access,
+    qemu, Access,
 };
 
 use crate::{
     bench::{
-        install_stage2, machine, Bench, Nested, Stage1, CONTEXT, DATA, IOVA, IPA, IPA_OFFSET, SID,
+        install_stage2, machine, machine_with, Bench, Nested, Stage1, CONTEXT, DATA, IOVA, IPA,
+        IPA_OFFSET, SID,
     },
     entries::{
         cd::{self, NUMBER},
@@ -70,10 +71,10 @@ fn stage1_tlbi_invalidates_stage1_entries() {
     }
 }
 
-/// Without `IDR0.Hyp` they invalidate everything.
+/// Without `IDR0.Hyp` they invalidate everything; with accel=on they are ILLEGAL.
 #[test]
 fn el2_tlbi_without_hyp_invalidates_stage1_entries() {
-    let machine = machine("1").start();
+    let machine = machine_with(qemu(), "stage=1").start();
     let bench = Bench::new(&machine);
     let stage1 = Stage1::new(&bench, Granule::K4, 42);
     for command in [

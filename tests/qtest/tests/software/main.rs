@@ -5,6 +5,9 @@
 //! acceleration. Tables, descriptors and expected records follow the
 //! specification, not the device's code.
 
+/// Properties of an SMMU with stage 1.
+const STAGE1: &str = "stage=1";
+
 mod bench;
 mod commands;
 mod configuration;

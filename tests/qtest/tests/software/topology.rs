@@ -6,7 +6,7 @@
 use smmuv3_qtest::{edu, pci, qemu, smmu, smmu::reg, Access, Builder, Edu, Machine, Smmu};
 
 use crate::{
-    bench::{install_stage2, machine, Bench, Nested, Stage1, CONTEXT, DATA, IOVA, SID},
+    bench::{install_stage2, machine, properties, Bench, Nested, Stage1, CONTEXT, DATA, IOVA, SID},
     entries::ste,
     tables::Granule,
 };
@@ -23,7 +23,7 @@ fn own(stage: &str) -> Builder {
 /// a bridge there.
 fn behind_a_bridge(stage: &str) -> Builder {
     Builder::virt(qemu())
-        .smmu(&format!("stage={stage}"))
+        .smmu(&properties(stage))
         .device("pcie-root-port,id=rp1,bus=pcie.1,addr=1,chassis=1")
         .device(format!("{},bus=rp1,addr=0", edu::DEVICE))
 }
@@ -68,7 +68,7 @@ fn every_stage_translates_on_every_bus() {
 #[test]
 fn two_smmus_translate_independently() {
     let machine = behind_a_bridge("1")
-        .device("arm-smmuv3,primary-bus=pcie.0,stage=1")
+        .device(format!("arm-smmuv3,primary-bus=pcie.0,{}", properties("1")))
         .device(format!("{},bus=pcie.0,addr=4", edu::DEVICE))
         .start();
     program_bridge(&machine);

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The backend of the Command queue with assigned devices: commands go to iommufd.
+//! The backend of the Command queue with assigned devices: commands go to iommufd, and to the
+//! SMMU's own caches if it has emulated devices, too.
 
 use hwcore::prelude::*;
 use qemu_ext::{error::report, object::ObjectExt, qapi_events, qdev::DeviceExt};
-use smmuv3::{batch::HostError, cmdq::Backend, command::Invalidation, ste::StreamConfig};
+use smmuv3::{
+    batch::{HostError, MAX_BATCH},
+    cmdq::{Backend, LocalEffect},
+    command::Invalidation,
+    ste::StreamConfig,
+};
 use util::Error;
 
 use super::{
@@ -17,23 +23,34 @@ use super::{
 use crate::{deadline::TimeSlice, state::GuestState};
 
 /// The host, for one run of the consumer.
-pub struct AccelBackend<'a> {
+///
+/// `L` executes commands in the SMMU's own caches, at once and without fail.
+pub struct AccelBackend<'a, L> {
     accel: &'a Accel,
     state: &'a GuestState,
     /// For its name only
     smmu: &'a DeviceState,
+    /// None if no translation is cached there
+    local: Option<L>,
     slice: TimeSlice,
     /// Duration of the last call of the host in nanoseconds, if there was one
     last_call: Option<u64>,
 }
 
-impl<'a> AccelBackend<'a> {
-    /// Returns the host of the devices behind `smmu`.
-    pub fn new(accel: &'a Accel, state: &'a GuestState, smmu: &'a DeviceState) -> Self {
+impl<'a, L> AccelBackend<'a, L> {
+    /// Returns the host of the devices behind `smmu`, and its own caches `local` if they are
+    /// used.
+    pub fn new(
+        accel: &'a Accel,
+        state: &'a GuestState,
+        smmu: &'a DeviceState,
+        local: Option<L>,
+    ) -> Self {
         Self {
             accel,
             state,
             smmu,
+            local,
             slice: TimeSlice::new(),
             last_call: None,
         }
@@ -69,7 +86,28 @@ impl<'a> AccelBackend<'a> {
     }
 }
 
-impl Backend for AccelBackend<'_> {
+impl<L: Backend> Backend for AccelBackend<'_, L> {
+    #[inline]
+    fn invalidate_locally(&mut self, command: &Invalidation) -> LocalEffect {
+        let Some(local) = self.local.as_mut() else {
+            return LocalEffect::None;
+        };
+        // the device's own caches do not fail
+        let _ = local.invalidate(&[*command]);
+        // fewer at once if each may have to wait for vhost
+        if local.batch_limit() < MAX_BATCH {
+            LocalEffect::Waited
+        } else {
+            LocalEffect::Executed
+        }
+    }
+
+    fn invalidate_configurations(&mut self, first: u32, last: u32) {
+        if let Some(local) = self.local.as_mut() {
+            local.invalidate_configurations(first, last);
+        }
+    }
+
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
         // without a device nothing is cached that is used, and a later vIOMMU is invalidated first
         self.last_call = None;
@@ -172,7 +210,8 @@ impl Backend for AccelBackend<'_> {
     }
 
     fn deadline_expired(&mut self) -> bool {
-        self.slice.is_over()
+        let local = self.local.as_mut();
+        self.slice.is_over() || local.is_some_and(Backend::deadline_expired)
     }
 
     fn is_gone(&mut self) -> bool {

@@ -4,9 +4,10 @@
 //! CMDQ virtualization: the register space, its page of the host's hardware, and queues that
 //! the host does not execute.
 //!
-//! An SMMU has it if its first device came with the machine and the host has it, and keeps it
-//! from then on. While there is no device, or the host refuses a queue, queues are executed
-//! here, which the guest does not notice.
+//! An SMMU has it if its first device came with the machine, the host has it, and no emulated
+//! endpoint came with the machine; it keeps it from then on. While there is no device, the host
+//! refuses a queue, or there is an emulated endpoint, queues are executed here, which the guest
+//! does not notice.
 
 use std::ffi::CStr;
 
@@ -67,6 +68,8 @@ pub struct Surroundings<'a> {
 pub struct CmdqvUnit {
     irq: InterruptSource,
     window: BqlCell<Option<&'static PageWindow>>,
+    /// `IDR1.CMDQS` of the host, if the machine that is being made can have the unit
+    offered: BqlCell<Option<u8>>,
     /// None while the SMMU has no CMDQ virtualization. Borrowed across calls of the host and
     /// changes of the guest's memory map, none of which leads back here.
     present: BqlRefCell<Option<Box<Present>>>,
@@ -89,6 +92,7 @@ impl CmdqvUnit {
         Self {
             irq: InterruptSource::default(),
             window: BqlCell::default(),
+            offered: BqlCell::default(),
             present: BqlRefCell::default(),
             queues,
         }
@@ -109,6 +113,17 @@ impl CmdqvUnit {
         let window: &'static PageWindow = Box::leak(Box::new(window));
         self.window.set(Some(window));
         Ok(window)
+    }
+
+    /// Notes that a vIOMMU with a VINTF is there for the unit, on a host with this `IDR1.CMDQS`.
+    /// Devices that come later may exclude the unit, so it is added when the machine is complete.
+    pub fn offer(&self, cmdqs: u8) {
+        self.offered.set(Some(cmdqs));
+    }
+
+    /// Returns the `IDR1.CMDQS` with which the unit is to be added, if it is.
+    pub fn take_offer(&self) -> Option<u8> {
+        self.offered.take()
     }
 
     /// Adds the unit to `smmu`, which has it and `regions` as fields: a region behind its others, and an
@@ -221,6 +236,15 @@ impl CmdqvUnit {
     pub fn give_host(&self, features: &Features, around: &Surroundings<'_>) -> [bool; QUEUES] {
         self.serve(|present| {
             present.registers.bar_hardware(false);
+            reconcile(present, features, around)
+        })
+    }
+
+    /// Takes all queues back from the host, because commands must not bypass QEMU. Returns the
+    /// queues that are to be consumed here.
+    pub fn use_software(&self, features: &Features, around: &Surroundings<'_>) -> [bool; QUEUES] {
+        self.serve(|present| {
+            present.registers.bar_hardware(true);
             reconcile(present, features, around)
         })
     }

@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! The backend of the Command queue without a host SMMU: the device's own caches, and device
-//! IOTLBs.
+//! IOTLBs. Beside a host it executes the same commands, for emulated devices.
 
 use smmuv3::{
     batch::{HostError, MAX_BATCH},
@@ -11,7 +11,7 @@ use smmuv3::{
     ste::StreamConfig,
 };
 
-use super::notify::{invalidate_configs, invalidate_tlb, NotifiedFunctions};
+use super::notify::{invalidate_atc, invalidate_configs, invalidate_tlb, NotifiedFunctions};
 use crate::{deadline::TimeSlice, eventq::PendingEvents, irq::IrqLines, state::GuestState};
 
 /// The device's own caches as the target of commands. They never fail.
@@ -64,8 +64,7 @@ impl Backend for SoftwareBackend<'_> {
                 [Invalidation::Cfgi(cfgi)] => {
                     invalidate_configs(self.state, self.notified, cfgi.sid(), cfgi.sid());
                 }
-                // no emulated function has an ATC
-                [Invalidation::AtcInv(_)] => {}
+                [Invalidation::AtcInv(atc)] => invalidate_atc(self.notified, atc),
                 _ => invalidate_tlb(self.state, self.notified, run),
             }
         }

@@ -3,9 +3,10 @@
 
 //! Translation in software, for functions that QEMU emulates.
 //!
-//! Behind an SMMU with `accel=off` these are all functions. Behind an accelerated
-//! one they are bridges and root ports, whose only transactions are their own
-//! MSIs (hot-plug, error reporting): so rare that their translations are not cached.
+//! Behind an SMMU with `accel=off` these are all functions. Behind an accelerated one without
+//! emulated endpoints they are bridges and root ports, whose only transactions are their own
+//! MSIs (hot-plug, error reporting): so rare that their translations are not cached, and
+//! commands need not be executed here.
 
 use std::{ffi::CStr, sync::MutexGuard};
 
@@ -118,8 +119,6 @@ pub struct Translator<'a> {
     pub events: &'a PendingEvents,
     /// The interrupt lines for these
     pub irqs: &'a IrqLines,
-    /// Whether the caches are used
-    pub has_caches: bool,
 }
 
 impl Translator<'_> {
@@ -196,7 +195,7 @@ impl Translator<'_> {
     #[inline]
     fn translate_and_record(self, access: Access, ram: DirectRam<'_>) -> Outcome {
         let mut locked = self.state.lock();
-        let hit = self.hit(&locked, access);
+        let hit = Self::hit(&locked, access);
         if let Some(outcome) = hit.filter(|outcome| !matches!(outcome, Outcome::Fault(_))) {
             locked.statistics.note_hit(&outcome);
             let traced = Statistics::is_traced().then(|| {
@@ -214,7 +213,7 @@ impl Translator<'_> {
             let mut now = self.state.lock();
             now.statistics.note_retry();
             // an attempt before this one may have been inserted by now
-            let known = self.hit(&now, access);
+            let known = Self::hit(&now, access);
             self.attempt(now, known, access, ram, mode)
         };
         self.attempt(locked, hit, access, ram, Mode::Concurrent)
@@ -226,8 +225,8 @@ impl Translator<'_> {
 
     /// Translates an access by the caches alone, or returns `None` if they miss.
     #[inline]
-    fn hit(self, locked: &Locked, (stream_id, iova, wanted): Access) -> Option<Outcome> {
-        let is_cached = self.has_caches && locked.registers.smmu_enabled();
+    fn hit(locked: &Locked, (stream_id, iova, wanted): Access) -> Option<Outcome> {
+        let is_cached = locked.uses_caches && locked.registers.smmu_enabled();
         is_cached
             .then(|| locked.store.hit(stream_id, iova, wanted))
             .flatten()
@@ -251,7 +250,7 @@ impl Translator<'_> {
         } else {
             locked.store.begin(stream_id, iova)
         };
-        let is_cached = self.has_caches && locked.registers.smmu_enabled();
+        let is_cached = locked.uses_caches && locked.registers.smmu_enabled();
         let known = is_cached
             .then(|| locked.store.configuration(stream_id).copied())
             .flatten();
@@ -273,11 +272,12 @@ impl Translator<'_> {
             outcome
         } else {
             let tables = locked.stream_table();
+            let used = locked.uses_caches.then_some(&mut caches);
             drop(locked);
             if with_bql && mode == Mode::Concurrent {
-                self.walk(&tables, &mut GuestRam, &mut caches, access)
+                walk_tables(&tables, &mut GuestRam, used, access)
             } else {
-                self.walk(&tables, &mut { ram }, &mut caches, access)
+                walk_tables(&tables, &mut { ram }, used, access)
             }
         };
         let is_read = !wanted.write;
@@ -308,19 +308,19 @@ impl Translator<'_> {
         }
         is_current.then_some(outcome)
     }
+}
 
-    fn walk<M: GuestMemory>(
-        self,
-        (registers, features): &(StreamTableRegisters, Features),
-        memory: &mut M,
-        caches: &mut WalkCaches<'_>,
-        (stream_id, iova, wanted): Access,
-    ) -> Outcome {
-        if self.has_caches {
-            translation::translate(registers, features, memory, caches, stream_id, iova, wanted)
-        } else {
-            let none = &mut Uncached;
-            translation::translate(registers, features, memory, none, stream_id, iova, wanted)
-        }
+/// Walks the tables, with the caches if they are used.
+fn walk_tables<M: GuestMemory>(
+    (registers, features): &(StreamTableRegisters, Features),
+    memory: &mut M,
+    caches: Option<&mut WalkCaches<'_>>,
+    (stream_id, iova, wanted): Access,
+) -> Outcome {
+    if let Some(caches) = caches {
+        translation::translate(registers, features, memory, caches, stream_id, iova, wanted)
+    } else {
+        let none = &mut Uncached;
+        translation::translate(registers, features, memory, none, stream_id, iova, wanted)
     }
 }

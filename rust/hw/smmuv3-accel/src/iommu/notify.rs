@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bql::{BqlCell, BqlRefCell};
 use qemu_ext::arm_smmu::{OwnedSmmuFunction, SmmuFunction};
 use smmuv3::{
-    command::Invalidation,
+    command::{AtcInv, Invalidation},
     translation::{Range, StreamContext, Tlb, TlbiScope},
 };
 
@@ -164,6 +164,19 @@ pub fn invalidate_configs(state: &GuestState, notified: &NotifiedFunctions, firs
     for function in notified.all().iter() {
         if (first..=last).contains(&stream_id(function)) {
             notified.unmap_function(function);
+        }
+    }
+}
+
+/// Executes a `CMD_ATC_INV`: the device IOTLB of a stream is its ATC. That has nothing of a
+/// substream, because no emulated function makes transactions with a PASID.
+pub fn invalidate_atc(notified: &NotifiedFunctions, command: &AtcInv) {
+    let Some((first, last)) = command.addresses_without_substream() else {
+        return;
+    };
+    for function in notified.all().iter() {
+        if stream_id(function) == command.sid() {
+            notified.notify_unmap(function, Range { first, last });
         }
     }
 }
