@@ -18,6 +18,7 @@ use smmuv3_qtest::{
     until, Random, RootPort, Smmu,
 };
 
+mod endpoints;
 mod vcmdqs;
 
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     report::Report,
     resources::{Resources, RETURNING},
 };
+use endpoints::Endpoints;
 use vcmdqs::Vcmdqs;
 
 /// Time limit for an answer of QEMU on a busy machine. The simulated host
@@ -78,6 +80,8 @@ struct World<'a> {
     ends: bool,
     /// The queues of CMDQ virtualization, if the SMMU has it
     vcmdqs: Option<Vcmdqs<'a>>,
+    /// Emulated endpoints, if there are any
+    endpoints: Option<Endpoints<'a>>,
     /// Last known attachments
     seen: [On; SLOTS],
 }
@@ -115,9 +119,15 @@ fn run_on(host: &str, properties: &str, seed: u64, steps: u64, report: &mut Repo
             (name, fd)
         })
         .collect();
+    let has_cmdqv = host.contains("cmdqv");
+    // without it, because there would be no queues beside emulated endpoints
+    let has_endpoints = !has_cmdqv && seed % 2 == 0;
+    if has_endpoints {
+        setup = endpoints::add(setup);
+    }
     let bench = setup.start();
     let smmu = bench.smmu();
-    let has_cmdqv = host.contains("cmdqv");
+    let endpoints = has_endpoints.then(|| Endpoints::of(&bench));
     let vcmdqs = has_cmdqv.then(|| Vcmdqs::of(&bench, &smmu));
     let mut world = World {
         port: RootPort::new(bench.machine(), (8 << 8) | (PORT << 3)),
@@ -135,6 +145,7 @@ fn run_on(host: &str, properties: &str, seed: u64, steps: u64, report: &mut Repo
         has_kept: false,
         ends: false,
         vcmdqs,
+        endpoints,
         seen: [On::Nothing; SLOTS],
     };
     // run once through operations that allocate memory for good
@@ -147,6 +158,9 @@ fn run_on(host: &str, properties: &str, seed: u64, steps: u64, report: &mut Repo
         world.report.steps += 1;
     }
     world.ends = true;
+    if let Some(present) = &mut world.endpoints {
+        present.leave();
+    }
     world.reset();
     world.leave_host();
     let (_, after) = world.at_rest();
@@ -231,6 +245,7 @@ impl World<'_> {
             19 => self.reset_function(),
             20 => self.run_random(),
             21 if once_in(&mut self.random, 3) => self.reset(),
+            22 if self.endpoints.is_some() => (0..4).for_each(|_| self.make_transaction()),
             _ => self.random_operation(),
         }
         self.check();
@@ -254,12 +269,21 @@ impl World<'_> {
                 generator::write_random_page(self.bench.machine(), &mut self.random);
                 self.note("random page tables".into());
             }
-            _ => {
-                let iova = generator::iova(&mut self.random);
-                self.port.write(iova);
-                self.report.transactions += 1;
-                self.note(format!("the root port writes to {iova:#x}"));
-            }
+            _ => self.make_transaction(),
+        }
+    }
+
+    /// Has a device make a transaction that is translated in software.
+    #[track_caller]
+    fn make_transaction(&mut self) {
+        self.report.transactions += 1;
+        if self.endpoints.is_none() || once_in(&mut self.random, 4) {
+            let iova = generator::iova(&mut self.random);
+            self.port.write(iova);
+            self.note(format!("the root port writes to {iova:#x}"));
+        } else if let Some(endpoints) = &mut self.endpoints {
+            let text = endpoints.operate(&self.smmu, &mut self.random);
+            self.note(text);
         }
     }
 
@@ -665,6 +689,9 @@ impl World<'_> {
         self.bench.machine().system_reset();
         self.note("system_reset".into());
         self.report.resets += 1;
+        if let Some(endpoints) = &self.endpoints {
+            endpoints.program();
+        }
         self.model.reset();
         self.ledger.drop_queue(COMMAND_QUEUE);
         self.abandon_vcmdqs();
