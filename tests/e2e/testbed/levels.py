@@ -150,7 +150,7 @@ class GuestConfig:
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
                  "-append", f"console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 {self.append}".strip(), "-nodefaults", "-display", "none",
                  "-serial", "chardev:console", "-mon", "chardev=qmp,mode=control",
-                 # Not behind an accelerated SMMU: those take assigned devices only.
+                 # Not behind an accelerated SMMU, so that no unmap of theirs is counted.
                  "-device", "virtio-serial-pci,bus=pcie.0", "-device", "virtconsole,chardev=shell",
                  "-object", "iommufd,id=iommufd0"]
         for name in _GUEST_LINES:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import bench, cmdqv_scenarios, hotplug_scenarios, lanes, own_level0_scenarios, report, software_scenarios, throughput
+from . import (bench, cmdqv_scenarios, emulated_scenarios, hotplug_scenarios, lanes, own_level0_scenarios, report,
+               software_scenarios, throughput)
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Hardware, Level1
@@ -31,7 +32,7 @@ from .software import Place
 
 Say = Callable[[str], None]
 # Modules that register scenarios when they are imported.
-_MODULES = (cmdqv_scenarios, hotplug_scenarios, own_level0_scenarios, software_scenarios)
+_MODULES = (cmdqv_scenarios, emulated_scenarios, hotplug_scenarios, own_level0_scenarios, software_scenarios)
 _RUNS_KEPT = 5
 
 
