@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 from hostcheck import iommufd, iort  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
+from hostcheck.host import LIMIT, Host  # noqa: E402
 from hostcheck.main import main  # noqa: E402
 from tap import Outcome, report  # noqa: E402
 
@@ -241,6 +242,16 @@ def check_host_complete_host_is_ok(world: World) -> None:
     status, text = world.run("--ask", "all")
     assert status == 0 and "everything that accel=on needs is there" in text and "fix:" not in text, text
     assert "oas 48, ssidsize 20, ats on, ril on" in text and "version 1, 4 VCMDQs" in text and "10de:2342" in text, text
+
+
+def check_host_reads_proc_sys_of_this_machine(world: World) -> None:
+    # a fabricated file cannot refuse long reads as the kernel does
+    assert Host(Path("/")).text("/proc/sys/kernel/osrelease") == os.uname().release
+
+
+def check_host_reads_long_files_to_the_limit(world: World) -> None:
+    world.path("long").write_bytes(b"x" * (LIMIT + 1))
+    assert len(Host(world.root).read("/long")) == LIMIT
 
 
 def check_host_needs_each_kernel_option(world: World) -> None:

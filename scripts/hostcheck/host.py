@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+_CHUNK = 1 << 16
 LIMIT = 1 << 24  # bytes of a file that are read; the largest, a kernel configuration, has some 300 KiB
 
 
@@ -48,8 +49,12 @@ class Host:
             path = self.path(name)
             if not stat.S_ISREG(path.stat().st_mode):
                 raise Unreadable("is not a regular file")
-            with path.open("rb") as file:
-                return file.read(LIMIT)
+            data = bytearray()
+            with path.open("rb", buffering=0) as file:
+                # /proc/sys refuses to read 4 MiB or more at once (ENOMEM).
+                while len(data) < LIMIT and (chunk := file.read(min(_CHUNK, LIMIT - len(data)))):
+                    data += chunk
+            return bytes(data)
         except (OSError, ValueError) as error:
             raise unreadable(error) from None
 
