@@ -241,7 +241,7 @@ def expect(world: World, changed: dict[str, str], *words: str, gone: tuple[str, 
 def check_host_complete_host_is_ok(world: World) -> None:
     status, text = world.run("--ask", "all")
     assert status == 0 and "everything that accel=on needs is there" in text and "fix:" not in text, text
-    assert "oas 48, ssidsize 20, ats on, ril on" in text and "version 1, 4 VCMDQs" in text and "10de:2342" in text, text
+    assert "oas 48, ssidsize 20, ats on, ril on" in text and "version 1, 4 VCMDQs for each guest" in text and "10de:2342" in text, text
 
 
 def check_host_reads_proc_sys_of_this_machine(world: World) -> None:

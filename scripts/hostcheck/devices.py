@@ -196,7 +196,7 @@ class Device:
             shown = f"oas {oas}, ssidsize {info.field(1, 6, 5)}, ats {_on(info.field(0, 10))}, ril {_on(info.field(3, 10))}"
             yield ok(check, f"{shown}; IDR0 to IDR5 {words}, IIDR {info.iidr:#x}")
         if info.cmdqv:
-            yield ok(self._name("CMDQV"), f"version {info.cmdqv[0]}, {1 << min(info.cmdqv[1], 15)} VCMDQs (not used yet)")
+            yield ok(self._name("CMDQV"), f"version {info.cmdqv[0]}, {1 << min(info.cmdqv[1], 15)} VCMDQs for each guest")
         else:
             yield note(self._name("CMDQV"), "none, which is no obstacle")
 

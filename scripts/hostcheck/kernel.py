@@ -26,7 +26,7 @@ _NEEDED = {
 _OPTIONAL = {
     "PCI_ATS": "devices that require ATS do not work",
     "PCI_PASID": "guests have no PASIDs",
-    "TEGRA241_CMDQV": "no CMDQ virtualization, which this device does not use yet",
+    "TEGRA241_CMDQV": "no CMDQ virtualization",
 }
 _VERSION, _EVENTS = (6, 13), (6, 15)
 
