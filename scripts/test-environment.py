@@ -24,11 +24,12 @@ from tap import Outcome, report  # noqa: E402 (after dont_write_bytecode, which 
 
 SCRIPTS = Path(__file__).resolve().parent
 PROJECT = SCRIPTS.parent
-ROOT, IN_ROOT, KERNEL, HOST_TOOLS, QEMU_FETCH = (SCRIPTS / name for name in ("root", "in-root", "kernel", "host-tools", "qemu-fetch"))
+ROOT, IN_ROOT, KERNEL, LIBVIRT, HOST_TOOLS, QEMU_FETCH = (
+    SCRIPTS / name for name in ("root", "in-root", "kernel", "libvirt", "host-tools", "qemu-fetch"))  # fmt: skip
 TOOLS = ("awk", "bash", "basename", "cat", "chmod", "cp", "cut", "date", "df", "dirname", "env", "find", "flock", "grep", "head", "ls",
          "make", "mkdir", "mv", "nproc", "realpath", "rm", "sed", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "touch",
          "tr", "true", "uname", "xz")  # fmt: skip
-ENTERING = (ROOT, IN_ROOT, KERNEL, QEMU_FETCH)  # the scripts that make and enter the build environment
+ENTERING = (ROOT, IN_ROOT, KERNEL, LIBVIRT, QEMU_FETCH)  # the scripts that make and enter the build environment
 MIRROR = "https://mirror.example/debian"
 
 # What each stub does unless a test replaces it; "$0" is its own path.
@@ -261,6 +262,28 @@ def deletion_of_interrupted_kernel_is_announced(machine: Machine) -> None:
     machine.stub("chroot", 'case $* in *"apt-cache pkgnames"*) echo 7.3.4-1 linux-source-7.3;; *) echo E: the reason; exit 1;; esac')
     text = refused(machine, KERNEL, "apt-get update", "reason above")
     assert "deleting what an interrupted run has left" in text and "    | E: the reason" in text, text
+
+
+def libvirt_that_cannot_be_had_is_status_77(machine: Machine) -> None:
+    machine.root()
+    old = 'case $* in *"apt-cache "*) echo Version: 11.3.0-3;; *dpkg*--compare-versions*) exit 1;; *" update"*) echo E: the reason; exit {};; esac'
+    for stub, reason in ((old.format(1), "the package lists of Debian's backports cannot be downloaded"),
+                         (old.format(0), "libvirt in Debian's backports is 11.3.0-3, older than 12.7"),
+                         ("exit 0", "Debian's backports have no libvirt for arm64")):
+        machine.stub("chroot", stub)
+        status, out, err = machine.run(LIBVIRT)
+        assert (status, out) == (77, reason + "\n"), (status, out, err)
+        assert not errors(err) and not list(machine.cache.glob("libvirt*")), err
+
+
+def libvirt_of_the_cache_needs_no_network(machine: Machine) -> None:
+    machine.root()
+    machine.stub("chroot", 'case $* in *"apt-cache "*) echo Version: 12.9.0-1;; esac')
+    status, out, err = machine.run(LIBVIRT)
+    made = Path(out.strip())
+    assert status == 0 and (made / "version").read_text() == "12.9.0\n" and (made / "tree").is_dir(), (status, out, err)
+    machine.stub("chroot", "exit 1")
+    assert machine.run(LIBVIRT)[:2] == (0, out)
 
 
 def interrupted_debootstrap_ends_quietly(machine: Machine) -> None:
