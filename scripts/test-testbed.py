@@ -10,6 +10,7 @@ import struct
 import sys
 import tempfile
 import traceback
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,8 +20,10 @@ sys.dont_write_bytecode = True
 from tap import Outcome, report as report_outcomes  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
-from testbed import bench, cratebench, goals, iort, lanes, main, results, systemcalls, unmap  # noqa: E402 (found through the path above)
+from testbed import bench, check_host_scenarios, cratebench, domains, goals, iort, lanes, main  # noqa: E402 (found through the path above)
+from testbed import results, sandbox, systemcalls, unmap  # noqa: E402
 from testbed.consoles import TestbedError  # noqa: E402
+from testbed.counters import Counts  # noqa: E402
 from testbed.levels import GuestConfig, Hardware  # noqa: E402
 from testbed.machine import properties_in  # noqa: E402
 from testbed.registry import SCENARIOS, Bed, in_order  # noqa: E402
@@ -60,6 +63,55 @@ UNMAP = """
        qemu-rust-201     [000] .....    98.000050: sys_enter: NR 29 (12, ae80, 0, 0, 0, 0)
        qemu-rust-201     [000] ...1.    98.000060: kvm_mmio: mmio read len 4 gpa 0x805009c val 0x77
        qemu-rust-201     [000] ...1.    98.000070: kvm_mmio: mmio write len 4 gpa 0x80600a8 val 0x1
+"""
+
+
+# A page with a domain, as docs/libvirt.md.
+PAGE = """
+```xml
+<hostdev/>
+```
+```xml
+<domain type='kvm'>
+  <name>guest</name><memory unit='GiB'>4</memory><vcpu>4</vcpu>
+  <os firmware='efi'><type arch='aarch64'>hvm</type></os>
+  <devices>
+    <emulator>/usr/local/bin/qemu</emulator>
+    <!-- a comment -->
+    <iommu model='smmuv3'><driver pciBus='1' accel='on'/></iommu>
+    <hostdev mode='subsystem' type='pci' managed='yes'>
+      <driver iommufd='yes'/>
+      <source><address domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></source>
+      <address type='pci' bus='0x02' slot='0x00' function='0x0'/>
+    </hostdev>
+  </devices>
+</domain>
+```
+"""
+# libvirt's log, filtered: two commands and their replies, with a reply of QEMU's to another.
+LIBVIRT_LOG = """QEMU_MONITOR_SEND_MSG: mon=0xffff msg={"execute":"object-del","arguments":{"id":"iommufd0"},"id":"libvirt-7"}
+QEMU_MONITOR_RECV_REPLY: mon=0xffff reply={"return": {}, "id": "libvirt-6"}
+QEMU_MONITOR_RECV_REPLY: mon=0xffff reply={"return": {}, "id": "libvirt-7"}
+QEMU_MONITOR_SEND_MSG: mon=0xffff msg={"execute":"query-status","id":"libvirt-8"}
+QEMU_MONITOR_SEND_MSG: mon=0xffff msg={"execute":"object-del","arguments":{"id":"iommufd0"},"id":"libvirt-9"}
+QEMU_MONITOR_RECV_REPLY: mon=0xffff reply={"id": "libvirt-9", "error": {"class": "GenericError", "desc": "in use"}}
+"""
+# What libvirt does before it is QEMU, and threads of QEMU's.
+SANDBOX = """# tracer: nop
+#
+    rpc-libvirtd-100     [000] .....    98.000001: sys_enter: NR 157 (0, 0, 0, 0, 0, 0)
+ qemu-system-aar-101     [000] .....    98.000002: sys_enter: NR 145 (fa3f, fa3f, 0, 0, 0, 0)
+ qemu-system-aar-101     [000] .....    98.000003: sys_enter: NR 221 (ffff8d5fe000, 1000, 0, 0, 0, 0)
+ qemu-system-aar-101     [001] d....    98.000004: fork: (kernel_clone+0x0/0x3c8) flags=0x3d0f00
+       CPU 0/KVM-105     [001] d....    98.000005: fork: (kernel_clone+0x0/0x3c8) flags=0x3d0f00
+"""
+CHECK_HOST = """ok       architecture                     aarch64
+missing  /dev/iommu                       does not exist
+         fix: modprobe iommufd
+unknown  0000:00:01.0 nested translation  cannot open /dev/iommu: No such file or directory
+note     0000:00:01.0 ATS                 the device has none, which is no obstacle
+
+not everything is there: 1 ok, 1 missing, 1 unknown, 1 note
 """
 
 
@@ -279,6 +331,110 @@ def iort_gives_identifier_of_the_smmu() -> None:
     assert [at for at, (old, new) in enumerate(zip(table, corrected)) if old != new and at > 36] == [48 + 24 + 68 + 23]
 
 
+def canwbs_is_taken_from_a_table() -> None:
+    table = table_of(struct.pack("<BHBI", 2, 36, 3, 7) + bytes(28))
+    without = iort.without_canwbs(iort.with_canwbs(table))
+    assert without[48:] == table[48:] and sum(without) % 256 == 0
+
+
+def domain_of_a_page_is_its_only_one() -> None:
+    assert domains.documented(PAGE).findtext("name") == "guest"
+    assert "0 domains" in refusal(lambda: domains.documented("no domain"))
+    assert "2 domains" in refusal(lambda: domains.documented(PAGE + PAGE))
+    assert "no XML" in refusal(lambda: domains.documented(PAGE.replace("</devices>", "")))
+
+
+def domain_for_level_1_differs_as_little_as_possible() -> None:
+    domain = domains.adapted(PAGE, "x", properties=["msi=off"])
+    page = domains.documented(PAGE)
+    assert (domain.findtext("name"), domain.findtext("memory"), domain.findtext("vcpu")) == ("x", "512", "1")
+    assert domain.find("memory").get("unit") == "MiB" and domain.findtext("os/type") == "hvm"
+    source = domain.find("devices/hostdev/source/address").attrib
+    assert source == {"domain": "0x0000", "bus": "0x00", "slot": "0x01", "function": "0x0"}, source
+    for path in ("devices/emulator", "devices/iommu", "devices/hostdev/address", "devices/hostdev/driver"):
+        same = [ElementTree.tostring(whole.find(path)).strip() for whole in (domain, page)]
+        assert same[0] == same[1], same
+    words = [word.get("value") for word in domain.iter("{http://libvirt.org/schemas/domain/qemu/1.0}arg")]
+    assert words == ["-global", "arm-smmuv3.msi=off"] and "\n" not in domains.text(domain)
+    assert "0 of devices/hostdev/source/address" in refusal(lambda: domains.adapted(PAGE.replace("<source>", "<sauce>").replace(
+        "</source>", "</sauce>"), "x"))
+
+
+def variants_leave_their_domain_as_it_was() -> None:
+    domain = domains.adapted(PAGE, "x")
+    before = domains.text(domain)
+    found = [domains.text(changed) for changed in (
+        domains.with_driver(domain, oas="48"), domains.without_accel(domain), domains.without_hostdev(domain), domains.without_iommufd(domain),
+        domains.with_serial_controller(domain, domains.ON_ROOT_BUS), domains.with_arguments(domain, ["-S"]))]
+    assert domains.text(domain) == before and len({before, *found}) == 7
+    assert 'oas="48"' in found[0] and "accel" not in found[1] and "hostdev" not in found[2] and "iommufd" not in found[3]
+    assert 'slot="0x1e"' in found[4] and '<qemu:arg value="-S"' in found[5]
+
+
+def documented_domain_can_be_adapted() -> None:
+    text = domains.text(domains.adapted(domains.DOCUMENT.read_text(), "x"))
+    assert 'managed="yes"' in text and 'accel="on"' in text
+
+
+def documented_arguments_become_the_domains() -> None:
+    page = domains.DOCUMENT.read_text()
+    domain = domains.for_older_libvirt(domains.adapted(page, "x"), page)
+    words = [word.get("value") for word in domain.iter("{http://libvirt.org/schemas/domain/qemu/1.0}arg")]
+    assert words[::2] == ["-object", "-device", "-device"] and '"host":"0000:00:01.0"' in words[-1], words
+    assert domain.find("devices/iommu") is None and domain.find("devices/hostdev") is None and domain.find("memtune/hard_limit") is not None
+    assert "0 times" in refusal(lambda: domains.documented_arguments(PAGE))
+
+
+def replies_belong_to_their_commands() -> None:
+    assert domains.replies(LIBVIRT_LOG, "object-del") == [{"return": {}}, {"error": {"class": "GenericError", "desc": "in use"}}]
+    assert domains.replies(LIBVIRT_LOG, "query-status") == [None] and domains.replies("", "object-del") == []
+
+
+def statistics_give_what_a_trace_gives() -> None:
+    before = {"commands": Counter(), "queue": Counter(), "host": Counter({"calls": 3}), "attach": Counter({"invalidations": 2})}
+    after = {"commands": Counter({"tlbi": 5, "sync": 2, "cfgi-cd": 1}), "queue": Counter({"doorbells": 2, "errors-ill": 1}),
+             "host": Counter({"calls": 5, "commands": 6, "eio": 1}), "attach": Counter({"invalidations": 3})}
+    counts = Counts(domains.work_between(before, after), Counter(kernel_ioctls=3), 1.0)
+    assert (counts.tlbi, counts.syncs, counts.invalidations, counts.doorbells) == (5, 2, 6, 2)
+    assert (counts.ioctls, counts.entries, counts.errors) == (3, 6, 2)
+
+
+def findings_of_check_host_are_read() -> None:
+    answer = check_host_scenarios.parse(1, CHECK_HOST)
+    assert answer.findings["/dev/iommu"] == ("missing", "does not exist") and len(answer.findings) == 4
+    other = check_host_scenarios.parse(0, CHECK_HOST.replace("missing  /dev", "ok       /dev").replace("note     0000:00:01.0 ATS ", "note     0000:00:01.0 CATS"))
+    assert answer.changed(other) == {"/dev/iommu": "ok", "0000:00:01.0 ATS": "", "0000:00:01.0 CATS": "note"}, answer.changed(other)
+    assert answer.changed(answer) == {}
+
+
+def sandbox_permits_threads_and_no_processes() -> None:
+    assert sandbox.parse(SANDBOX) == ([], 2)
+    more = SANDBOX + """
+       CPU 0/KVM-105     [001] d....    98.000006: fork: (kernel_clone+0x0/0x3c8) flags=0x4100
+ qemu-system-aar-101     [001] .....    98.000007: sys_enter: NR 122 (69, 80, 0, 0, 0, 0)
+"""
+    assert sandbox.parse(more) == (["CPU 0/KVM: a new process", "qemu-system-aar: sched_setaffinity"], 2), sandbox.parse(more)
+
+
+def libvirt_is_downloaded_only_if_needed() -> None:
+    for words, needed in (([], True), (["default", "cmdqv"], False), (["libvirt"], True), (["check-host-cmdqv"], True), (["--run"], False),
+                          (["--bench"], False), (["--throughput"], False)):
+        assert main.needs_libvirt(main.parse(words)) == needed, words
+
+
+def libvirt_that_cannot_be_had_skips_its_scenarios() -> None:
+    out = io.StringIO()
+    arguments = main.parse(["libvirt", "check-host"])
+    ground = main.Ground(Path("/"), Path("/"), {}, Path("/"), lambda text: None, no_libvirt="no network")
+    scenarios = main.scenarios_of(arguments)
+    with contextlib.redirect_stdout(out):
+        tap = Tap(2)
+        main._run_bed(ground, arguments, Bed.LIBVIRT, scenarios, tap)
+    assert out.getvalue().splitlines() == ["1..2", *(f"ok {number} - e2e: {name} # SKIP no network"
+                                                     for number, name in ((1, "libvirt"), (2, "check-host")))], out.getvalue()
+    assert tap.failed == 0
+
+
 def scenarios_on_request_run_only_when_named() -> None:
     every = main.parse([])
     assert main.qemus_needed(every) == {"rust", "rust-x86", "c", "cmdqv-x86"}
@@ -380,6 +536,18 @@ CASES: list[Callable[[], None]] = [
     goals_are_of_measured_rows_only,
     tables_and_json_have_all_results,
     iort_gives_identifier_of_the_smmu,
+    canwbs_is_taken_from_a_table,
+    domain_of_a_page_is_its_only_one,
+    domain_for_level_1_differs_as_little_as_possible,
+    variants_leave_their_domain_as_it_was,
+    documented_domain_can_be_adapted,
+    documented_arguments_become_the_domains,
+    replies_belong_to_their_commands,
+    statistics_give_what_a_trace_gives,
+    findings_of_check_host_are_read,
+    sandbox_permits_threads_and_no_processes,
+    libvirt_is_downloaded_only_if_needed,
+    libvirt_that_cannot_be_had_skips_its_scenarios,
     scenarios_on_request_run_only_when_named,
     scenario_decides_which_qemus_are_needed,
     skipped_scenario_is_reported_as_such,

@@ -8,17 +8,24 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
-from .consoles import Qmp, Shell, TestbedError
+from .consoles import Shell, TestbedError
 
 _HELP = "LEVEL COMMAND: a level's shell (%s); q COMMAND [JSON]: QMP; an empty line continues"
+
+
+class Monitor(Protocol):
+    """QMP, directly or through libvirt."""
+
+    def command(self, name: str, arguments: dict[str, Any] | None = None) -> Any: ...
 
 
 def wanted() -> bool:
     return bool(os.environ.get("E2E_HOLD"))
 
 
-def _answer(line: str, levels: dict[str, Shell], qmp: Qmp) -> str:
+def _answer(line: str, levels: dict[str, Shell], qmp: Monitor) -> str:
     where, _, rest = line.partition(" ")
     if where in levels:
         status, text = levels[where].attempt(rest, timeout=600)
@@ -30,7 +37,7 @@ def _answer(line: str, levels: dict[str, Shell], qmp: Qmp) -> str:
 
 
 @contextmanager
-def at_end(what: str, levels: dict[str, Shell], qmp: Qmp) -> Iterator[None]:
+def at_end(what: str, levels: dict[str, Shell], qmp: Monitor) -> Iterator[None]:
     """With --hold, stops at the end of the block, whether it has failed or not."""
     try:
         yield
@@ -42,7 +49,7 @@ def at_end(what: str, levels: dict[str, Shell], qmp: Qmp) -> Iterator[None]:
         converse(f"{what} has passed", levels, qmp)
 
 
-def converse(why: str, levels: dict[str, Shell], qmp: Qmp) -> None:
+def converse(why: str, levels: dict[str, Shell], qmp: Monitor) -> None:
     print(f"{why}\n{_HELP % ', '.join(levels)}", file=sys.stderr)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)

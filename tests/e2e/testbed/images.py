@@ -14,6 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import userspace
 from .consoles import TestbedError
 
 GUEST = Path(__file__).resolve().parent.parent / "guest"
@@ -56,6 +57,12 @@ class Cpio:
     def link(self, name: str, target: str) -> None:
         self._parents(name)
         self._entry(name, 0o120777, target.encode())
+
+    def directory_link(self, name: str, target: str) -> None:
+        """A link to a directory, through which the archive may go on. The kernel follows it, so its target must be there."""
+        self._parents(f"{target}/.")
+        self.link(name, target)
+        self._directories.add(name)
 
     def finish(self) -> bytes:
         self._entry("TRAILER!!!", 0, b"")
@@ -108,6 +115,7 @@ class Images:
     kernel: Path  # scripts/kernel's directory
     qemus: dict[str, Path]
     gdbserver: Path | None = None  # for level 1
+    libvirt: Path | None = None  # scripts/libvirt's directory, for level 1
 
     @property
     def image(self) -> Path:
@@ -146,20 +154,37 @@ class Images:
             cpio.file(f"e2e/{BENCHMARK}", benchmark.read_bytes())
         return cpio.finish()
 
-    def _minimal(self) -> Cpio:
-        cpio = Cpio()
+    def _add_minimal(self, cpio: Cpio) -> Cpio:
         cpio.file("init", (GUEST / "l1-init").read_bytes())
         cpio.file("bin/busybox", BUSYBOX.read_bytes())
         for script in ("agent", "rebind", "disk", "counters"):
             cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
         return cpio
 
+    def _add_libvirt(self, cpio: Cpio, tree: Path) -> None:
+        for name, target in userspace.LINKS.items():
+            cpio.directory_link(name, target)
+        for name, item in userspace.files(tree).items():
+            if isinstance(item, str):
+                cpio.link(name, item)
+            elif isinstance(item, bytes):
+                cpio.file(name, item, executable=False)
+            else:
+                cpio.file(name, item.read_bytes(), executable=os.access(item, os.X_OK))
+        cpio.file("e2e/libvirt", (GUEST / "libvirt").read_bytes())
+        # A kernel of the user's own (KERNEL=) may come without it.
+        if (config := self.kernel / "config").is_file():
+            cpio.file("boot/config", config.read_bytes(), executable=False)
+
     def level1_without_guests(self) -> bytes:
         """A level 1 without guests, to read its ACPI tables."""
-        return self._minimal().finish()
+        return self._add_minimal(Cpio()).finish()
 
     def level1(self) -> bytes:
-        cpio = self._minimal()
+        cpio = Cpio()
+        if self.libvirt:
+            self._add_libvirt(cpio, self.libvirt / "tree")
+        self._add_minimal(cpio)
         cpio.file("e2e/Image", self.image.read_bytes(), executable=False)
         cpio.file("e2e/QEMU_EFI.fd", FIRMWARE.read_bytes(), executable=False)
         cpio.file("e2e/l2.cpio", self.guest(), executable=False)
@@ -175,8 +200,10 @@ class Images:
         if self.gdbserver:
             cpio.file("e2e/gdbserver", self.gdbserver.read_bytes())
             libraries |= library_closure(self.gdbserver)
+        present = userspace.libraries(self.libvirt / "tree") if self.libvirt else set()
         for name, path in sorted(libraries.items()):
-            cpio.file(f"lib/{name}", path.read_bytes())
+            if name not in present:
+                cpio.file(f"lib/{name}", path.read_bytes())
         if LOADER not in libraries and libraries:
             raise TestbedError(f"no {LOADER} among the libraries")
         return cpio.finish()

@@ -8,7 +8,7 @@ IORT. QEMU's emulated SMMUv3 is coherent, but its IORT does not say so; Linux ta
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _ROOT_COMPLEX = 2
 _SMMU_V3 = 4
@@ -34,16 +34,25 @@ def smmu_identifier(table: bytes) -> int:
     return int(struct.unpack_from("<I", table, offset + _IDENTIFIER)[0])
 
 
-def with_canwbs(table: bytes) -> bytes:
-    """A copy of the IORT with CANWBS set on every root complex, and the revision raised so that Linux prefers it."""
+def _changed(table: bytes, flags: Callable[[int], int], revisions: int) -> bytes:
+    """A copy with other memory access flags of every root complex, and a higher revision."""
     new = bytearray(table)
     complexes = [offset for kind, offset in _nodes(table) if kind == _ROOT_COMPLEX]
     if not complexes:
         raise ValueError("the IORT has no root complex")
     for offset in complexes:
-        new[offset + _MEMORY_FLAGS] |= _CANWBS
+        new[offset + _MEMORY_FLAGS] = flags(new[offset + _MEMORY_FLAGS])
     (revision,) = struct.unpack_from("<I", new, 24)
-    struct.pack_into("<I", new, 24, revision + 1)
+    struct.pack_into("<I", new, 24, revision + revisions)
     new[9] = 0
     new[9] = -sum(new) & 0xFF
     return bytes(new)
+
+
+def with_canwbs(table: bytes) -> bytes:
+    """A copy of the IORT with CANWBS set on every root complex, and the revision raised so that Linux prefers it."""
+    return _changed(table, lambda flags: flags | _CANWBS, 1)
+
+
+def without_canwbs(table: bytes) -> bytes:
+    return _changed(table, lambda flags: flags & ~_CANWBS, 0)

@@ -90,12 +90,12 @@ class Level0(Machine):
         more = ["-chardev", f"socket,id=gdb,path={gdb},server=on,wait=off", "-device", "virtconsole,chardev=gdb"] if gdb else []
         super().__init__("l0", command, lines, logs, more)
         self.pump.patience *= hardware.patience
-        qmp = Qmp(self.pump, self.streams["l0-qmp"])
-        qmp.connect(20)
+        self.qmp = Qmp(self.pump, self.streams["l0-qmp"])
+        self.qmp.connect(20)
         # For hardware with CMDQV.
-        self.cmdqv = cmdqv_hw.Witness(qmp)
+        self.cmdqv = cmdqv_hw.Witness(self.qmp)
         # Trace of its SMMU: SMMU_ERRORS, and more on request.
-        self.trace = Trace(logs / _LEVEL0_LOG, qmp)
+        self.trace = Trace(logs / _LEVEL0_LOG, self.qmp)
 
     def _devices(self) -> list[str]:
         options = []

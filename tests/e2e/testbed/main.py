@@ -16,12 +16,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from . import (bench, cmdqv_scenarios, emulated_scenarios, hotplug_scenarios, lanes, own_level0_scenarios, report,
-               software_scenarios, throughput)
+from . import (bench, check_host_scenarios, cmdqv_scenarios, emulated_scenarios, hotplug_scenarios, lanes, libvirt_scenarios,
+               own_level0_scenarios, report, software_scenarios, throughput)
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Hardware, Level1
@@ -32,7 +32,8 @@ from .software import Place
 
 Say = Callable[[str], None]
 # Modules that register scenarios when they are imported.
-_MODULES = (cmdqv_scenarios, emulated_scenarios, hotplug_scenarios, own_level0_scenarios, software_scenarios)
+_MODULES = (check_host_scenarios, cmdqv_scenarios, emulated_scenarios, hotplug_scenarios, libvirt_scenarios, own_level0_scenarios,
+            software_scenarios)
 _RUNS_KEPT = 5
 
 
@@ -108,6 +109,11 @@ def qemus_needed(arguments: argparse.Namespace) -> set[str]:
     return needed
 
 
+def needs_libvirt(arguments: argparse.Namespace) -> bool:
+    """Returns whether level 1 must have libvirt, which then is downloaded."""
+    return not (arguments.bench or arguments.throughput or arguments.run) and any(scenario.libvirt for scenario in scenarios_of(arguments))
+
+
 def boots(arguments: argparse.Namespace) -> bool:
     """Returns whether any level is booted."""
     return not arguments.bench or any(bench.ROWS[name].hardware for name in arguments.bench_rows)
@@ -146,6 +152,8 @@ class Ground:
     logs: Path
     say: Say
     gdbserver: Path | None = None
+    libvirt: Path | None = None  # scripts/libvirt's directory
+    no_libvirt: str = ""  # why there is none, if it is needed
 
     @property
     def images(self) -> Images:
@@ -159,14 +167,14 @@ class Ground:
             yield Path(work)
 
     @contextmanager
-    def level1(self, emulator: Path | None = None, hardware: Hardware = Hardware()) -> Iterator[Level1]:
+    def level1(self, emulator: Path | None = None, hardware: Hardware = Hardware(), libvirt: Path | None = None) -> Iterator[Level1]:
         if emulator is None:
             emulator = self.qemus[_CMDQV_LEVEL0] if hardware.cmdqv else STOCK_EMULATOR
         # Different hardware in one run has different logs.
-        logs = self.logs / hardware.name
+        logs = self.logs / (hardware.name or ("libvirt" if libvirt else ""))
         logs.mkdir(exist_ok=True)
         with self._work() as work:
-            level1 = Level1(self.images, work, logs, self.say, emulator, hardware)
+            level1 = Level1(replace(self.images, libvirt=libvirt), work, logs, self.say, emulator, hardware)
             self.say("level 1: ready")
             try:
                 yield level1
@@ -179,8 +187,8 @@ class Ground:
             yield Place(self.images, self.qemus[f"{device}-x86"], work, self.logs, defaults)
 
     @contextmanager
-    def bed(self, bed: Bed, device: str, defaults: Sequence[str] = ()) -> Iterator[Place | Bench]:
-        """The place for scenarios, in which every arm-smmuv3 under test has these properties."""
+    def bed(self, bed: Bed, device: str, defaults: Sequence[str] = (), libvirt: bool = False) -> Iterator[Place | Bench]:
+        """The place for scenarios, in which every arm-smmuv3 under test has these properties, with libvirt if one needs it."""
         if bed in (Bed.SOFTWARE, Bed.OWN_LEVEL0):
             _require(defaults, properties_of(self.qemus[f"{device}-x86"]))
         if bed is Bed.SOFTWARE:
@@ -189,8 +197,13 @@ class Ground:
         elif bed is Bed.NESTED:
             with self.level1() as level1:
                 yield self.bench(level1, device, defaults)
+        elif bed is Bed.LIBVIRT:
+            if self.libvirt is None:
+                raise Skipped(self.no_libvirt)
+            with self.level1(libvirt=self.libvirt) as level1:
+                yield self.bench(level1, device, defaults)
         elif bed is Bed.CMDQV:
-            with self.level1(hardware=Hardware(cmdqv=True)) as level1:
+            with self.level1(hardware=Hardware(cmdqv=True), libvirt=self.libvirt if libvirt else None) as level1:
                 yield self.bench(level1, device, defaults)
         else:
             with self.level1(self.qemus[f"{device}-x86"], Hardware(properties=defaults)) as level1:
@@ -237,20 +250,25 @@ def _run_bed(ground: Ground, arguments: argparse.Namespace, bed: Bed, scenarios:
     todo = list(scenarios)
 
     def run_all() -> None:
-        with ground.bed(bed, arguments.device, arguments.property) as place:
+        with ground.bed(bed, arguments.device, arguments.property, any(scenario.libvirt for scenario in scenarios)) as place:
             while todo:
                 scenario = todo[0]
                 ground.say(f"{scenario.name}: {scenario.summary}")
                 begun, trouble, reason = time.monotonic(), None, ""
                 try:
+                    if scenario.libvirt and ground.libvirt is None:
+                        raise Skipped(ground.no_libvirt)
                     trouble = _attempt(partial(scenario.run, place), ground)
                 except Skipped as skipped:
                     reason = str(skipped)
                 tap.result(todo.pop(0).name, time.monotonic() - begun, trouble, reason)
 
-    if trouble := _attempt(run_all, ground):
-        for scenario in todo:
-            tap.result(scenario.name, 0, trouble)
+    try:
+        trouble, reason = _attempt(run_all, ground), ""
+    except Skipped as skipped:  # the bed cannot be had
+        trouble, reason = None, str(skipped)
+    for scenario in todo:
+        tap.result(scenario.name, 0, trouble, reason)
 
 
 def _own_command(arguments: argparse.Namespace) -> list[str]:
@@ -319,7 +337,9 @@ def run(arguments: argparse.Namespace, cache: Path, kernel: Path, qemus: dict[st
     # Clean up on SIGTERM, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     gdbserver = os.environ.get("E2E_GDBSERVER")
-    ground = Ground(cache, kernel, qemus, _new_log_directory(cache), say, Path(gdbserver) if gdbserver else None)
+    libvirt = os.environ.get("E2E_LIBVIRT")
+    ground = Ground(cache, kernel, qemus, _new_log_directory(cache), say, Path(gdbserver) if gdbserver else None,
+                    Path(libvirt) if libvirt else None, os.environ.get("E2E_NO_LIBVIRT", ""))
     try:
         return _work(ground, arguments)
     except TestbedError as error:

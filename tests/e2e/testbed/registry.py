@@ -15,6 +15,7 @@ class Bed(Enum):
     SOFTWARE = "software"  # one level: a guest under emulation, the device translates
     NESTED = "nested"  # three levels, the lowest is Debian's QEMU
     OWN_LEVEL0 = "own-level0"  # three levels, the lowest is the QEMU under test too
+    LIBVIRT = "libvirt"  # as NESTED, and level 1 has libvirt and Python
     CMDQV = "cmdqv"  # three levels, the lowest is the Rust device with CMDQV hardware beside it (tests/cmdqv-hw)
 
 
@@ -34,15 +35,17 @@ class Scenario:
     run: Run
     qemus: frozenset[str] = frozenset()  # more QEMUs in level 1 than the one to test
     on_request: bool = False  # runs only if it is named
+    libvirt: bool = False  # level 1 must have libvirt, if it can be had
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def register(bed: Bed, name: str, summary: str, *, qemus: Iterable[str] = (), on_request: bool = False) -> Callable[[Run], Run]:
+def register(bed: Bed, name: str, summary: str, *, qemus: Iterable[str] = (), on_request: bool = False,
+             libvirt: bool = False) -> Callable[[Run], Run]:
     def decorate(run: Run) -> Run:
         assert name not in SCENARIOS
-        SCENARIOS[name] = Scenario(bed, name, summary, run, frozenset(qemus), on_request)
+        SCENARIOS[name] = Scenario(bed, name, summary, run, frozenset(qemus), on_request, libvirt)
         return run
 
     return decorate
