@@ -395,6 +395,7 @@ impl Smmuv3 {
         for interrupt in self.irqs.sources() {
             self.init_irq(interrupt);
         }
+        add_read_only(self, c"implementation", c"string", &Self::implementation);
         add_read_only(self, c"statistics", c"Smmuv3Statistics", &Self::statistics);
         add_read_only(self, c"streams", c"Smmuv3Streams", &Self::streams);
         add_read_only(
@@ -482,6 +483,10 @@ impl Smmuv3 {
 /// execute commands from the main loop's I/O handlers, and no loop that the device's work
 /// could run inside itself (for an ioctl, guest memory, or a message to vhost) polls these.
 impl Smmuv3 {
+    fn implementation(&self) -> Value {
+        introspection::implementation()
+    }
+
     fn statistics(&self) -> Value {
         let translations = self.state.lock().statistics;
         introspection::statistics(&AllCounters {

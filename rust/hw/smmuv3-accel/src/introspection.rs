@@ -37,6 +37,11 @@ pub struct AllCounters<'a> {
     pub vcmdqs: [Counters; QUEUES],
 }
 
+/// Returns the property `implementation`, which the C device does not have.
+pub fn implementation() -> Value {
+    "smmuv3-accel (Rust)".to_owned().into()
+}
+
 /// Returns the property `statistics`.
 pub fn statistics(counters: &AllCounters<'_>) -> Value {
     let cmdq = counters.cmdq;

@@ -9,7 +9,7 @@ use serde_json::{json, Value};
 use smmuv3_docs::page;
 use smmuv3_qtest::{
     assigned::{sid, ste, Bench, Setup, EXPLICIT},
-    qemu,
+    qemu, qemu_c,
     smmu::{reg, PATH, SMMUEN},
     Builder, Machine, Smmu,
 };
@@ -17,7 +17,8 @@ use smmuv3_qtest::{
 const PAGE: &str = "statistics.md";
 
 /// The properties and their types.
-const PROPERTIES: [(&str, &str); 3] = [
+const PROPERTIES: [(&str, &str); 4] = [
+    ("implementation", "string"),
     ("statistics", "Smmuv3Statistics"),
     ("streams", "Smmuv3Streams"),
     ("id-registers", "Smmuv3IdRegisters"),
@@ -95,6 +96,19 @@ fn properties_have_a_type_and_no_setter() {
         let error = machine.try_qmp("qom-set", arguments).expect_err(name);
         assert_eq!(error.class, "GenericError");
     }
+}
+
+/// Users distinguish the two devices by this property.
+#[test]
+fn implementation_is_named_by_the_rust_device_only() {
+    assert_eq!(
+        machine("").qom_get(PATH, "implementation"),
+        "smmuv3-accel (Rust)"
+    );
+    let c = Builder::virt(qemu_c()).smmu("").start();
+    let arguments = json!({ "path": PATH, "property": "implementation" });
+    c.try_qmp("qom-get", arguments)
+        .expect_err("no property of the C device");
 }
 
 /// The type's properties are those of the C device: `introspection` compares them.
