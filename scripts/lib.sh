@@ -122,6 +122,15 @@ ensure_host_tools() {
         die "missing tools: ${missing[*]}, and apt-get cannot install ${packages[*]}: install them by hand"
 }
 
+# machine_architecture: prints Debian's name of the machine's architecture, or the kernel's if Debian has none.
+machine_architecture() {
+    case $(uname -m) in
+        x86_64) echo amd64 ;;
+        aarch64) echo arm64 ;;
+        *) dpkg --print-architecture 2>/dev/null || uname -m ;;
+    esac
+}
+
 # Prints DEBIAN_MIRROR, or the Debian mirror of this machine's apt configuration. --no-release-info: container images have no
 # package lists.
 # shellcheck disable=SC2016 # apt expands the quoted variable
