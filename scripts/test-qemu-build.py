@@ -37,6 +37,7 @@ STAND_INS = {
     "in-root": 'exec env "$@"',
     "root": 'echo "$CACHE/root-1"',
     "qemu-fetch": 'realpath "${QEMU_SRC:-$CACHE/qemu-1/src}"',
+    "release-finish": 'echo "$1 in $ROOT_NAME" >"$3/depends"',
 }
 TOOLS = {
     "nm": "cat -- $2",
@@ -63,6 +64,7 @@ build rust/hw/smmuv3-accel/libsmmuv3_accel.rlib: rust_COMPILER accel/lib.rs | ru
 """
 CONFIGURE = f"""
     dirname "$0" >source
+    echo "$@" >options
     cat >build.ninja <<'END'{BUILD_NINJA}END
     mkdir -p qemu-bundle/share
     echo built >trace
@@ -369,6 +371,40 @@ def have_succeeds_for_earlier_sources(world: World) -> None:
     clone.fails("--have", "x86", "x86-c")
 
 
+def release_is_finished_in_its_own_environment(world: World) -> None:
+    clone = world.clone("one", "one")
+    binary = clone.build("release-arm64")
+    assert binary.parent.parent.name == "release-arm64"
+    assert (binary.parent / "depends").read_text() == "arm64 in release-arm64\n"
+    assert not (clone.build("x86").parent / "depends").exists()
+    assert clone.build("release-arm64") == binary and world.ninjas() == 2
+    script(clone.path / "scripts/release-finish", 'echo changed >"$3/depends"')
+    assert (clone.build("release-arm64").parent / "depends").read_text() == "changed\n"
+
+
+def release_has_firmware_if_the_tree_has(world: World) -> None:
+    src = world.new_tree(world.place / "theirs")
+    clone = world.clone("one", "one")
+
+    def build() -> tuple[str, str]:
+        clone.build("release-amd64", QEMU_SRC=str(src))
+        (options,) = world.cache.glob("qemu-own-*/build-release-amd64/options")
+        return options.read_text(), (world.cache / "ninja.targets").read_text()
+
+    options, targets = build()
+    assert "--disable-install-blobs" in options and "edk2" not in targets, (options, targets)
+    (src / "pc-bios").mkdir()
+    (src / "pc-bios/efi-virtio.rom").write_text("")
+    options, targets = build()
+    assert "blobs" not in options and "edk2-aarch64-code.fd" in targets, (options, targets)
+
+
+def kinds_of_different_environments_are_refused(world: World) -> None:
+    for kinds in (("release-amd64", "x86"), ("x86", "release-arm64"), ("release-amd64", "release-arm64")):
+        assert "different environments" in world.clone("one", "one").fails(*kinds)
+    assert not world.ninjas()
+
+
 CASES: list[Callable[[World], None]] = [
     concurrent_clones_get_their_own_device,
     later_build_keeps_binary_of_other_clone,
@@ -389,6 +425,9 @@ CASES: list[Callable[[World], None]] = [
     old_binaries_are_deleted_unless_new_or_running,
     binary_without_its_sanitizer_is_an_error,
     have_succeeds_for_earlier_sources,
+    release_is_finished_in_its_own_environment,
+    release_has_firmware_if_the_tree_has,
+    kinds_of_different_environments_are_refused,
 ]
 
 
