@@ -9,10 +9,10 @@ STARTED := $(or $(STARTED),$(shell date +%s))
 export STARTED
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz compare hostile soak qemu overlay revert clean tools
+.PHONY: help run test check bench fuzz compare hostile soak qemu install uninstall deb test-deb overlay revert clean tools
 
 help: ## print this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: tools ## boot the three levels, run a guest's NVMe I/O through the Rust SMMUv3, and print a table of the device's work
 	@tests/e2e/run --run
@@ -44,6 +44,18 @@ soak: tools ## run hostile guests with long runs for TIME=3600 seconds, and repo
 
 qemu: tools ## build QEMU with the Rust device for this machine and for arm64
 	@scripts/qemu-build x86 arm64
+
+install: tools ## build QEMU for real use and install it beside a distribution's: PREFIX=/usr/local DESTDIR= ARCH= QEMU_SRC=
+	@scripts/install
+
+uninstall: tools ## delete what make install has installed: PREFIX= DESTDIR=
+	@scripts/install --remove
+
+deb: tools ## build a Debian package of that QEMU and print its path: OUT=directory ARCH= QEMU_SRC=
+	@scripts/deb
+
+test-deb: tools ## install that package beside Debian's QEMU in a new Debian system, boot Debian's kernel with it, remove it: DEB=
+	@scripts/test-deb $(if $(DEB),"$(DEB)")
 
 overlay: tools ## add the Rust device to the source tree QEMU_SRC
 	@scripts/qemu-overlay apply

@@ -26,10 +26,11 @@ SCRIPTS = Path(__file__).resolve().parent
 PROJECT = SCRIPTS.parent
 ROOT, IN_ROOT, KERNEL, LIBVIRT, HOST_TOOLS, QEMU_FETCH = (
     SCRIPTS / name for name in ("root", "in-root", "kernel", "libvirt", "host-tools", "qemu-fetch"))  # fmt: skip
+INSTALL, DEB = SCRIPTS / "install", SCRIPTS / "deb"
 TOOLS = ("awk", "bash", "basename", "cat", "chmod", "cp", "cut", "date", "df", "dirname", "env", "find", "flock", "grep", "head", "ls",
          "make", "mkdir", "mv", "nproc", "realpath", "rm", "sed", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "touch",
          "tr", "true", "uname", "xz")  # fmt: skip
-ENTERING = (ROOT, IN_ROOT, KERNEL, LIBVIRT, QEMU_FETCH)  # the scripts that make and enter the build environment
+ENTERING = (ROOT, IN_ROOT, KERNEL, LIBVIRT, QEMU_FETCH, INSTALL, DEB)  # the scripts that make and enter the build environment
 MIRROR = "https://mirror.example/debian"
 
 # What each stub does unless a test replaces it; "$0" is its own path.
@@ -66,7 +67,8 @@ class Machine:
                 (self.bin / tool).symlink_to(found)
         for name, text in STUBS.items():
             self.stub(name, text)
-        self.environment = {"PATH": str(self.bin), "CACHE": str(self.cache), "HOME": str(directory / "home"), "LANG": "C.UTF-8"}
+        self.environment = {"PATH": str(self.bin), "CACHE": str(self.cache), "HOME": str(directory / "home"), "LANG": "C.UTF-8",
+                            "DESTDIR": str(directory / "installed")}  # fmt: skip
 
     def stub(self, name: str, text: str) -> None:
         path = self.bin / name
@@ -136,6 +138,31 @@ def environment_is_made_and_entered(machine: Machine) -> None:
     # a directory that is not in the build environment
     status, out, err = machine.run(IN_ROOT, "pwd", directory=machine.directory)
     assert (status, out, err) == (0, "/\n", ""), (status, out, err)
+
+
+def installation_has_an_environment_of_its_own(machine: Machine) -> None:
+    """QEMU for an installation is built natively on arm64, and for both architectures on x86-64."""
+    log = machine.directory / "commands"
+    machine.stub("chroot", f'echo "$*" >>{log}')
+    paths = set()
+    for processor, name, foreign, wanted, unwanted in (
+        ("x86_64", "release-amd64", "", " libslirp-dev ", "arm64"),
+        ("x86_64", "release-arm64", "arm64", " libslirp-dev:arm64 .*crossbuild-essential-arm64 ", "libslirp-dev "),
+        ("aarch64", "release-arm64", "", " libslirp-dev ", "arm64 "),
+        ("x86_64", "", "arm64", " libfdt-dev:arm64 ", "libslirp"),
+    ):
+        machine.stub("uname", f"echo {processor}")
+        machine.environment["ROOT_NAME"] = name
+        log.write_text("")
+        paths.add(machine.root())
+        said = log.read_text().replace("root-release-", "root-")  # of the path
+        assert f"update {foreign}\n" in said, (name, said)
+        assert re.search(wanted, said) and not re.search(unwanted, said), (name, said)
+    assert len(paths) == 4, paths
+    for processor, name in (("aarch64", "release-amd64"), ("aarch64", ""), ("x86_64", "release-riscv64")):
+        machine.stub("uname", f"echo {processor}")
+        machine.environment["ROOT_NAME"] = name
+        refused(machine, ROOT, "x86-64", processor)
 
 
 def environment_does_not_depend_on_umask(machine: Machine) -> None:
