@@ -112,9 +112,9 @@ def refusals(bench: Bench) -> None:
             ("cmdqv='on' on a host without", domains.with_driver(page, cmdqv="on"), {"rust": "cmdqv", "c": "CMDQV"}),
             ("a hostdev without iommufd", domains.without_iommufd(page), {"rust": "iommufd", "c": "iommufd"}),
             ("oas='48' on a host with 44 bits", domains.with_driver(page, oas="48"), {"rust": "oas.*48.*44", "c": "44-bit"}),
-            # libvirt puts virtio-serial on the free port behind the SMMU.
-            ("an endpoint that would stay untranslated", domains.without_hostdev(domains.with_driver(page, **HOST)),
-             {"rust": "must come before", "c": "code should not be reached"}),
+            # libvirt puts virtio-serial on the free port behind the SMMU, and before it on the command line.
+            ("an emulated endpoint behind cmdqv='on'", domains.without_hostdev(domains.with_driver(page, **HOST, cmdqv="on")),
+             {"rust": "emulated endpoint .* cannot be behind", "c": "code should not be reached"}),
         ):
             error = daemon.refusal_of(domain)
             expect(re.search(patterns[bench.qemu], error) is not None, f"{what} was refused with:\n{error}")
