@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import partial
 
 from . import unmap
-from .checks import HARMLESS, copy_and_compare, expect, parallel_jobs
+from .checks import HARMLESS, SMALL_HOTPLUG_WINDOWS, copy_and_compare, expect, parallel_jobs, plug, unplug
 from .cmdqv_hw import Vintf, Witness
 from .consoles import TestbedError
 from .counters import Counts
-from .hotplug_scenarios import background_io
-from .levels import ASSIGNABLE, Guest, GuestConfig
+from .hotplug_scenarios import background_io, reads_that_fail
+from .levels import ASSIGNABLE, HUGE_PAGES, REFUSING, Guest, GuestConfig
 from .registry import Bed, register
-from .scenarios import Bench, check_counts, small_reads, start_reading
+from .scenarios import UNREMARKABLE, Bench, check_counts, small_reads, start_reading
 
 baseline = partial(register, Bed.CMDQV, qemus=("c",))
 scenario = partial(register, Bed.CMDQV)
@@ -34,6 +34,9 @@ GUEST_COMMANDS = {"TLBI_NH_ASID", "TLBI_NH_VA", "ATC_INV", "SYNC"}
 _UNMAP = "arm_smmu_iotlb_sync"  # Linux calls it once for each unmap
 _BYPASS = "/sys/kernel/debug/iommu/tegra241_cmdqv/bypass_vcmdq"
 # Commands that a guest's queue does not execute; the last is for a StreamID that the guest does not have.
+# IOMMU_HW_QUEUE_ALLOC (0x3b94), and what the host answers if the queue's memory is not contiguous: EFAULT.
+_REFUSED_QUEUES = "0x3b94:14"
+_REFUSAL = re.compile(rf"{UNREMARKABLE.pattern}|QEMU executes VCMDQ [01], because the host refuses it: .*Bad address")
 ILLEGAL = {"TLBI_NH_ALL": 0x10, "TLBI_NSNH_ALL": 0x30, "CFGI_STE": 0x03, "ATC_INV": 0x40 | 0xFFFF << 32}
 
 
@@ -171,26 +174,33 @@ class GuestQueue:
     """Queue 0 of a guest with one vCPU, behind the back of its driver, which owns it: by /dev/mem."""
 
     _PAGE_0, _PAGE_1 = 0x30000, 0x40000
+    _BASE = 0x00
     _PROD, _GERROR, _GERRORN = 0x04, 0x10, 0x14
     _SYNC = 0x46
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._registers = int(guest.run("grep -i nvda200c /proc/iomem").split("-")[0], 16)
-        low, high = (self._read(self._PAGE_1 + offset) for offset in (0, 4))
-        self._entries = 1 << (low & 0x1F)
+        low, high = (self._read(self._PAGE_1 + self._BASE + offset) for offset in (0, 4))
+        self._base = high << 32 | low
+        self.entries = 1 << (low & 0x1F)
         self._memory = high << 32 | low & ~0x1F
 
     def _read(self, offset: int) -> int:
         return int(self._guest.run(f"devmem {self._registers + offset:#x} 32"), 16)
 
     def _submit(self, count: int) -> None:
-        prod = (self._read(self._PAGE_0 + self._PROD) + count) % (2 * self._entries)
+        prod = (self._read(self._PAGE_0 + self._PROD) + count) % (2 * self.entries)
         self._guest.run(f"devmem {self._registers + self._PAGE_0 + self._PROD:#x} 32 {prod:#x}")
+
+    def move(self) -> None:
+        """Gives the queue other memory, and its own again, while the guest has nothing to invalidate."""
+        for base in (self._base + 16 * self.entries, self._base):
+            self._guest.run(f"devmem {self._registers + self._PAGE_1 + self._BASE:#x} 64 {base:#x}")
 
     def give(self, word: int) -> None:
         """Submits a command that the queue must stop at, and waits until the driver has acknowledged the error."""
-        index = self._read(self._PAGE_0 + self._PROD) % self._entries
+        index = self._read(self._PAGE_0 + self._PROD) % self.entries
         at = self._memory + 16 * index
         self._guest.run(f"devmem {at:#x} 64 {word:#x} && devmem {at + 8:#x} 64 0")
         self._submit(1)
@@ -200,13 +210,13 @@ class GuestQueue:
 
     def rewind(self, given: int) -> None:
         """Submits CMD_SYNCs until PROD and CONS are where the driver left them: it does not know of `given` commands."""
-        size = 16 * self._entries
+        size = 16 * self.entries
         sync = f"\\{self._SYNC:03o}" + 15 * r"\0"
-        self._guest.run(f"""for i in $(seq {self._entries}); do printf '{sync}'; done >syncs &&
+        self._guest.run(f"""for i in $(seq {self.entries}); do printf '{sync}'; done >syncs &&
             dd if=syncs of=/dev/mem bs={size} seek={self._memory // size} conv=notrunc 2>&1""")
-        left = -given % (2 * self._entries)
+        left = -given % (2 * self.entries)
         while left:
-            step = min(left, self._entries - 1)
+            step = min(left, self.entries - 1)
             self._submit(step)
             left -= step
 
@@ -283,6 +293,87 @@ def cmdqv_bypass(bench: Bench) -> None:
         expect(not vintf.commands, f"the guest bypasses its queues, which have executed {vintf}")
         guest.run(f"echo 0 >{_BYPASS}")
         vcmdq_io(bench, guest)
+
+
+@scenario("cmdqv-refused", "the host refuses the guest's queues: QEMU executes them; after a reboot the host takes them")
+def cmdqv_refused(bench: Bench) -> None:
+    bench.level1.shell.run(f"touch {REFUSING}")
+    config = bench.config("cmdqv-refused", properties=",cmdqv=on", refused=_REFUSED_QUEUES)
+    with bench.guest(config, remarks=_REFUSAL) as guest:
+        expect(has_companion(guest), "the guest's driver has found no CMDQV")
+        expect(queues_of(guest) == (0, 2), f"of the guest's queues (hardware, software) have {queues_of(guest)}")
+        with witness(bench).watch() as vintfs, guest.measure() as measurement:
+            copy_and_compare(bench, guest)
+            small_reads(guest, READS)
+        expect(measurement.result.kernel_ioctls > 0, "no invalidation has reached the host")
+        expect(not any(vintf.commands for vintf in vintfs if vintf.is_guests), f"the hardware has executed {vintfs}")
+
+        bench.level1.shell.run(f"rm {REFUSING}")
+        guest.qmp.discard_events()
+        guest.shell.start("reboot -f")
+        guest.qmp.wait_event("RESET", 30, guest=True)
+        guest.wait_booted()
+        expect_in_use(bench, guest)
+        expect(queues_of(guest) == (2, 0), f"of the guest's queues (hardware, software) have {queues_of(guest)}")
+        vcmdq_io(bench, guest)
+    expect_released(bench)
+
+
+def queues_of(guest: Guest) -> tuple[int, int]:
+    """How many of the guest's queues the hardware executes, and how many QEMU does."""
+    found = guest.qmp.command("qom-get", {"path": "/machine/peripheral/smmu0", "property": "statistics"})["cmdqv"]
+    return found["in-hardware"], found["in-software"]
+
+
+@scenario("cmdqv-unplug", "the last device of an SMMU with CMDQV is unplugged, then under I/O: its VINTF is free; it returns, and so do the queues")
+def cmdqv_unplug(bench: Bench) -> None:
+    config = bench.config("cmdqv-unplug", properties=",cmdqv=on", append=SMALL_HOTPLUG_WINDOWS)
+    with cmdqv_guest(bench, config) as guest:
+        vcmdq_io(bench, guest)
+        unplug(guest, "disk0")
+        expect_released(bench)
+        plug(guest, "disk0")
+        expect_in_use(bench, guest)
+        vcmdq_io(bench, guest)
+        with reads_that_fail(guest, "disk0"):
+            unplug(guest, "disk0")
+        expect_released(bench)
+        plug(guest, "disk0")
+        expect_in_use(bench, guest)
+        vcmdq_io(bench, guest)
+
+
+@more("cmdqv-base", "BASE of a queue is rewritten below a live one: both continue; so does the guest that boots next")
+def cmdqv_base(bench: Bench) -> None:
+    with cmdqv_guest(bench, bench.config("cmdqv-base", properties=",cmdqv=on")) as guest:
+        vcmdq_io(bench, guest)
+        GuestQueue(guest).move()
+        expect_in_use(bench, guest)
+        vcmdq_io(bench, guest)
+        guest.qmp.discard_events()
+        guest.shell.start("reboot -f")
+        guest.qmp.wait_event("RESET", 30, guest=True)
+        guest.wait_booted()
+        expect_in_use(bench, guest)
+        vcmdq_io(bench, guest)
+
+
+@more("cmdqv-huge", "guest memory of huge pages: the guest has longer queues in hardware")
+def cmdqv_huge(bench: Bench) -> None:
+    with huge_pages(bench, 256), cmdqv_guest(bench, bench.config("cmdqv-huge", properties=",cmdqv=on", huge_pages=True)) as guest:
+        entries = GuestQueue(guest).entries
+        expect(entries > 256, f"the guest's queue has {entries} entries, as many as one small page has")
+        vcmdq_io(bench, guest)
+
+
+@contextmanager
+def huge_pages(bench: Bench, count: int) -> Iterator[None]:
+    """Huge pages of level 1, for a guest's memory."""
+    shell = bench.level1.shell
+    shell.run(f"""mkdir -p {HUGE_PAGES} && mount -t hugetlbfs none {HUGE_PAGES} && echo {count} >/proc/sys/vm/nr_hugepages &&
+        grep -qx {count} /proc/sys/vm/nr_hugepages""")
+    yield
+    shell.run(f"echo 0 >/proc/sys/vm/nr_hugepages; umount {HUGE_PAGES}")
 
 
 @contextmanager

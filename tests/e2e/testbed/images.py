@@ -25,6 +25,7 @@ LOADER = "ld-linux-aarch64.so.1"
 BENCHMARK = "dma_map_benchmark"
 TOOLS = ["directio", "badcmd", "isolation", "netloop", "iorate"]
 CC = ["aarch64-linux-gnu-gcc", "-static", "-pthread", "-O2", "-Wall", "-Wextra", "-Werror"]
+SHARED_CC = ["aarch64-linux-gnu-gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 class Cpio:
@@ -140,6 +141,11 @@ class Images:
         source = GUEST / f"{name}.c"
         return self._cached(name, [*CC, source, "-o"], source, *sorted(GUEST.glob("*.h"))).read_bytes()
 
+    def _preloaded(self, name: str) -> bytes:
+        """A library that takes the place of functions of QEMU's C library."""
+        source = GUEST / f"{name}.c"
+        return self._cached(name, [*SHARED_CC, source, "-o"], source).read_bytes()
+
     def guest(self) -> bytes:
         """Level 2, or the guest that is alone on an emulated machine."""
         cpio = Cpio()
@@ -190,6 +196,7 @@ class Images:
         cpio.file("e2e/l2.cpio", self.guest(), executable=False)
         for tool in ("directio", "vintfs"):
             cpio.file(f"e2e/{tool}", self._tool(tool))
+        cpio.file("e2e/refusing.so", self._preloaded("refusing"))
         libraries: dict[str, Path] = {}
         for name, binary in self.qemus.items():
             if not binary.is_file():

@@ -38,6 +38,10 @@ SLOTS = (0, 1)
 _LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _GUEST_LINES))
 
 
+# In level 1: while this file exists, ioctls are refused (tests/e2e/guest/refusing.c); the directory of huge pages.
+REFUSING = "/tmp/refusing"
+HUGE_PAGES = "/huge"
+
 # The console of level 1 behind those lines: gdbserver's, which leads to a socket for gdb.
 _GDB_CONSOLE = f"/dev/hvc{len(_LINES)}"
 
@@ -119,6 +123,8 @@ class GuestConfig:
     trace: bool = True
     append: str = ""
     slot: int = 0
+    huge_pages: bool = False  # of level 1, for the guest's memory
+    refused: str = ""  # "NUMBER:ERRNO": an ioctl that fails while REFUSING exists in level 1
 
     @property
     def trace_file(self) -> str:
@@ -146,13 +152,16 @@ class GuestConfig:
         return next(port for _, port, device in self.ports() if device == name)
 
     def command(self) -> list[str]:
-        words = [f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
+        environment = ["env", "LD_PRELOAD=/e2e/refusing.so", f"REFUSED={self.refused}", f"REFUSING={REFUSING}"] if self.refused else []
+        words = [*environment, f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
                  "-append", f"console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 {self.append}".strip(), "-nodefaults", "-display", "none",
                  "-serial", "chardev:console", "-mon", "chardev=qmp,mode=control",
                  # Not behind an accelerated SMMU, so that no unmap of theirs is counted.
                  "-device", "virtio-serial-pci,bus=pcie.0", "-device", "virtconsole,chardev=shell",
                  "-object", "iommufd,id=iommufd0"]
+        if self.huge_pages:
+            words += ["-mem-path", HUGE_PAGES, "-mem-prealloc"]
         for name in _GUEST_LINES:
             # A device option refers to its character device wherever on the line that is.
             words += ["-chardev", f"serial,id={name},path=/dev/hvc{_LINES.index(self.line(name))}"]

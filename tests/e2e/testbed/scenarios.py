@@ -32,8 +32,11 @@ class Bench:
     defaults: Sequence[str] = ()
 
     @contextmanager
-    def guest(self, config: GuestConfig, harmless: re.Pattern[str] = HARMLESS) -> Iterator[Guest]:
-        """A guest; when the block has ended well, both kernels' logs must be clean but for what is `harmless`."""
+    def guest(self, config: GuestConfig, harmless: re.Pattern[str] = HARMLESS, remarks: re.Pattern[str] = UNREMARKABLE) -> Iterator[Guest]:
+        """A guest; when the block has ended well, both kernels' logs must be clean but for what is `harmless`.
+
+        `remarks`: what QEMU may report.
+        """
         self.level1.log.set_mark(config.name)
         with self.level1.guest(config) as guest:
             yield guest
@@ -41,7 +44,7 @@ class Bench:
                 if errors := log.errors(harmless):
                     raise TestbedError(f"{where}'s kernel reports:\n" + "\n".join(errors[:20]))
             expect(guest.running(), f"QEMU has ended:\n{guest.output()}")
-            complaints = [line for line in guest.output().splitlines() if not UNREMARKABLE.search(line)]
+            complaints = [line for line in guest.output().splitlines() if not remarks.search(line)]
             expect(not complaints, "QEMU reports:\n" + "\n".join(complaints[:20]))
 
     def host_sha256(self, disk: str, offset: int, size: int) -> str:
