@@ -249,10 +249,7 @@ def recoveries(guest: Guest) -> int:
 def cmdqv_reboot(bench: Bench) -> None:
     with cmdqv_guest(bench, bench.config("cmdqv-reboot", properties=",cmdqv=on")) as guest:
         vcmdq_io(bench, guest)
-        guest.qmp.discard_events()
-        guest.shell.start("reboot -f")
-        guest.qmp.wait_event("RESET", 30, guest=True)
-        guest.wait_booted()
+        guest.reboot()
         expect_in_use(bench, guest)
         vcmdq_io(bench, guest)
 
@@ -309,10 +306,7 @@ def cmdqv_refused(bench: Bench) -> None:
         expect(not any(vintf.commands for vintf in vintfs if vintf.is_guests), f"the hardware has executed {vintfs}")
 
         bench.level1.shell.run(f"rm {REFUSING}")
-        guest.qmp.discard_events()
-        guest.shell.start("reboot -f")
-        guest.qmp.wait_event("RESET", 30, guest=True)
-        guest.wait_booted()
+        guest.reboot()
         expect_in_use(bench, guest)
         expect(queues_of(guest) == (2, 0), f"of the guest's queues (hardware, software) have {queues_of(guest)}")
         vcmdq_io(bench, guest)
@@ -350,10 +344,7 @@ def cmdqv_base(bench: Bench) -> None:
         GuestQueue(guest).move()
         expect_in_use(bench, guest)
         vcmdq_io(bench, guest)
-        guest.qmp.discard_events()
-        guest.shell.start("reboot -f")
-        guest.qmp.wait_event("RESET", 30, guest=True)
-        guest.wait_booted()
+        guest.reboot()
         expect_in_use(bench, guest)
         vcmdq_io(bench, guest)
 

@@ -239,6 +239,13 @@ class Guest:
     def wait_booted(self, seconds: float = 90) -> None:
         self._wait(self.shell.wait_ready, seconds, "shell")
 
+    def reboot(self) -> None:
+        """Has the guest's kernel reboot, and waits until it has booted again."""
+        self.qmp.discard_events()
+        self.shell.start("reboot -f")
+        self.qmp.wait_event("RESET", 30, guest=True)
+        self.wait_booted()
+
     def connect(self) -> None:
         self._wait(self.qmp.connect, 20, "QMP greeting")
         self.wait_booted()

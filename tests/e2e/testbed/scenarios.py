@@ -171,10 +171,7 @@ def two_vcpus(bench: Bench) -> None:
 def reboot(bench: Bench) -> None:
     with bench.guest(bench.config("reboot")) as guest:
         first = copy_and_compare(bench, guest)
-        guest.qmp.discard_events()
-        guest.shell.start("reboot -f")
-        guest.qmp.wait_event("RESET", 30, guest=True)
-        guest.wait_booted()
+        guest.reboot()
         again = guest.run(f"directio read $(disk disk0) 0 {MIB} 8 | sha256sum").split()[0]
         expect(again == first, f"after the reboot level 2 reads {again}, not {first}")
         copy_and_compare(bench, guest)
