@@ -46,7 +46,8 @@ use util::{
 
 use crate::{
     accel::{
-        cmdq::AccelBackend, probe_cmdqv, Accel, Owner, VcmdqErrors, VeventQ, Vintf, VintfRequest,
+        cmdq::{AccelBackend, NoCaches},
+        probe_cmdqv, Accel, Owner, VcmdqErrors, VeventQ, Vintf, VintfRequest,
     },
     cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
     cmdqv::{self, CmdqvRegions, CmdqvUnit, Surroundings},
@@ -595,10 +596,13 @@ impl Smmuv3 {
             if self.assigned.is_pending() {
                 self.record_all(self.assigned.begin_commands());
             }
-            run.consume(state, irqs, &mut self.accel_backend())
+            if self.endpoints.is_empty() {
+                run.consume(state, irqs, &mut self.host_with(NoCaches))
+            } else {
+                run.consume(state, irqs, &mut self.host_with(self.own_caches()))
+            }
         } else {
-            let mut backend = SoftwareBackend::new(state, &self.notified, &self.events, irqs);
-            run.consume(state, irqs, &mut backend)
+            run.consume(state, irqs, &mut self.own_caches())
         }
     }
 
@@ -697,12 +701,14 @@ impl Smmuv3 {
         properties.is_some_and(|properties| properties.cmdqv == Auto::Value(true))
     }
 
-    /// Returns the backend of the Command queue with assigned devices, for one run.
-    fn accel_backend(&self) -> AccelBackend<'_, SoftwareBackend<'_>> {
-        let (state, irqs) = (&self.state, &self.irqs);
-        let local = (!self.endpoints.is_empty())
-            .then(|| SoftwareBackend::new(state, &self.notified, &self.events, irqs));
-        AccelBackend::new(&self.assigned, state, self.upcast(), local)
+    /// Returns the host of the assigned devices, for one run of a consumer.
+    fn host_with<L>(&self, own: L) -> AccelBackend<'_, L> {
+        AccelBackend::new(&self.assigned, &self.state, self.upcast(), own)
+    }
+
+    /// Returns this SMMU's own caches, for one run of a consumer.
+    fn own_caches(&self) -> SoftwareBackend<'_> {
+        SoftwareBackend::new(&self.state, &self.notified, &self.events, &self.irqs)
     }
 }
 
@@ -786,11 +792,15 @@ impl Smmuv3 {
         if self.assigned.is_pending() {
             self.record_all(self.assigned.begin_commands());
         }
-        let mut backend = self.accel_backend();
         let mut interrupts = self.vcmdqs.interrupts();
         let state = &self.state;
-        let progress =
-            consumer.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend);
+        let progress = if self.endpoints.is_empty() {
+            let mut backend = self.host_with(NoCaches);
+            consumer.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend)
+        } else {
+            let mut backend = self.host_with(self.own_caches());
+            consumer.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend)
+        };
         self.vcmdqs.finish(run);
         progress
     }
@@ -871,8 +881,7 @@ impl Smmuv3 {
         }
         let decoded = decode(command, &self.state.features())?;
         self.flush_events();
-        let mut backend =
-            SoftwareBackend::new(&self.state, &self.notified, &self.events, &self.irqs);
+        let mut backend = self.own_caches();
         match decoded {
             Command::Invalidate(invalidation) => {
                 backend.invalidate(&[invalidation]).map_err(|_| Illegal)

@@ -22,35 +22,75 @@ use super::{
 };
 use crate::{deadline::TimeSlice, state::GuestState};
 
-/// The host, for one run of the consumer.
-///
-/// `L` executes commands in the SMMU's own caches, at once and without fail.
+/// The SMMU's own caches beside those of the host. They execute commands at once and without
+/// fail.
+pub trait OwnCaches {
+    /// Executes a command.
+    fn execute(&mut self, command: &Invalidation) -> LocalEffect;
+
+    /// Invalidates the configurations of the streams in `first..=last`.
+    fn execute_configurations(&mut self, first: u32, last: u32);
+
+    /// Returns whether the time slice is used up.
+    fn has_used_slice(&mut self) -> bool;
+}
+
+impl<L: Backend> OwnCaches for L {
+    fn execute(&mut self, command: &Invalidation) -> LocalEffect {
+        let _ = self.invalidate(&[*command]);
+        // fewer at once if each may have to wait for vhost
+        if self.batch_limit() < MAX_BATCH {
+            LocalEffect::Waited
+        } else {
+            LocalEffect::Executed
+        }
+    }
+
+    fn execute_configurations(&mut self, first: u32, last: u32) {
+        self.invalidate_configurations(first, last);
+    }
+
+    fn has_used_slice(&mut self) -> bool {
+        self.deadline_expired()
+    }
+}
+
+/// No caches. A type of its own, because the doorbell of an SMMU with assigned devices alone
+/// must not pay for the others.
+pub struct NoCaches;
+
+impl OwnCaches for NoCaches {
+    fn execute(&mut self, _command: &Invalidation) -> LocalEffect {
+        LocalEffect::None
+    }
+
+    fn execute_configurations(&mut self, _first: u32, _last: u32) {}
+
+    fn has_used_slice(&mut self) -> bool {
+        false
+    }
+}
+
+/// The host, for one run of the consumer, beside the SMMU's own caches `L`.
 pub struct AccelBackend<'a, L> {
     accel: &'a Accel,
     state: &'a GuestState,
     /// For its name only
     smmu: &'a DeviceState,
-    /// None if no translation is cached there
-    local: Option<L>,
+    own: L,
     slice: TimeSlice,
     /// Duration of the last call of the host in nanoseconds, if there was one
     last_call: Option<u64>,
 }
 
 impl<'a, L> AccelBackend<'a, L> {
-    /// Returns the host of the devices behind `smmu`, and its own caches `local` if they are
-    /// used.
-    pub fn new(
-        accel: &'a Accel,
-        state: &'a GuestState,
-        smmu: &'a DeviceState,
-        local: Option<L>,
-    ) -> Self {
+    /// Returns the host of the devices behind `smmu`, beside its own caches `own`.
+    pub fn new(accel: &'a Accel, state: &'a GuestState, smmu: &'a DeviceState, own: L) -> Self {
         Self {
             accel,
             state,
             smmu,
-            local,
+            own,
             slice: TimeSlice::new(),
             last_call: None,
         }
@@ -86,26 +126,14 @@ impl<'a, L> AccelBackend<'a, L> {
     }
 }
 
-impl<L: Backend> Backend for AccelBackend<'_, L> {
+impl<L: OwnCaches> Backend for AccelBackend<'_, L> {
     #[inline]
     fn invalidate_locally(&mut self, command: &Invalidation) -> LocalEffect {
-        let Some(local) = self.local.as_mut() else {
-            return LocalEffect::None;
-        };
-        // the device's own caches do not fail
-        let _ = local.invalidate(&[*command]);
-        // fewer at once if each may have to wait for vhost
-        if local.batch_limit() < MAX_BATCH {
-            LocalEffect::Waited
-        } else {
-            LocalEffect::Executed
-        }
+        self.own.execute(command)
     }
 
     fn invalidate_configurations(&mut self, first: u32, last: u32) {
-        if let Some(local) = self.local.as_mut() {
-            local.invalidate_configurations(first, last);
-        }
+        self.own.execute_configurations(first, last);
     }
 
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
@@ -210,8 +238,7 @@ impl<L: Backend> Backend for AccelBackend<'_, L> {
     }
 
     fn deadline_expired(&mut self) -> bool {
-        let local = self.local.as_mut();
-        self.slice.is_over() || local.is_some_and(Backend::deadline_expired)
+        self.slice.is_over() || self.own.has_used_slice()
     }
 
     fn is_gone(&mut self) -> bool {
