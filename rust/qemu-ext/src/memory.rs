@@ -32,7 +32,7 @@ use hwcore::prelude::*;
 use qom::prelude::*;
 use system::{MemoryRegion, MemoryRegionOps};
 
-use crate::{bindings, page_window::PageWindow};
+use crate::{bindings, object::ObjectExt, page_window::PageWindow};
 
 /// Makes `region`, a field of `device` that was all-zeroes before it was realized, an I/O
 /// region. One that is realized again has it already.
@@ -121,6 +121,39 @@ pub fn smallest_ram_page() -> u64 {
         size
     };
     u64::try_from(size).unwrap_or(0)
+}
+
+/// The container of memory that can be plugged in and out: DIMMs, virtio-mem, and others.
+const DEVICE_MEMORY: &CStr = c"device-memory";
+
+/// Returns whether the `size` bytes at a guest physical address are RAM of the machine itself, which
+/// is there as long as the machine runs. RAM of a device, which can be unplugged or
+/// move to another address, is not: a DIMM, virtio-mem, or the BAR of a PCI function.
+pub fn is_permanent_ram(address: u64, size: u64) -> bool {
+    assert!(bql::is_locked());
+    // SAFETY: the BQL protects the tree of regions. `memory_region_find` takes a reference of
+    // the region that it finds, whose containers and owners stay with it.
+    unsafe {
+        let memory = system::bindings::get_system_memory();
+        let found = system::bindings::memory_region_find(memory, address, size);
+        if found.mr.is_null() {
+            return false;
+        }
+        let mut top = found.mr;
+        while !(*top).container.is_null() && (*top).container != memory {
+            top = (*top).container;
+        }
+        let owner = (*top).owner;
+        let is_of_device = (*found.mr).ram_device
+            || (!owner.is_null() && Object::from_raw(owner).is_a(c"device"))
+            || CStr::from_ptr((*top).name) == DEVICE_MEMORY;
+        // the top of a BAR's is the space of its bus, of which the machine has an alias
+        let is_in_memory = (*top).container == memory;
+        let is_whole = u64::try_from(found.size).is_ok_and(|found| found >= size);
+        let is_permanent = (*found.mr).ram && is_in_memory && is_whole && !is_of_device;
+        system::bindings::memory_region_unref(found.mr);
+        is_permanent
+    }
 }
 
 /// Returns `region`, a field of `device`, unless it is initialized: a device that is realized

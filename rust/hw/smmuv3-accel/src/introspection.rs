@@ -80,6 +80,7 @@ fn cmdqv(status: &CmdqvStatus, vcmdqs: &[Counters; QUEUES]) -> Value {
         (c"stuck", status.is_stuck.into()),
         (c"allocations", counters.allocations.into()),
         (c"refused", counters.refused.into()),
+        (c"outside-ram", counters.outside_ram.into()),
         (c"postponed", counters.postponed.into()),
         (c"releases", counters.releases.into()),
         (c"release-failures", counters.release_failures.into()),

@@ -16,5 +16,6 @@ mod failures;
 mod isolation;
 mod last_device;
 mod limits;
+mod memory;
 mod queues;
 mod simulated_hardware;

@@ -12,6 +12,8 @@ pub struct CmdqvCounters {
     pub allocations: u64,
     /// Queues that the host has refused
     pub refused: u64,
+    /// Queues that the host was not asked for, because their memory can be unplugged
+    pub outside_ram: u64,
     /// Queues that the host was not asked for: see [`Releases`](super::host::Releases)
     pub postponed: u64,
     /// Queues that the host has released

@@ -88,6 +88,15 @@ impl HostPage for HostQueues<'_> {
     }
 }
 
+impl HostQueues<'_> {
+    /// Reports why a queue stays in software.
+    fn report_refusal(&mut self, message: String) {
+        if self.refusals.failure() {
+            report(&Error::msg(message));
+        }
+    }
+}
+
 impl Host for HostQueues<'_> {
     fn show_page(&mut self, is_visible: bool) {
         if is_visible {
@@ -103,6 +112,17 @@ impl Host for HostQueues<'_> {
         let Some(vintf) = viommu.vintf.as_mut() else {
             return false;
         };
+        // The host pins the memory of its queues. VFIO could not unmap memory that is unplugged,
+        // and would end QEMU when other memory is plugged in at the same address.
+        if !memory::is_permanent_ram(queue.address, queue.bytes()) {
+            count(&mut self.counters.outside_ram);
+            self.report_refusal(format!(
+                "{}: QEMU executes VCMDQ {lvcmdq}, because its memory is not in the machine's own RAM, which \
+                 cannot be unplugged",
+                self.smmu.name()
+            ));
+            return false;
+        }
         if self.releases.is_exhausted() {
             count(&mut self.counters.postponed);
             return false;
@@ -115,12 +135,10 @@ impl Host for HostQueues<'_> {
             }
             Err(failure) => {
                 count(&mut self.counters.refused);
-                if self.refusals.failure() {
-                    report(&Error::msg(format!(
-                        "{}: QEMU executes VCMDQ {lvcmdq}, because the host refuses it: {failure}",
-                        self.smmu.name()
-                    )));
-                }
+                self.report_refusal(format!(
+                    "{}: QEMU executes VCMDQ {lvcmdq}, because the host refuses it: {failure}",
+                    self.smmu.name()
+                ));
                 false
             }
         }
