@@ -28,7 +28,7 @@ ROOT, IN_ROOT, KERNEL, LIBVIRT, HOST_TOOLS, QEMU_FETCH = (
     SCRIPTS / name for name in ("root", "in-root", "kernel", "libvirt", "host-tools", "qemu-fetch"))  # fmt: skip
 INSTALL, DEB = SCRIPTS / "install", SCRIPTS / "deb"
 TOOLS = ("awk", "bash", "basename", "cat", "chmod", "cp", "cut", "date", "df", "dirname", "env", "find", "flock", "grep", "head", "ls",
-         "make", "mkdir", "mv", "nproc", "realpath", "rm", "sed", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "touch",
+         "make", "mkdir", "mktemp", "mv", "nproc", "realpath", "rm", "sed", "sh", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "tee", "touch",
          "tr", "true", "uname", "xz")  # fmt: skip
 ENTERING = (ROOT, IN_ROOT, KERNEL, LIBVIRT, QEMU_FETCH, INSTALL, DEB)  # the scripts that make and enter the build environment
 MIRROR = "https://mirror.example/debian"
@@ -352,6 +352,63 @@ def clock_is_shared(machine: Machine) -> None:
     status, out, err = machine.run(sys.executable, "-B", "-c", code)
     first, second = out.split()
     assert status == 0 and first == second, (out, err)
+
+
+class Clones:
+    """The cargo targets of two clones. The first one has built a crate of the registry and one of the project."""
+
+    CRATES = (("anstyle", "0123456789abcdef"), ("smmuv3", "fedcba9876543210"))
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.old, self.new = (machine.cache / "target" / name for name in ("old", "new"))
+        self.new.mkdir(parents=True)
+        (machine.cache / "tmp").mkdir()
+        for profile in ("debug", "release"):
+            for crate, mark in self.CRATES:
+                for name in (f".fingerprint/{crate}-{mark}/invoked.timestamp", f"deps/lib{crate}-{mark}.rlib", f"deps/{crate}-{mark}.d"):
+                    path = self.old / profile / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(name)
+            (self.old / profile / ".cargo-lock").touch()
+
+    def seeded(self, *before: str | Path) -> list[str]:
+        """Makes the new clone's target and returns its files. Nothing may be left elsewhere."""
+        status, out, err = self.machine.run(*before, SCRIPTS / "seed-target", self.new)
+        assert (status, out, err) == (0, "", ""), (status, out, err)
+        assert not list((self.machine.cache / "tmp").iterdir())
+        return sorted(str(path.relative_to(self.new)) for path in self.new.rglob("*") if path.is_file())
+
+
+def new_clone_gets_whole_crates_of_the_registry(machine: Machine) -> None:
+    crate, mark = Clones.CRATES[0]
+    names = f".fingerprint/{crate}-{mark}/invoked.timestamp", f"deps/{crate}-{mark}.d", f"deps/lib{crate}-{mark}.rlib"
+    assert Clones(machine).seeded() == [f"{profile}/{name}" for profile in ("debug", "release") for name in names]
+
+
+def first_clone_has_nothing_to_copy(machine: Machine) -> None:
+    clones = Clones(machine)
+    shutil.rmtree(clones.old)
+    assert clones.seeded() == []
+
+
+def clone_without_cargo_lock_is_left_alone(machine: Machine) -> None:
+    clones = Clones(machine)
+    (clones.old / "debug/.cargo-lock").unlink()
+    assert clones.seeded() == []
+
+
+def clone_that_is_being_built_is_left_alone(machine: Machine) -> None:
+    clones = Clones(machine)
+    assert clones.seeded("flock", clones.old / "debug/.cargo-lock") == []
+
+
+def copy_that_fails_leaves_nothing(machine: Machine) -> None:
+    clones = Clones(machine)
+    tar = (machine.bin / "tar").resolve()
+    # as on a full disk: a part is there already
+    machine.stub("tar", f'case $1 in -x) {tar} "$@" && exit 1;; *) exec {tar} "$@";; esac')
+    assert clones.seeded() == []
 
 
 CASES: list[Callable[[Machine], None]] = [
