@@ -125,10 +125,14 @@ fn run_on(host: &str, properties: &str, seed: u64, steps: u64, report: &mut Repo
     if has_endpoints {
         setup = endpoints::add(setup);
     }
+    let permits_endpoint = has_cmdqv && properties.ends_with("cmdqv=auto");
+    if permits_endpoint {
+        setup = setup.slot(vcmdqs::ENDPOINT_SLOT);
+    }
     let bench = setup.start();
     let smmu = bench.smmu();
     let endpoints = has_endpoints.then(|| Endpoints::of(&bench));
-    let vcmdqs = has_cmdqv.then(|| Vcmdqs::of(&bench, &smmu));
+    let vcmdqs = has_cmdqv.then(|| Vcmdqs::of(&bench, &smmu, permits_endpoint));
     let mut world = World {
         port: RootPort::new(bench.machine(), (8 << 8) | (PORT << 3)),
         bench: &bench,
@@ -160,6 +164,9 @@ fn run_on(host: &str, properties: &str, seed: u64, steps: u64, report: &mut Repo
     world.ends = true;
     if let Some(present) = &mut world.endpoints {
         present.leave();
+    }
+    if let Some(present) = &mut world.vcmdqs {
+        present.remove_endpoint();
     }
     world.reset();
     world.leave_host();
@@ -282,7 +289,8 @@ impl World<'_> {
             self.port.write(iova);
             self.note(format!("the root port writes to {iova:#x}"));
         } else if let Some(endpoints) = &mut self.endpoints {
-            let text = endpoints.operate(&self.smmu, &mut self.random);
+            let (text, is_change) = endpoints.operate(&self.smmu, &mut self.random);
+            self.report.endpoints += u64::from(is_change);
             self.note(text);
         }
     }

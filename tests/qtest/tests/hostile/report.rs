@@ -31,6 +31,7 @@ pub struct Report {
     pub stops: u64,
     pub plugged: u64,
     pub unplugged: u64,
+    pub endpoints: u64,
     pub migrations: u64,
     /// How often the attachment of every device was checked
     pub checks: u64,
@@ -61,6 +62,7 @@ impl fmt::Display for Report {
             ("machine stops", self.stops),
             ("devices plugged in", self.plugged),
             ("devices unplugged", self.unplugged),
+            ("changes of emulated endpoints", self.endpoints),
             ("migrations", self.migrations),
             ("checks of every attachment", self.checks),
             ("guests checked for leaks", self.counted),

@@ -60,9 +60,10 @@ impl<'a> Endpoints<'a> {
         self.edu.program();
     }
 
-    /// Does something and returns a description.
-    pub fn operate(&mut self, smmu: &Smmu<'_>, random: &mut Random) -> String {
-        match below(random, 8) {
+    /// Does something and returns a description, and whether an endpoint has come or gone.
+    pub fn operate(&mut self, smmu: &Smmu<'_>, random: &mut Random) -> (String, bool) {
+        let choice = below(random, 8);
+        let text = match choice {
             0 => self.plug_or_unplug(),
             1 => {
                 let [first, second, rest @ ..] = generator::entry(random);
@@ -83,7 +84,8 @@ impl<'a> Endpoints<'a> {
                 self.edu.access(access, iova);
                 format!("the emulated device: {access:?} {iova:#x}")
             }
-        }
+        };
+        (text, choice == 0)
     }
 
     fn plug_or_unplug(&mut self) -> String {

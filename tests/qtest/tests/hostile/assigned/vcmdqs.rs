@@ -3,11 +3,12 @@
 
 //! The guest's part with CMDQ virtualization. It uses its queues like a driver,
 //! or writes anything anywhere, while the host refuses queues, does not release
-//! them, and loses the VINTF with the last device.
+//! them, and loses the VINTF with the last device. With `cmdqv=auto` an emulated
+//! endpoint comes and goes, beside which no queue is in hardware.
 
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{json, Value};
 use smmuv3_qtest::{
     assigned::{sid, Bench},
     cmdqv::{cerror, reg, Cmdqv, CmdqvHardware, Register, ENABLE, QUEUES, SIZE, SLOT},
@@ -40,6 +41,9 @@ const REGISTERS: [Register; 6] = [
     Register::Gerrorn,
 ];
 
+/// The slot of the emulated endpoint.
+pub const ENDPOINT_SLOT: u32 = 4;
+
 /// A queue as the host has it: the guest's address, and bytes.
 type Memory = (u64, u64);
 
@@ -60,11 +64,16 @@ pub struct Vcmdqs<'a> {
     interrupted: u64,
     /// Queues that the host has destroyed
     released: u64,
+    /// Whether emulated endpoints may come
+    permits_endpoint: bool,
+    /// Number of the emulated endpoint that is plugged in, and of those that were
+    endpoint: Option<u64>,
+    endpoints: u64,
 }
 
 impl<'a> Vcmdqs<'a> {
     #[track_caller]
-    pub fn of(bench: &'a Bench, smmu: &Smmu<'_>) -> Self {
+    pub fn of(bench: &'a Bench, smmu: &Smmu<'_>, permits_endpoint: bool) -> Self {
         Self {
             bench,
             cmdqv: Cmdqv::find(bench.machine()),
@@ -74,6 +83,37 @@ impl<'a> Vcmdqs<'a> {
             refused: 0,
             interrupted: 0,
             released: 0,
+            permits_endpoint,
+            endpoint: None,
+            endpoints: 0,
+        }
+    }
+
+    /// Plugs in an emulated endpoint, or unplugs it, and returns a description.
+    #[track_caller]
+    fn change_endpoint(&mut self) -> String {
+        let is_plugged = self.endpoint.is_some();
+        if is_plugged {
+            self.remove_endpoint();
+        } else {
+            self.endpoints += 1;
+            let name = format!("e{}", self.endpoints);
+            let device =
+                json!({ "driver": "edu", "id": name, "bus": format!("slot{ENDPOINT_SLOT}") });
+            self.bench.machine().qmp("device_add", device);
+            self.endpoint = Some(self.endpoints);
+        }
+        format!(
+            "an emulated endpoint, {}",
+            if is_plugged { "gone" } else { "plugged in" }
+        )
+    }
+
+    /// Unplugs the emulated endpoint, if there is one.
+    #[track_caller]
+    pub fn remove_endpoint(&mut self) {
+        if let Some(number) = self.endpoint.take() {
+            self.bench.unplug(&format!("e{number}"), ENDPOINT_SLOT);
         }
     }
 
@@ -147,6 +187,10 @@ impl<'a> Vcmdqs<'a> {
             wanted += u64::from(wants.is_some());
         }
         assert!(queues.len() <= QUEUES as usize, "{queues:x?}");
+        assert!(
+            self.endpoint.is_none() || queues.is_empty() || is_stuck,
+            "beside an emulated endpoint: {queues:x?}"
+        );
         let executed = count("in-hardware") + count("in-software");
         assert_eq!(executed, wanted, "{statistics}");
         assert!(
@@ -170,6 +214,10 @@ impl<'a> Vcmdqs<'a> {
     #[track_caller]
     fn expect_hardware(&self) {
         let statistics = self.statistics();
+        if self.endpoint.is_some() {
+            assert_eq!(statistics["in-software"], u64::from(QUEUES), "{statistics}");
+            return;
+        }
         if statistics["postponed"].as_u64() > Some(0) {
             // on a machine so busy that a release took 100 ms
             return;
@@ -264,8 +312,23 @@ impl World<'_> {
                 self.note("the hardware runs".into());
                 self.run_hardware();
             }
-            7 => self.report_vcmdq_errors(),
+            7 if once_in(&mut self.random, 2) => self.report_vcmdq_errors(),
+            7 => self.change_endpoint(),
             _ => self.boot_vcmdqs(),
+        }
+    }
+
+    /// Plugs in or unplugs an emulated endpoint, if the machine may have one.
+    #[track_caller]
+    fn change_endpoint(&mut self) {
+        let vcmdqs = self.vcmdqs.as_mut();
+        if let Some(vcmdqs) = vcmdqs.filter(|vcmdqs| vcmdqs.permits_endpoint) {
+            let text = vcmdqs.change_endpoint();
+            self.note(text);
+            self.report.endpoints += 1;
+            if self.model.failing {
+                self.model.degrade();
+            }
         }
     }
 
