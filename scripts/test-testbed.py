@@ -21,7 +21,7 @@ from tap import Outcome, report as report_outcomes  # noqa: E402 (after dont_wri
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
 from testbed import bench, check_host_scenarios, cratebench, domains, goals, iort, lanes, main  # noqa: E402 (found through the path above)
-from testbed import results, sandbox, systemcalls, unmap  # noqa: E402
+from testbed import results, systemcalls, unmap  # noqa: E402
 from testbed.consoles import TestbedError  # noqa: E402
 from testbed.counters import Counts  # noqa: E402
 from testbed.levels import GuestConfig, Hardware  # noqa: E402
@@ -95,15 +95,6 @@ QEMU_MONITOR_RECV_REPLY: mon=0xffff reply={"return": {}, "id": "libvirt-7"}
 QEMU_MONITOR_SEND_MSG: mon=0xffff msg={"execute":"query-status","id":"libvirt-8"}
 QEMU_MONITOR_SEND_MSG: mon=0xffff msg={"execute":"object-del","arguments":{"id":"iommufd0"},"id":"libvirt-9"}
 QEMU_MONITOR_RECV_REPLY: mon=0xffff reply={"id": "libvirt-9", "error": {"class": "GenericError", "desc": "in use"}}
-"""
-# What libvirt does before it is QEMU, and threads of QEMU's.
-SANDBOX = """# tracer: nop
-#
-    rpc-libvirtd-100     [000] .....    98.000001: sys_enter: NR 157 (0, 0, 0, 0, 0, 0)
- qemu-system-aar-101     [000] .....    98.000002: sys_enter: NR 145 (fa3f, fa3f, 0, 0, 0, 0)
- qemu-system-aar-101     [000] .....    98.000003: sys_enter: NR 221 (ffff8d5fe000, 1000, 0, 0, 0, 0)
- qemu-system-aar-101     [001] d....    98.000004: fork: (kernel_clone+0x0/0x3c8) flags=0x3d0f00
-       CPU 0/KVM-105     [001] d....    98.000005: fork: (kernel_clone+0x0/0x3c8) flags=0x3d0f00
 """
 CHECK_HOST = """ok       architecture                     aarch64
 missing  /dev/iommu                       does not exist
@@ -407,15 +398,6 @@ def findings_of_check_host_are_read() -> None:
     assert answer.changed(answer) == {}
 
 
-def sandbox_permits_threads_and_no_processes() -> None:
-    assert sandbox.parse(SANDBOX) == ([], 2)
-    more = SANDBOX + """
-       CPU 0/KVM-105     [001] d....    98.000006: fork: (kernel_clone+0x0/0x3c8) flags=0x4100
- qemu-system-aar-101     [001] .....    98.000007: sys_enter: NR 122 (69, 80, 0, 0, 0, 0)
-"""
-    assert sandbox.parse(more) == (["CPU 0/KVM: a new process", "qemu-system-aar: sched_setaffinity"], 2), sandbox.parse(more)
-
-
 def libvirt_is_downloaded_only_if_needed() -> None:
     for words, needed in (([], True), (["default", "cmdqv"], False), (["libvirt"], True), (["check-host-cmdqv"], True), (["--run"], False),
                           (["--bench"], False), (["--throughput"], False)):
@@ -545,7 +527,6 @@ CASES: list[Callable[[], None]] = [
     replies_belong_to_their_commands,
     statistics_give_what_a_trace_gives,
     findings_of_check_host_are_read,
-    sandbox_permits_threads_and_no_processes,
     libvirt_is_downloaded_only_if_needed,
     libvirt_that_cannot_be_had_skips_its_scenarios,
     scenarios_on_request_run_only_when_named,

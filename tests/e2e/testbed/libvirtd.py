@@ -29,6 +29,9 @@ _LOG = "/var/log/libvirtd.log"
 # What libvirt writes into the log of QEMU's output: the command line, and what happens to the domain.
 _LIBVIRTS = re.compile(r"\\$|^-msg timestamp=on$|^[-0-9]+ [:.0-9]+\+0000: |terminating on signal 15 from pid \d+ \(/usr/sbin/libvirtd\)$")
 SMMU = "iommu0"  # libvirt's name of it
+# By default libvirt runs a QEMU that has seccomp in this sandbox.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_SECCOMP_MODE_FILTER = "2"  # in /proc/PID/status
 
 
 def _pid_file(domain: str) -> str:
@@ -214,6 +217,13 @@ class Domain:
                    f"{QEMU_USER} can open {name}")
         # ...and the check itself: it can open what it may.
         self.level1_run(f"su -s /bin/sh {QEMU_USER} -c ': <>/dev/kvm'")
+
+    def expect_sandboxed(self) -> None:
+        """libvirt must have given QEMU its seccomp sandbox, and each thread of QEMU must have the filter."""
+        words = self.level1_run(f"tr '\\0' ' ' </proc/{self.pid}/cmdline")
+        expect(f" -sandbox {_SANDBOX} " in words, f"QEMU runs without libvirt's sandbox, for which it needs --enable-seccomp:\n{words}")
+        modes = self.level1_run(f"awk '/^Seccomp:/ {{ print $2 }}' /proc/{self.pid}/task/*/status").split()
+        expect(len(modes) > 1 and set(modes) == {_SECCOMP_MODE_FILTER}, f"the seccomp modes of QEMU's threads are {modes}")
 
     def detach(self) -> None:
         """Returns when libvirt no longer shows the device in the domain."""
