@@ -155,6 +155,19 @@ impl Cmdq {
         self.policy = policy;
     }
 
+    /// Returns whether a `CMD_ATC_INV` has failed that no `CMD_SYNC` has reported yet (§4.7.3):
+    /// the only state between runs that the registers do not have.
+    pub const fn atc_inv_failed(&self) -> bool {
+        self.atc_failed
+    }
+
+    /// Goes on where another consumer has ended, of which [`Self::atc_inv_failed`] was
+    /// `atc_inv_failed`.
+    pub fn resume_from(&mut self, atc_inv_failed: bool) {
+        self.reset();
+        self.atc_failed = atc_inv_failed;
+    }
+
     /// Returns the counters.
     pub const fn counters(&self) -> &Counters {
         &self.counters

@@ -10,7 +10,7 @@ use crate::common::{
     },
     vector_features, Answer, Machine,
 };
-use smmuv3::{EioReport, FlushPolicy};
+use smmuv3::{cmdq::Cmdq, EioReport, FlushPolicy};
 
 const SYNC_IRQ: [u64; 2] = [0x1046, 0];
 
@@ -624,4 +624,21 @@ fn reset_clears_host_failure_count() {
     machine.cmdq.reset();
     machine.acknowledge();
     assert_eq!(machine.error(), Some(2), "the count begins at 1 again");
+}
+
+/// The VMM is replaced between a `CMD_ATC_INV` that fails and the `CMD_SYNC` that reports it.
+#[test]
+fn failed_atc_inv_is_reported_by_next_consumer() {
+    for is_told in [true, false] {
+        let mut machine = machine();
+        silence(&mut machine, &[8]);
+        machine.submit(&[atc(8, 1)]);
+        assert_eq!((machine.rd(), machine.error()), (1, None));
+        assert!(machine.cmdq.atc_inv_failed());
+        machine.cmdq = Cmdq::new(FlushPolicy::default());
+        machine.cmdq.resume_from(is_told);
+        machine.submit(&[SYNC_IRQ]);
+        assert_eq!(machine.error(), is_told.then_some(3));
+        assert!(!machine.cmdq.atc_inv_failed());
+    }
 }
