@@ -21,6 +21,7 @@ typedef struct VMChangeStateEntry VMChangeStateEntry;
 #include "hw/pci/pci_device.h"
 #include "hw/vfio/vfio-device.h"
 #include "migration/blocker.h"
+#include "migration/cpr.h"
 #include "qapi/qapi-events-arm-smmuv3.h"
 #include "system/hostmem.h"
 #include "system/iommufd.h"

@@ -4,11 +4,12 @@
 //! Migration blockers.
 //!
 //! ```no_run
-//! use qemu_ext::blocker::MigrationBlocker;
+//! use qemu_ext::blocker::{MigrationBlocker, Modes};
 //! use util::{Error, Result};
 //!
 //! fn realize() -> Result<MigrationBlocker> {
-//!     MigrationBlocker::new(&Error::msg("my-device has state that cannot be migrated"))
+//!     let reason = Error::msg("my-device has state that cannot be migrated");
+//!     MigrationBlocker::new(&reason, Modes::MIGRATION)
 //! }
 //! ```
 
@@ -16,6 +17,19 @@ use foreign::prelude::*;
 use util::{Error, Result};
 
 use crate::bindings;
+
+/// A set of modes of migration (`MigMode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modes(u32);
+
+impl Modes {
+    /// Migration to another host, snapshots, and the update of the host's kernel (`cpr-reboot`)
+    pub const MIGRATION: Self =
+        Self((1 << bindings::MIG_MODE_NORMAL) | (1 << bindings::MIG_MODE_CPR_REBOOT));
+    /// Live update: a new QEMU takes over the files of the old one
+    pub const LIVE_UPDATE: Self =
+        Self((1 << bindings::MIG_MODE_CPR_TRANSFER) | (1 << bindings::MIG_MODE_CPR_EXEC));
+}
 
 /// Blocks migration for as long as the value exists.
 #[derive(Debug)]
@@ -25,19 +39,21 @@ pub struct MigrationBlocker(Box<*mut bindings::Error>);
 unsafe impl Send for MigrationBlocker {}
 
 impl MigrationBlocker {
-    /// Blocks migration because of `reason`.
+    /// Blocks `modes` of migration because of `reason`.
     ///
     /// # Errors
     ///
     /// Fails if QEMU must stay migratable (`-only-migratable`) or is migrating.
-    pub fn new(reason: &Error) -> Result<Self> {
+    pub fn new(reason: &Error, modes: Modes) -> Result<Self> {
         assert!(bql::is_locked());
         let mut slot = Box::new(reason.clone_to_foreign_ptr());
         // SAFETY: the slot holds a valid Error, which the callee owns from here on, also
         // if it fails: then it frees the Error and clears the slot. The box keeps the slot
         // in its place.
         unsafe {
-            Error::with_errp(|errp| bindings::migrate_add_blocker(&mut *slot, errp))?;
+            Error::with_errp(|errp| {
+                bindings::migrate_add_blocker_modes(&mut *slot, modes.0, errp)
+            })?;
         }
         Ok(Self(slot))
     }
@@ -45,7 +61,7 @@ impl MigrationBlocker {
 
 impl Drop for MigrationBlocker {
     fn drop(&mut self) {
-        // SAFETY: migrate_add_blocker has registered the slot
+        // SAFETY: migrate_add_blocker_modes has registered the slot
         unsafe { bindings::migrate_del_blocker(&mut *self.0) }
     }
 }

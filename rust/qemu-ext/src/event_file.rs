@@ -24,6 +24,8 @@ use std::{
 use common::callbacks::FnCall;
 use qom::prelude::*;
 
+use crate::cpr::{self, FileKey, Kept};
+
 /// A file that events are read from.
 ///
 /// The main loop polls an epoll file that it is in, and not the file itself. A poll keeps
@@ -31,6 +33,8 @@ use qom::prelude::*;
 /// kernel could not free what it belongs to. An epoll file keeps nothing open.
 #[derive(Debug)]
 pub struct EventFile {
+    /// Dropped first, because QEMU's list must have open files only
+    kept: Option<Kept>,
     file: File,
     watch: Option<Watch>,
 }
@@ -45,7 +49,27 @@ struct Watch {
 impl EventFile {
     /// Returns a file that nothing watches.
     pub(crate) const fn new(file: File) -> Self {
-        Self { file, watch: None }
+        Self {
+            kept: None,
+            file,
+            watch: None,
+        }
+    }
+
+    /// Returns the file that the QEMU before this one has had as `key`, if it has come from there
+    /// and was not taken yet. It is kept for the next one, too. Nothing watches it.
+    pub fn inherited(key: FileKey) -> Option<Self> {
+        let file = cpr::take(&key)?;
+        Some(Self::new(file).kept_as(key))
+    }
+
+    /// Has a new QEMU, which takes over the guest, find the file as `key`.
+    #[must_use]
+    pub fn kept_as(mut self, key: FileKey) -> Self {
+        // first, because the entry of the same key would go with the old value
+        self.kept = None;
+        self.kept = Some(Kept::new(key, &self.file));
+        self
     }
 
     /// Has the main loop run `F` on `owner` while there is something to read. Reading does
@@ -95,6 +119,26 @@ impl EventFile {
             _owner: unsafe { Owned::from(owner.upcast::<Object>()) },
         });
         Ok(self)
+    }
+
+    /// Has the main loop not poll the file until [`Self::resume`].
+    pub fn pause(&self) {
+        if let Some(watch) = &self.watch {
+            // if it fails the file is not in `poll`, as intended
+            let _ = control(&watch.poll, libc::EPOLL_CTL_DEL, self.file.as_raw_fd());
+        }
+    }
+
+    /// Ends [`Self::pause`].
+    pub fn resume(&self) -> io::Result<()> {
+        let Some(watch) = &self.watch else {
+            return Ok(());
+        };
+        match control(&watch.poll, libc::EPOLL_CTL_ADD, self.file.as_raw_fd()) {
+            // it was not paused
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
+        }
     }
 
     /// Returns whether the file is readable now, or cannot be asked.

@@ -348,6 +348,17 @@ pub struct HostObject {
 }
 
 impl HostObject {
+    /// Takes over the object `id` of `backend`, which another process has made and does not use
+    /// any more.
+    pub const fn adopt(backend: Owned<IommufdBackend>, id: u32) -> Self {
+        Self { backend, id }
+    }
+
+    /// Gives the object up without destroying it, because another process has adopted it.
+    pub fn abandon(mut self) {
+        self.id = NO_OBJECT;
+    }
+
     /// Returns the object's ID in its iommufd.
     pub const fn id(&self) -> u32 {
         self.id

@@ -25,6 +25,7 @@
 //! | [`iommu`] | memory regions that translate | `system` |
 //! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
 //! | [`blocker`] | migration blockers | `migration` |
+//! | [`cpr`] | live update of QEMU | `migration` |
 //! | [`pci`], [`pci_iommu`] | PCI functions, and their IOMMU | `hw/pci` |
 //! | [`iommufd`], [`event_file`] | the host's IOMMU | `backends` |
 //! | [`arm_smmu`] | the C base class of Arm's SMMUs | `hw/arm` |
@@ -44,6 +45,7 @@ pub mod arm_smmu;
 pub mod bh;
 mod bindings;
 pub mod blocker;
+pub mod cpr;
 pub mod device_listener;
 pub mod dma;
 pub mod error;

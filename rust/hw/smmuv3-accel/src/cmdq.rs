@@ -112,6 +112,23 @@ impl CommandQueue {
             .unwrap_or_default()
     }
 
+    /// Returns the policy for batches.
+    pub fn policy(&self) -> FlushPolicy {
+        self.with_consumer(|consumer| consumer.policy())
+            .unwrap_or_default()
+    }
+
+    /// Returns whether a failed `CMD_ATC_INV` is still to be reported to the guest.
+    pub fn atc_inv_failed(&self) -> bool {
+        self.with_consumer(|consumer| consumer.atc_inv_failed())
+            .unwrap_or(false)
+    }
+
+    /// Goes on where the consumer of another QEMU has ended.
+    pub fn resume_from(&self, atc_inv_failed: bool) {
+        self.with_consumer(|consumer| consumer.resume_from(atc_inv_failed));
+    }
+
     /// Follows a reset of the registers.
     pub fn reset(&self) {
         self.with_consumer(Cmdq::reset);

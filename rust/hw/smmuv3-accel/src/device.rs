@@ -16,7 +16,8 @@ use migration::{prelude::*, InvalidError};
 use qemu_ext::{
     arm_smmu::{ArmSmmu, ArmSmmuClass, ArmSmmuMethods, SmmuRegion},
     bh::BottomHalf,
-    blocker::MigrationBlocker,
+    blocker::{MigrationBlocker, Modes},
+    cpr,
     device_listener::DeviceListener,
     dma::{AddressSpace, DirectMemory},
     error::report,
@@ -47,7 +48,7 @@ use util::{
 use crate::{
     accel::{
         cmdq::{AccelBackend, NoCaches},
-        probe_cmdqv, Accel, Owner, VcmdqErrors, VeventQ, Vintf, VintfRequest,
+        probe_cmdqv, Accel, Owner, SavedAccel, VcmdqErrors, VeventQ, Vintf, VintfRequest,
     },
     cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
     cmdqv::{self, CmdqvRegions, CmdqvUnit, Surroundings},
@@ -97,7 +98,7 @@ static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>
 /// before its state is saved, when it has stopped.
 const RUN_STATE_PRIORITY: c_int = c_int::MIN;
 
-declare_vmstate!(Smmuv3, saved);
+declare_vmstate!(Smmuv3, saved, saved_accel);
 
 /// An `SMMUv3`.
 ///
@@ -177,7 +178,12 @@ pub struct Smmuv3 {
     properties: BqlCell<Option<SmmuProperties>>,
     /// Registers in the layout of the migration stream, while one is written or read
     saved: BqlRefCell<SavedRegisters>,
+    /// Assigned devices in the stream of a live update, while one is written or read
+    saved_accel: BqlRefCell<SavedAccel>,
+    /// Blocks what assigned devices cannot do
     migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
+    /// Blocks live updates of an SMMU that has or had queues in hardware
+    cmdqv_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// Quiesces when the machine stops, and resumes when it starts
     run_state: VmStateHandler,
     /// Checks that `auto` properties were resolved when the machine is complete
@@ -259,7 +265,9 @@ impl Smmuv3 {
         uninit_field_mut!(*this, endpoints).write(Default::default());
         uninit_field_mut!(*this, properties).write(Default::default());
         uninit_field_mut!(*this, saved).write(Default::default());
+        uninit_field_mut!(*this, saved_accel).write(Default::default());
         uninit_field_mut!(*this, migration_blocker).write(Default::default());
+        uninit_field_mut!(*this, cmdqv_blocker).write(Default::default());
         uninit_field_mut!(*this, run_state).write(Default::default());
         uninit_field_mut!(*this, machine_done).write(Default::default());
         uninit_field_mut!(*this, bus_numbers).write(Default::default());
@@ -353,10 +361,14 @@ impl Smmuv3 {
         let name = self.name();
         let blocker = if self.accel {
             self.use_pci_iommu_impl();
-            Some(MigrationBlocker::new(&Error::msg(format!(
+            let reason = format!(
                 "arm-smmuv3 '{name}' with accel=on cannot be migrated, because the translations of its devices \
                  are in the host: use accel=off for this guest, or shut it down"
-            )))?)
+            );
+            Some(MigrationBlocker::new(
+                &Error::msg(reason),
+                Modes::MIGRATION,
+            )?)
         } else {
             None
         };
@@ -415,7 +427,8 @@ impl Smmuv3 {
     /// this one, and QEMU calls the newest first.
     fn machine_done(&self) {
         self.add_cmdqv().unwrap_fatal();
-        let resolved = self.assigned.is_resolved();
+        // the guest of another QEMU has seen what they are
+        let resolved = self.assigned.is_resolved() || cpr::is_incoming();
         let wants = |what: fn(&SmmuProperties) -> bool| {
             self.properties
                 .get()
@@ -549,6 +562,7 @@ impl Smmuv3 {
     /// stopped, or that came with a saved state, are consumed when it starts.
     fn run_state_changed(&self, running: bool) {
         if running {
+            self.resume_assigned();
             self.consume_later();
         } else {
             self.quiesce();
@@ -559,11 +573,14 @@ impl Smmuv3 {
     /// saved state has no place for a run that has begun, and the C device that may load it
     /// consumes nothing before the next doorbell.
     fn quiesce(&self) {
-        self.flush_events();
-        // a machine with assigned devices is not saved, and their host may be slow
         if self.accel {
+            // Commands stay in the queue for the QEMU that starts the machine, because the host
+            // may be slow. Between runs of the consumer none is pending anywhere else.
+            self.record_all(self.assigned.stop());
+            self.flush_events();
             return;
         }
+        self.flush_events();
         let end = Instant::now() + TIME_AT_STOP;
         for _ in 0..SLICES_AT_STOP {
             if self.consume_slice() == Progress::Idle {
@@ -586,6 +603,9 @@ impl Smmuv3 {
     }
 
     fn consume_slice(&self) -> Progress {
+        if self.assigned.is_stopped() {
+            return Progress::Idle;
+        }
         let Some(run) = self.cmdq.begin() else {
             return Progress::Idle;
         };
@@ -631,6 +651,9 @@ impl Smmuv3 {
 
     fn retry_due(&self) {
         self.assigned.retry_due();
+        if self.assigned.is_veventq_due() {
+            self.sync_veventq();
+        }
     }
 }
 
@@ -736,14 +759,26 @@ impl Smmuv3 {
     /// Gives the host the guest's queues, if it has a VINTF and no emulated endpoint needs their
     /// commands.
     fn use_hardware(&self) {
-        let has_vintf = self
-            .assigned
-            .with_viommu(|viommu| viommu.is_some_and(|viommu| viommu.vintf.is_some()));
-        if has_vintf && self.endpoints.is_empty() {
+        if self.has_vintf() && self.endpoints.is_empty() {
             let features = self.state.features();
             let ready = self.vcmdqs.give_host(&features, &self.around_vcmdqs());
             self.consume_vcmdqs(ready);
         }
+    }
+
+    fn has_vintf(&self) -> bool {
+        self.assigned
+            .with_viommu(|viommu| viommu.is_some_and(|viommu| viommu.vintf.is_some()))
+    }
+
+    /// Blocks live updates, because queues in hardware cannot be adopted.
+    fn block_live_update(&self) -> Result<MigrationBlocker> {
+        let reason = format!(
+            "arm-smmuv3 '{}' has CMDQ virtualization (cmdqv), whose queues in hardware a new QEMU cannot take \
+             over: start the guest with cmdqv=off to be able to update QEMU under it",
+            self.name()
+        );
+        MigrationBlocker::new(&Error::msg(reason), Modes::LIVE_UPDATE)
     }
 
     fn around_vcmdqs(&self) -> Surroundings<'_> {
@@ -832,6 +867,10 @@ impl Smmuv3 {
         let wanted = self.properties.get().map(|properties| properties.cmdqv);
         let is_required = wanted == Some(Auto::Value(true));
         let is_undecided = !is_machine_ready() && self.endpoints.is_empty();
+        // an SMMU that has it is not updated, so the other QEMU's has none
+        if cpr::is_incoming() {
+            return Ok(None);
+        }
         let may_be_had = self.vcmdqs.is_present() || is_undecided;
         if wanted == Some(Auto::Value(false)) || !may_be_had {
             return Ok(None);
@@ -934,9 +973,15 @@ impl Smmuv3 {
         };
         let open_errors = |viommu: &HostObject| VeventQ::new(self, &Self::vcmdq_errors, viommu);
         let vintf = self.vintf_request(&device, &open_errors)?;
+        let blocker = vintf.as_ref().map(|_| self.block_live_update());
+        let blocker = blocker.transpose()?;
         let new = self
             .assigned
             .plug(&self.state, function, device, vintf.as_ref())?;
+        if self.has_vintf() {
+            let mut kept = self.cmdqv_blocker.borrow_mut();
+            *kept = kept.take().or(blocker);
+        }
         if let Some(new) = new {
             self.cmdq.set_policy(new.policy);
             self.vcmdqs.set_policy(new.policy);
@@ -972,26 +1017,102 @@ impl Smmuv3 {
 
     fn pre_load(&self) -> std::result::Result<(), InvalidError> {
         *self.saved.borrow_mut() = SavedRegisters::before_load(&self.state.features());
+        *self.saved_accel.borrow_mut() = SavedAccel::default();
         Ok(())
     }
 
     fn post_load(&self, _version_id: u8) -> std::result::Result<(), InvalidError> {
+        self.load().map_err(|error| {
+            report(&error);
+            InvalidError
+        })
+    }
+
+    fn load(&self) -> Result<()> {
+        let is_update = self.accel && cpr::is_incoming();
+        let devices = self.saved_accel.borrow();
+        ensure!(
+            is_update || !devices.is_present,
+            "{}: the stream is that of a live update, but this QEMU was not started for one, or has accel=off",
+            self.name()
+        );
+        if is_update {
+            self.assigned
+                .adopt_features(&self.state, &devices)
+                .map_err(|error| self.not_updated(&error))?;
+        }
         let saved = *self.saved.borrow();
         let registers = saved.registers(&self.state.features()).map_err(|field| {
-            report(&Error::msg(format!(
+            Error::msg(format!(
                 "{}: the migration stream is damaged: {field} has a value that no device saves",
                 self.name()
-            )));
-            InvalidError
+            ))
         })?;
         self.state.restore(registers);
         invalidate_all(&self.state, &self.notified);
+        if is_update {
+            return self
+                .adopt(&devices)
+                .map_err(|error| self.not_updated(&error));
+        }
         self.assigned.reattach_all(&self.state);
         self.sync_veventq();
         // Commands that the source had not consumed are consumed when the machine starts: an
         // interrupt controller that is loaded later has no pending bit for a CMD_SYNC, so
         // its interrupt would be lost.
         Ok(())
+    }
+}
+
+/// Live update of QEMU.
+impl Smmuv3 {
+    fn accel_needed(&self) -> bool {
+        self.accel && cpr::is_outgoing()
+    }
+
+    fn save_accel(&self) -> std::result::Result<(), InvalidError> {
+        let saved = self.assigned.save(&self.state, &self.cmdq.policy());
+        let saved = saved.map_err(|error| {
+            report(&error);
+            InvalidError
+        })?;
+        *self.saved_accel.borrow_mut() = SavedAccel {
+            atc_inv_failed: self.cmdq.atc_inv_failed(),
+            ..saved
+        };
+        Ok(())
+    }
+
+    /// Takes over the assigned devices of another QEMU. Their attachments are what the guest's
+    /// last configuration commands have said: its tables are not read, because it may have
+    /// written entries of which it has not said so yet.
+    fn adopt(&self, saved: &SavedAccel) -> Result<()> {
+        let policy = self.assigned.adopt(saved, |object, file, expected| {
+            VeventQ::adopt(self, &Self::forward_events, object, file, expected)
+        })?;
+        if let Some(policy) = policy {
+            self.cmdq.set_policy(policy);
+        }
+        self.cmdq.resume_from(saved.atc_inv_failed);
+        Ok(())
+    }
+
+    fn not_updated(&self, error: &Error) -> Error {
+        Error::msg(format!(
+            "{}: cannot take over from the other QEMU, which can go on: {error}",
+            self.name()
+        ))
+    }
+
+    /// Goes on with the assigned devices, because the machine starts: also in a QEMU that has
+    /// saved its state for another one, which has failed.
+    fn resume_assigned(&self) {
+        let resumed = self.assigned.start();
+        if resumed.was_reset {
+            self.assigned.reset(&self.state);
+        }
+        self.record_all(resumed.events);
+        self.sync_veventq();
     }
 }
 

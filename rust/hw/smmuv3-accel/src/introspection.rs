@@ -152,6 +152,7 @@ fn host(host: &HostCounters) -> Value {
 
 fn attach(attach: &AttachCounters) -> Value {
     Value::Struct(vec![
+        (c"adopted", attach.adopted.into()),
         (c"stage1", attach.stage1.into()),
         (c"bypass", attach.bypass.into()),
         (c"abort", attach.abort.into()),

@@ -117,15 +117,19 @@ pub const fn at(offset: usize, mut field: VMStateField) -> VMStateField {
 /// Declares the description that QEMU looks up for `$device`, whose field `$saved` is a
 /// `BqlRefCell<SavedRegisters>`. That is `repr(C)` and begins with its value.
 ///
-/// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`.
+/// Its field `$accel` is a `BqlRefCell<SavedAccel>`, the state of assigned devices for a live
+/// update.
+///
+/// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`, and
+/// `accel_needed` and `save_accel`.
 macro_rules! declare_vmstate {
-    ($device:ident, $saved:ident) => {
+    ($device:ident, $saved:ident, $accel:ident) => {
         $crate::vmstate::with_stream_fields! {
-            declare_vmstate! { @ $device, ::std::mem::offset_of!($device, $saved); }
+            declare_vmstate! { @ $device, $accel, ::std::mem::offset_of!($device, $saved); }
         }
     };
     (
-        @ $device:ident, $offset:expr;
+        @ $device:ident, $accel:ident, $offset:expr;
         derived { $($derived:ident: $derived_ty:ty,)+ }
         registers { $($register:ident: $register_ty:ty,)+ }
         queues { $($queue:ident,)+ }
@@ -139,6 +143,18 @@ macro_rules! declare_vmstate {
                 .needed(&$device::gbpa_needed)
                 .fields(::migration::vmstate_fields! {
                     $($crate::vmstate::saved_field!($offset, $gbpa),)+
+                })
+                .build();
+
+        static VMSTATE_ACCEL: ::migration::VMStateDescription<$device> =
+            ::migration::VMStateDescriptionBuilder::<$device>::new()
+                .name(c"smmuv3/cpr")
+                .version_id(1)
+                .minimum_version_id(1)
+                .needed(&$device::accel_needed)
+                .pre_save(&$device::save_accel)
+                .fields(::migration::vmstate_fields! {
+                    ::migration::vmstate_of!($device, $accel),
                 })
                 .build();
 
@@ -157,7 +173,7 @@ macro_rules! declare_vmstate {
                     $($crate::vmstate::saved_field!($offset, $register),)+
                     $($crate::vmstate::saved_field!($offset, $queue),)+
                 })
-                .subsections(::migration::vmstate_subsections! { VMSTATE_GBPA })
+                .subsections(::migration::vmstate_subsections! { VMSTATE_GBPA, VMSTATE_ACCEL })
                 .build();
     };
 }

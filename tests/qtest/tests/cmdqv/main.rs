@@ -16,6 +16,7 @@ mod failures;
 mod isolation;
 mod last_device;
 mod limits;
+mod live_update;
 mod memory;
 mod queues;
 mod simulated_hardware;

@@ -6,6 +6,7 @@
 
 mod guest;
 mod invalid_vmstate;
+mod live_update;
 mod random_vmstate;
 mod reserved_bits;
 mod snapshots;

@@ -212,7 +212,7 @@ impl Stream {
 
 /// Waits until a migration has ended.
 #[track_caller]
-fn outcome(machine: &Machine) -> Result<(), String> {
+pub fn outcome(machine: &Machine) -> Result<(), String> {
     until("end of the migration", || {
         let state = machine.qmp("query-migrate", json!({}));
         match state["status"].as_str() {

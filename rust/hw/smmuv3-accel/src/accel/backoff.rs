@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::saved::SavedBackoff;
+
 /// The next attempt after one or more that failed.
 ///
 /// Attempts run under the Big QEMU Lock, so the share of the time that slow ones take
@@ -41,6 +43,26 @@ impl Backoff {
             took: ended.saturating_duration_since(begun),
             is_urgent: false,
         }
+    }
+
+    /// Returns the state that another QEMU takes over.
+    pub fn save(backoff: Option<Self>) -> SavedBackoff {
+        backoff.map_or_else(SavedBackoff::default, |backoff| SavedBackoff {
+            failures: backoff.failures,
+            took: u64::try_from(backoff.took.as_nanos()).unwrap_or(u64::MAX),
+            is_urgent: backoff.is_urgent,
+        })
+    }
+
+    /// Returns what another QEMU has saved, as though the last attempt had ended now; `None` if
+    /// nothing has failed.
+    pub fn restored(saved: &SavedBackoff) -> Option<Self> {
+        (saved.failures > 0).then(|| Self {
+            failures: saved.failures,
+            ended: Instant::now(),
+            took: Duration::from_nanos(saved.took).min(Self::LONGEST),
+            is_urgent: saved.is_urgent,
+        })
     }
 
     /// Returns the same, without a limit of the timer's attempts if `is_urgent`.

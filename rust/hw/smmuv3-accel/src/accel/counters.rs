@@ -6,6 +6,8 @@
 /// Counters of operations in the host other than the Command queue's. They wrap around.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachCounters {
+    /// Devices that were taken over from another QEMU as they were
+    pub adopted: u64,
     /// Attachments to stage 1
     pub stage1: u64,
     /// Attachments to the bypass HWPT
@@ -46,6 +48,7 @@ impl AttachCounters {
     #[must_use]
     pub const fn plus(self, other: &Self) -> Self {
         Self {
+            adopted: self.adopted.wrapping_add(other.adopted),
             stage1: self.stage1.wrapping_add(other.stage1),
             bypass: self.bypass.wrapping_add(other.bypass),
             abort: self.abort.wrapping_add(other.abort),
@@ -73,7 +76,7 @@ pub struct StreamStatus {
     pub device: String,
     /// Its ID in the host's iommufd
     pub host_device_id: u32,
-    /// Its attachment: `stage1`, `bypass`, `abort`, `blocked` or `stage2`
+    /// Its attachment: `stage1`, `bypass`, `abort`, `blocked`, `stage2` or `inherited`
     pub translation: &'static str,
     /// The words of the STE that the host has, if stage 1 translates
     pub ste: Option<[u64; 2]>,

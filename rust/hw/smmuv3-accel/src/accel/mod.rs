@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bql::BqlRefCell;
+use bql::{BqlCell, BqlRefCell};
 use qemu_ext::{
     error::report,
     iommufd::{HostDevice, HostObject, IommufdBackend},
@@ -27,8 +27,8 @@ use qemu_ext::{
 };
 use qom::prelude::*;
 use smmuv3::{
-    batch::FlushPolicy, cmdqv::SIDS, event::Event, ste::StreamConfig, stream_table,
-    translation::BadConfig,
+    batch::FlushPolicy, cmdqv::SIDS, event::Event, features::Features, ste::StreamConfig,
+    stream_table, translation::BadConfig,
 };
 use util::{
     ensure,
@@ -43,17 +43,22 @@ use crate::{
 mod backoff;
 pub mod cmdq;
 mod counters;
+mod handover;
 mod host_caps;
 mod rate_limit;
+mod saved;
 mod stage2;
 mod stream;
 mod veventq;
 mod vintf;
 mod viommu;
 
+use backoff::Backoff;
 pub use counters::{AttachCounters, StreamStatus};
+use handover::EventsAtStart;
 use host_caps::HostInfo;
 pub use rate_limit::ErrorRateLimit;
+pub use saved::SavedAccel;
 use stream::Stream;
 use veventq::Drained;
 pub use veventq::{Received, VcmdqErrors, VeventQ};
@@ -69,6 +74,8 @@ pub struct Accel {
     devices: BqlRefCell<Option<Devices>>,
     /// Retries attachments that the host has refused for now
     pub retry: Timer,
+    /// The machine has stopped: nothing that the guest can see may happen
+    is_stopped: BqlCell<bool>,
     /// [`Self::begin_commands`] has something to do. Atomic, because that costs a doorbell less
     /// than a check that the BQL is held.
     is_pending: AtomicBool,
@@ -98,6 +105,14 @@ struct Devices {
     busy_veventq: Option<HostObject>,
     /// A failure to open one was reported: once, because the guest can cause any number
     veventq_reported: bool,
+    /// The next attempt to destroy [`Self::busy_veventq`], if a vEVENTQ is wanted
+    veventq_backoff: Option<Backoff>,
+    /// Another QEMU may have the devices: none of them is touched before the machine starts
+    is_parked: bool,
+    /// The system was reset while they were parked
+    has_missed_reset: bool,
+    /// What has to be done about events then
+    at_start: EventsAtStart,
     /// Allocated as long as there is a stream
     viommu: Option<Viommu>,
     /// Earlier ones that the host has not destroyed
@@ -116,14 +131,21 @@ impl Devices {
             veventq: None,
             busy_veventq: None,
             veventq_reported: false,
+            veventq_backoff: None,
+            is_parked: false,
+            has_missed_reset: false,
+            at_start: EventsAtStart::Keep,
             viommu: None,
             leftovers: Vec::new(),
             counters: AttachCounters::default(),
         }
     }
 
-    /// Returns the streams, and the vIOMMU that they are nested in.
+    /// Returns the streams, and the vIOMMU that they are nested in, unless they are parked.
     fn parts(&mut self) -> Option<(&mut [Stream], &mut Viommu)> {
+        if self.is_parked {
+            return None;
+        }
         let viommu = self.viommu.as_mut()?;
         Some((&mut self.streams, viommu))
     }
@@ -133,6 +155,35 @@ impl Devices {
         if let Some(veventq) = self.veventq.take() {
             self.busy_veventq = veventq.close();
         }
+    }
+
+    /// Destroys an earlier vEVENTQ, because a vIOMMU has one of a type. Returns false if the host
+    /// does not: while QEMU is updated, another process has its file open.
+    fn destroy_busy_veventq(&mut self) -> bool {
+        let Some(object) = self.busy_veventq.take() else {
+            return true;
+        };
+        let begun = Instant::now();
+        let Err(object) = object.try_destroy() else {
+            self.veventq_backoff = None;
+            return true;
+        };
+        self.busy_veventq = Some(object);
+        self.veventq_backoff = Some(Backoff::after(self.veventq_backoff, begun).urgent(true));
+        if !std::mem::replace(&mut self.veventq_reported, true) {
+            report(&Error::msg(format!(
+                "{}: the guest sees no fault events until another process closes the vEVENTQ that they were in",
+                self.owner.name
+            )));
+        }
+        false
+    }
+
+    fn report_no_events(&self, error: &Error) {
+        report(&Error::msg(format!(
+            "{}: the host reports no more fault events to the guest: {error}",
+            self.owner.name
+        )));
     }
 
     fn position(&self, function: PciFunction<'_>) -> Option<usize> {
@@ -149,6 +200,7 @@ impl Accel {
         Self {
             devices: BqlRefCell::new(None),
             retry,
+            is_stopped: BqlCell::new(false),
             is_pending: AtomicBool::new(false),
         }
     }
@@ -217,6 +269,14 @@ impl Accel {
             let Some(devices) = devices.as_ref() else {
                 return Ok(None);
             };
+            let is_handed_over =
+                devices.is_parked || devices.streams.iter().any(Stream::is_inherited);
+            ensure!(
+                !is_handed_over || (handover::is_incoming() && !devices.is_parked),
+                "arm-smmuv3 '{}' takes part in a live update of QEMU: plug the device in when that has ended and \
+                 the guest runs",
+                devices.owner.name
+            );
             if let Some(position) = devices.position(function) {
                 let known = devices
                     .streams
@@ -239,6 +299,10 @@ impl Accel {
             features = properties.resolve(features, &info.features());
         }
         host_caps::check(&owner.name, &features, &info)?;
+        if handover::is_incoming() {
+            self.inherit(state, function, device, features);
+            return Ok(None);
+        }
 
         let (registers, _) = state.stream_table();
         // The host may still have this StreamID bound to another device's vDEVICE.
@@ -317,6 +381,27 @@ impl Accel {
         Ok(new)
     }
 
+    /// Notes a device that another QEMU uses, behind an SMMU with these `features`. It stays as
+    /// it is until its state is loaded.
+    fn inherit(
+        &self,
+        state: &GuestState,
+        function: PciFunction<'_>,
+        device: Owned<HostDevice>,
+        features: Features,
+    ) {
+        let mut devices = self.devices.borrow_mut();
+        let Some(devices) = devices.as_mut() else {
+            return;
+        };
+        let smmu = devices.owner.name.clone();
+        let stream = Stream::inherited(smmu, function.to_owned(), device);
+        devices.streams.push(stream);
+        if !std::mem::replace(&mut devices.resolved, true) {
+            state.lock().features = features;
+        }
+    }
+
     /// Detaches the device at `function`, which is being unplugged. Calls `withdraw` if the
     /// vIOMMU is about to go with it.
     pub fn unplug(&self, function: PciFunction<'_>, withdraw: impl FnOnce(&mut Viommu)) {
@@ -327,6 +412,14 @@ impl Accel {
         let Some(position) = devices.position(function) else {
             return;
         };
+        let is_inherited = |stream: &Stream| stream.is_inherited();
+        if devices.is_parked || devices.streams.get(position).is_some_and(is_inherited) {
+            devices.streams.swap_remove(position).abandon();
+            if devices.streams.is_empty() {
+                devices.abandon();
+            }
+            return;
+        }
         if let (1, Some(viommu)) = (devices.streams.len(), devices.viommu.as_mut()) {
             withdraw(viommu);
         }
@@ -440,6 +533,10 @@ impl Accel {
 
     /// Retries attachments that the host has refused for now: called by the timer.
     pub fn retry_due(&self) {
+        if self.is_stopped() {
+            // a start of the machine sets the timer again
+            return;
+        }
         self.retry_if(|stream, now| {
             let delay = stream.backoff().and_then(|backoff| backoff.delay(now));
             delay == Some(Duration::ZERO)
@@ -503,6 +600,7 @@ impl Accel {
         let now = Instant::now();
         let delay = self.devices.borrow().as_ref().and_then(|devices| {
             let backoffs = devices.streams.iter().filter_map(Stream::backoff);
+            let backoffs = backoffs.chain(&devices.veventq_backoff);
             backoffs.filter_map(|backoff| backoff.delay(now)).min()
         });
         if let Some(delay) = delay {
@@ -532,6 +630,12 @@ impl Accel {
 
     /// Follows a system reset: registers have their reset values again.
     pub fn reset(&self, state: &GuestState) {
+        if let Some(devices) = self.devices.borrow_mut().as_mut() {
+            if devices.is_parked {
+                devices.has_missed_reset = true;
+                return;
+            }
+        }
         self.clear_quarantines();
         self.reattach_all(state);
         if let Some(devices) = self.devices.borrow_mut().as_mut() {
@@ -577,6 +681,9 @@ fn report_bad_ste(state: &GuestState, stream_id: u32, config: &StreamConfig) {
 impl Accel {
     /// Returns the host's events, because the main loop has found the vEVENTQ readable.
     pub fn drain_ready_veventq(&self) -> Vec<PendingEvent> {
+        if self.is_stopped() {
+            return Vec::new();
+        }
         let events = self.drain_by(VeventQ::drain_ready);
         self.note_pending();
         events
@@ -593,16 +700,21 @@ impl Accel {
         let entries = match drain(veventq) {
             Drained::Entries(entries) => entries,
             Drained::Dead(entries, error) => {
-                report(&Error::msg(format!(
-                    "{}: the host reports no more fault events to the guest: {error}",
-                    devices.owner.name
-                )));
+                devices.report_no_events(&error);
                 // otherwise the main loop would call without end
                 devices.close_veventq();
                 entries
             }
         };
         entries.into_iter().map(PendingEvent::from).collect()
+    }
+
+    /// Returns whether an earlier vEVENTQ is to be destroyed now, and another one opened.
+    pub fn is_veventq_due(&self) -> bool {
+        let devices = self.devices.borrow();
+        let backoff = devices.as_ref().and_then(|it| it.veventq_backoff);
+        !self.is_stopped()
+            && backoff.is_some_and(|it| it.delay(Instant::now()) == Some(Duration::ZERO))
     }
 
     /// Follows CR0.EVENTQEN, or a new vIOMMU: the host has a queue while the guest's is
@@ -613,10 +725,15 @@ impl Accel {
         is_enabled: bool,
         open: impl FnOnce(&HostObject) -> Result<VeventQ>,
     ) {
-        let mut devices = self.devices.borrow_mut();
-        let Some(devices) = devices.as_mut() else {
+        let mut cell = self.devices.borrow_mut();
+        let Some(devices) = cell.as_mut() else {
             return;
         };
+        if devices.is_parked {
+            // a start of the machine calls this again
+            return;
+        }
+        devices.veventq_backoff = devices.veventq_backoff.filter(|_| is_enabled);
         if !is_enabled {
             devices.close_veventq();
             return;
@@ -624,15 +741,18 @@ impl Accel {
         if devices.veventq.is_some() {
             return;
         }
-        // a vIOMMU has one vEVENTQ of a type: if the old one still exists, retry to destroy it
-        devices.busy_veventq = None;
+        if !devices.destroy_busy_veventq() {
+            drop(cell);
+            self.schedule_retry();
+            return;
+        }
         let Some(viommu) = devices.viommu.as_ref() else {
             return;
         };
         match open(&viommu.object) {
             Ok(veventq) => {
                 counters::count(&mut devices.counters.veventqs);
-                devices.veventq = Some(veventq);
+                devices.veventq = Some(veventq.kept_for(&devices.owner.path));
             }
             Err(_) if devices.veventq_reported => {}
             Err(error) => {

@@ -90,6 +90,33 @@ impl Stage2 {
         }
     }
 
+    /// Returns the stage 2 `id` of another QEMU's SMMU `owner`, which `device` is behind: that of
+    /// VFIO, which is known here, or else one of its own.
+    ///
+    /// # Errors
+    ///
+    /// The name of the SMMU that has VFIO's.
+    pub fn adopted(
+        device: &HostDevice,
+        id: u32,
+        is_vfios: bool,
+        owner: &str,
+    ) -> std::result::Result<Self, String> {
+        if !is_vfios {
+            return Ok(Self::Own(HostObject::adopt(device.backend(), id)));
+        }
+        let key = Key {
+            iommufd: device.backend_address(),
+            id,
+        };
+        Claim::new(key, owner).map(Self::Vfio)
+    }
+
+    /// Returns whether it is the one that VFIO made.
+    pub const fn is_vfios(&self) -> bool {
+        matches!(self, Self::Vfio(_))
+    }
+
     /// Returns the ID of the stage 2 in its iommufd.
     pub const fn id(&self) -> u32 {
         match self {

@@ -20,6 +20,7 @@ use super::{
     backoff::Backoff,
     counters::{count, AttachCounters, StreamStatus},
     rate_limit::ErrorRateLimit,
+    saved::SavedStream,
     viommu::{hwpt_data, Viommu},
 };
 
@@ -31,6 +32,9 @@ enum Attachment {
     /// VFIO's stage-2 HWPT: the guest's memory, untranslated. Only until
     /// [`Stream::attach_initial`].
     Stage2,
+    /// As another QEMU has left it, which this one was started to take over from. Only until
+    /// [`Stream::adopt`].
+    Inherited,
     /// Nothing: the host blocks every transaction
     Blocked,
     /// The vIOMMU's abort HWPT
@@ -50,8 +54,24 @@ enum Attachment {
 #[derive(Debug)]
 struct Vdevice {
     stream_id: u32,
-    _object: HostObject,
+    object: HostObject,
 }
+
+/// Values of [`SavedStream::attachment`]
+const ON_NOTHING: u8 = 0;
+const ON_ABORT: u8 = 1;
+const ON_BYPASS: u8 = 2;
+const ON_STAGE1: u8 = 3;
+
+/// Values of [`SavedStream::wanted`]
+const WANTS_ABORT: u8 = 0;
+const WANTS_BYPASS: u8 = 1;
+const WANTS_STAGE1: u8 = 2;
+
+/// Values of [`SavedStream::quarantine`]
+const QUARANTINE_NONE: u8 = 0;
+const QUARANTINE_BRIEF: u8 = 1;
+const QUARANTINE_HELD: u8 = 2;
 
 /// An assigned device behind the SMMU. The fields are dropped in this order.
 #[derive(Debug)]
@@ -118,6 +138,139 @@ impl Stream {
         }
     }
 
+    /// Starts managing a device that another QEMU uses, and which [`adopt`](Self::adopt) takes
+    /// over from it. The host is not called before that.
+    pub fn inherited(
+        smmu: Arc<str>,
+        function: OwnedPciFunction,
+        device: Owned<HostDevice>,
+    ) -> Self {
+        Self {
+            attachment: Attachment::Inherited,
+            ..Self::new(smmu, function, device)
+        }
+    }
+
+    /// Returns whether the device is another QEMU's.
+    pub const fn is_inherited(&self) -> bool {
+        matches!(self.attachment, Attachment::Inherited)
+    }
+
+    /// Returns the state that another QEMU takes over.
+    pub fn save(&self) -> SavedStream {
+        let mut saved = SavedStream {
+            device_id: self.device.id(),
+            stream_id: self.stream_id(),
+            is_waiting: self.is_waiting,
+            wants_vdevice: self.wants_vdevice,
+            quarantine: match self.quarantine {
+                Quarantine::None => QUARANTINE_NONE,
+                Quarantine::Brief => QUARANTINE_BRIEF,
+                Quarantine::Held => QUARANTINE_HELD,
+            },
+            backoff: Backoff::save(self.backoff),
+            ..SavedStream::NONE
+        };
+        if let Some(vdevice) = &self.vdevice {
+            saved.vdevice_id = vdevice.object.id();
+            saved.vdevice_sid = vdevice.stream_id;
+        }
+        if let Some(stream_id) = self.attached_sid {
+            saved.is_attached = true;
+            saved.attached_sid = stream_id;
+        }
+        saved.attachment = match &self.attachment {
+            Attachment::Stage2 | Attachment::Inherited | Attachment::Blocked => ON_NOTHING,
+            Attachment::Abort => ON_ABORT,
+            Attachment::Bypass => ON_BYPASS,
+            Attachment::Stage1 {
+                object,
+                ste,
+                stream_id,
+            } => {
+                saved.hwpt_id = object.id();
+                saved.hwpt_sid = *stream_id;
+                saved.ste = *ste;
+                ON_STAGE1
+            }
+        };
+        saved.wanted = match self.wanted {
+            // all of them are attached to abort
+            StreamConfig::Abort
+            | StreamConfig::Bad(_)
+            | StreamConfig::Stage2(_)
+            | StreamConfig::Nested { .. } => WANTS_ABORT,
+            StreamConfig::Bypass => WANTS_BYPASS,
+            StreamConfig::Stage1 { ste } => {
+                saved.wanted_ste = ste;
+                WANTS_STAGE1
+            }
+        };
+        saved
+    }
+
+    /// Returns the first field of `saved` with a value that is never saved.
+    pub fn damage(saved: &SavedStream) -> Option<&'static str> {
+        let is_on_stage1 = saved.attachment == ON_STAGE1;
+        [
+            ("attachment", saved.attachment > ON_STAGE1),
+            ("hwpt_id", is_on_stage1 != (saved.hwpt_id != 0)),
+            ("wanted", saved.wanted > WANTS_STAGE1),
+            ("quarantine", saved.quarantine > QUARANTINE_HELD),
+        ]
+        .into_iter()
+        .find_map(|(field, is_bad)| is_bad.then_some(field))
+    }
+
+    /// Takes the device over as another QEMU has left it. `saved` has no
+    /// [`damage`](Self::damage). The host is not called.
+    pub fn adopt(&mut self, saved: &SavedStream) {
+        let backend = self.device.backend();
+        self.vdevice = (saved.vdevice_id != 0).then(|| Vdevice {
+            stream_id: saved.vdevice_sid,
+            object: HostObject::adopt(backend.clone(), saved.vdevice_id),
+        });
+        self.attachment = match saved.attachment {
+            ON_STAGE1 => Attachment::Stage1 {
+                object: HostObject::adopt(backend, saved.hwpt_id),
+                ste: saved.ste,
+                stream_id: saved.hwpt_sid,
+            },
+            ON_BYPASS => Attachment::Bypass,
+            ON_ABORT => Attachment::Abort,
+            _ => Attachment::Blocked,
+        };
+        self.attached_sid = saved.is_attached.then_some(saved.attached_sid);
+        self.is_waiting = saved.is_waiting;
+        self.wanted = match saved.wanted {
+            WANTS_STAGE1 => StreamConfig::Stage1 {
+                ste: saved.wanted_ste,
+            },
+            WANTS_BYPASS => StreamConfig::Bypass,
+            _ => StreamConfig::Abort,
+        };
+        self.wants_vdevice = saved.wants_vdevice;
+        self.quarantine = match saved.quarantine {
+            QUARANTINE_HELD => Quarantine::Held,
+            QUARANTINE_BRIEF => Quarantine::Brief,
+            _ => Quarantine::None,
+        };
+        self.backoff = Backoff::restored(&saved.backoff);
+        count(&mut self.counters.adopted);
+    }
+
+    /// Gives the device up without calling the host, because another QEMU has it.
+    pub fn abandon(mut self) {
+        if let Some(vdevice) = self.vdevice.take() {
+            vdevice.object.abandon();
+        }
+        if let Attachment::Stage1 { object, .. } =
+            std::mem::replace(&mut self.attachment, Attachment::Inherited)
+        {
+            object.abandon();
+        }
+    }
+
     /// Returns the function on the guest's bus.
     pub fn function(&self) -> PciFunction<'_> {
         self.function.borrow()
@@ -164,6 +317,7 @@ impl Stream {
     pub fn status(&self) -> StreamStatus {
         let (translation, ste) = match &self.attachment {
             Attachment::Stage2 => ("stage2", None),
+            Attachment::Inherited => ("inherited", None),
             Attachment::Blocked => ("blocked", None),
             Attachment::Abort => ("abort", None),
             Attachment::Bypass => ("bypass", None),
@@ -479,10 +633,7 @@ impl Stream {
             .device
             .allocate_vdevice(&viommu.object, stream_id.into())?;
         count(&mut self.counters.vdevices);
-        self.vdevice = Some(Vdevice {
-            stream_id,
-            _object: object,
-        });
+        self.vdevice = Some(Vdevice { stream_id, object });
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use common::callbacks::FnCall;
 use qemu_ext::{
+    cpr::FileKey,
     event_file::EventFile,
     iommufd::{HostObject, ViommuType},
 };
@@ -77,6 +78,14 @@ pub enum Received<E> {
     Lost,
 }
 
+/// Returns the key under which a new QEMU finds the file of vEVENTQ `id` of the SMMU at `path`.
+///
+/// A guest can have its queue closed and another one opened after the new QEMU got the files. The
+/// ID tells these apart.
+pub fn file_key(path: &str, id: u32) -> Option<FileKey> {
+    FileKey::new(&format!("{path}/veventq"), id)
+}
+
 /// The host's queue of one vIOMMU. The file is closed before the object goes.
 #[derive(Debug)]
 pub struct VeventQ<E = Event> {
@@ -108,6 +117,73 @@ impl<E: Entry> VeventQ<E> {
             idle_wakeups: 0,
             has_more: false,
         })
+    }
+
+    /// Has a new QEMU, which takes over the guest, find the queue's file as that of the SMMU at
+    /// `path`.
+    #[must_use]
+    pub fn kept_for(mut self, path: &str) -> Self {
+        if let Some(key) = file_key(path, self.object.id()) {
+            self.file = self.file.kept_as(key);
+        }
+        self
+    }
+
+    /// Returns the queue of another QEMU with its `file`. Nothing is read before
+    /// [`Self::resume`].
+    pub fn adopt<T, F>(
+        owner: &T,
+        callback: &F,
+        object: HostObject,
+        file: EventFile,
+        expected: Option<u32>,
+    ) -> Result<Self>
+    where
+        T: IsA<Object>,
+        F: for<'a> FnCall<(&'a T,)>,
+    {
+        let file = match file.watch(owner, callback) {
+            Ok(file) => file,
+            Err(error) => {
+                object.abandon();
+                return Err(error.into());
+            }
+        };
+        file.pause();
+        Ok(Self {
+            entry: PhantomData,
+            file,
+            object,
+            expected: expected.map(|sequence| sequence & SEQUENCE_MASK),
+            idle_wakeups: 0,
+            has_more: false,
+        })
+    }
+
+    /// Returns the ID of the queue in its iommufd.
+    pub const fn id(&self) -> u32 {
+        self.object.id()
+    }
+
+    /// Returns the number that the next event must have, if it is known.
+    pub const fn expected(&self) -> Option<u32> {
+        self.expected
+    }
+
+    /// Has the main loop leave the queue alone until [`Self::resume`].
+    pub fn pause(&self) {
+        self.file.pause();
+    }
+
+    /// Ends [`Self::pause`].
+    pub fn resume(&self) -> Result<()> {
+        Ok(self.file.resume()?)
+    }
+
+    /// Closes the queue without destroying it, because another QEMU has it.
+    pub fn abandon(self) {
+        drop(self.file);
+        self.object.abandon();
     }
 
     /// Closes the queue and drops its entries. Returns the object if the host does

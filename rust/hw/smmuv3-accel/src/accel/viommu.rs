@@ -26,6 +26,7 @@ use super::{
     backoff::Backoff,
     counters::{count, AttachCounters},
     host_caps::HostInfo,
+    saved::SavedAccel,
     stage2::Stage2,
     vintf::{Vintf, VintfRequest},
     Owner,
@@ -133,7 +134,7 @@ pub struct Viommu {
     pub bypass: HostObject,
     /// The object of `IOMMU_VIOMMU_ALLOC`
     pub object: HostObject,
-    _stage2: Stage2,
+    stage2: Stage2,
     /// The iommufd of these objects
     pub backend: Owned<IommufdBackend>,
     /// The host's SMMU can stall faulting transactions
@@ -177,7 +178,7 @@ impl Viommu {
             abort,
             bypass,
             object,
-            _stage2: stage2,
+            stage2,
             backend: device.backend(),
             stalls: info.features().stall_model() == 0b00,
             repeats: info.repeats_invalidations(),
@@ -191,6 +192,63 @@ impl Viommu {
             counters: AttachCounters::default(),
             path: owner.path.clone(),
         })
+    }
+
+    /// Returns the vIOMMU of another QEMU's SMMU, which `device` is behind. The host is not called.
+    ///
+    /// # Errors
+    ///
+    /// The name of another SMMU that has its stage 2.
+    pub fn adopt(
+        device: &HostDevice,
+        info: &HostInfo,
+        owner: &Owner,
+        saved: &SavedAccel,
+    ) -> std::result::Result<Self, String> {
+        let stage2 = Stage2::adopted(device, saved.stage2_id, saved.is_stage2_vfios, &owner.name)?;
+        let object = |id| HostObject::adopt(device.backend(), id);
+        Ok(Self {
+            vintf: None,
+            abort: object(saved.abort_id),
+            bypass: object(saved.bypass_id),
+            object: object(saved.viommu_id),
+            stage2,
+            backend: device.backend(),
+            stalls: info.features().stall_model() == 0b00,
+            repeats: info.repeats_invalidations(),
+            is_stale: saved.is_stale,
+            is_lost: saved.is_lost,
+            failing: Duration::from_nanos(saved.failing),
+            last_failure: Duration::from_nanos(saved.last_failure),
+            backoff: Backoff::restored(&saved.backoff),
+            counters: AttachCounters::default(),
+            path: owner.path.clone(),
+        })
+    }
+
+    /// Adds the state that another QEMU takes over.
+    pub fn save(&self, saved: &mut SavedAccel) {
+        let nanoseconds = |of: Duration| u64::try_from(of.as_nanos()).unwrap_or(u64::MAX);
+        saved.viommu_id = self.object.id();
+        saved.abort_id = self.abort.id();
+        saved.bypass_id = self.bypass.id();
+        saved.stage2_id = self.stage2.id();
+        saved.is_stage2_vfios = self.stage2.is_vfios();
+        saved.is_stale = self.is_stale;
+        saved.is_lost = self.is_lost;
+        saved.failing = nanoseconds(self.failing);
+        saved.last_failure = nanoseconds(self.last_failure);
+        saved.backoff = Backoff::save(self.backoff);
+    }
+
+    /// Gives the vIOMMU up without calling the host, because another QEMU has it.
+    pub fn abandon(self) {
+        self.abort.abandon();
+        self.bypass.abandon();
+        self.object.abandon();
+        if let Stage2::Own(object) = self.stage2 {
+            object.abandon();
+        }
     }
 
     /// Allocates the host's object, with a VINTF if one is requested and can be had.
