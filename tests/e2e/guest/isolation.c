@@ -8,12 +8,18 @@
  *   isolation write PCI_ADDRESS IOVA   only one DMA of the edu device, to IOVA
  *   isolation states PCI_ADDRESS       all the states; afterwards everything is as it was but GBPA.ABORT, which is 1
  *                                      (and is ignored while the SMMU is enabled)
+ *   isolation unsaid PCI_ADDRESS       writes an STE that bypasses, and says so by CFGI_STE only when the file
+ *                                      "isolation.go" exists; afterwards everything is as it was
+ *   isolation storm PCI_ADDRESS        two STEs in turn, with CFGI_STE, until that file exists; then as above
+ *   isolation eventqen PCI_ADDRESS     CR0.EVENTQEN becomes 0 and 1 again
  *
  * The SMMU is the first of the IORT; StreamID = PCI requester ID.
  */
 #include "edu.h"
 
 #define CR0_SMMUEN 1u
+#define CR0_EVENTQEN 4u
+#define GO "isolation.go"
 #define GBPA_UPDATE (1u << 31)
 #define GBPA_ABORT (1u << 20)
 #define STE_V 1u
@@ -85,14 +91,19 @@ static void set_ste(uint64_t word0, int all)
     }
 }
 
-static void set_smmuen(int on)
+static void set_cr0(uint32_t bit, int on)
 {
-    uint32_t cr0 = (get(CR0) & ~CR0_SMMUEN) | (on ? CR0_SMMUEN : 0);
+    uint32_t cr0 = (get(CR0) & ~bit) | (on ? bit : 0);
 
     set(CR0, cr0);
     while (get(CR0ACK) != cr0) {
         ;
     }
+}
+
+static void set_smmuen(int on)
+{
+    set_cr0(CR0_SMMUEN, on);
 }
 
 static void set_abort(int on)
@@ -171,12 +182,48 @@ static void states(void)
     set_abort(1);
 }
 
+/* What an SMMU has cached of an STE stays until CFGI_STE (§4.3.1). */
+static void unsaid(void)
+{
+    uint64_t original = ste[0];
+
+    check("STE translates, address not mapped", 0);
+    ste[0] = STE_V | STE_CONFIG_BYPASS;
+    printf("the STE is written\n");
+    while (access(GO, F_OK)) {
+        usleep(10000);
+    }
+    check("STE bypasses, no command", 0);
+    command(0x03 | (uint64_t)stream_id << 32, 1);
+    check("the same, CFGI_STE", 1);
+    set_ste(original, 0);
+    check("STE translates again, CFGI_STE", 0);
+}
+
+static void storm(void)
+{
+    uint64_t original = ste[0];
+    unsigned rounds = 0;
+
+    while (access(GO, F_OK)) {
+        set_ste(STE_V | STE_CONFIG_BYPASS, 0);
+        if (rounds % 16 == 0) {
+            check("STE bypasses, CFGI_STE", 1);
+        }
+        set_ste(original, 0);
+        if (rounds++ % 16 == 0) {
+            check("STE translates, CFGI_STE", 0);
+        }
+    }
+    printf("%u rounds\n", rounds);
+}
+
 int main(int argc, char **argv)
 {
     unsigned bus, device, function;
 
     if (argc < 3 || sscanf(argv[2], "%*x:%x:%x.%x", &bus, &device, &function) != 3) {
-        fprintf(stderr, "usage: isolation write PCI_ADDRESS IOVA | isolation states PCI_ADDRESS\n");
+        fprintf(stderr, "usage: isolation write PCI_ADDRESS IOVA | isolation states|unsaid|storm|eventqen PCI_ADDRESS\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -189,8 +236,19 @@ int main(int argc, char **argv)
     open_queue(0);
     open_page();
     open_ste();
-    states();
-    rewind_indexes(injected);
+    if (!strcmp(argv[1], "eventqen")) {
+        set_cr0(CR0_EVENTQEN, 0);
+        set_cr0(CR0_EVENTQEN, 1);
+        return 0;
+    }
+    if (!strcmp(argv[1], "unsaid")) {
+        unsaid();
+    } else if (!strcmp(argv[1], "storm")) {
+        storm();
+    } else {
+        states();
+    }
+    rewind_indexes(injected % (2 * entries));
     if (wrong) {
         fail("%d states are wrong", wrong);
     }

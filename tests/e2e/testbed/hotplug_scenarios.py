@@ -41,6 +41,10 @@ class BackgroundIo:
         expect(self._wait(f"[ $(cat busy.rounds 2>/dev/null || echo 0) -gt {now + 1} ]"),
                f"I/O on {self._disk} does not continue {when}: {self._outcome()}")
 
+    def continue_in(self, guest: Guest) -> None:
+        """The same guest is now in another QEMU."""
+        self._guest = guest
+
     def stop(self) -> None:
         self._guest.run("touch busy.stop")
         self._wait("[ -e busy.outcome ]")

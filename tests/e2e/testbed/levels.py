@@ -125,6 +125,9 @@ class GuestConfig:
     slot: int = 0
     huge_pages: bool = False  # of level 1, for the guest's memory
     refused: str = ""  # "NUMBER:ERRNO": an ioctl that fails while REFUSING exists in level 1
+    accel: bool = True  # False: no SMMU, and the devices are on the same buses
+    updatable: bool = False  # QEMU can be updated under the guest: memory in files that another QEMU can map
+    incoming: Sequence[str] = ()  # options with which QEMU takes over a guest
 
     @property
     def trace_file(self) -> str:
@@ -153,26 +156,30 @@ class GuestConfig:
 
     def command(self) -> list[str]:
         environment = ["env", "LD_PRELOAD=/e2e/refusing.so", f"REFUSED={self.refused}", f"REFUSING={REFUSING}"] if self.refused else []
-        words = [*environment, f"/e2e/qemu-{self.qemu}", "-M", "virt,accel=kvm,gic-version=3", "-cpu", "host", "-m", self.memory,
+        shared = ",memory-backend=ram,aux-ram-share=on" if self.updatable else ""
+        words = [*environment, f"/e2e/qemu-{self.qemu}", "-M", f"virt,accel=kvm,gic-version=3{shared}", "-cpu", "host", "-m", self.memory,
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
                  "-append", f"console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 {self.append}".strip(), "-nodefaults", "-display", "none",
                  "-serial", "chardev:console", "-mon", "chardev=qmp,mode=control",
                  # Not behind an accelerated SMMU, so that no unmap of theirs is counted.
                  "-device", "virtio-serial-pci,bus=pcie.0", "-device", "virtconsole,chardev=shell",
                  "-object", "iommufd,id=iommufd0"]
+        if self.updatable:
+            words += ["-object", f"memory-backend-memfd,id=ram,size={self.memory},share=on"]
         if self.huge_pages:
             words += ["-mem-path", HUGE_PAGES, "-mem-prealloc"]
         for name in _GUEST_LINES:
             # A device option refers to its character device wherever on the line that is.
             words += ["-chardev", f"serial,id={name},path=/dev/hvc{_LINES.index(self.line(name))}"]
         for smmu in range(len(self.smmus)):
-            words += ["-device", f"pxb-pcie,id=pxb{smmu},bus_nr={8 * (smmu + 1)},bus=pcie.0",
-                      "-device", f"arm-smmuv3,primary-bus=pxb{smmu},id=smmu{smmu},accel=on{self.properties}"]
+            words += ["-device", f"pxb-pcie,id=pxb{smmu},bus_nr={8 * (smmu + 1)},bus=pcie.0"]
+            if self.accel:
+                words += ["-device", f"arm-smmuv3,primary-bus=pxb{smmu},id=smmu{smmu},accel=on{self.properties}"]
         for chassis, (smmu, port, name) in enumerate(self.ports(), start=1):
             device = ",".join(f"{key}={value}" for key, value in self.device(name, port).items()).removeprefix("driver=")
             words += ["-device", f"pcie-root-port,id={port},bus=pxb{smmu},chassis={chassis},slot={chassis}",
                       "-device", device]
-        words += smmu_globals(self.defaults)
+        words += [*smmu_globals(self.defaults), *self.incoming]
         return words + trace_options(self.trace_file, counters.TRACE_EVENTS if self.trace else ())
 
 
@@ -304,7 +311,7 @@ class Level1:
         self._logs = logs
         self._emulator = emulator
         self._images = images
-        self._say = say
+        self.say = say
         self._gdb = logs / "gdb" if images.gdbserver else None
         self._properties: dict[str, frozenset[str]] = {}
         disks = {name: work / f"{name}.img" for name in DISKS}
@@ -372,7 +379,7 @@ class Level1:
                 guest.connect()
                 yield guest
         except Exception:
-            self._keep_traces(config)
+            self.keep_traces(config)
             raise
         finally:
             guest.stop()
@@ -381,11 +388,11 @@ class Level1:
         """The command that runs level 2's QEMU under gdbserver, if that is wanted; says how to connect to it."""
         if not self._gdb or config.slot != SLOTS[0]:
             return []
-        self._say(f"level 2's QEMU waits for gdb:\n  gdb-multiarch -ex 'set sysroot' -ex 'handle SIGUSR1 nostop noprint' "
+        self.say(f"level 2's QEMU waits for gdb:\n  gdb-multiarch -ex 'set sysroot' -ex 'handle SIGUSR1 nostop noprint' "
                   f"-ex 'target remote {self._gdb}' {self._images.qemus[config.qemu]}")
         return ["gdbserver", _GDB_CONSOLE]
 
-    def _keep_traces(self, config: GuestConfig) -> None:
+    def keep_traces(self, config: GuestConfig) -> None:
         name = config.name
         try:
             for file, command in ((f"{name}.qemu-output.log", f"tail -n 50 {config.output_file}"),
