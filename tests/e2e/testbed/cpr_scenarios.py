@@ -317,13 +317,13 @@ def cpr_exec(bench: Bench) -> None:
 def cpr_downtime(bench: Bench) -> None:
     for what, accel in (("an SMMU", True), ("no SMMU", False)):
         with updated(bench, bench.config("cpr-downtime", accel=accel)) as update:
-            with background_io(bench, update.guest, "disk0") as busy:
-                times = []
-                for _ in range(3):
-                    times.append(update.transfer()["downtime"])
-                    busy.continue_in(update.guest)
-                    update.end_old()
-                    busy.expect_progress("after the live update")
+            reads = Reads(bench, update.guest, "disk0")
+            times = []
+            for turn in range(3):
+                times.append(update.transfer()["downtime"])
+                update.end_old()
+                reads.expect_progress(update.guest, f"after live update {turn}")
+            reads.stop(update.guest)
             bench.level1.say(f"cpr-downtime: with {what}: {', '.join(map(str, times))} ms")
 
 
@@ -406,14 +406,14 @@ def cpr_window(bench: Bench) -> None:
 @scenario("cpr-ten", "ten live updates in a row under I/O, behind two SMMUs", on_request=True)
 def cpr_ten(bench: Bench) -> None:
     with updated(bench, bench.config("cpr-ten", smmus=(("disk0",), ("disk1",)))) as update:
-        with background_io(bench, update.guest, "disk0") as busy:
-            with update.unchanged():
-                for turn in range(10):
-                    update.transfer()
-                    busy.continue_in(update.guest)
-                    update.end_old()
-                busy.expect_progress("after ten live updates")
-        parallel_jobs(bench, update.guest, {"first": ("disk0", 0), "second": ("disk1", 0)})
+        reads = Reads(bench, update.guest, "disk0")
+        with update.unchanged():
+            for turn in range(10):
+                update.transfer()
+                update.end_old()
+                reads.expect_progress(update.guest, f"after live update {turn}")
+        reads.stop(update.guest)
+        parallel_jobs(bench, update.guest, {"first": ("disk0", 1), "second": ("disk1", 0)}, mib=1)
 
 
 # IOMMU_HWPT_INVALIDATE, ETIMEDOUT
