@@ -16,7 +16,7 @@
 //! * Once the machine has stopped, no event is read from the host, because the interrupt
 //!   controller may be saved already. The events are read by the QEMU that starts.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use qemu_ext::{cpr, event_file::EventFile, iommufd::HostObject};
 use smmuv3::{
@@ -300,7 +300,7 @@ impl Accel {
                 break;
             }
         }
-        self.is_stopped.set(true);
+        self.is_stopped.store(true, Ordering::Relaxed);
         if let Some(devices) = self.devices.borrow().as_ref() {
             if let Some(veventq) = &devices.veventq {
                 veventq.pause();
@@ -316,14 +316,15 @@ impl Accel {
     }
 
     /// Returns whether the machine has stopped, so that nothing that the guest can see may happen.
+    #[inline]
     pub fn is_stopped(&self) -> bool {
-        self.is_stopped.get()
+        self.is_stopped.load(Ordering::Relaxed)
     }
 
     /// Follows a start of the machine, also that of one whose state has been saved or loaded: the
     /// devices are this QEMU's.
     pub fn start(&self) -> Resumed {
-        self.is_stopped.set(false);
+        self.is_stopped.store(false, Ordering::Relaxed);
         let mut resumed = Resumed {
             events: Vec::new(),
             was_reset: false,
@@ -417,7 +418,7 @@ impl Accel {
         };
         let policy = devices.adopt(saved, open)?;
         devices.is_parked = true;
-        self.is_stopped.set(true);
+        self.is_stopped.store(true, Ordering::Relaxed);
         Ok(policy)
     }
 }

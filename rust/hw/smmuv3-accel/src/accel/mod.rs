@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bql::{BqlCell, BqlRefCell};
+use bql::BqlRefCell;
 use qemu_ext::{
     error::report,
     iommufd::{HostDevice, HostObject, IommufdBackend},
@@ -74,8 +74,9 @@ pub struct Accel {
     devices: BqlRefCell<Option<Devices>>,
     /// Retries attachments that the host has refused for now
     pub retry: Timer,
-    /// The machine has stopped: nothing that the guest can see may happen
-    is_stopped: BqlCell<bool>,
+    /// The machine has stopped: nothing that the guest can see may happen. Atomic for the same reason
+    /// as the next field.
+    is_stopped: AtomicBool,
     /// [`Self::begin_commands`] has something to do. Atomic, because that costs a doorbell less
     /// than a check that the BQL is held.
     is_pending: AtomicBool,
@@ -200,7 +201,7 @@ impl Accel {
         Self {
             devices: BqlRefCell::new(None),
             retry,
-            is_stopped: BqlCell::new(false),
+            is_stopped: AtomicBool::new(false),
             is_pending: AtomicBool::new(false),
         }
     }
