@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from xml.etree.ElementTree import Element
 
@@ -14,7 +15,7 @@ from .consoles import PATIENCE
 from .domains import DOCUMENT
 from .hotplug_scenarios import reads_that_fail
 from .libvirtd import EMULATOR, Daemon, Domain, driver_of, expect_released, used_by_level1
-from .registry import Bed, register
+from .registry import Bed, Skipped, register
 from .scenarios import Bench, check_counts, small_reads
 
 scenario = partial(register, Bed.LIBVIRT, libvirt=True)
@@ -28,6 +29,11 @@ FLAGS = ("arm-smmuv3", "arm-smmuv3.smmu_per_bus", "arm-smmuv3.accel", "arm-smmuv
 HOST = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
 # The guest's driver reports a read that was under way when the disk went.
 DISK_WENT = re.compile(r"I/O error|nvme nvme\d+: ")
+# The attributes that KubeVirt writes, for any host. libvirt's name is ssidsize.
+KUBEVIRT = {"ats": "on", "ril": "off", "ssidSize": "20", "oas": "48"}
+KUBEVIRT_MEANT = {name.lower(): value for name, value in KUBEVIRT.items()}
+# The device's message about the first of them that level 1's SMMU does not support.
+LESS = "property 'ats' of .* is on, but the host's SMMU only has ats=off"
 DATA_MIB = 2  # of data each time: the other beds have the larger amounts
 SECONDS_TO_SHUT_OFF = 5  # libvirt waits twice as long for a QEMU whose process is not reaped
 
@@ -132,6 +138,51 @@ def hotplug(bench: Bench) -> None:
         guest.attach()
         counted_io(bench, guest)
         guest.detach()
+
+
+@more("libvirt-kubevirt", "KubeVirt's fixed properties: refused on a host that has less, and the values by id-registers without them")
+def kubevirt(bench: Bench) -> None:
+    if bench.qemu == "c":
+        raise Skipped("the C device has no id-registers")
+    page = page_domain(bench, "kubevirt")
+    # Names of their own, because libvirt appends QEMU's messages to the log of the domain.
+    fixed = domains.with_driver(page_domain(bench, "kubevirt-fixed"), **KUBEVIRT)
+    later = domains.with_serial_controller(domains.with_driver(page_domain(bench, "kubevirt-later"), **KUBEVIRT_MEANT), domains.ON_ROOT_BUS)
+    with used_by_level1(bench, "disk0"), Daemon(bench).running() as daemon:
+        expect_ssid_size_is_dropped(daemon, fixed)
+        for what, domain, pattern in (
+            ("KubeVirt's domain", fixed, LESS),
+            # Without ssidSize, ssidsize is auto, which needs a device.
+            ("KubeVirt's domain without a device", domains.without_hostdev(fixed), "takes its 'auto' properties from the host"),
+        ):
+            error = daemon.refused(f"create {daemon.file(domain)}", timeout=120)
+            expect(re.search(pattern, error) is not None, f"{what} was refused with:\n{error}")
+        with daemon.guest(page) as guest:
+            expect_resolved(guest, HOST)
+        with daemon.guest(domains.without_hostdev(later)) as guest:
+            expect_resolved(guest, KUBEVIRT_MEANT)
+            error = daemon.refused(f"attach-device {guest.name} {daemon.file(domains.hostdev(page))} --live")
+            expect(re.search(LESS, error) is not None, f"the disk was refused with:\n{error}")
+            expect_resolved(guest, KUBEVIRT_MEANT)
+        expect_released(bench)
+
+
+def expect_ssid_size_is_dropped(daemon: Daemon, domain: Element) -> None:
+    """libvirt must drop the attribute ssidSize, and refuse it if it compares the domain with its schema."""
+    error = daemon.refused(f"define --validate {daemon.file(domain)}")
+    expect("schema" in error, f"ssidSize was refused with:\n{error}")
+    name = domain.findtext("name")
+    daemon.virsh(f"define {daemon.file(domain)}")
+    shown = daemon.virsh(f"dumpxml --inactive {name}")
+    daemon.virsh(f"undefine {name} --nvram")
+    expect("oas='48'" in shown and "ssidsize" not in shown.lower(), f"libvirt has made this of ssidSize:\n{shown}")
+
+
+def expect_resolved(guest: Domain, attributes: Mapping[str, str]) -> None:
+    """The device must show these values, which have the names of <driver>'s attributes."""
+    shown = guest.id_registers()
+    values = {name: ("on" if shown[name] else "off") if isinstance(shown[name], bool) else str(shown[name]) for name in attributes}
+    expect(values == attributes and shown["resolved"] is True, f"id-registers show {shown}, not {attributes}")
 
 
 @more("libvirt-save", "accel off: virsh saves the guest of the one device and restores it with the other, there and back", qemus=("rust", "c"))

@@ -169,8 +169,16 @@ class Domain:
         request = shlex.quote(json.dumps({"execute": name, "arguments": arguments or {}}))
         return json.loads(self.daemon.virsh(f"qemu-monitor-command {self.name} {request}"))["return"]
 
+    def _property(self, name: str) -> Any:
+        """A property of the SMMU."""
+        return self.command("qom-get", {"path": f"/machine/peripheral/{SMMU}", "property": name})
+
     def _statistics(self) -> Any:
-        return self.command("qom-get", {"path": f"/machine/peripheral/{SMMU}", "property": "statistics"})
+        return self._property("statistics")
+
+    def id_registers(self) -> dict[str, Any]:
+        shown: dict[str, Any] = self._property("id-registers")
+        return shown
 
     def complaints(self) -> list[str]:
         """What QEMU itself has printed, but for what it always prints on this host."""
