@@ -194,7 +194,7 @@ class Images:
         cpio.file("e2e/Image", self.image.read_bytes(), executable=False)
         cpio.file("e2e/QEMU_EFI.fd", FIRMWARE.read_bytes(), executable=False)
         cpio.file("e2e/l2.cpio", self.guest(), executable=False)
-        for tool in ("directio", "vintfs"):
+        for tool in ("directio", "vintfs", "vhostloop"):
             cpio.file(f"e2e/{tool}", self._tool(tool))
         cpio.file("e2e/refusing.so", self._preloaded("refusing"))
         libraries: dict[str, Path] = {}

@@ -126,7 +126,7 @@ class GuestConfig:
     huge_pages: bool = False  # of level 1, for the guest's memory
     refused: str = ""  # "NUMBER:ERRNO": an ioctl that fails while REFUSING exists in level 1
     accel: bool = True  # False: no SMMU, and the devices are on the same buses
-    updatable: bool = False  # QEMU can be updated under the guest: memory in files that another QEMU can map
+    updatable: bool = False  # QEMU can be updated under the guest: other processes can map its memory
     incoming: Sequence[str] = ()  # options with which QEMU takes over a guest
 
     @property
