@@ -4,12 +4,14 @@
 //! Faults of assigned devices, from the host to the guest's Event queue.
 
 use std::{
+    fs,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
+use serde_json::json;
 use smmuv3_qtest::{
     command::{SYNC, TLBI_NSNH_ALL},
     machine::RAM,
@@ -423,6 +425,42 @@ fn always_ready_empty_veventq_does_not_spin_qemu() {
         let finished = bench.end();
         assert_eq!(finished.error_lines().len(), 1, "{finished}");
     }
+}
+
+/// Returns the CPU time of QEMU, in ticks of the kernel: fields 14 and 15 of its `stat`.
+#[track_caller]
+fn cpu_ticks(bench: &Bench) -> u64 {
+    let path = format!("/proc/{}/stat", bench.machine().pid());
+    let text = fs::read_to_string(path).expect("QEMU's statistics");
+    let (_, fields) = text.rsplit_once(") ").expect("a name");
+    let fields = fields.split(' ').skip(11).take(2);
+    fields.map(|it| it.parse::<u64>().expect("a number")).sum()
+}
+
+/// A queue that is opened while the machine is stopped is not read before it starts, and QEMU does
+/// not spin until then.
+#[test]
+fn veventq_of_stopped_machine_is_read_at_start() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1);
+    let spare = setup.spare("v0", "a");
+    let bench = setup.start();
+    let smmu = with_eventq(&bench);
+    bench.unplug("d0", 1);
+    assert_eq!(queues(&bench), 0);
+    bench.machine().qmp("stop", json!({}));
+    bench.plug("v0", spare, 1).expect("a device");
+    assert_eq!(queues(&bench), 1);
+    Faults::new().report(&bench, 1);
+    let before = cpu_ticks(&bench);
+    thread::sleep(Duration::from_millis(500));
+    let ticks = cpu_ticks(&bench) - before;
+    // of about 50 that a loop takes
+    assert!(ticks < 20, "{ticks} ticks of CPU time");
+    assert_eq!(smmu.read(reg::EVENTQ_PROD), 0);
+    bench.machine().qmp("cont", json!({}));
+    wait_prod(&smmu, 1);
+    assert_eq!(page(&smmu, 0), 1);
+    bench.finish();
 }
 
 /// A wakeup whose read returns nothing is not a kernel error, however often it happens,

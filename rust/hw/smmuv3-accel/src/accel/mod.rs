@@ -753,6 +753,10 @@ impl Accel {
         match open(&viommu.object) {
             Ok(veventq) => {
                 counters::count(&mut devices.counters.veventqs);
+                if self.is_stopped() {
+                    // otherwise an event that is not read yet would keep the main loop busy
+                    veventq.pause();
+                }
                 devices.veventq = Some(veventq.kept_for(&devices.owner.path));
             }
             Err(_) if devices.veventq_reported => {}
