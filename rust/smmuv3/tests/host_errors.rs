@@ -629,16 +629,16 @@ fn reset_clears_host_failure_count() {
 /// The VMM is replaced between a `CMD_ATC_INV` that fails and the `CMD_SYNC` that reports it.
 #[test]
 fn failed_atc_inv_is_reported_by_next_consumer() {
-    for is_told in [true, false] {
+    for is_passed_on in [true, false] {
         let mut machine = machine();
         silence(&mut machine, &[8]);
         machine.submit(&[atc(8, 1)]);
         assert_eq!((machine.rd(), machine.error()), (1, None));
         assert!(machine.cmdq.atc_inv_failed());
         machine.cmdq = Cmdq::new(FlushPolicy::default());
-        machine.cmdq.resume_from(is_told);
+        machine.cmdq.resume_from(is_passed_on);
         machine.submit(&[SYNC_IRQ]);
-        assert_eq!(machine.error(), is_told.then_some(3));
+        assert_eq!(machine.error(), is_passed_on.then_some(3));
         assert!(!machine.cmdq.atc_inv_failed());
     }
 }

@@ -41,7 +41,7 @@ def _channel(kind: str) -> dict[str, Any]:
 
 
 MAIN, FILES = _channel("main"), _channel("cpr")
-# QEMU asks for the state when it is told to: until then the guest runs, and its files have gone over.
+# QEMU loads the state after migrate-incoming. Until then the guest runs in the old QEMU, and the new one has the open files.
 INCOMING = ("-incoming", "defer", "-incoming", json.dumps(FILES))
 _STATE = "/tmp/update.state"
 

@@ -96,7 +96,7 @@ def backend(bench: Bench) -> Iterator[None]:
         text = shell.run(f"cat {_BACKEND_LOG}")
         counts = re.fullmatch(r"(\d+) frames, \d+ bytes, (\d+) misses, (\d+) invalidations, 0 dropped", text.strip())
         expect(counts is not None and int(counts[1]) >= 4 * FRAMES and int(counts[2]) > 0 and int(counts[3]) > FRAMES,
-               f"the backend translates by the SMMU, and is told what is invalid: {text}")
+               f"the backend must have asked for translations and got invalidations, and dropped no frame: {text}")
     finally:
         shell.run(f"kill $(cat /tmp/vhostloop.pid) 2>/dev/null; rm -f {' '.join(map(socket_of, NETS))}")
 

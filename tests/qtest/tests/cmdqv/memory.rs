@@ -148,7 +148,7 @@ fn queue_in_memory_of_a_numa_node_is_in_hardware() {
     bench.finish();
 }
 
-/// Addresses at which there is no memory, or no more of it than the first half of the queue.
+/// Addresses at which there is no RAM: flash, registers, beyond the RAM, nothing.
 #[test]
 fn queue_without_memory_is_not_asked_for() {
     let bench = with_memory(&[["-m", "128M"]]);

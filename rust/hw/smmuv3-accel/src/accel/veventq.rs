@@ -81,7 +81,7 @@ pub enum Received<E> {
 /// Returns the key under which a new QEMU finds the file of vEVENTQ `id` of the SMMU at `path`.
 ///
 /// A guest can have its queue closed and another one opened after the new QEMU got the files. The
-/// ID tells these apart.
+/// ID distinguishes them.
 pub fn file_key(path: &str, id: u32) -> Option<FileKey> {
     FileKey::new(&format!("{path}/veventq"), id)
 }
