@@ -9,7 +9,7 @@ use std::{thread, time::Duration};
 use smmuv3_qtest::{command, smmu::SMMUEN, until};
 
 use crate::{
-    bench::{sid, ste, Bench, Guest},
+    bench::{sid, ste, Bench, Guest, Setup, EXPLICIT},
     journal::On,
 };
 
@@ -115,6 +115,25 @@ fn transient_attach_errors_are_retried() {
             until_on(&bench, "d0", On::Nested(ste::FIRST));
             bench.finish_with_errors();
         }
+    }
+}
+
+#[test]
+fn refused_vdevice_of_plugged_device_is_retried() {
+    for entry in [ste::ABORT, ste::BYPASS] {
+        let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
+        let fd = setup.spare("d1", "a");
+        let bench = setup.start();
+        let smmu = bench.smmu();
+        smmu.write_ste(sid(2), entry);
+        smmu.enable(SMMUEN);
+        bench.script("fail VDEVICE_ALLOC errno=EBUSY count=2");
+        bench.plug("d1", fd, 2).expect("plugged");
+        until("the host to have both vDEVICEs", || {
+            let journal = bench.journal();
+            (journal.objects().get("vdevice") == Some(&2)).then_some(())
+        });
+        bench.finish_with_errors();
     }
 }
 

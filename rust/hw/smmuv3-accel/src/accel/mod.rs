@@ -312,8 +312,8 @@ impl Accel {
         let config = stream_table::evaluate(&registers, &features, &mut GuestRam, stream_id);
         report_bad_ste(state, stream_id, &config);
 
-        let mut devices = self.devices.borrow_mut();
-        let Some(devices) = devices.as_mut() else {
+        let mut cell = self.devices.borrow_mut();
+        let Some(devices) = cell.as_mut() else {
             return Ok(None);
         };
         devices.leftovers.retain_mut(|viommu| !viommu.is_released());
@@ -352,13 +352,9 @@ impl Accel {
 
         let mut stream = Stream::new(owner.name, function.to_owned(), device);
         if let Some(viommu) = fresh.as_mut().or(devices.viommu.as_mut()) {
-            if registers.smmu_enabled {
-                // without it the device works, but its faults are not reported
-                let _ = stream.bind_vdevice(viommu);
-            }
-            viommu.permit_attempt();
+            let wants_vdevice = registers.smmu_enabled;
             // on failure the device is blocked, and a new vIOMMU is dropped with this frame
-            if let Err(error) = stream.attach_initial(viommu, stream_id, &config) {
+            if let Err(error) = stream.attach_initial(viommu, stream_id, &config, wants_vdevice) {
                 // copied, because the vIOMMU has to outlive the stream
                 let fresh = fresh.as_ref().map(|made| made.counters);
                 let counters = devices.counters.plus(&stream.counters);
@@ -379,6 +375,8 @@ impl Accel {
             devices.resolved = true;
             state.lock().features = features;
         }
+        drop(cell);
+        self.schedule_retry();
         Ok(new)
     }
 

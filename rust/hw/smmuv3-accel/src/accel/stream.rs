@@ -509,15 +509,25 @@ impl Stream {
     }
 
     /// Attaches a device that is being plugged, as [`apply`](Self::apply) does. A refusal
-    /// leaves the device blocked, and the caller reports it.
+    /// leaves the device blocked, and the caller reports it. Without a vDEVICE the device works,
+    /// but its faults are not reported; after a transient failure there is a
+    /// [`retry`](Self::retry) for it.
     pub fn attach_initial(
         &mut self,
         viommu: &mut Viommu,
         stream_id: u32,
         config: &StreamConfig,
+        wants_vdevice: bool,
     ) -> Result<()> {
         self.attached_sid = Some(stream_id);
         self.wanted = *config;
+        self.wants_vdevice = wants_vdevice;
+        let begun = Instant::now();
+        let is_transient = wants_vdevice
+            && self
+                .bind_vdevice(viommu)
+                .is_err_and(|failure| failure.is_transient());
+        viommu.permit_attempt();
         let result = match config {
             StreamConfig::Abort
             | StreamConfig::Bad(_)
@@ -529,6 +539,8 @@ impl Stream {
         if result.is_err() {
             count(&mut self.counters.refused);
             self.block();
+        } else if is_transient {
+            self.backoff = Some(Backoff::after(None, begun));
         }
         Ok(result?)
     }
