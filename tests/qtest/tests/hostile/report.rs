@@ -17,6 +17,8 @@ pub struct Report {
     pub invalidations: u64,
     /// Of these, those that were lost
     pub lost: u64,
+    /// Ranges into which QEMU has merged invalidations
+    pub ranges: u64,
     pub command_errors: u64,
     /// Commands that hardware queues have executed
     pub hardware_commands: u64,
@@ -54,6 +56,7 @@ impl fmt::Display for Report {
             ("commands executed by hardware", self.hardware_commands),
             ("invalidations checked", self.invalidations),
             ("  lost", self.lost),
+            ("ranges that QEMU has merged", self.ranges),
             ("host errors", self.failures),
             ("host files lost", self.lost_files),
             ("host events", self.events),
