@@ -184,13 +184,19 @@ fn check_table(
         Some(16) => features.gran64k(),
         _ => false,
     };
-    // More than 48 bits go with the 64KB granule only (§5.4, TTB0).
-    let limit = if table.granule_shift == 16 { 52 } else { 48 };
+    // More than 48 bits go with the 64KB granule only (§5.4, TTB0, T0SZ).
+    let is_wide = table.granule_shift == 16;
+    let limit = if is_wide { 52 } else { 48 };
+    let smallest = if is_wide && features.vax() > 0 {
+        12
+    } else {
+        16
+    };
     if !implemented {
         Err(BadCd::Granule)
     } else if exceeds(table.base, u32::from(oas_bits).min(limit)) {
         Err(BadCd::Table)
-    } else if !(16..=39).contains(&table.tsz) {
+    } else if !(smallest..=39).contains(&table.tsz) {
         Err(BadCd::Size)
     } else {
         Ok(())

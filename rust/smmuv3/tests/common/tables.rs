@@ -27,7 +27,7 @@ pub const STAGE2: u64 = AF | S2_READ | S2_WRITE | S2_NORMAL;
 pub const S2_DEVICE: u64 = STAGE2 & !S2_NORMAL;
 
 /// Bits of an input address that a descriptor of each level resolves, from and
-/// to, for levels 0 to 3 of 48-bit addresses.
+/// to, for levels 0 to 3 of 48-bit addresses; of 52-bit ones with the 64KB granule.
 pub const fn level_bits(granule: u8) -> [Option<(u8, u8)>; 4] {
     match granule {
         12 => [
@@ -42,7 +42,7 @@ pub const fn level_bits(granule: u8) -> [Option<(u8, u8)>; 4] {
             Some((25, 35)),
             Some((14, 24)),
         ],
-        _ => [None, Some((42, 47)), Some((29, 41)), Some((16, 28))],
+        _ => [None, Some((42, 51)), Some((29, 41)), Some((16, 28))],
     }
 }
 

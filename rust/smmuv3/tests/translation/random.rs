@@ -133,7 +133,7 @@ prop_compose! {
     fn any_features()(
         oas in select(&[0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5][..]),
         ssidsize in select(&[0, 0, 5, 10][..]),
-        cd2l in often(80),
+        (cd2l, vax) in (often(80), often(50)),
         rare in prop::array::uniform8(often(97)),
     ) -> Features {
         let [gran4k, gran16k, gran64k, asid16, vmid16, had, stage1, stage2] = rare;
@@ -143,6 +143,7 @@ prop_compose! {
             .with_oas(oas)
             .with_ssidsize(ssidsize)
             .with_cd2l(cd2l)
+            .with_vax(vax.into())
             .with_gran4k(gran4k)
             .with_gran16k(gran16k)
             .with_gran64k(gran64k)
@@ -161,9 +162,9 @@ fn any_root() -> impl Strategy<Value = u64> {
         .prop_map(|(low, high)| ((u64::from(low) << 4) & 0xffff_ffff) | high)
 }
 
-/// Mostly within 16 to 39.
+/// Mostly within 16 to 39, or from 12 on for the 64KB granule.
 fn any_size() -> impl Strategy<Value = u64> {
-    prop_oneof![20 => 16..=32_u64, 20 => 16..=39_u64, 1 => 0..64_u64]
+    prop_oneof![20 => 16..=32_u64, 20 => 16..=39_u64, 2 => 11..=16_u64, 1 => 0..64_u64]
 }
 
 /// Returns `S2TG`, `S2SL0` and `S2T0SZ`, which fit together most of the time.
@@ -237,7 +238,7 @@ prop_compose! {
 
 fn any_address() -> impl Strategy<Value = u64> {
     let top = prop_oneof![14 => Just(0_u64), 1 => 0..=0xff_u64];
-    let size = prop_oneof![4 => 20..36_u32, 2 => 1..49_u32];
+    let size = prop_oneof![4 => 20..36_u32, 2 => 1..53_u32];
     (any::<u64>(), size, often(25), top).prop_map(|(noise, size, upper, top)| {
         let low = noise >> (64 - size);
         (if upper { !low } else { low }) ^ (top << 56)

@@ -461,7 +461,12 @@ impl<M: Doublewords> Reference<'_, M> {
             };
             let txsz = bits(word0, at + 5, at) as u32;
             let root = bits([ttb0, ttb1][half], 51, 4) << 4;
-            if !(16..=39).contains(&txsz) || !fits(root, output_bits) {
+            let largest = if granule == 16 && features.vax() == 1 {
+                52
+            } else {
+                48
+            };
+            if !(25..=largest).contains(&(64 - txsz)) || !fits(root, output_bits) {
                 return None;
             }
             let input_bits = 64 - txsz;

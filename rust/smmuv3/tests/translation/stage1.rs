@@ -62,7 +62,8 @@ fn two_halves() -> Smmu {
 #[test]
 fn stage1_every_granule_size_and_level() {
     for granule in [12, 14, 16] {
-        for input_bits in 25..=48 {
+        let largest = if granule == 16 { 52 } else { 48 };
+        for input_bits in 25..=largest {
             for half in [0, 1] {
                 let base = if half == 0 { 0 } else { !0 << input_bits };
                 let mut tables = Tables::stage1(granule, input_bits, TABLES1);
@@ -73,6 +74,7 @@ fn stage1_every_granule_size_and_level() {
                     for at in [0, 0x1234_5678_9abc, 0x5555_5555_5555, (1 << input_bits) - 1] {
                         let address = base | (at & ((1 << input_bits) - 1));
                         let mut smmu = Smmu::stage1(&tables);
+                        smmu.features = smmu.features.with_vax(1);
                         let both = [[Some(&tables), None], [None, Some(&tables)]];
                         smmu.memory.store_words(CD, &cd_words(both[half]));
                         let mut fresh = tables.clone();
@@ -100,6 +102,32 @@ fn stage1_every_granule_size_and_level() {
                     }
                 }
                 tables.root += 1 << 20;
+            }
+        }
+    }
+}
+
+#[test]
+fn more_than_48_bits_take_vax_and_64kb_granule() {
+    for (granule, vax, largest) in [(16, 0, 48), (16, 1, 52), (12, 1, 48), (14, 1, 48)] {
+        for input_bits in 48..=53 {
+            let mut tables = Tables::stage1(granule, input_bits.min(largest), TABLES1);
+            let mut smmu = Smmu::stage1(&tables);
+            smmu.features = smmu.features.with_vax(vax);
+            // the last page of the lower half
+            let address = (1 << input_bits) - 1;
+            tables.map(&mut smmu.memory, address, 3, OUTPUT, STAGE1);
+            let size = u64::from(64 - input_bits);
+            smmu.patch_cd(0, |word| word & !0x3f | size);
+            let name = format!("{granule} {vax} {input_bits}");
+            if input_bits <= largest {
+                let page = (1 << granule) - 1;
+                assert_eq!(smmu.output(address), OUTPUT | page, "{name}");
+                let above = smmu.fault(address + 1, QUERY);
+                assert_eq!(above, fault(EventType::Translation), "{name}");
+            } else {
+                let event = smmu.fault(address, QUERY).event;
+                assert_eq!(event, EventType::BadCd, "{name}");
             }
         }
     }
