@@ -82,6 +82,8 @@ fn property_value_of_wrong_type_is_refused() {
         ("ril", "maybe"),
         ("ats", "1"),
         ("msi", "maybe"),
+        ("cd2l", "2"),
+        ("vax", "52"),
         ("cmdqv", "2"),
         ("accel", "maybe"),
         ("accel", "auto"),
@@ -106,6 +108,14 @@ fn cmdqv_on_is_refused() {
 }
 
 #[test]
+fn cd2l_and_vax_need_accel() {
+    for property in ["cd2l", "vax"] {
+        let builder = Builder::virt(qemu()).smmu(&format!("{property}=on"));
+        refused(builder, &[property, "accel=on"]);
+    }
+}
+
+#[test]
 fn accel_without_kvm_is_refused() {
     refused(tcg(qemu()).smmu("accel=on"), &["accel=on", "KVM"]);
     refused(tcg(qemu()).smmu(FIXED), &["accel=on", "KVM"]);
@@ -125,6 +135,12 @@ fn accel_auto_without_assigned_device_is_refused() {
         refused(
             Builder::virt(qemu()).smmu(&others.join(",")),
             &["auto", "vfio-pci"],
+        );
+    }
+    for property in ["cd2l", "vax"] {
+        refused(
+            Builder::virt(qemu()).smmu(&format!("{FIXED},{property}=auto")),
+            &["auto", property, "vfio-pci"],
         );
     }
 }

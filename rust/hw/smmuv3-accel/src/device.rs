@@ -60,7 +60,7 @@ use crate::{
     mmio,
     pci::{self, AddressSpaceRequests, EmulatedEndpoints},
     properties::{
-        Auto, OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, MSI_DESCRIPTION,
+        Auto, OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, OWN_DESCRIPTIONS,
     },
     state::GuestState,
     vmstate::{declare_vmstate, SavedRegisters},
@@ -148,6 +148,12 @@ pub struct Smmuv3 {
     /// Message Signalled Interrupts of the SMMU itself
     #[property(rename = "msi", default = 0)]
     msi: OnOffAuto,
+    /// Two-level Context descriptor tables
+    #[property(rename = "cd2l", default = 2)]
+    cd2l: OnOffAuto,
+    /// 52-bit virtual addresses
+    #[property(rename = "vax", default = 2)]
+    vax: OnOffAuto,
     /// Output address size
     #[property(rename = "oas", default = 0)]
     oas: OasMode,
@@ -212,10 +218,9 @@ impl Smmuv3Class {
         let device_class = &mut sysbus_class.parent_class;
         device_class.user_creatable = true;
         device_class.hotpluggable = false;
-        for (name, text) in DESCRIPTIONS {
+        for (name, text) in DESCRIPTIONS.iter().chain(&OWN_DESCRIPTIONS) {
             describe_property(device_class, name, text);
         }
-        describe_property(device_class, c"msi", MSI_DESCRIPTION);
     }
 }
 
@@ -351,6 +356,8 @@ impl Smmuv3 {
             ril: self.ril.value(),
             ats: self.ats.value(),
             msi: self.msi.value(),
+            cd2l: self.cd2l.value(),
+            vax: self.vax.value(),
             oas: self.oas,
             ssidsize: self.ssidsize,
             cmdqv: self.cmdqv.value(),
@@ -444,7 +451,8 @@ impl Smmuv3 {
             ensure!(
                 resolved || !wants(SmmuProperties::wants_host),
                 "arm-smmuv3 '{}' with accel=on takes its 'auto' properties from the host of an assigned device: \
-                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize",
+                 give it at least one vfio-pci device on the command line, or set ats, ril, oas and ssidsize, and leave \
+                 cd2l and vax off",
                 self.name()
             );
             Ok(())

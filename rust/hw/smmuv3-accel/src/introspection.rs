@@ -231,6 +231,8 @@ pub fn id_registers(features: &Features, is_resolved: bool) -> Value {
         (c"aidr", features.aidr.into()),
         (c"ats", features.ats().into()),
         (c"ril", features.ril().into()),
+        (c"cd2l", features.cd2l().into()),
+        (c"vax", (features.vax() > 0).into()),
         (c"oas", features.oas_bits().into()),
         (c"ssidsize", u32::from(features.ssidsize()).into()),
         (c"resolved", is_resolved.into()),

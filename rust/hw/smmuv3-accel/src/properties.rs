@@ -20,10 +20,24 @@ include!(concat!(
     "/rust/hw/smmuv3-accel/descriptions.inc.rs"
 ));
 
-/// Description of the property `msi`, which the C device lacks.
-pub const MSI_DESCRIPTION: &CStr =
-    c"Enable/disable Message Signalled Interrupts of the SMMU itself. Valid values are on, off, and auto. \
-      Defaults to auto, which means the value of accel.";
+/// Descriptions of the properties that the C device lacks.
+pub const OWN_DESCRIPTIONS: [(&CStr, &CStr); 3] = [
+    (
+        c"msi",
+        c"Enable/disable Message Signalled Interrupts of the SMMU itself. Valid values are on, off, and auto. \
+          Defaults to auto, which means the value of accel.",
+    ),
+    (
+        c"cd2l",
+        c"Enable/disable two-level Context descriptor tables, which more than 1024 PASIDs of a Linux guest need \
+          (for accel=on). Valid values are on, off, and auto. Defaults to off.",
+    ),
+    (
+        c"vax",
+        c"Enable/disable 52-bit virtual addresses with 64KB pages (for accel=on). Valid values are on, off, and \
+          auto. Defaults to off.",
+    ),
+];
 
 /// QAPI's `OasMode`: `auto`, or a number of bits.
 #[repr(transparent)]
@@ -106,6 +120,10 @@ pub struct SmmuProperties {
     pub msi: bool,
     /// IDR3.RIL
     pub ril: Auto<bool>,
+    /// IDR0.CD2L
+    pub cd2l: Auto<bool>,
+    /// IDR5.VAX
+    pub vax: Auto<bool>,
     /// IDR5.OAS, in bits
     pub oas: Auto<u8>,
     /// IDR1.SSIDSIZE, in bits
@@ -127,6 +145,10 @@ pub struct Values<'a> {
     pub ats: Option<bool>,
     /// Message Signalled Interrupts of the SMMU itself
     pub msi: Option<bool>,
+    /// Two-level Context descriptor tables
+    pub cd2l: Option<bool>,
+    /// 52-bit virtual addresses
+    pub vax: Option<bool>,
     /// Output address size
     pub oas: OasMode,
     /// Number of `SubstreamID` bits
@@ -159,6 +181,8 @@ impl SmmuProperties {
             // where nothing can migrate.
             msi: values.msi.unwrap_or(values.accel),
             ril: values.ril.into(),
+            cd2l: values.cd2l.into(),
+            vax: values.vax.into(),
             oas,
             ssidsize: values.ssidsize.value(),
             cmdqv: values.cmdqv.into(),
@@ -187,6 +211,14 @@ impl SmmuProperties {
             "property 'ats' of arm-smmuv3 can only be on with accel=on"
         );
         ensure!(
+            self.cd2l != Auto::Value(true),
+            "property 'cd2l' of arm-smmuv3 can only be on with accel=on"
+        );
+        ensure!(
+            self.vax != Auto::Value(true),
+            "property 'vax' of arm-smmuv3 can only be on with accel=on"
+        );
+        ensure!(
             matches!(self.oas, Auto::FromHost | Auto::Value(44)),
             "property 'oas' of arm-smmuv3 must be 44 (or auto) with accel=off"
         );
@@ -211,8 +243,7 @@ impl SmmuProperties {
 
     /// Returns whether a property is `auto`, so that the host decides.
     pub fn wants_host(&self) -> bool {
-        self.ats == Auto::FromHost
-            || self.ril == Auto::FromHost
+        [self.ats, self.ril, self.cd2l, self.vax].contains(&Auto::FromHost)
             || self.oas == Auto::FromHost
             || self.ssidsize == Auto::FromHost
     }
@@ -231,6 +262,12 @@ impl SmmuProperties {
         }
         if let Auto::Value(ril) = self.ril {
             features = features.with_ril(ril);
+        }
+        if let Auto::Value(cd2l) = self.cd2l {
+            features = features.with_cd2l(cd2l);
+        }
+        if let Auto::Value(vax) = self.vax {
+            features = features.with_vax(vax.into());
         }
         if let Auto::Value(bits) = self.oas {
             features = features.with_oas(oas_encoding(bits));
@@ -254,6 +291,13 @@ impl SmmuProperties {
         }
         if self.ril == Auto::FromHost {
             features = features.with_ril(host.ril());
+        }
+        if self.cd2l == Auto::FromHost {
+            features = features.with_cd2l(host.cd2l());
+        }
+        if self.vax == Auto::FromHost {
+            // 56 bits take 128-bit descriptors, which the guest is not shown
+            features = features.with_vax(host.vax().min(1));
         }
         if self.oas == Auto::FromHost {
             features = features.with_oas(host.oas());

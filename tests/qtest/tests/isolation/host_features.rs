@@ -26,6 +26,8 @@ const PASID: u32 = 0x1b;
 fn host_lacking_shown_feature_is_refused() {
     let substreams = "accel=on,ats=on,ril=on,oas=44,ssidsize=8";
     let large = "accel=on,ats=on,ril=on,oas=48,ssidsize=0";
+    let two_levels = "accel=on,ats=on,ril=on,oas=44,ssidsize=0,cd2l=on";
+    let wide = "accel=on,ats=on,ril=on,oas=44,ssidsize=0,vax=on";
     let none = "cannot be behind";
     let no_ats = "'ats' of arm-smmuv3 'smmuv3.1' is on, but the host's SMMU only has ats=off \
                   (IDR0.ATS: host 0, guest 1): set ats=off";
@@ -45,6 +47,14 @@ fn host_lacking_shown_feature_is_refused() {
             none,
         ),
         ("IDR0.ATS", 0, IDR0 & !(1 << 10), EXPLICIT, no_ats),
+        (
+            "IDR0.CD2L",
+            0,
+            IDR0 & !(1 << 19),
+            two_levels,
+            "set cd2l=off",
+        ),
+        ("IDR5.VAX", 5, IDR5, wide, "set vax=off"),
         ("IDR1.SIDSIZE", 1, IDR1 & !0x3f | 15, EXPLICIT, none),
         (
             "IDR1.SSIDSIZE",

@@ -8,6 +8,7 @@ use smmuv3_qtest::{assigned as bench, journal};
 
 mod accel_off;
 mod attach_retry;
+mod cd2l_and_vax;
 mod collected;
 mod concurrent_hotplug;
 mod device_memory;

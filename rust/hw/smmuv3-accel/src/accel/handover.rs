@@ -65,6 +65,8 @@ fn difference(before: &Features, now: &Features) -> Option<String> {
             ("ats", on_off(it.ats())),
             ("ril", on_off(it.ril())),
             ("msi", on_off(it.msi())),
+            ("cd2l", on_off(it.cd2l())),
+            ("vax", on_off(it.vax() > 0)),
             ("oas", it.oas_bits().to_string()),
             ("ssidsize", it.ssidsize().to_string()),
         ]

@@ -171,7 +171,12 @@ pub fn check(smmu: &str, guest: &Features, info: &HostInfo) -> Result<()> {
             host.asid16(),
             Remedy::FirstDevice,
         ),
-        ("IDR0.CD2L", guest.cd2l(), host.cd2l(), Remedy::OtherHost),
+        (
+            "IDR0.CD2L",
+            guest.cd2l(),
+            host.cd2l(),
+            Remedy::on_off("cd2l", guest.cd2l(), host.cd2l()),
+        ),
         (
             "IDR0.ATS",
             guest.ats(),
@@ -221,7 +226,12 @@ pub fn check(smmu: &str, guest: &Features, info: &HostInfo) -> Result<()> {
             Remedy::ssidsize(guest.ssidsize(), host.ssidsize()),
         ),
         ("IDR3.BBML", guest.bbml(), host.bbml(), Remedy::FirstDevice),
-        ("IDR5.VAX", guest.vax(), host.vax(), Remedy::OtherHost),
+        (
+            "IDR5.VAX",
+            guest.vax(),
+            host.vax(),
+            Remedy::on_off("vax", guest.vax() > 0, host.vax() > 0),
+        ),
         (
             "IDR5.OAS",
             guest.oas(),
