@@ -18,6 +18,7 @@ use std::{
 use crate::{
     errno::{Errno, Result},
     file::IOMMUFD_PREFIX,
+    stored::stored_struct,
     uapi,
 };
 
@@ -100,6 +101,14 @@ pub struct Vintf {
     /// How many streams it can match
     pub streams: usize,
 }
+
+stored_struct!(Vintf {
+    number,
+    offset,
+    queues,
+    queue_bytes,
+    streams
+});
 
 /// Returns the lowest of `start`, `start + step`, .. that is not taken.
 pub fn lowest_free(start: u64, step: u64, taken: &[u64]) -> u64 {

@@ -2,7 +2,7 @@
 // Copyright 2026 the smmuv3-accel authors
 
 //! The functions of the C library that are replaced, and all of this crate's
-//! unsafe code. A call on a file descriptor that is not simulated goes to the
+//! unsafe code but a lock on a file. A call on a file descriptor that is not simulated goes to the
 //! kernel unchanged.
 
 use std::{
@@ -42,7 +42,8 @@ fn simulation() -> Option<&'static Simulation> {
             let directory = PathBuf::from(env::var_os("SIMHOST_DIR")?);
             let log = Log::open(&directory.join("log")).ok()?;
             let script = Script::at(&directory.join("script"));
-            let host = Host::new(&directory, script, log);
+            let mut host = Host::new(&directory, script, log);
+            host.begin();
             Some(Simulation {
                 state: Mutex::new((host, OwnMemory::open().ok()?)),
             })
@@ -80,7 +81,9 @@ fn with_host<R>(function: impl FnOnce(&mut Host, &mut OwnMemory) -> R) -> Option
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let (host, memory) = &mut *state;
+        host.enter();
         let value = function(host, memory);
+        host.leave();
         drop(state);
         value
     });

@@ -42,7 +42,8 @@ pub fn identify(fd: RawFd) -> Option<File> {
     from_link(target.to_str()?)
 }
 
-fn from_link(target: &str) -> Option<File> {
+/// Returns the file that a link in /proc names, if it is one that the test has opened.
+pub(crate) fn from_link(target: &str) -> Option<File> {
     let memfd = target.strip_prefix("/memfd:")?;
     let name = memfd.strip_suffix(" (deleted)").unwrap_or(memfd);
     if let Some(name) = name.strip_prefix(IOMMUFD_PREFIX) {

@@ -5,18 +5,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     os::fd::RawFd,
     path::{Path, PathBuf},
-    thread,
+    process, thread,
 };
 
 use crate::{
     errno::{Errno, Result},
-    file::File,
+    file::{from_link, File},
     log::{Log, Words},
     memory::Memory,
-    objects::{nested_kind, Device, Object, Objects},
+    objects::{nested_kind, Device, Id, Object, Objects},
     script::{Circumstances, Fault, Script},
+    shared::{self, Shared},
+    stored::Stored,
     vfio::VfioDevice,
 };
 
@@ -38,10 +41,16 @@ pub struct Host {
     pub(crate) iommufds: BTreeMap<String, Objects>,
     pub(crate) devices: BTreeMap<String, VfioDevice>,
     pub(crate) next_vmid: u16,
-    /// The descriptors of each file that the process is known to have
+    /// The descriptors of each file that the process is known to have; empty if the host is shared
     open: BTreeMap<File, BTreeSet<RawFd>>,
     /// Devices that the log shows as blocked because they are being recovered
     recovering: BTreeSet<String>,
+    /// The state that other processes see, too
+    shared: Option<Shared>,
+    /// The virtual event queues by the numbers of their sockets, if the host is shared
+    sockets: BTreeMap<u64, (String, Id)>,
+    /// The processes that use the host, if it is shared
+    processes: BTreeSet<u32>,
 }
 
 impl Host {
@@ -56,16 +65,144 @@ impl Host {
             next_vmid: 1,
             open: BTreeMap::new(),
             recovering: BTreeSet::new(),
+            shared: None,
+            sockets: BTreeMap::new(),
+            processes: BTreeSet::new(),
         }
+    }
+
+    /// Reads the script for the first time. If it says so, the host is that of other processes,
+    /// too, and each use of it is between [`enter`](Self::enter) and [`leave`](Self::leave).
+    pub fn begin(&mut self) {
+        self.read_script();
+        if self.script.is_shared() {
+            match Shared::open(&self.directory) {
+                Ok(shared) => self.shared = Some(shared),
+                Err(error) => self.log_shared(&error),
+            }
+        }
+    }
+
+    /// Waits until no other process uses the host, and takes over its state. Follows the end of
+    /// processes.
+    pub fn enter(&mut self) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        match shared.lock() {
+            Ok(None) => {}
+            Ok(Some(bytes)) => {
+                if self.load(&bytes).is_none() {
+                    self.log.line("trouble shared state");
+                }
+            }
+            Err(error) => self.log_shared(&error),
+        }
+        self.processes.insert(process::id());
+        let is_alive = |process: &u32| *process == process::id() || shared::is_alive(*process);
+        if !self.processes.iter().all(is_alive) {
+            self.processes.retain(is_alive);
+            for file in self.files() {
+                if !self.is_open(&file, None) {
+                    self.close_last(&file);
+                }
+            }
+        }
+    }
+
+    /// Lets other processes use the host.
+    pub fn leave(&mut self) {
+        if self.shared.is_none() {
+            return;
+        }
+        let bytes = self.store();
+        if let Some(Err(error)) = self.shared.as_mut().map(|shared| shared.unlock(bytes)) {
+            self.log_shared(&error);
+        }
+    }
+
+    fn log_shared(&mut self, error: &io::Error) {
+        self.log
+            .line(format_args!("trouble shared state error={error:?}"));
+    }
+
+    fn store(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.iommufds.store(&mut bytes);
+        self.devices.store(&mut bytes);
+        self.next_vmid.store(&mut bytes);
+        self.recovering.store(&mut bytes);
+        self.sockets.store(&mut bytes);
+        self.processes.store(&mut bytes);
+        self.script.matches().store(&mut bytes);
+        bytes
+    }
+
+    fn load(&mut self, mut bytes: &[u8]) -> Option<()> {
+        let bytes = &mut bytes;
+        self.iommufds = Stored::load(bytes)?;
+        self.devices = Stored::load(bytes)?;
+        self.next_vmid = Stored::load(bytes)?;
+        self.recovering = Stored::load(bytes)?;
+        self.sockets = Stored::load(bytes)?;
+        self.processes = Stored::load(bytes)?;
+        self.script.set_matches(Stored::load(bytes)?);
+        bytes.is_empty().then_some(())
+    }
+
+    /// Returns the files that the host has something of.
+    fn files(&self) -> Vec<File> {
+        let iommufds = self.iommufds.keys().cloned().map(File::Iommufd);
+        let devices = self.devices.keys().cloned().map(File::Device);
+        let queues = self.sockets.values().cloned();
+        // queues first, because they are in an iommufd
+        queues
+            .map(|(iommufd, id)| File::Veventq(iommufd, id))
+            .chain(devices)
+            .chain(iommufds)
+            .collect()
+    }
+
+    /// Returns whether a process has a descriptor of `file`, other than this process's `closing`.
+    fn is_open(&self, file: &File, closing: Option<RawFd>) -> bool {
+        let is_other = |process: u32, fd| process != process::id() || Some(fd) != closing;
+        let has_it = |process: &u32| {
+            let mut open = shared::open_files(*process).into_iter();
+            open.any(|(fd, target)| {
+                is_other(*process, fd) && self.file_of_link(&target).as_ref() == Some(file)
+            })
+        };
+        self.processes.iter().any(has_it)
+    }
+
+    /// Returns the file that a link in /proc names.
+    fn file_of_link(&self, target: &str) -> Option<File> {
+        let veventq = || self.veventq_of(shared::socket(target)?);
+        from_link(target).or_else(veventq)
+    }
+
+    /// Returns the virtual event queue whose socket has this number.
+    fn veventq_of(&self, socket: u64) -> Option<File> {
+        let (iommufd, id) = self.sockets.get(&socket)?;
+        Some(File::Veventq(iommufd.clone(), *id))
     }
 
     /// Records a descriptor of the process.
     pub(crate) fn opened(&mut self, file: File, fd: RawFd) {
-        self.open.entry(file).or_default().insert(fd);
+        if self.shared.is_none() {
+            self.open.entry(file).or_default().insert(fd);
+        } else if let File::Veventq(iommufd, id) = file {
+            if let Some(socket) = shared::socket_of(fd) {
+                self.sockets.insert(socket, (iommufd, id));
+            }
+        }
     }
 
     /// Returns the virtual event queue of which `fd` is a descriptor.
     pub fn veventq(&self, fd: RawFd) -> Option<File> {
+        if self.shared.is_some() {
+            return self.veventq_of(shared::socket_of(fd)?);
+        }
         let mut files = self.open.iter();
         let known =
             files.find(|(file, fds)| matches!(file, File::Veventq(..)) && fds.contains(&fd));
@@ -101,17 +238,21 @@ impl Host {
     ///
     /// The errno of a lost file.
     pub(crate) fn arrive(&mut self, file: &File, fd: RawFd) -> Result<()> {
-        if let Err(lines) = self.script.refresh() {
-            for line in lines {
-                self.log.line(format_args!("trouble script={line:?}"));
-            }
-        }
+        self.read_script();
         self.opened(file.clone(), fd);
         self.detach_lost();
         self.note_recoveries();
         match self.script.loss_of(file.name()) {
             Some(errno) => Err(errno),
             None => Ok(()),
+        }
+    }
+
+    fn read_script(&mut self) {
+        if let Err(lines) = self.script.refresh() {
+            for line in lines {
+                self.log.line(format_args!("trouble script={line:?}"));
+            }
         }
     }
 
@@ -169,9 +310,9 @@ impl Host {
         iommufd_of: &dyn Fn(RawFd) -> Option<File>,
     ) -> Result<i32> {
         if let Err(errno) = self.arrive(file, fd) {
-            let name = file.name();
+            let (name, by) = (file.name(), self.by());
             self.log.line(format_args!(
-                "call op={request:#x} on={name} result={errno}"
+                "call op={request:#x} on={name}{by} result={errno}"
             ));
             return Err(errno);
         }
@@ -217,21 +358,32 @@ impl Host {
     /// Handles the close of a descriptor. The last one of a file destroys what
     /// the file stands for.
     pub fn close(&mut self, file: &File, fd: RawFd) {
-        let last = self
-            .open
-            .get_mut(file)
-            .is_some_and(|fds| fds.remove(&fd) && fds.is_empty());
-        if !last {
-            return;
+        let last = if self.shared.is_some() {
+            !self.is_open(file, Some(fd))
+        } else {
+            let fds = self.open.get_mut(file);
+            fds.is_some_and(|fds| fds.remove(&fd) && fds.is_empty())
+        };
+        if last {
+            self.open.remove(file);
+            self.close_last(file);
         }
-        self.open.remove(file);
+    }
+
+    /// Destroys what a file stands for.
+    fn close_last(&mut self, file: &File) {
         match file {
             File::Iommufd(name) => {
                 self.iommufds.remove(name);
                 self.log.line(format_args!("close iommufd={name}"));
             }
             File::Device(name) => self.close_device(name),
-            File::Veventq(iommufd, id) => self.close_veventq(iommufd, *id),
+            File::Veventq(iommufd, id) => {
+                // the number of a socket is used again
+                self.sockets
+                    .retain(|_, (on, queue)| (&*on, &*queue) != (iommufd, id));
+                self.close_veventq(iommufd, *id);
+            }
         }
     }
 
@@ -284,15 +436,24 @@ impl Host {
         }
     }
 
+    /// Returns the field of the process that makes a call, if there are several.
+    pub(crate) fn by(&self) -> String {
+        if self.shared.is_some() {
+            format!(" by={}", process::id())
+        } else {
+            String::new()
+        }
+    }
+
     /// Writes the line of a call and those that follow from it.
     pub(crate) fn record(&mut self, operation: &str, on: &str, report: Report, result: Result<()>) {
         let result = match result {
             Ok(()) => "ok".to_owned(),
             Err(errno) => errno.to_string(),
         };
-        let fields = report.fields;
+        let (by, fields) = (self.by(), report.fields);
         self.log.line(format_args!(
-            "call op={operation} on={on}{fields} result={result}"
+            "call op={operation} on={on}{by}{fields} result={result}"
         ));
         for line in report.lines {
             self.log.line(line);

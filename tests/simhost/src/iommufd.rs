@@ -86,8 +86,9 @@ impl Host {
             .iter()
             .find(|command| command.number == request);
         let Some(command) = known else {
+            let by = self.by();
             self.log.line(format_args!(
-                "call op={request:#x} on={iommufd} result=ENOTTY"
+                "call op={request:#x} on={iommufd}{by} result=ENOTTY"
             ));
             return Err(Errno::ENOTTY);
         };
@@ -153,7 +154,7 @@ impl Host {
             uapi::VDEVICE_ALLOC => self.vdevice_alloc(call),
             uapi::VEVENTQ_ALLOC => self.veventq_alloc(call),
             uapi::HW_QUEUE_ALLOC => self.hw_queue_alloc(call),
-            // the process is still the one that mapped its memory
+            // nothing is pinned, for this process or another one
             uapi::IOAS_CHANGE_PROCESS => Ok(()),
             _ => Err(Errno::ENOTTY),
         }

@@ -21,6 +21,9 @@
 //! * `veventq-*`, sockets, one for every virtual event queue that QEMU has open:
 //!   QEMU reads the datagrams that the test sends.
 //!
+//! A host is used by one process, unless its script says `shared`: then QEMUs with the same
+//! `SIMHOST_DIR` are on one host, and one can hand its files to another one (`shared`).
+//!
 //! The pages of CMDQ virtualization are in the iommufd's memfd, which the test
 //! has too ([`cmdqv`]).
 
@@ -40,6 +43,8 @@ pub mod memory;
 pub mod objects;
 pub mod pci;
 pub mod script;
+mod shared;
 pub mod smmu;
+mod stored;
 mod uapi;
 mod vfio;

@@ -5,7 +5,8 @@
 //!
 //! A line is a word and fields `key=value`:
 //!
-//! * `call op=OP on=FILE ... result=ok|ERRNO`, and what else the call gave;
+//! * `call op=OP on=FILE ... result=ok|ERRNO`, and what else the call gave; `by=` is the process
+//!   that made it, if the host is shared;
 //! * `new id=N kind=KIND ...` and `gone id=N kind=KIND`: objects of an iommufd.
 //!   Those of CMDQ virtualization are `cmdqv-viommu`, with `vintf=` and the
 //!   `offset=` of its page, `cmdqv-veventq`, and `hwqueue`, with `index=`,

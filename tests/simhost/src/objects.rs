@@ -11,6 +11,7 @@ use crate::{
     errno::{Errno, Result},
     log::Words,
     smmu::Nested,
+    stored::{stored_enum, stored_newtype, stored_struct},
 };
 
 /// ID of an object in its iommufd.
@@ -76,6 +77,17 @@ pub enum Object {
     Device(Device),
 }
 
+stored_enum!(Object {
+    0 = Ioas(mappings),
+    1 = Stage2 { ioas, smmu, nest_parent, vmid },
+    2 = Viommu { stage2, smmu, vintf },
+    3 = Nested { viommu, ste, nested },
+    4 = Vdevice { viommu, device, virt_id },
+    5 = Veventq { viommu, cmdqv, open, polled },
+    6 = HwQueue(queue),
+    7 = Device(device),
+});
+
 /// A hardware queue, which executes the commands in a part of an I/O address
 /// space. It is not enabled yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +104,14 @@ pub struct HwQueue {
     below: Option<Id>,
 }
 
+stored_struct!(HwQueue {
+    viommu,
+    index,
+    iova,
+    length,
+    below
+});
+
 /// A device that is bound to an iommufd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -107,9 +127,19 @@ pub struct Device {
     pub noted_vsid: Option<u64>,
 }
 
+stored_struct!(Device {
+    name,
+    smmu,
+    sid,
+    attached,
+    noted_vsid
+});
+
 /// The mappings of an I/O address space, by their start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mappings(BTreeMap<u64, Mapping>);
+
+stored_newtype!(Mappings);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mapping {
@@ -117,6 +147,8 @@ struct Mapping {
     last: u64,
     writeable: bool,
 }
+
+stored_struct!(Mapping { last, writeable });
 
 impl Mappings {
     const PAGE: u64 = 4096;
@@ -299,8 +331,10 @@ impl fmt::Display for Object {
 }
 
 /// The objects of an iommufd.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects(BTreeMap<Id, Object>);
+
+stored_newtype!(Objects);
 
 impl Objects {
     /// Adds an object with the lowest free ID.

@@ -4,6 +4,10 @@
 //! The configuration space of an assigned device: an `NVMe` controller with one
 //! 64-bit BAR, a PCI Express endpoint with Function Level Reset.
 
+use std::collections::BTreeMap;
+
+use crate::stored::Stored;
+
 /// Bytes of configuration space.
 pub const CONFIG_SIZE: u64 = 4096;
 /// Bytes of BAR 0.
@@ -21,7 +25,7 @@ const DEVICE_CONTROL: usize = EXPRESS + 8;
 const RESET: (usize, u8) = (DEVICE_CONTROL + 1, 0x80);
 
 /// A configuration space.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpace {
     bytes: [u8; CONFIG_SIZE as usize],
     writable: [u8; CONFIG_SIZE as usize],
@@ -101,6 +105,27 @@ impl ConfigSpace {
     }
 }
 
+/// Stores the bytes that differ from those after a reset, which are few.
+impl Stored for ConfigSpace {
+    fn store(&self, bytes: &mut Vec<u8>) {
+        let after_reset = Self::default();
+        let pairs = self.bytes.iter().zip(&after_reset.bytes).enumerate();
+        let changed: BTreeMap<usize, u8> = pairs
+            .filter(|(_, (now, before))| now != before)
+            .map(|(at, (now, _))| (at, *now))
+            .collect();
+        changed.store(bytes);
+    }
+
+    fn load(bytes: &mut &[u8]) -> Option<Self> {
+        let mut space = Self::default();
+        for (at, byte) in BTreeMap::<usize, u8>::load(bytes)? {
+            *space.bytes.get_mut(at)? = byte;
+        }
+        Some(space)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +148,17 @@ mod tests {
         space.reset();
         assert_eq!(space.read(4, &mut bytes[..2]), 2);
         assert_eq!(bytes[..2], [0, 0]);
+    }
+
+    #[test]
+    fn pci_config_is_stored_as_written() {
+        let mut space = ConfigSpace::default();
+        space.write(COMMAND as u64, &[6]);
+        space.write(BAR0 as u64, &[0, 0x40]);
+        let mut bytes = Vec::new();
+        space.store(&mut bytes);
+        assert!(bytes.len() < 64, "{}", bytes.len());
+        assert_eq!(ConfigSpace::load(&mut &bytes[..]), Some(space));
     }
 
     #[test]

@@ -26,6 +26,8 @@
 //!   VEVENTQ_EMPTY`, without `errno`: reads of a virtual event queue return
 //!   nothing, and leave it readable.
 //! * `clear`: no more failures.
+//! * `shared`, before the first process starts: the host is one of several processes, which are
+//!   QEMUs with the same directory. All have the script's failures together.
 //! * `lose NAME [errno=NAME]`: the iommufd or the device of this name is no more,
 //!   which nothing undoes: no call on its file works (default: `ENODEV`), and
 //!   such a device is attached to nothing.
@@ -80,6 +82,8 @@ pub struct Fault {
 
 #[derive(Clone, Debug)]
 struct Rule {
+    /// Its number in the script, which is the same in each process
+    number: u64,
     operation: String,
     device: Option<String>,
     kind: Option<String>,
@@ -111,6 +115,12 @@ pub struct Script {
     devices: BTreeMap<String, DeviceLine>,
     contract: Contract,
     rules: Vec<Rule>,
+    /// Number of the next rule
+    next_rule: u64,
+    /// How many calls have matched a rule, by its number. Calls after its last failure are not
+    /// counted.
+    matches: BTreeMap<u64, u64>,
+    is_shared: bool,
     lost: BTreeMap<String, Errno>,
     recovering: BTreeSet<String>,
 }
@@ -149,6 +159,21 @@ impl Script {
     /// Returns the errno of calls on the file called `name`, if it is lost.
     pub fn loss_of(&self, name: &str) -> Option<Errno> {
         self.lost.get(name).copied()
+    }
+
+    /// Returns whether several processes use the host.
+    pub const fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Returns how often each rule has matched, for other processes.
+    pub(crate) const fn matches(&self) -> &BTreeMap<u64, u64> {
+        &self.matches
+    }
+
+    /// Takes over how often each rule has matched in all processes.
+    pub(crate) fn set_matches(&mut self, matches: BTreeMap<u64, u64>) {
+        self.matches = matches;
     }
 
     /// Returns the names of all lost files.
@@ -204,6 +229,7 @@ impl Script {
         match (verb, subject) {
             ("#", _) => {}
             ("clear", None) => self.rules.clear(),
+            ("shared", None) => self.is_shared = true,
             ("contract", Some(name)) => self.contract = Contract::named(name)?,
             ("smmu", Some(name)) => {
                 let smmu = fields.smmu(name)?;
@@ -215,7 +241,11 @@ impl Script {
                 self.devices
                     .insert(name.to_owned(), DeviceLine { smmu, sid });
             }
-            ("fail", Some(operation)) => self.rules.push(fields.rule(operation)?),
+            ("fail", Some(operation)) => {
+                let rule = fields.rule(self.next_rule, operation)?;
+                self.next_rule += 1;
+                self.rules.push(rule);
+            }
             ("lose", Some(name)) => {
                 fields.knows_only(&["errno"])?;
                 let errno = fields.errno()?.unwrap_or(Errno::ENODEV);
@@ -234,17 +264,18 @@ impl Script {
 
     /// Returns the failure of a call, if there is one.
     pub fn take(&mut self, call: &Circumstances<'_>) -> Option<Fault> {
-        let mut fault = None;
-        for rule in self.rules.iter_mut().filter(|rule| rule.matches(call)) {
-            if rule.skip > 0 {
-                rule.skip -= 1;
-            } else if rule.count > 0 {
-                rule.count -= 1;
-                fault = Some(rule.fault);
-                break;
+        for rule in self.rules.iter().filter(|rule| rule.matches(call)) {
+            let matches = self.matches.entry(rule.number).or_default();
+            match matches.checked_sub(rule.skip) {
+                None => *matches += 1,
+                Some(failed) if failed < rule.count => {
+                    *matches += 1;
+                    return Some(rule.fault);
+                }
+                Some(_) => {}
             }
         }
-        fault
+        None
     }
 }
 
@@ -338,7 +369,7 @@ impl Fields<'_> {
         Some(smmu)
     }
 
-    fn rule(&self, operation: &str) -> Option<Rule> {
+    fn rule(&self, number: u64, operation: &str) -> Option<Rule> {
         self.knows_only(&[
             "errno",
             "skip",
@@ -357,6 +388,7 @@ impl Fields<'_> {
         };
         let entry_num = optional("entry_num")?;
         Some(Rule {
+            number,
             operation: operation.to_owned(),
             device: self.text("device"),
             kind: self.text("kind"),
@@ -428,6 +460,27 @@ mod tests {
         assert_eq!(errno(&mut script, "ATTACH", "e", "s2"), None);
     }
 
+    /// Each process reads the script from its beginning.
+    #[test]
+    fn script_failure_is_counted_in_all_processes() {
+        let lines = [
+            "shared",
+            "fail ATTACH errno=EIO",
+            "clear",
+            "fail ATTACH errno=EBUSY skip=1 count=2",
+        ];
+        let mut processes = [script(&lines), script(&lines)];
+        assert!(processes.iter().all(Script::is_shared));
+        let mut results = Vec::new();
+        for turn in [0, 1, 0, 1] {
+            results.push(errno(&mut processes[turn], "ATTACH", "d", "s2"));
+            let matches = processes[turn].matches().clone();
+            processes[1 - turn].set_matches(matches);
+        }
+        let busy = Some(Errno::EBUSY);
+        assert_eq!(results, [None, busy, busy, None]);
+    }
+
     #[test]
     fn script_failure_selects_queue_by_index() {
         let mut script = script(&["fail HW_QUEUE_ALLOC errno=EFAULT index=1"]);
@@ -466,6 +519,7 @@ mod tests {
             "device d sid=1",
             "contract verbal",
             "clear now",
+            "shared host",
             "lose",
             "lose d0 errno=EWHAT",
             "lose d0 count=1",

@@ -6,6 +6,7 @@
 use crate::{
     cmdqv::Cmdqv,
     errno::{Errno, Result},
+    stored::stored_enum,
     uapi,
 };
 
@@ -118,6 +119,8 @@ pub enum Nested {
     /// Stage 1 in stage 2.
     Translate,
 }
+
+stored_enum!(Nested { 0 = Abort, 1 = Bypass, 2 = Translate });
 
 /// `V`, `Config`, `S1Fmt`, `S1ContextPtr`, `S1CDMax`
 const STE0_ALLOWED: u64 = 1 | (0b111 << 1) | (0b11 << 4) | (((1 << 46) - 1) << 6) | (0x1f << 59);

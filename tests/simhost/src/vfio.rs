@@ -13,6 +13,7 @@ use crate::{
     objects::{Device, Id, Object},
     pci::{ConfigSpace, BAR0_SIZE, CONFIG_SIZE},
     script::Circumstances,
+    stored::stored_struct,
     uapi::{self, Argument},
 };
 
@@ -29,12 +30,14 @@ const FIRST_IRQ: u32 = 3;
 const REGION_SHIFT: u32 = 40;
 
 /// An assigned device in VFIO.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VfioDevice {
     /// The iommufd that it is bound to, and its ID there
     pub binding: Option<(String, Id)>,
     config: ConfigSpace,
 }
+
+stored_struct!(VfioDevice { binding, config });
 
 impl Host {
     fn vfio_device(&mut self, name: &str) -> &mut VfioDevice {
