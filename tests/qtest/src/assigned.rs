@@ -12,7 +12,10 @@ use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc,
+    },
 };
 
 use crate::{
@@ -22,7 +25,9 @@ use crate::{
     machine::RAM,
     pci, qemu,
     smmu::{reg, CMDQEN, SMMUEN},
-    until, Builder, Finished, Machine, Smmu,
+    until,
+    update::{self, Update},
+    Builder, Finished, Machine, Smmu,
 };
 use serde_json::json;
 
@@ -82,11 +87,13 @@ pub const GBPA_ABORT: u32 = 1 << 20;
 struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    /// Returns a directory with a script that begins with `lines`.
+    fn new(lines: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("simhost-{}-{number}", process::id()));
         fs::create_dir(&path).expect("a directory for the simulated host");
+        fs::write(path.join("script"), format!("{lines}\n")).expect("the script");
         Self(path)
     }
 }
@@ -135,11 +142,16 @@ pub const fn sid(slot: u32) -> u32 {
 /// A machine that is not started yet.
 pub struct Setup {
     builder: Builder,
-    directory: Directory,
+    directory: Arc<Directory>,
     slots: Vec<u32>,
     /// The memfds of the iommufds, by name
     iommufds: BTreeMap<String, File>,
+    /// Another QEMU has the files of devices and iommufds already
+    takes_over: bool,
 }
+
+/// A number of a descriptor, in place of one that comes from another QEMU.
+const ANY_FD: RawFd = 0;
 
 impl Setup {
     /// Returns a `virt` machine with an SMMU of these properties in front of
@@ -160,17 +172,36 @@ impl Setup {
 
     /// Returns a machine without an SMMU, run by `binary`.
     pub fn of(binary: &Path, lines: &str) -> Self {
-        let directory = Directory::new();
-        fs::write(directory.0.join("script"), format!("{lines}\n")).expect("the script");
+        let setup = Self::with(Builder::virt(binary), Arc::new(Directory::new(lines)));
+        setup.iommufd("iommufd0")
+    }
+
+    /// Returns a machine without an SMMU, whose QEMU can be updated.
+    pub fn updatable(lines: &str) -> Self {
+        let directory = Directory::new(&format!("shared\n{lines}"));
+        Self::with(update::builder(), Arc::new(directory)).iommufd("iommufd0")
+    }
+
+    /// Returns a machine without an SMMU, whose QEMU takes over the guest of `old` by `update`.
+    pub fn taking_over(old: &Bench, update: &Update) -> Self {
+        let builder = update::builder().args(update.arguments());
         let setup = Self {
-            builder: Builder::virt(binary)
+            takes_over: true,
+            ..Self::with(builder, Arc::clone(&old.directory))
+        };
+        setup.iommufd("iommufd0")
+    }
+
+    fn with(builder: Builder, directory: Arc<Directory>) -> Self {
+        Self {
+            builder: builder
                 .preload(simulated_host())
                 .env("SIMHOST_DIR", &directory.0),
             directory,
             slots: Vec::new(),
             iommufds: BTreeMap::new(),
-        };
-        setup.iommufd("iommufd0")
+            takes_over: false,
+        }
     }
 
     /// Appends the SMMU that serves `pcie.1`.
@@ -190,10 +221,14 @@ impl Setup {
     /// Opens /dev/iommu once more.
     #[must_use]
     pub fn iommufd(mut self, id: &str) -> Self {
-        let memfd = memfd(&format!("simhost-iommufd-{id}"));
-        let copy = memfd.try_clone().expect("a copy");
-        self.iommufds.insert(id.to_owned(), copy.into());
-        let fd = self.builder.fd(memfd);
+        let fd = if self.takes_over {
+            ANY_FD
+        } else {
+            let memfd = memfd(&format!("simhost-iommufd-{id}"));
+            let copy = memfd.try_clone().expect("a copy");
+            self.iommufds.insert(id.to_owned(), copy.into());
+            self.builder.fd(memfd)
+        };
         let object = format!("iommufd,id={id},fd={fd}");
         self.builder = self.builder.args(["-object", &object]);
         self
@@ -239,6 +274,16 @@ impl Setup {
         self.builder.fd(device_file(name))
     }
 
+    /// Returns the number of the descriptor in QEMU of the device `name` behind the SMMU `smmu`,
+    /// which is added to the host unless this QEMU takes over the device.
+    pub fn device_fd(&mut self, name: &str, smmu: &str) -> RawFd {
+        if self.takes_over {
+            ANY_FD
+        } else {
+            self.spare(name, smmu)
+        }
+    }
+
     /// Adds the root port `slotN`, which takes a hot-plugged device.
     #[must_use]
     pub fn slot(mut self, slot: u32) -> Self {
@@ -252,7 +297,7 @@ impl Setup {
     /// of its own.
     #[must_use]
     pub fn assign(mut self, name: &str, slot: u32) -> Self {
-        let fd = self.spare(name, "a");
+        let fd = self.device_fd(name, "a");
         self.slot(slot)
             .device(&vfio_pci(name, fd, &format!("slot{slot}")))
     }
@@ -266,6 +311,26 @@ impl Setup {
         }
     }
 
+    /// Starts a QEMU that takes over the guest of `old` by `update`, up to the moment when it has
+    /// the files.
+    #[track_caller]
+    pub fn start_beside(self, old: &Bench, update: &Update) -> Bench {
+        match self.try_start_beside(old, update) {
+            Ok(bench) => bench,
+            Err(finished) => panic!("the new QEMU did not start\n{finished}"),
+        }
+    }
+
+    /// Does what [`start_beside`](Self::start_beside) does, but QEMU may refuse the command line.
+    ///
+    /// # Errors
+    ///
+    /// The exit of the new QEMU.
+    #[track_caller]
+    pub fn try_start_beside(self, old: &Bench, update: &Update) -> Result<Bench, Box<Finished>> {
+        self.try_start_with(|| update.send_files(&old.machine))
+    }
+
     /// Starts QEMU, which may refuse the command line.
     ///
     /// # Errors
@@ -273,9 +338,13 @@ impl Setup {
     /// The exit of the QEMU process.
     #[track_caller]
     pub fn try_start(self) -> Result<Bench, Box<Finished>> {
+        self.try_start_with(|| ())
+    }
+
+    fn try_start_with(self, prompt: impl FnOnce()) -> Result<Bench, Box<Finished>> {
         let journal = Journal::new(&self.directory.0.join("log"));
         let bench = Bench {
-            machine: self.builder.try_start()?,
+            machine: self.builder.try_start_with(prompt)?,
             journal: RefCell::new(journal),
             directory: self.directory,
             slots: self.slots,
@@ -315,7 +384,7 @@ pub struct Bench {
     // ended before the directory is deleted
     machine: Machine,
     journal: RefCell<Journal>,
-    directory: Directory,
+    directory: Arc<Directory>,
     slots: Vec<u32>,
     iommufds: BTreeMap<String, File>,
 }
@@ -509,8 +578,9 @@ impl Bench {
                 .sum::<u64>();
             let journal = self.journal();
             // VFIO attaches and detaches devices, too, and calls may fail
-            let agrees = invalidations == journal.total("HWPT_INVALIDATE")
-                && attached <= journal.total("ATTACH") + journal.total("DETACH");
+            let total = |operation| journal.total(operation, self.machine.pid());
+            let agrees = invalidations == total("HWPT_INVALIDATE")
+                && attached <= total("ATTACH") + total("DETACH");
             agrees.then_some(())
         });
     }

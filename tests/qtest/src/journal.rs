@@ -89,6 +89,12 @@ impl Line {
             .collect()
     }
 
+    /// Returns the process that made a call, if the host is shared.
+    fn process(&self) -> Option<u32> {
+        let by = self.text("by");
+        (!by.is_empty()).then(|| number(by) as u32)
+    }
+
     fn device(&self) -> Device {
         let on = match self.text("kind") {
             "none" => On::Nothing,
@@ -134,6 +140,17 @@ impl Call {
         self.0.text("op")
     }
 
+    /// Returns the process that made it, if the host is shared.
+    pub fn process(&self) -> Option<u32> {
+        self.0.process()
+    }
+
+    /// Returns a field that is a number.
+    #[track_caller]
+    pub fn number(&self, key: &str) -> u64 {
+        self.0.number(key)
+    }
+
     /// Returns its errno, or `ok`.
     pub fn result(&self) -> &str {
         self.0.text("result")
@@ -160,8 +177,8 @@ pub struct Journal {
     objects: BTreeMap<(String, u64), Line>,
     /// Lines since the last mark
     recent: Vec<Line>,
-    /// Number of calls since the beginning, by operation
-    totals: BTreeMap<String, u64>,
+    /// Number of calls since the beginning, by operation, and by process if the host is shared
+    totals: BTreeMap<(String, Option<u32>), u64>,
 }
 
 impl Journal {
@@ -207,8 +224,8 @@ impl Journal {
                 self.objects.insert(object(), line.clone());
             }
             "call" => {
-                let operation = line.text("op").to_owned();
-                *self.totals.entry(operation).or_default() += 1;
+                let key = (line.text("op").to_owned(), line.process());
+                *self.totals.entry(key).or_default() += 1;
             }
             "gone" => {
                 self.objects.remove(&object());
@@ -270,9 +287,15 @@ impl Journal {
             .collect()
     }
 
-    /// Returns how often `operation` was called since the beginning.
-    pub fn total(&self, operation: &str) -> u64 {
-        self.totals.get(operation).copied().unwrap_or(0)
+    /// Returns how often `operation` was called since the beginning: by `process`, if the host is
+    /// shared.
+    pub fn total(&self, operation: &str, process: u32) -> u64 {
+        let is_counted = |by: &Option<u32>| by.is_none_or(|by| by == process);
+        let totals = self.totals.iter();
+        totals
+            .filter(|((name, by), _)| name == operation && is_counted(by))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Returns the names of the calls since the mark that change what is

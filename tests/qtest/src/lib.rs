@@ -18,6 +18,7 @@ pub mod fw_cfg;
 pub mod journal;
 mod line;
 pub mod machine;
+pub mod migration;
 pub mod pci;
 pub mod process;
 pub mod qmp;
@@ -27,6 +28,7 @@ pub mod root_port;
 pub mod smmu;
 pub mod tables;
 pub mod translated;
+pub mod update;
 pub mod virtio;
 mod wait;
 

@@ -157,13 +157,27 @@ impl Builder {
     /// # Panics
     ///
     /// If QEMU cannot be run, or neither answers nor ends.
-    pub fn try_start(mut self) -> Result<Machine, Box<Finished>> {
+    pub fn try_start(self) -> Result<Machine, Box<Finished>> {
+        self.try_start_with(|| ())
+    }
+
+    /// Starts QEMU, and calls `prompt`, without which it does not answer on QMP.
+    ///
+    /// # Errors
+    ///
+    /// The exit of a QEMU process.
+    ///
+    /// # Panics
+    ///
+    /// If QEMU cannot be run, or neither answers nor ends.
+    pub fn try_start_with(mut self, prompt: impl FnOnce()) -> Result<Machine, Box<Finished>> {
         let qtest_socket = self.socket("qtest");
         let qmp_socket = self.socket("qmp");
         let process = self
             .args(["-qtest", "chardev:qtest", "-qtest-log", "none"])
             .args(["-qmp", "chardev:qmp"])
             .spawn();
+        prompt();
         let connected = || -> io::Result<_> {
             let qmp = Qmp::connect(LineStream::new(qmp_socket)?)?;
             Ok((Qtest::new(LineStream::new(qtest_socket)?), qmp))

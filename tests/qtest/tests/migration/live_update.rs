@@ -4,125 +4,54 @@
 //! Live update (`cpr-transfer`) of an SMMU with accel=on, without a device of the host: the stream
 //! passes through the test, which can damage it. If the new QEMU refuses it, the old one goes on.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
-    thread,
-};
+use std::fs;
 
-use serde_json::{json, Value};
+use serde_json::json;
 use smmuv3_qtest::{
     command::{SYNC, TLBI_NSNH_ALL},
     machine::RAM,
-    qemu, smmu, until, Builder, Machine, Smmu,
+    smmu, until,
+    update::{
+        builder,
+        field::{IDR3, IS_PRESENT, STREAM_COUNT, VEVENTQ_ID, VIOMMU_ID},
+        State, Update,
+    },
+    Builder, Machine, Smmu,
 };
 
-use crate::{
-    guest::registers,
-    stream::{outcome, TemporaryFile},
-};
+use crate::{guest::registers, stream::TemporaryFile};
 
 /// Properties that no host has to decide.
 const EXPLICIT: &str = "accel=on,ril=on,ats=off,oas=44,ssidsize=0";
 
-/// The header of the subsection: its mark, its name with the length, version 1.
-const HEADER: &[u8] = b"\x05\x0asmmuv3/cpr\0\0\0\x01";
-
-/// Offsets of fields in the subsection.
-const IS_PRESENT: usize = 0;
-const IDR3: usize = 1 + 3 * 4;
-const VIOMMU_ID: usize = 1 + 8 * 4 + 3;
-const VEVENTQ_ID: usize = VIOMMU_ID + 4 * 4 + 3 + 2 * 8 + 13;
-const STREAM_COUNT: usize = VEVENTQ_ID + 4 + 1 + 4 + 4;
-
 fn machine_with(smmu: &str) -> Builder {
-    Builder::virt_with(qemu(), "memory-backend=ram,aux-ram-share=on")
-        .args(["-object", "memory-backend-memfd,id=ram,size=128M,share=on"])
-        .smmu(smmu)
+    builder().smmu(smmu)
 }
 
-fn channel(kind: &str, file: &TemporaryFile) -> Value {
-    json!({
-        "channel-type": kind,
-        "addr": { "transport": "socket", "type": "unix", "path": file.path() },
-    })
+/// Starts a QEMU with `options` of the SMMU, which gets the files of `old`. Returns it, and the
+/// state of `old`.
+#[track_caller]
+fn begin(old: &Machine, options: &str) -> (Machine, State) {
+    let update = Update::new();
+    let setup = machine_with(options).args(update.arguments());
+    let new = setup.try_start_with(|| update.send_files(old));
+    let new = new.unwrap_or_else(|finished| panic!("the new QEMU did not start\n{finished}"));
+    let state = update.state(old, &new).expect("the old QEMU sends it");
+    (new, state)
 }
 
-/// A live update under way: the old QEMU's state has come to the test.
-struct Update {
-    old: Machine,
-    new: Machine,
-    state: Vec<u8>,
-    to_new: UnixStream,
+/// Sends `state` to `new`, which must take it.
+#[track_caller]
+fn finish(new: &Machine, state: State) {
+    assert_eq!(state.send(new), Ok(()), "{}", new.stderr());
 }
 
-impl Update {
-    /// Starts a QEMU with `options` of the SMMU, and has `source` send it its files.
-    #[track_caller]
-    fn begin(source: Machine, options: &str) -> Self {
-        let (files, from_old, to_new) = (
-            TemporaryFile::new(),
-            TemporaryFile::new(),
-            TemporaryFile::new(),
-        );
-        let incoming = channel("cpr", &files).to_string();
-        let builder = machine_with(options).args(["-incoming", "defer", "-incoming", &incoming]);
-        let listener = UnixListener::bind(from_old.path()).expect("a socket");
-        source.qmp("migrate-set-parameters", json!({ "mode": "cpr-transfer" }));
-        let channels = json!({ "channels": [channel("main", &from_old), channel("cpr", &files)] });
-        let sending = thread::spawn(move || {
-            // fails until the new QEMU listens
-            until("the new QEMU", || {
-                source.try_qmp("migrate", channels.clone()).ok()
-            });
-            source
-        });
-        // It does not answer before it has got the files.
-        let new = builder.start();
-        let old = sending.join().expect("the old QEMU sends its files");
-        let uri = format!("unix:{}", to_new.path().display());
-        new.qmp(
-            "migrate-incoming",
-            json!({ "uri": uri, "exit-on-error": false }),
-        );
-        let to_new = UnixStream::connect(to_new.path()).expect("a connection");
-        let mut state = Vec::new();
-        let (mut connection, _) = listener.accept().expect("the old QEMU connects");
-        connection.read_to_end(&mut state).expect("the state");
-        assert_eq!(outcome(&old), Ok(()));
-        Self {
-            old,
-            new,
-            state,
-            to_new,
-        }
-    }
-
-    /// Returns the offset of the subsection's fields.
-    fn fields(&self) -> Option<usize> {
-        let mut windows = self.state.windows(HEADER.len());
-        windows
-            .position(|window| window == HEADER)
-            .map(|at| at + HEADER.len())
-    }
-
-    /// Replaces bytes of the subsection.
-    #[track_caller]
-    fn replace(&mut self, offset: usize, bytes: &[u8]) {
-        let at = self.fields().expect("the subsection") + offset;
-        self.state[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-
-    /// Sends the state to the new QEMU. Returns whether that takes it.
-    #[track_caller]
-    fn finish(mut self) -> (Machine, Machine, Result<(), String>) {
-        // The new QEMU may close the connection in the middle.
-        let _ = self.to_new.write_all(&self.state);
-        drop(self.to_new);
-        let result = outcome(&self.new);
-        (self.old, self.new, result)
-    }
+/// Waits until the guest runs in the new QEMU.
+#[track_caller]
+fn wait_running(new: &Machine) {
+    until("the new QEMU runs", || {
+        (new.status() == "running").then_some(())
+    });
 }
 
 /// Returns a machine whose guest uses the SMMU.
@@ -149,11 +78,11 @@ fn continues(machine: &Machine) {
 /// Updates to a QEMU with other `options` of the SMMU, after `damage`. The new QEMU must
 /// refuse that with `words`, and the guest continue in the old one.
 #[track_caller]
-fn refused(options: &str, words: &str, damage: impl FnOnce(&mut Update)) {
-    let mut update = Update::begin(started(EXPLICIT), options);
-    damage(&mut update);
-    let (old, new, result) = update.finish();
-    let reason = result.expect_err("it was accepted");
+fn refused(options: &str, words: &str, damage: impl FnOnce(&mut State)) {
+    let old = started(EXPLICIT);
+    let (new, mut state) = begin(&old, options);
+    damage(&mut state);
+    let reason = state.send(&new).expect_err("it was accepted");
     let finished = new.quit();
     assert!(finished.status.success(), "{finished}");
     assert!(
@@ -166,18 +95,15 @@ fn refused(options: &str, words: &str, damage: impl FnOnce(&mut Update)) {
 
 #[test]
 fn live_update_hands_registers_over() {
-    let source = started(EXPLICIT);
-    let before = registers(&source);
-    let update = Update::begin(source, EXPLICIT);
-    assert!(update.fields().is_some(), "no state of assigned devices");
-    let (old, new, result) = update.finish();
-    assert_eq!(result, Ok(()), "{}", new.stderr());
+    let old = started(EXPLICIT);
+    let before = registers(&old);
+    let (new, state) = begin(&old, EXPLICIT);
+    assert_eq!(state.subsections().len(), 1, "no state of assigned devices");
+    finish(&new, state);
     assert_eq!(old.status(), "postmigrate");
     assert_eq!(registers(&new), before);
     assert!(old.quit().status.success(), "the old QEMU's end");
-    until("the new QEMU runs", || {
-        (new.status() == "running").then_some(())
-    });
+    wait_running(&new);
     continues(&new);
     assert_eq!(new.quit().stderr, "");
 }
@@ -185,20 +111,16 @@ fn live_update_hands_registers_over() {
 /// Commands that the old QEMU has not consumed are consumed by the new one.
 #[test]
 fn live_update_leaves_pending_commands_to_new_qemu() {
-    let source = machine_with(EXPLICIT).start();
-    let smmu = Smmu::find(&source);
+    let old = machine_with(EXPLICIT).start();
+    let smmu = Smmu::find(&old);
     smmu.setup_queue(RAM + (16 << 20), 4);
-    source.qmp("stop", json!({}));
+    old.qmp("stop", json!({}));
     smmu.push(&[TLBI_NSNH_ALL, SYNC]);
     smmu.ring();
     assert_eq!(smmu.cons(), 0, "consumed while the machine is stopped");
-    let (old, new, result) = Update::begin(source, EXPLICIT).finish();
-    assert_eq!(result, Ok(()), "{}", new.stderr());
-    assert_eq!(
-        Smmu::find(&old).cons(),
-        0,
-        "consumed after the state was saved"
-    );
+    let (new, state) = begin(&old, EXPLICIT);
+    finish(&new, state);
+    assert_eq!(smmu.cons(), 0, "consumed after the state was saved");
     assert_eq!(Smmu::find(&new).cons(), 0, "consumed before the start");
     new.qmp("cont", json!({}));
     Smmu::find(&new).wait_cons(2);
@@ -207,10 +129,10 @@ fn live_update_leaves_pending_commands_to_new_qemu() {
 /// Without accel nothing is added to the C device's stream.
 #[test]
 fn live_update_without_accel_has_no_device_state() {
-    let update = Update::begin(started(""), "");
-    assert_eq!(update.fields(), None);
-    let (_, new, result) = update.finish();
-    assert_eq!(result, Ok(()), "{}", new.stderr());
+    let old = started("");
+    let (new, state) = begin(&old, "");
+    assert_eq!(state.subsections(), [0; 0]);
+    finish(&new, state);
 }
 
 #[test]
@@ -227,23 +149,18 @@ fn live_update_to_other_oas_is_refused() {
 
 #[test]
 fn live_update_with_other_id_register_is_refused() {
-    refused(EXPLICIT, "IDR3 was ", |update| {
-        let at = update.fields().expect("the subsection") + IDR3;
-        let old = update.state[at];
-        update.replace(IDR3, &[old ^ 0x80]);
+    refused(EXPLICIT, "IDR3 was ", |state| {
+        let other = state.byte(IDR3) ^ 0x80;
+        state.replace(0, IDR3, &[other]);
     });
 }
 
 /// The old QEMU may be one without this feature.
 #[test]
 fn live_update_without_device_state_is_refused() {
-    refused(
-        EXPLICIT,
-        "has sent no state of assigned devices",
-        |update| {
-            update.replace(IS_PRESENT, &[0]);
-        },
-    );
+    refused(EXPLICIT, "has sent no state of assigned devices", |state| {
+        state.replace(0, IS_PRESENT, &[0]);
+    });
 }
 
 #[test]
@@ -254,8 +171,8 @@ fn live_update_with_device_state_needs_accel() {
 #[test]
 fn live_update_with_object_of_no_device_is_refused() {
     for (field, offset) in [("viommu_id", VIOMMU_ID), ("veventq_id", VEVENTQ_ID)] {
-        refused(EXPLICIT, &format!("damaged: {field}"), |update| {
-            update.replace(offset, &7_u32.to_be_bytes());
+        refused(EXPLICIT, &format!("damaged: {field}"), |state| {
+            state.replace(0, offset, &7_u32.to_be_bytes());
         });
     }
 }
@@ -264,37 +181,34 @@ fn live_update_with_object_of_no_device_is_refused() {
 #[test]
 fn live_update_with_too_many_devices_is_refused() {
     for count in [257, u32::MAX] {
-        refused(EXPLICIT, "stream_count", |update| {
-            update.replace(STREAM_COUNT, &count.to_be_bytes());
+        refused(EXPLICIT, "stream_count", |state| {
+            state.replace(0, STREAM_COUNT, &count.to_be_bytes());
         });
     }
 }
 
 #[test]
 fn live_update_with_missing_devices_is_refused() {
-    refused(EXPLICIT, "", |update| {
+    refused(EXPLICIT, "", |state| {
         // what follows is taken for a device
-        update.replace(STREAM_COUNT, &1_u32.to_be_bytes());
+        state.replace(0, STREAM_COUNT, &1_u32.to_be_bytes());
     });
 }
 
 #[test]
 fn live_update_with_truncated_state_is_refused() {
     for kept in [0, 1, IDR3, VIOMMU_ID + 2, STREAM_COUNT + 3] {
-        refused(EXPLICIT, "", |update| {
-            let at = update.fields().expect("the subsection") + kept;
-            update.state.truncate(at);
-        });
+        refused(EXPLICIT, "", |state| state.truncate(kept));
     }
 }
 
 /// The new QEMU ends before it has the state.
 #[test]
 fn live_update_to_qemu_that_ends_leaves_old_one_running() {
-    let update = Update::begin(started(EXPLICIT), EXPLICIT);
-    drop(update.new);
-    continues(&update.old);
-    assert_eq!(update.old.quit().stderr, "");
+    let old = started(EXPLICIT);
+    drop(begin(&old, EXPLICIT));
+    continues(&old);
+    assert_eq!(old.quit().stderr, "");
 }
 
 /// A guest can be updated any number of times.
@@ -303,13 +217,11 @@ fn live_update_works_ten_times() {
     let mut machine = started(EXPLICIT);
     let before = registers(&machine);
     for turn in 0..10 {
-        let (old, new, result) = Update::begin(machine, EXPLICIT).finish();
-        assert_eq!(result, Ok(()), "turn {turn}: {}", new.stderr());
+        let (new, state) = begin(&machine, EXPLICIT);
+        finish(&new, state);
         assert_eq!(registers(&new), before, "turn {turn}");
-        assert!(old.quit().status.success(), "turn {turn}");
-        until("the new QEMU runs", || {
-            (new.status() == "running").then_some(())
-        });
+        assert!(machine.quit().status.success(), "turn {turn}");
+        wait_running(&new);
         machine = new;
     }
     continues(&machine);

@@ -3,17 +3,11 @@
 
 //! The state of a machine in a file, with access to the SMMU's section.
 
-use std::{
-    env, fs,
-    io::Write,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{fs, io::Write, os::unix::net::UnixStream};
 
 use serde_json::json;
-use smmuv3_qtest::{until, Builder, Machine};
+pub use smmuv3_qtest::migration::{outcome, TemporaryFile};
+use smmuv3_qtest::{Builder, Machine};
 
 /// The header of the SMMU's section: its name with the length, instance 0,
 /// version 1.
@@ -98,7 +92,7 @@ impl Stream {
         machine.qmp("migrate", json!({ "uri": file.uri() }));
         assert_eq!(outcome(&machine), Ok(()));
         assert!(machine.quit().status.success(), "the source's end");
-        Self(fs::read(&file.0).expect("the saved state"))
+        Self(fs::read(file.path()).expect("the saved state"))
     }
 
     /// Starts a QEMU with this state, with the guest stopped.
@@ -158,7 +152,7 @@ impl Stream {
     /// Writes this state to a file.
     pub fn write(&self) -> TemporaryFile {
         let file = TemporaryFile::new();
-        fs::write(&file.0, &self.0).expect("a file with the state");
+        fs::write(file.path(), &self.0).expect("a file with the state");
         file
     }
 
@@ -207,47 +201,5 @@ impl Stream {
     #[track_caller]
     pub fn cut(&self, end: usize) -> Self {
         Self(self.0[..self.smmu() + end].to_owned())
-    }
-}
-
-/// Waits until a migration has ended.
-#[track_caller]
-pub fn outcome(machine: &Machine) -> Result<(), String> {
-    until("end of the migration", || {
-        let state = machine.qmp("query-migrate", json!({}));
-        match state["status"].as_str() {
-            Some("completed") => Some(Ok(())),
-            Some("failed") => Some(Err(state["error-desc"].to_string())),
-            _ => None,
-        }
-    })
-}
-
-/// A file that is deleted with the test.
-pub struct TemporaryFile(PathBuf);
-
-impl TemporaryFile {
-    /// Returns a name for a file that does not exist yet.
-    pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("smmuv3-state-{}-{number}", process::id());
-        Self(env::temp_dir().join(name))
-    }
-
-    /// Returns its name.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Returns its URI for `migrate` and `-incoming`.
-    pub fn uri(&self) -> String {
-        format!("file:{}", self.0.display())
-    }
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
