@@ -168,7 +168,9 @@ impl Devices {
         let (there, here) = (saved.streams().len(), self.streams.len());
         ensure!(
             there == here,
-            "the other QEMU has {there} assigned devices behind it, this one {here}: start this one with the same devices"
+            "the other QEMU has {} assigned devices behind it, this one {}: start this one with the same devices",
+            there,
+            here
         );
         let backend = self.streams.first().map(|it| it.device().backend_address());
         for stream in &self.streams {
@@ -179,8 +181,10 @@ impl Devices {
                     .streams()
                     .iter()
                     .any(|it| (it.device_id, it.stream_id) == (id, stream_id)),
-                "the other QEMU has no assigned device {id} with StreamID {stream_id:#x}: start this one with the \
-                 same addresses of devices"
+                "the other QEMU has no assigned device {} with StreamID {:#x}: start this one with the same \
+                 addresses of devices",
+                id,
+                stream_id
             );
             ensure!(
                 Some(device.backend_address()) == backend,
