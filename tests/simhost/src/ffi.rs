@@ -99,7 +99,7 @@ fn simulated<R>(
     function: impl FnOnce(&mut Host, &mut OwnMemory, &File) -> R,
 ) -> Option<R> {
     with_host(|host, memory| {
-        let file = identify(fd).or_else(|| host.veventq(fd))?;
+        let file = identify(fd).or_else(|| host.own_file(fd))?;
         Some(function(host, memory, &file))
     })
     .flatten()

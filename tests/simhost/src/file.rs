@@ -24,13 +24,18 @@ pub enum File {
     Device(String),
     /// A virtual event queue: the iommufd's name and the object's ID
     Veventq(String, u32),
+    /// The data of a device's migration: the device's name
+    Migration(String),
 }
 
 impl File {
     /// Returns its name in scripts: that of the iommufd for an event queue.
     pub fn name(&self) -> &str {
         match self {
-            Self::Iommufd(name) | Self::Device(name) | Self::Veventq(name, _) => name,
+            Self::Iommufd(name)
+            | Self::Device(name)
+            | Self::Veventq(name, _)
+            | Self::Migration(name) => name,
         }
     }
 }

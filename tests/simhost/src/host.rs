@@ -16,6 +16,7 @@ use crate::{
     file::{from_link, File},
     log::{Log, Words},
     memory::Memory,
+    migration::Migration,
     objects::{nested_kind, Device, Id, Object, Objects},
     script::{Circumstances, Fault, Script},
     shared::{self, Shared},
@@ -40,6 +41,7 @@ pub struct Host {
     pub(crate) log: Log,
     pub(crate) iommufds: BTreeMap<String, Objects>,
     pub(crate) devices: BTreeMap<String, VfioDevice>,
+    pub(crate) migrations: BTreeMap<String, Migration>,
     pub(crate) next_vmid: u16,
     /// The descriptors of each file that the process is known to have; empty if the host is shared
     open: BTreeMap<File, BTreeSet<RawFd>>,
@@ -62,6 +64,7 @@ impl Host {
             log,
             iommufds: BTreeMap::new(),
             devices: BTreeMap::new(),
+            migrations: BTreeMap::new(),
             next_vmid: 1,
             open: BTreeMap::new(),
             recovering: BTreeSet::new(),
@@ -209,6 +212,18 @@ impl Host {
         known.map(|(file, _)| file.clone())
     }
 
+    /// Returns the file of which `fd` is a descriptor, if it is one that the host has
+    /// opened for the process.
+    pub fn own_file(&self, fd: RawFd) -> Option<File> {
+        let migration = || {
+            let mut files = self.open.iter();
+            let known =
+                files.find(|(file, fds)| matches!(file, File::Migration(_)) && fds.contains(&fd));
+            known.map(|(file, _)| file.clone())
+        };
+        self.veventq(fd).or_else(migration)
+    }
+
     /// Records that the process polls a descriptor.
     pub fn poll(&mut self, fd: RawFd) {
         if let Some(File::Veventq(iommufd, id)) = self.veventq(fd) {
@@ -319,6 +334,7 @@ impl Host {
         match file {
             File::Iommufd(name) => self.iommufd_ioctl(memory, name, fd, request, address),
             File::Device(name) => self.device_ioctl(memory, name, request, address, iommufd_of),
+            File::Migration(name) => self.session_ioctl(memory, name, request, address),
             File::Veventq(..) => Err(Errno::ENOTTY),
         }
     }
@@ -384,6 +400,7 @@ impl Host {
                     .retain(|_, (on, queue)| (&*on, &*queue) != (iommufd, id));
                 self.close_veventq(iommufd, *id);
             }
+            File::Migration(_) => {}
         }
     }
 

@@ -40,6 +40,7 @@ pub mod invalidation;
 mod iommufd;
 pub mod log;
 pub mod memory;
+pub mod migration;
 pub mod objects;
 pub mod pci;
 pub mod script;

@@ -13,6 +13,7 @@
 //!   `iova=` and `length=`, and `index=` when it is gone;
 //! * `device name=D hwpt=N kind=none|s2|abort|bypass|nested ste=W0,W1`: the page
 //!   table that a device's transactions now go through; `none` is blocked;
+//! * `migration name=D state=S`: a step of the device's migration;
 //! * `issue smmu=S n=N cmds=...`: commands that the SMMU has completed, as it
 //!   got them;
 //! * `trouble ...`: the simulation itself is at a loss. No test expects one.

@@ -12,7 +12,8 @@
 //!   virtual machines can have, and log2 of the queues and the streams of each;
 //!   `type:N` is the type that `GET_HW_INFO` reports, `page:N` the length that
 //!   `VIOMMU_ALLOC` reports.
-//! * `device NAME smmu=NAME sid=N`
+//! * `device NAME smmu=NAME sid=N [migration=stop-copy,p2p,precopy,dma-logging,size:N]`:
+//!   without `migration` it cannot be migrated
 //! * `contract unvalidated|validating|block-start`: which kernel's `IOMMU_HWPT_INVALIDATE`
 //!   this is ([`Contract`])
 //! * `fail OP [errno=NAME] [skip=N] [count=N] [device=NAME] [kind=KIND]
@@ -21,7 +22,8 @@
 //!   delayed, then fail with `errno` (default: succeed). `kind` is that of the
 //!   object that the call creates or destroys, and `smmuv3` or `cmdqv` for
 //!   `GET_HW_INFO`; `index` is that of a hardware queue which is allocated or
-//!   destroyed. `fail MMAP` is a mapping of an iommufd. `entry_num` is what an invalidation writes
+//!   destroyed. For `MIG_DEVICE_STATE`, `kind` is the state that the device is
+//!   to have. `fail MMAP` is a mapping of an iommufd. `entry_num` is what an invalidation writes
 //!   back, `issued` how many of its commands complete although it fails. `fail
 //!   VEVENTQ_EMPTY`, without `errno`: reads of a virtual event queue return
 //!   nothing, and leave it readable.
@@ -43,7 +45,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{cmdqv::Cmdqv, errno::Errno, invalidation::Contract, smmu::Smmu};
+use crate::{
+    cmdqv::Cmdqv, errno::Errno, invalidation::Contract, migration::Capabilities, smmu::Smmu,
+};
 
 /// A device of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct DeviceLine {
     pub smmu: String,
     /// Its `StreamID` in the host
     pub sid: u32,
+    /// Its migration, if it can be migrated
+    pub migration: Option<Capabilities>,
 }
 
 /// The properties of a call that select a failure.
@@ -238,8 +244,16 @@ impl Script {
             ("device", Some(name)) => {
                 let smmu = fields.0.get("smmu")?.to_string();
                 let sid = u32::try_from(fields.number("sid")??).ok()?;
-                self.devices
-                    .insert(name.to_owned(), DeviceLine { smmu, sid });
+                let migration = match fields.0.get("migration") {
+                    Some(text) => Some(Capabilities::parse(text)?),
+                    None => None,
+                };
+                let device = DeviceLine {
+                    smmu,
+                    sid,
+                    migration,
+                };
+                self.devices.insert(name.to_owned(), device);
             }
             ("fail", Some(operation)) => {
                 let rule = fields.rule(self.next_rule, operation)?;
@@ -440,6 +454,7 @@ mod tests {
         assert_eq!(a.idr[0], script.smmu("b").expect("so was it").idr[0]);
         let device = script.device("d").expect("it was described");
         assert_eq!((device.smmu.as_str(), device.sid), ("b", 0x10));
+        assert_eq!(device.migration, None);
     }
 
     #[test]
@@ -517,6 +532,7 @@ mod tests {
             "smmu a cmdqv=on",
             "fail HW_QUEUE_ALLOC index=first",
             "device d sid=1",
+            "device d smmu=a sid=1 migration=p2p",
             "contract verbal",
             "clear now",
             "shared host",

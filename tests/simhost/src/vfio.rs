@@ -10,6 +10,7 @@ use crate::{
     file::File,
     host::{Host, Report},
     memory::Memory,
+    migration::{Capabilities, Migration, State},
     objects::{Device, Id, Object},
     pci::{ConfigSpace, BAR0_SIZE, CONFIG_SIZE},
     script::Circumstances,
@@ -26,6 +27,8 @@ const REGIONS: u32 = 9;
 const IRQS: u32 = 5;
 /// The error and the request interrupt have one vector each.
 const FIRST_IRQ: u32 = 3;
+/// The `data_fd` of a change of state that begins no session
+const NO_FILE: u32 = u32::MAX;
 /// The bits of a file offset that are the number of the region.
 const REGION_SHIFT: u32 = 40;
 
@@ -42,6 +45,12 @@ stored_struct!(VfioDevice { binding, config });
 impl Host {
     fn vfio_device(&mut self, name: &str) -> &mut VfioDevice {
         self.devices.entry(name.to_owned()).or_default()
+    }
+
+    /// Returns the migration of a device. It is one process's: in a live update of QEMU no device
+    /// migrates.
+    fn migration(&mut self, name: &str) -> &mut Migration {
+        self.migrations.entry(name.to_owned()).or_default()
     }
 
     /// Returns the region of a file offset, and the offset in the region.
@@ -77,6 +86,7 @@ impl Host {
                 if ConfigSpace::asks_for_reset(at, bytes) {
                     config.reset();
                     self.log.line(format_args!("flr device={name}"));
+                    self.reset_migration(name);
                 }
                 Ok(count)
             }
@@ -113,8 +123,7 @@ impl Host {
             uapi::DEVICE_GET_IRQ_INFO => ("GET_IRQ_INFO", self.get_irq_info(memory, name, address)),
             uapi::DEVICE_SET_IRQS => ("SET_IRQS", self.simple("SET_IRQS", name)),
             uapi::DEVICE_RESET => ("RESET", self.reset(name)),
-            // neither migration nor anything else is offered
-            uapi::DEVICE_FEATURE => ("FEATURE", Err(Errno::ENOTTY)),
+            uapi::DEVICE_FEATURE => ("FEATURE", self.feature(memory, name, address, &mut report)),
             _ => ("unknown", Err(Errno::ENOTTY)),
         };
         if operation == "unknown" {
@@ -275,7 +284,127 @@ impl Host {
         self.binding(name)?;
         self.simple("RESET", name)?;
         self.vfio_device(name).config.reset();
+        self.reset_migration(name);
         Ok(())
+    }
+
+    fn reset_migration(&mut self, name: &str) {
+        if self.migration(name).reset() {
+            self.log_migration(name);
+        }
+    }
+
+    fn log_migration(&mut self, name: &str) {
+        let state = self.migration(name).state();
+        self.log
+            .line(format_args!("migration name={name} state={state}"));
+    }
+
+    /// A device offers nothing but migration.
+    fn feature(
+        &mut self,
+        memory: &mut dyn Memory,
+        name: &str,
+        address: u64,
+        report: &mut Report,
+    ) -> Result<()> {
+        let mut argument = Argument::of_vfio(memory, address, 8, 16)?;
+        let flags = argument.u32(4);
+        let number = flags & uapi::FEATURE_MASK;
+        let line = self.script.device(name);
+        let capabilities = line.and_then(|line| line.migration).ok_or(Errno::ENOTTY)?;
+        let (probe, length) = match number {
+            uapi::FEATURE_MIG_DEVICE_STATE => (uapi::FEATURE_GET | uapi::FEATURE_SET, 8),
+            uapi::FEATURE_MIGRATION | uapi::FEATURE_MIG_DATA_SIZE => (uapi::FEATURE_GET, 8),
+            uapi::FEATURE_MIG_PRECOPY_INFO_V2 if capabilities.has(State::PreCopy) => {
+                (uapi::FEATURE_SET, 0)
+            }
+            uapi::FEATURE_DMA_LOGGING_START if capabilities.dma_logging => (uapi::FEATURE_SET, 8),
+            _ => return Err(Errno::ENOTTY),
+        };
+        let _ = write!(report.fields, " feature={number}");
+        let wanted = flags & (uapi::FEATURE_GET | uapi::FEATURE_SET);
+        if wanted & !probe != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if flags & uapi::FEATURE_PROBE != 0 {
+            return Ok(());
+        }
+        // the caller's size, which is at the beginning
+        if argument.u32(0) < 8 + length {
+            return Err(Errno::EINVAL);
+        }
+        match (number, wanted) {
+            (uapi::FEATURE_MIGRATION, uapi::FEATURE_GET) => {
+                argument.set_u64(8, capabilities.flags());
+            }
+            (uapi::FEATURE_MIG_DATA_SIZE, uapi::FEATURE_GET) => {
+                argument.set_u64(8, capabilities.size);
+            }
+            (uapi::FEATURE_MIG_DEVICE_STATE, uapi::FEATURE_GET) => {
+                argument.set_u32(8, self.migration(name).state().number());
+                argument.set_u32(12, NO_FILE);
+            }
+            (uapi::FEATURE_MIG_DEVICE_STATE, uapi::FEATURE_SET) => {
+                let state = State::of(argument.u32(8)).ok_or(Errno::EINVAL)?;
+                let _ = write!(report.fields, " state={state}");
+                let file = self.change_state(name, state, capabilities)?;
+                argument.set_u32(12, file.map_or(NO_FILE, |file| file as u32));
+            }
+            (uapi::FEATURE_MIG_PRECOPY_INFO_V2, uapi::FEATURE_SET) => return Ok(()),
+            _ => return Err(Errno::EINVAL),
+        }
+        argument.respond(memory)
+    }
+
+    /// Has the device go to a state, step by step. Returns the file of a session that
+    /// begins.
+    fn change_state(
+        &mut self,
+        name: &str,
+        wanted: State,
+        capabilities: Capabilities,
+    ) -> Result<Option<RawFd>> {
+        self.fault(&Circumstances {
+            operation: "MIG_DEVICE_STATE",
+            device: Some(name),
+            kind: Some(wanted.name()),
+            index: None,
+        })?;
+        let from = self.migration(name).state();
+        let mut file = None;
+        for next in capabilities.path(from, wanted)? {
+            let result = self.migration(name).enter(next, capabilities);
+            self.log_migration(name);
+            if let Some(fd) = result? {
+                self.opened(File::Migration(name.to_owned()), fd);
+                file = Some(fd);
+            }
+        }
+        Ok(file)
+    }
+
+    /// Handles an `ioctl` on the file of a session. Nothing is left to read before the
+    /// device stops.
+    pub(crate) fn session_ioctl(
+        &mut self,
+        memory: &mut dyn Memory,
+        name: &str,
+        request: u64,
+        address: u64,
+    ) -> Result<i32> {
+        if request != uapi::MIG_GET_PRECOPY_INFO {
+            return Err(Errno::ENOTTY);
+        }
+        let state = self.migration(name).state();
+        if !matches!(state, State::PreCopy | State::PreCopyP2p) {
+            return Err(Errno::EINVAL);
+        }
+        let mut argument = Argument::of_vfio(memory, address, 24, 24)?;
+        argument.set_u64(8, 0);
+        argument.set_u64(16, 0);
+        argument.respond(memory)?;
+        Ok(0)
     }
 
     /// Handles the close of the last descriptor: the device is unbound.
