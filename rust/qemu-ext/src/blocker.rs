@@ -9,7 +9,7 @@
 //!
 //! fn realize() -> Result<MigrationBlocker> {
 //!     let reason = Error::msg("my-device has state that cannot be migrated");
-//!     MigrationBlocker::new(&reason, Modes::MIGRATION)
+//!     MigrationBlocker::new(&reason, Modes::ALL)
 //! }
 //! ```
 
@@ -23,12 +23,12 @@ use crate::bindings;
 pub struct Modes(u32);
 
 impl Modes {
-    /// Migration to another host, snapshots, and the update of the host's kernel (`cpr-reboot`)
-    pub const MIGRATION: Self =
-        Self((1 << bindings::MIG_MODE_NORMAL) | (1 << bindings::MIG_MODE_CPR_REBOOT));
     /// Live update: a new QEMU takes over the files of the old one
     pub const LIVE_UPDATE: Self =
         Self((1 << bindings::MIG_MODE_CPR_TRANSFER) | (1 << bindings::MIG_MODE_CPR_EXEC));
+    /// Live update, migration to another host, snapshots, and the update of the host's kernel
+    /// (`cpr-reboot`)
+    pub const ALL: Self = Self((1 << bindings::MIG_MODE__MAX) - 1);
 }
 
 /// Blocks migration for as long as the value exists.

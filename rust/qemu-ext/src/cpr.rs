@@ -31,10 +31,16 @@ pub fn is_incoming() -> bool {
     unsafe { bindings::cpr_is_incoming() }
 }
 
-/// Returns whether the state that is being saved is for a live update.
+/// Returns whether the state that is being saved is for a live update: the mode of migration is one
+/// of these, and a migration has stopped the machine. The mode is also set while a snapshot is
+/// saved, if the user has not set it back.
 pub fn is_outgoing() -> bool {
-    // SAFETY: reads a parameter of the migration; the argument is not used
-    unsafe { bindings::cpr_incoming_needed(ptr::null_mut()) }
+    // SAFETY: reads a parameter of the migration, and the state of the machine; the argument is not
+    // used
+    unsafe {
+        bindings::cpr_incoming_needed(ptr::null_mut())
+            && bindings::runstate_check(bindings::RUN_STATE_FINISH_MIGRATE)
+    }
 }
 
 /// The name of a file in the old QEMU and in the new one.

@@ -14,7 +14,7 @@
 //!
 //! impl Device {
 //!     fn init(self: Pin<&mut Self>) {
-//!         VmStateHandler::init(self, &Self::run_state_changed, |device| {
+//!         VmStateHandler::init(self, &Self::run_state_changed, &(), |device| {
 //!             &mut device.run_state
 //!         });
 //!     }
@@ -45,11 +45,18 @@ use crate::{
 
 type Function = unsafe extern "C" fn(*mut c_void, bool, bindings::RunState);
 
+#[derive(Clone, Copy, Debug)]
+struct Callback {
+    function: Function,
+    prepare: Option<Function>,
+    owner: *mut c_void,
+}
+
 /// A handler that calls back into the value that it is a field of, whenever the machine
 /// starts or stops.
 #[derive(Debug, Default)]
 pub struct VmStateHandler {
-    callback: Option<(Function, *mut c_void)>,
+    callback: Option<Callback>,
     entry: AtomicPtr<VMChangeStateEntry>,
 }
 
@@ -68,11 +75,19 @@ impl VmStateHandler {
     }
 
     /// Makes `field` of `owner` a handler that runs `F` on the owner, with whether the
-    /// machine runs.
-    pub fn init<T, F>(owner: Pin<&mut T>, _callback: &F, field: impl FnOnce(&mut T) -> &mut Self)
-    where
+    /// machine runs, and before that `P`, unless it is `()`.
+    ///
+    /// QEMU runs `P` of all handlers before the first `F`. When the machine starts, VFIO lets
+    /// devices run in its `P`.
+    pub fn init<T, F, P>(
+        owner: Pin<&mut T>,
+        _callback: &F,
+        _prepare: &P,
+        field: impl FnOnce(&mut T) -> &mut Self,
+    ) where
         T: Sync,
         F: for<'a> FnCall<(&'a T, bool)>,
+        P: for<'a> FnCall<(&'a T, bool)>,
     {
         unsafe extern "C" fn call<T, F: for<'a> FnCall<(&'a T, bool)>>(
             opaque: *mut c_void,
@@ -87,8 +102,13 @@ impl VmStateHandler {
         // SAFETY: the owner is not moved
         let owner = unsafe { Pin::into_inner_unchecked(owner) };
         let pointer: *mut T = owner;
+        let prepare: Option<Function> = if P::IS_SOME { Some(call::<T, P>) } else { None };
         *field(owner) = Self {
-            callback: Some((call::<T, F>, pointer.cast())),
+            callback: Some(Callback {
+                function: call::<T, F>,
+                prepare,
+                owner: pointer.cast(),
+            }),
             entry: AtomicPtr::new(ptr::null_mut()),
         };
     }
@@ -97,13 +117,24 @@ impl VmStateHandler {
     /// their priorities, lowest first; when it has stopped, in the opposite order.
     pub fn register(&self, priority: c_int) {
         assert!(bql::is_locked());
-        let Some((function, owner)) = self.callback else {
+        let Some(Callback {
+            function,
+            prepare,
+            owner,
+        }) = self.callback
+        else {
             return;
         };
         if self.entry.load(Ordering::Relaxed).is_null() {
             // SAFETY: the owner outlives the handler, because `drop` unregisters it
             let entry = unsafe {
-                bindings::qemu_add_vm_change_state_handler_prio(Some(function), owner, priority)
+                bindings::qemu_add_vm_change_state_handler_prio_full(
+                    Some(function),
+                    prepare,
+                    None,
+                    owner,
+                    priority,
+                )
             };
             self.entry.store(entry, Ordering::Relaxed);
         }
@@ -132,6 +163,12 @@ pub fn is_machine_ready() -> bool {
     unsafe {
         hwcore::bindings::phase_check(hwcore::bindings::MachineInitPhase::PHASE_MACHINE_READY)
     }
+}
+
+/// Returns whether the machine waits for the state of another one, or loads it (`-incoming`).
+pub fn is_incoming() -> bool {
+    // SAFETY: reads a variable of the main thread
+    unsafe { bindings::runstate_check(bindings::RUN_STATE_INMIGRATE) }
 }
 
 /// Returns whether execution is recorded or replayed. Nothing that the guest sees may

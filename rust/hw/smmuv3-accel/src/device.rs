@@ -34,7 +34,7 @@ use qemu_ext::{
     property::{add_read_only, Value},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
-    runstate::{add_machine_init_done_notifier, is_machine_ready, VmStateHandler},
+    runstate::{add_machine_init_done_notifier, is_incoming, is_machine_ready, VmStateHandler},
 };
 use qom::prelude::*;
 use smmuv3::{cmdq::Progress, cmdqv::QUEUES, command::Leniency, features::Features};
@@ -48,7 +48,8 @@ use util::{
 use crate::{
     accel::{
         cmdq::{AccelBackend, NoCaches},
-        probe_cmdqv, Accel, Owner, SavedAccel, VcmdqErrors, VeventQ, Vintf, VintfRequest,
+        probe_cmdqv, Accel, Owner, SavedAccel, SavedFeatures, VcmdqErrors, VeventQ, Vintf,
+        VintfRequest,
     },
     cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
     cmdqv::{self, CmdqvRegions, CmdqvUnit, Surroundings},
@@ -98,7 +99,7 @@ static REGISTERS_OPS: MemoryRegionOps<Smmuv3> = MemoryRegionOpsBuilder::<Smmuv3>
 /// before its state is saved, when it has stopped.
 const RUN_STATE_PRIORITY: c_int = c_int::MIN;
 
-declare_vmstate!(Smmuv3, saved, saved_accel);
+declare_vmstate!(Smmuv3, saved, saved_features, saved_accel);
 
 /// An `SMMUv3`.
 ///
@@ -184,11 +185,11 @@ pub struct Smmuv3 {
     properties: BqlCell<Option<SmmuProperties>>,
     /// Registers in the layout of the migration stream, while one is written or read
     saved: BqlRefCell<SavedRegisters>,
+    /// ID registers in the stream with accel=on, while one is written or read
+    saved_features: BqlRefCell<SavedFeatures>,
     /// Assigned devices in the stream of a live update, while one is written or read
     saved_accel: BqlRefCell<SavedAccel>,
-    /// Blocks what assigned devices cannot do
-    migration_blocker: BqlRefCell<Option<MigrationBlocker>>,
-    /// Blocks live updates of an SMMU that has or had queues in hardware
+    /// Blocks migration and live updates of an SMMU that has or had queues in hardware
     cmdqv_blocker: BqlRefCell<Option<MigrationBlocker>>,
     /// Quiesces when the machine stops, and resumes when it starts
     run_state: VmStateHandler,
@@ -270,8 +271,8 @@ impl Smmuv3 {
         uninit_field_mut!(*this, endpoints).write(Default::default());
         uninit_field_mut!(*this, properties).write(Default::default());
         uninit_field_mut!(*this, saved).write(Default::default());
+        uninit_field_mut!(*this, saved_features).write(Default::default());
         uninit_field_mut!(*this, saved_accel).write(Default::default());
-        uninit_field_mut!(*this, migration_blocker).write(Default::default());
         uninit_field_mut!(*this, cmdqv_blocker).write(Default::default());
         uninit_field_mut!(*this, run_state).write(Default::default());
         uninit_field_mut!(*this, machine_done).write(Default::default());
@@ -332,9 +333,12 @@ impl Smmuv3 {
             Self::retry_due,
             |device| &mut device.assigned.retry,
         );
-        VmStateHandler::init(self.as_mut(), &Self::run_state_changed, |device| {
-            &mut device.run_state
-        });
+        VmStateHandler::init(
+            self.as_mut(),
+            &Self::run_state_changed,
+            &Self::prepare_run_state,
+            |device| &mut device.run_state,
+        );
         Notifier::init(self.as_mut(), &Self::machine_done, |device| {
             &mut device.machine_done
         });
@@ -366,19 +370,9 @@ impl Smmuv3 {
         self.properties.set(Some(properties));
 
         let name = self.name();
-        let blocker = if self.accel {
+        if self.accel {
             self.use_pci_iommu_impl();
-            let reason = format!(
-                "arm-smmuv3 '{name}' with accel=on cannot be migrated, because the translations of its devices \
-                 are in the host: use accel=off for this guest, or shut it down"
-            );
-            Some(MigrationBlocker::new(
-                &Error::msg(reason),
-                Modes::MIGRATION,
-            )?)
-        } else {
-            None
-        };
+        }
         self.state.guest_errors.set_name(name.clone());
         self.set_region_type::<Smmuv3MemoryRegion>();
         self.get_class().parent_methods.realize(self)?;
@@ -387,7 +381,6 @@ impl Smmuv3 {
             self.find_endpoints()?;
         }
 
-        *self.migration_blocker.borrow_mut() = blocker;
         // A host refuses commands about EL2, and its errors are reported to the guest; in
         // software they cost nothing, and firmware that runs on the C device needs them.
         let leniency = if self.accel {
@@ -435,7 +428,7 @@ impl Smmuv3 {
     fn machine_done(&self) {
         self.add_cmdqv().unwrap_fatal();
         // the guest of another QEMU has seen what they are
-        let resolved = self.assigned.is_resolved() || cpr::is_incoming();
+        let resolved = self.assigned.is_resolved() || is_incoming();
         let wants = |what: fn(&SmmuProperties) -> bool| {
             self.properties
                 .get()
@@ -464,6 +457,11 @@ impl Smmuv3 {
     fn reset_exit(&self, reset_type: ResetType) {
         trace::trace_smmu_reset_exit();
         self.get_class().parent_methods.reset_exit(self, reset_type);
+        self.reset();
+    }
+
+    /// Gives registers, queues and assigned devices the state after a reset.
+    fn reset(&self) {
         // first, because the queues are the guest's until the host has released them
         self.vcmdqs
             .reset(&self.state.features(), &self.around_vcmdqs());
@@ -563,6 +561,13 @@ impl Smmuv3 {
         if effects.cmdq {
             self.cmdq.note_doorbell();
             self.consume();
+        }
+    }
+
+    /// Prepares for a start of the machine, before VFIO lets devices run.
+    fn prepare_run_state(&self, running: bool) {
+        if running {
+            self.assigned.start_loaded(&self.state);
         }
     }
 
@@ -756,6 +761,10 @@ impl Smmuv3 {
                 let vintf = viommu.and_then(|viommu| viommu.vintf.as_mut());
                 vintf.map(Vintf::retire);
             });
+            // The guest has no such queues, so it can be migrated. But a new QEMU could not adopt
+            // the vIOMMU.
+            *self.cmdqv_blocker.borrow_mut() = None;
+            *self.cmdqv_blocker.borrow_mut() = Some(self.block_cmdqv(Modes::LIVE_UPDATE)?);
             return Ok(());
         }
         self.vcmdqs
@@ -779,14 +788,15 @@ impl Smmuv3 {
             .with_viommu(|viommu| viommu.is_some_and(|viommu| viommu.vintf.is_some()))
     }
 
-    /// Blocks live updates, because queues in hardware cannot be adopted.
-    fn block_live_update(&self) -> Result<MigrationBlocker> {
+    /// Blocks modes of migration, because queues in hardware can be neither saved nor adopted.
+    fn block_cmdqv(&self, modes: Modes) -> Result<MigrationBlocker> {
         let reason = format!(
-            "arm-smmuv3 '{}' has CMDQ virtualization (cmdqv), whose queues in hardware a new QEMU cannot take \
-             over: start the guest with cmdqv=off to be able to update QEMU under it",
+            "arm-smmuv3 '{}' has CMDQ virtualization (cmdqv), whose queues in hardware can be neither migrated nor \
+             taken over by a new QEMU: start the guest with cmdqv=off to be able to migrate it, or to update QEMU \
+             under it",
             self.name()
         );
-        MigrationBlocker::new(&Error::msg(reason), Modes::LIVE_UPDATE)
+        MigrationBlocker::new(&Error::msg(reason), modes)
     }
 
     fn around_vcmdqs(&self) -> Surroundings<'_> {
@@ -970,8 +980,7 @@ impl Smmuv3 {
 
     fn viommu_flags(&self) -> ViommuFlags {
         let features = self.state.features();
-        let properties = self.properties.get();
-        pci::viommu_flags(properties.is_some_and(|properties| properties.wants_pasid(&features)))
+        pci::viommu_flags(features.ssidsize() > 0)
     }
 
     fn plug(&self, function: PciFunction<'_>, device: &HostIommuDevice) -> Result<()> {
@@ -981,7 +990,7 @@ impl Smmuv3 {
         };
         let open_errors = |viommu: &HostObject| VeventQ::new(self, &Self::vcmdq_errors, viommu);
         let vintf = self.vintf_request(&device, &open_errors)?;
-        let blocker = vintf.as_ref().map(|_| self.block_live_update());
+        let blocker = vintf.as_ref().map(|_| self.block_cmdqv(Modes::ALL));
         let blocker = blocker.transpose()?;
         let new = self
             .assigned
@@ -1025,7 +1034,18 @@ impl Smmuv3 {
 
     fn pre_load(&self) -> std::result::Result<(), InvalidError> {
         *self.saved.borrow_mut() = SavedRegisters::before_load(&self.state.features());
+        *self.saved_features.borrow_mut() = SavedFeatures::default();
         *self.saved_accel.borrow_mut() = SavedAccel::default();
+        Ok(())
+    }
+
+    fn features_needed(&self) -> bool {
+        // the state of assigned devices for a live update has them, too
+        self.accel && !cpr::is_outgoing()
+    }
+
+    fn save_features(&self) -> std::result::Result<(), InvalidError> {
+        *self.saved_features.borrow_mut() = self.state.features().into();
         Ok(())
     }
 
@@ -1048,6 +1068,8 @@ impl Smmuv3 {
             self.assigned
                 .adopt_features(&self.state, &devices)
                 .map_err(|error| self.not_updated(&error))?;
+        } else {
+            self.load_features()?;
         }
         let saved = *self.saved.borrow();
         let registers = saved.registers(&self.state.features()).map_err(|field| {
@@ -1063,12 +1085,48 @@ impl Smmuv3 {
                 .adopt(&devices)
                 .map_err(|error| self.not_updated(&error));
         }
-        self.assigned.reattach_all(&self.state);
-        self.sync_veventq();
         // Commands that the source had not consumed are consumed when the machine starts: an
         // interrupt controller that is loaded later has no pending bit for a CMD_SYNC, so
         // its interrupt would be lost.
+        if self.accel {
+            self.attach_loaded()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Shows the guest the ID registers that it has read at the source.
+    fn load_features(&self) -> Result<()> {
+        let saved = *self.saved_features.borrow();
+        ensure!(
+            self.accel || !saved.is_present,
+            "{}: cannot load this state: the guest was started with accel=on, and this QEMU with accel=off",
+            self.name()
+        );
+        ensure!(
+            !self.vcmdqs.is_present(),
+            "{}: cannot load this state: the guest was started without CMDQ virtualization (cmdqv), and this QEMU \
+             with it: set cmdqv=off",
+            self.name()
+        );
+        let policy = self.cmdq.policy();
+        let policy = self.assigned.load_features(&self.state, &saved, policy)?;
+        self.cmdq.set_policy(policy);
         Ok(())
+    }
+
+    /// Attaches the assigned devices as the loaded state says, all of them or none.
+    ///
+    /// A quarantine and a `CERROR_ATC_INV_SYNC` that is not reported yet are not in the state: the
+    /// ATCs of the devices here are empty.
+    fn attach_loaded(&self) -> Result<()> {
+        self.cmdq.resume_from(false);
+        let result = self.assigned.attach_loaded(&self.state);
+        if result.is_err() {
+            self.reset();
+        }
+        self.sync_veventq();
+        result
     }
 }
 

@@ -39,6 +39,12 @@ pub const OWN_DESCRIPTIONS: [(&CStr, &CStr); 3] = [
     ),
 ];
 
+/// Largest IDR1.SSIDSIZE: `SubstreamIDs` have 20 bits at most (§6.3.2).
+const MAX_SSIDSIZE: u8 = 20;
+
+/// Largest IDR5.OAS of an `SMMUv3.1`: 52 bits (§6.3.6).
+const MAX_OAS: u8 = 0b110;
+
 /// QAPI's `OasMode`: `auto`, or a number of bits.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
@@ -116,8 +122,8 @@ pub struct SmmuProperties {
     pub stage: Stage,
     /// IDR0.ATS
     pub ats: Auto<bool>,
-    /// IDR0.MSI
-    pub msi: bool,
+    /// IDR0.MSI; `auto` is the value of `accel`
+    pub msi: Auto<bool>,
     /// IDR3.RIL
     pub ril: Auto<bool>,
     /// IDR0.CD2L
@@ -130,6 +136,8 @@ pub struct SmmuProperties {
     pub ssidsize: Auto<u8>,
     /// CMDQ virtualization; not in the ID registers
     pub cmdqv: Auto<bool>,
+    /// Nested translation for assigned devices; not in the ID registers
+    pub accel: bool,
 }
 
 /// The values of the properties, as the user has set them.
@@ -176,16 +184,17 @@ impl SmmuProperties {
                 _ => Stage::One,
             },
             ats: values.ats.into(),
-            // The ID registers are not in the migration stream: a guest that has seen IDR0.MSI
-            // would wait for MSIs in vain at a destination without. So the default is on only
-            // where nothing can migrate.
-            msi: values.msi.unwrap_or(values.accel),
+            // Without accel the ID registers are not in the migration stream: a guest that has seen
+            // IDR0.MSI would wait for MSIs in vain at a destination without. So the default is on
+            // only where they are.
+            msi: values.msi.into(),
             ril: values.ril.into(),
             cd2l: values.cd2l.into(),
             vax: values.vax.into(),
             oas,
             ssidsize: values.ssidsize.value(),
             cmdqv: values.cmdqv.into(),
+            accel: values.accel,
         };
         if values.accel {
             ensure!(
@@ -233,14 +242,6 @@ impl SmmuProperties {
         Ok(())
     }
 
-    /// Returns whether the guest will be shown PASIDs. `features` are the ID registers by now.
-    pub fn wants_pasid(&self, features: &Features) -> bool {
-        match self.ssidsize {
-            Auto::Value(bits) => bits > 0,
-            Auto::FromHost => features.ssidsize() > 0,
-        }
-    }
-
     /// Returns whether a property is `auto`, so that the host decides.
     pub fn wants_host(&self) -> bool {
         [self.ats, self.ril, self.cd2l, self.vax].contains(&Auto::FromHost)
@@ -256,7 +257,7 @@ impl SmmuProperties {
             .with_s1p(self.stage != Stage::Two)
             .with_s2p(stage2)
             .with_xnx(stage2)
-            .with_msi(self.msi);
+            .with_msi(self.msi == Auto::Value(true) || (self.msi == Auto::FromHost && self.accel));
         if let Auto::Value(ats) = self.ats {
             features = features.with_ats(ats);
         }
@@ -276,6 +277,42 @@ impl SmmuProperties {
             features = features.with_ssidsize(bits);
         }
         features
+    }
+
+    /// Returns the ID registers of the same SMMU with accel=off, where ATS, RIL, OAS and SSIDSIZE
+    /// have one value each.
+    ///
+    /// They are what a guest has seen whose migration stream has no ID registers: that of the C
+    /// device, or with accel=off.
+    pub fn features_without_accel(&self) -> Features {
+        Self {
+            ats: Auto::FromHost,
+            ril: Auto::FromHost,
+            oas: Auto::FromHost,
+            ssidsize: Auto::FromHost,
+            accel: false,
+            ..*self
+        }
+        .features()
+    }
+
+    /// Returns whether an SMMU with accel=on can show these ID registers, with some properties and
+    /// some host.
+    pub fn can_show(features: &Features) -> bool {
+        let base = Features::arm_smmuv3();
+        let like_base = features
+            .with_ats(base.ats())
+            .with_msi(base.msi())
+            .with_ril(base.ril())
+            .with_oas(base.oas())
+            .with_ssidsize(base.ssidsize())
+            .with_asid16(base.asid16())
+            .with_had(base.had())
+            .with_bbml(base.bbml());
+        like_base == base
+            && features.oas() <= MAX_OAS
+            && features.ssidsize() <= MAX_SSIDSIZE
+            && features.bbml() <= base.bbml()
     }
 
     /// Returns the ID registers once the host of the first device is known.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The migration stream: field by field what QEMU's C device writes and reads.
+//! The migration stream: field by field what QEMU's C device writes and reads, and subsections that it
+//! has with accel=on.
 
 use migration::{bindings::VMStateField, prelude::*};
 use smmuv3::{
@@ -117,19 +118,21 @@ pub const fn at(offset: usize, mut field: VMStateField) -> VMStateField {
 /// Declares the description that QEMU looks up for `$device`, whose field `$saved` is a
 /// `BqlRefCell<SavedRegisters>`. That is `repr(C)` and begins with its value.
 ///
-/// Its field `$accel` is a `BqlRefCell<SavedAccel>`, the state of assigned devices for a live
-/// update.
+/// Its field `$features` is a `BqlRefCell<SavedFeatures>`, the ID registers for a migration, and
+/// `$accel` is a `BqlRefCell<SavedAccel>`, the state of assigned devices for a live update.
 ///
-/// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`, and
-/// `accel_needed` and `save_accel`.
+/// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`,
+/// `features_needed` and `save_features`, and `accel_needed` and `save_accel`.
 macro_rules! declare_vmstate {
-    ($device:ident, $saved:ident, $accel:ident) => {
+    ($device:ident, $saved:ident, $features:ident, $accel:ident) => {
         $crate::vmstate::with_stream_fields! {
-            declare_vmstate! { @ $device, $accel, ::std::mem::offset_of!($device, $saved); }
+            declare_vmstate! {
+                @ $device, $features, $accel, ::std::mem::offset_of!($device, $saved);
+            }
         }
     };
     (
-        @ $device:ident, $accel:ident, $offset:expr;
+        @ $device:ident, $features:ident, $accel:ident, $offset:expr;
         derived { $($derived:ident: $derived_ty:ty,)+ }
         registers { $($register:ident: $register_ty:ty,)+ }
         queues { $($queue:ident,)+ }
@@ -143,6 +146,18 @@ macro_rules! declare_vmstate {
                 .needed(&$device::gbpa_needed)
                 .fields(::migration::vmstate_fields! {
                     $($crate::vmstate::saved_field!($offset, $gbpa),)+
+                })
+                .build();
+
+        static VMSTATE_FEATURES: ::migration::VMStateDescription<$device> =
+            ::migration::VMStateDescriptionBuilder::<$device>::new()
+                .name(c"smmuv3/accel")
+                .version_id(1)
+                .minimum_version_id(1)
+                .needed(&$device::features_needed)
+                .pre_save(&$device::save_features)
+                .fields(::migration::vmstate_fields! {
+                    ::migration::vmstate_of!($device, $features),
                 })
                 .build();
 
@@ -173,7 +188,11 @@ macro_rules! declare_vmstate {
                     $($crate::vmstate::saved_field!($offset, $register),)+
                     $($crate::vmstate::saved_field!($offset, $queue),)+
                 })
-                .subsections(::migration::vmstate_subsections! { VMSTATE_GBPA, VMSTATE_ACCEL })
+                .subsections(::migration::vmstate_subsections! {
+                    VMSTATE_GBPA,
+                    VMSTATE_FEATURES,
+                    VMSTATE_ACCEL
+                })
                 .build();
     };
 }

@@ -40,6 +40,15 @@ impl HostInfo {
     }
 }
 
+/// When a host is checked: on that depends what a user can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// A device is plugged in, and its host must match what the SMMU shows
+    Plug,
+    /// The state of a guest is loaded that has read the ID registers on another host
+    Load,
+}
+
 /// What a user can do about a field of the guest that a host does not match.
 #[derive(Clone, Debug)]
 enum Remedy {
@@ -92,23 +101,43 @@ impl Remedy {
     }
 
     /// Returns the error for the user of the guest's SMMU `smmu`.
-    fn error(self, smmu: &str, field: &str, guest: u8, host: u8) -> Error {
-        Error::msg(match self {
-            Self::Property {
-                name,
-                guest: shown,
-                host: has,
-                set,
-            } => format!(
+    fn error(self, when: When, smmu: &str, field: &str, guest: u8, host: u8) -> Error {
+        Error::msg(match (when, self) {
+            (
+                When::Load,
+                Self::Property {
+                    name,
+                    guest: seen,
+                    host: has,
+                    set,
+                },
+            ) => format!(
+                "{smmu}: cannot load this state: the guest was started with {name}={seen}, but the SMMU of this host \
+                 only has {name}={has} ({field}: host {host}, guest {guest}): use another host, or start the guest \
+                 with {name}={set}"
+            ),
+            (When::Load, Self::FirstDevice | Self::OtherHost) => format!(
+                "{smmu}: cannot load this state: the guest was started with {field} {guest}, but the SMMU of this \
+                 host has {host}: use another host"
+            ),
+            (
+                When::Plug,
+                Self::Property {
+                    name,
+                    guest: shown,
+                    host: has,
+                    set,
+                },
+            ) => format!(
                 "property '{name}' of arm-smmuv3 '{smmu}' is {shown}, but the host's SMMU only has {name}={has} \
                  ({field}: host {host}, guest {guest}): set {name}={set}, or put the device behind an \
                  arm-smmuv3 of its own"
             ),
-            Self::FirstDevice => format!(
+            (When::Plug, Self::FirstDevice) => format!(
                 "arm-smmuv3 '{smmu}' shows the guest {field} {guest}, but the host's SMMU has {host}, and no \
                  property changes that: put the device behind an arm-smmuv3 of its own, on the command line"
             ),
-            Self::OtherHost => format!(
+            (When::Plug, Self::OtherHost) => format!(
                 "arm-smmuv3 shows every guest {field} {guest}, but the host's SMMU has {host}: \
                  devices of this host cannot be behind it"
             ),
@@ -125,13 +154,13 @@ impl Remedy {
 /// in its tables, which would then restrict its DMA. Fields that are not on the
 /// kernel's list only take features away, so a kernel that clears them does no
 /// harm.
-pub fn check(smmu: &str, guest: &Features, info: &HostInfo) -> Result<()> {
+pub fn check(smmu: &str, guest: &Features, info: &HostInfo, when: When) -> Result<()> {
     let host = info.features();
     let refuse = |is_met: bool, field: &str, shown: u8, has: u8, remedy: Remedy| {
         if is_met {
             Ok(())
         } else {
-            Err(remedy.error(smmu, field, shown, has))
+            Err(remedy.error(when, smmu, field, shown, has))
         }
     };
     for (field, is_met, shown, has) in [

@@ -45,6 +45,7 @@ pub mod cmdq;
 mod counters;
 mod handover;
 mod host_caps;
+mod migration;
 mod rate_limit;
 mod saved;
 mod stage2;
@@ -56,9 +57,9 @@ mod viommu;
 use backoff::Backoff;
 pub use counters::{AttachCounters, StreamStatus};
 use handover::EventsAtStart;
-use host_caps::HostInfo;
+use host_caps::{HostInfo, When};
 pub use rate_limit::ErrorRateLimit;
-pub use saved::SavedAccel;
+pub use saved::{SavedAccel, SavedFeatures};
 use stream::Stream;
 use veventq::Drained;
 pub use veventq::{Received, VcmdqErrors, VeventQ};
@@ -114,6 +115,8 @@ struct Devices {
     has_missed_reset: bool,
     /// What has to be done about events then
     at_start: EventsAtStart,
+    /// The guest's state was loaded, and the machine has not started since
+    is_loaded: bool,
     /// Allocated as long as there is a stream
     viommu: Option<Viommu>,
     /// Earlier ones that the host has not destroyed
@@ -136,6 +139,7 @@ impl Devices {
             is_parked: false,
             has_missed_reset: false,
             at_start: EventsAtStart::Keep,
+            is_loaded: false,
             viommu: None,
             leftovers: Vec::new(),
             counters: AttachCounters::default(),
@@ -299,7 +303,7 @@ impl Accel {
         if !resolved && !is_machine_ready() {
             features = properties.resolve(features, &info.features());
         }
-        host_caps::check(&owner.name, &features, &info)?;
+        host_caps::check(&owner.name, &features, &info, When::Plug)?;
         if handover::is_incoming() {
             self.inherit(state, function, device, features);
             return Ok(None);

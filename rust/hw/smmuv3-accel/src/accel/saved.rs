@@ -1,15 +1,67 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright 2026 the smmuv3-accel authors
 
-//! The state of assigned devices in the stream of a live update: IDs of objects in the host, and
-//! what the guest has said about each stream.
+//! What the migration stream has with accel=on: the ID registers that the guest has read; and for a
+//! live update the state of assigned devices, which is the IDs of objects in the host, and what the
+//! guest has said about each stream.
 //!
 //! All values are checked where they are used, because a stream can be damaged.
 
 use migration::prelude::*;
+use smmuv3::features::Features;
 
 /// Most devices behind one SMMU of which the stream can have the state.
 pub const MAX_STREAMS: usize = 256;
+
+/// The ID registers that the guest has read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SavedFeatures {
+    /// The value was saved, and is not what a stream without it leaves
+    pub is_present: bool,
+    pub idr: [u32; 6],
+    pub iidr: u32,
+    pub aidr: u32,
+}
+
+impl From<Features> for SavedFeatures {
+    fn from(features: Features) -> Self {
+        Self {
+            is_present: true,
+            idr: features.idr,
+            iidr: features.iidr,
+            aidr: features.aidr,
+        }
+    }
+}
+
+impl SavedFeatures {
+    /// Returns the ID registers, if the stream has them.
+    pub const fn get(&self) -> Option<Features> {
+        if !self.is_present {
+            return None;
+        }
+        Some(Features {
+            idr: self.idr,
+            iidr: self.iidr,
+            aidr: self.aidr,
+        })
+    }
+}
+
+impl_vmstate_struct!(
+    SavedFeatures,
+    VMStateDescriptionBuilder::<SavedFeatures>::new()
+        .name(c"smmuv3/accel/id-registers")
+        .version_id(1)
+        .minimum_version_id(1)
+        .fields(vmstate_fields! {
+            vmstate_of!(SavedFeatures, is_present),
+            vmstate_of!(SavedFeatures, idr),
+            vmstate_of!(SavedFeatures, iidr),
+            vmstate_of!(SavedFeatures, aidr),
+        })
+        .build()
+);
 
 /// A failed attempt that is repeated later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -98,9 +98,15 @@ pub struct Stream {
     attaching: ErrorRateLimit,
     binding: ErrorRateLimit,
     blocking: ErrorRateLimit,
+    /// Set while the guest's state is loaded: what the host refuses fails that, and is not reported
+    /// here
+    loading: Option<Refusal>,
     /// Counters of this device
     pub counters: AttachCounters,
 }
+
+/// The first refusal by the host, if there was one.
+type Refusal = Option<String>;
 
 /// A quarantine: the device's transactions are aborted regardless of the guest's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +140,7 @@ impl Stream {
             attaching: ErrorRateLimit::default(),
             binding: ErrorRateLimit::default(),
             blocking: ErrorRateLimit::default(),
+            loading: None,
             counters: AttachCounters::default(),
         }
     }
@@ -304,13 +311,54 @@ impl Stream {
     /// Reports a failure, with the names of the SMMU and of the device, and with the
     /// `StreamID`, by which the guest's log has the device.
     fn report(&self, message: fmt::Arguments<'_>) {
-        let device = self.function().device();
-        // none while it is being unplugged
-        let device = device.map_or_else(|| "a device".to_owned(), |device| device.type_and_id());
-        let (smmu, stream_id) = (&self.smmu, self.stream_id());
+        let (smmu, device, stream_id) = (&self.smmu, self.user_name(), self.stream_id());
         report(&Error::msg(format!(
             "{smmu}: {device}, StreamID {stream_id:#x}: {message}"
         )));
+    }
+
+    /// Returns the device as users know it.
+    fn user_name(&self) -> String {
+        let device = self.function().device();
+        // none while it is being unplugged
+        device.map_or_else(|| "a device".to_owned(), |device| device.type_and_id())
+    }
+
+    /// Prepares for an attachment by the guest's state that is being loaded: nothing of a quarantine
+    /// or of stage 1 is left. The device behind a destination has an empty ATC.
+    pub fn begin_load(&mut self, viommu: &Viommu) {
+        self.loading = Some(None);
+        self.clear_quarantine();
+        if self.may_use_stage1() {
+            // a reset that came first has attached it to bypass, unless the host has refused that
+            self.abort(viommu);
+        }
+    }
+
+    /// Ends [`Self::begin_load`].
+    ///
+    /// # Errors
+    ///
+    /// The host has refused to attach the device as the state says. It is attached to abort.
+    pub fn end_load(&mut self) -> Result<()> {
+        match self.loading.take().flatten() {
+            None => Ok(()),
+            Some(refusal) => Err(Error::msg(format!(
+                "{}: cannot load this state: the host refuses the translation of {}, StreamID {:#x}: {refusal}",
+                self.smmu,
+                self.user_name(),
+                self.stream_id()
+            ))),
+        }
+    }
+
+    /// Notes a refusal while the guest's state is loaded. Returns false at any other time.
+    fn note_refusal(&mut self, failure: &HostFailure) -> bool {
+        let Some(refusal) = &mut self.loading else {
+            return false;
+        };
+        refusal.get_or_insert_with(|| failure.to_string());
+        true
     }
 
     /// Returns the state of the device that users see.
@@ -410,7 +458,7 @@ impl Stream {
                 Ok(())
             }
             Err(failure) => {
-                if self.binding.failure() {
+                if !self.note_refusal(&failure) && self.binding.failure() {
                     self.report(format_args!(
                         "{failure}; the host will not report its faults"
                     ));
@@ -650,7 +698,7 @@ impl Stream {
     }
 
     fn report_attach_error(&mut self, failure: &HostFailure) {
-        if self.attaching.failure() {
+        if !self.note_refusal(failure) && self.attaching.failure() {
             self.report(format_args!("{failure}; its transactions are aborted"));
         }
     }

@@ -377,6 +377,13 @@ impl Viommu {
         self.backoff = None;
     }
 
+    /// Notes that the guest's memory, and with it its tables, was replaced without an invalidation by
+    /// the guest. No stream may be on stage 1.
+    pub fn note_loaded_tables(&mut self) {
+        self.is_stale = true;
+        self.permit_attempt();
+    }
+
     /// Has the host invalidate all translations of this vIOMMU, if any of them may be
     /// stale. To be called before a stream is attached to stage 1.
     ///
