@@ -127,6 +127,10 @@ fn device_file(name: &str) -> OwnedFd {
 const BAR_BYTES: u64 = 16 << 10;
 /// Name prefix of devices whose BAR QEMU can map.
 pub const MAPPED: &str = "mapped";
+/// Properties of a device that is migrated although no dirty tracking is to be had.
+const MIGRATABLE: &str = "enable-migration=on,x-device-dirty-page-tracking=off";
+/// What QEMU warns of then.
+const NO_DIRTY_TRACKING: &str = "VFIO device doesn't support device and IOMMU dirty tracking";
 /// Vendor and device of a device of the host.
 pub const IDENTITY: u32 = 0x0010_1b36;
 
@@ -144,6 +148,8 @@ pub struct Setup {
     builder: Builder,
     directory: Arc<Directory>,
     slots: Vec<u32>,
+    /// The devices that are assigned, with their slots
+    devices: Vec<(String, u32)>,
     /// The memfds of the iommufds, by name
     iommufds: BTreeMap<String, File>,
     /// Another QEMU has the files of devices and iommufds already
@@ -199,6 +205,7 @@ impl Setup {
                 .env("SIMHOST_DIR", &directory.0),
             directory,
             slots: Vec::new(),
+            devices: Vec::new(),
             iommufds: BTreeMap::new(),
             takes_over: false,
         }
@@ -265,11 +272,17 @@ impl Setup {
     /// Adds a device `name` behind the SMMU `smmu` to the host without
     /// assigning it. Returns the number of its descriptor in QEMU.
     pub fn spare(&mut self, name: &str, smmu: &str) -> RawFd {
+        self.spare_with(name, smmu, "")
+    }
+
+    /// Does what [`spare`](Self::spare) does, with further fields of the line in the
+    /// host's script.
+    pub fn spare_with(&mut self, name: &str, smmu: &str, fields: &str) -> RawFd {
         static SID: AtomicU32 = AtomicU32::new(0x70);
         let sid = SID.fetch_add(1, Ordering::Relaxed);
         append(
             &self.directory.0,
-            &format!("device {name} smmu={smmu} sid={sid:#x}"),
+            &format!("device {name} smmu={smmu} sid={sid:#x} {fields}"),
         );
         self.builder.fd(device_file(name))
     }
@@ -298,8 +311,25 @@ impl Setup {
     #[must_use]
     pub fn assign(mut self, name: &str, slot: u32) -> Self {
         let fd = self.device_fd(name, "a");
+        self.devices.push((name.to_owned(), slot));
         self.slot(slot)
             .device(&vfio_pci(name, fd, &format!("slot{slot}")))
+    }
+
+    /// Does what [`assign`](Self::assign) does with a device that can be migrated:
+    /// `how` as in the host's script.
+    #[must_use]
+    pub fn assign_migratable(mut self, name: &str, slot: u32, how: &str) -> Self {
+        let fd = self.spare_with(name, "a", &format!("migration={how}"));
+        self.devices.push((name.to_owned(), slot));
+        let device = vfio_pci(name, fd, &format!("slot{slot}"));
+        self.slot(slot).device(&format!("{device},{MIGRATABLE}"))
+    }
+
+    /// Has QEMU wait for the state of another one.
+    #[must_use]
+    pub fn incoming(self) -> Self {
+        self.args(["-incoming", "defer"])
     }
 
     /// Starts QEMU.
@@ -348,6 +378,7 @@ impl Setup {
             journal: RefCell::new(journal),
             directory: self.directory,
             slots: self.slots,
+            devices: self.devices,
             iommufds: self.iommufds,
         };
         bench.journal.borrow_mut().update();
@@ -386,6 +417,7 @@ pub struct Bench {
     journal: RefCell<Journal>,
     directory: Arc<Directory>,
     slots: Vec<u32>,
+    devices: Vec<(String, u32)>,
     iommufds: BTreeMap<String, File>,
 }
 
@@ -510,6 +542,56 @@ impl Bench {
         }
     }
 
+    /// Returns what registers and (linear) Stream table of the only SMMU say about a
+    /// stream now.
+    #[track_caller]
+    pub fn configured(&self, sid: u32) -> On {
+        const V: u64 = 1;
+        const CONFIG: u64 = 0b1110;
+        let smmu = Smmu::find(&self.machine);
+        if smmu.read(reg::CR0) & SMMUEN == 0 {
+            let is_abort = smmu.read(reg::GBPA) & GBPA_ABORT != 0;
+            return if is_abort { On::Abort } else { On::Bypass };
+        }
+        let log2size = smmu.read(reg::STRTAB_BASE_CFG) & 0x3f;
+        if u64::from(sid) >> log2size != 0 {
+            return On::Abort;
+        }
+        let at = (smmu.read64(reg::STRTAB_BASE) & 0x00ff_ffff_ffff_ffc0) + 64 * u64::from(sid);
+        let entry = [0, 8].map(|offset| self.machine.read64(at + offset));
+        match entry[0] & (V | CONFIG) {
+            0b1001 => On::Bypass,
+            0b1011 => On::Nested(entry),
+            _ => On::Abort,
+        }
+    }
+
+    /// Checks that every device that may do DMA is attached to what registers and
+    /// Stream table say.
+    #[track_caller]
+    pub fn expect_as_configured(&self, when: &str) {
+        for (name, slot) in &self.devices {
+            let (device, may_do_dma) = {
+                let journal = self.journal();
+                (journal.device(name), journal.may_do_dma(name))
+            };
+            if let (Some(device), true) = (device, may_do_dma) {
+                assert_eq!(device.on, self.configured(sid(*slot)), "{name}, {when}");
+            }
+        }
+    }
+
+    /// Checks that since the mark every device was attached to what registers and
+    /// Stream table say now, for as long as it could do DMA.
+    #[track_caller]
+    pub fn expect_only_as_configured(&self, when: &str) {
+        for (name, slot) in &self.devices {
+            let expected = self.configured(sid(*slot));
+            let found = self.journal().attached_during_dma(name);
+            assert_eq!(found, [expected], "{name}, {when}");
+        }
+    }
+
     /// Checks how many objects of each kind the host has; kinds that are not
     /// named must not exist. Devices are not counted.
     #[track_caller]
@@ -545,6 +627,35 @@ impl Bench {
     pub fn finish(self) {
         let finished = self.end();
         assert_eq!(finished.error_lines(), [""; 0], "{finished}");
+    }
+
+    /// Ends a QEMU with devices that can be migrated, and checks that its devices are
+    /// attached as they should, its exit status, and that it logged only what QEMU
+    /// warns of.
+    #[track_caller]
+    pub fn finish_migratable(self) {
+        self.expect_as_configured("at the end");
+        let finished = self.end();
+        let is_expected = |line: &&str| line.ends_with(NO_DIRTY_TRACKING);
+        let lines = finished.error_lines();
+        assert!(lines.iter().all(is_expected), "{finished}");
+    }
+
+    /// Waits until QEMU has logged `words`.
+    #[track_caller]
+    pub fn expect_message(&self, words: &str) {
+        let what = format!("{words:?} in {:?}", self.messages());
+        until(&what, || {
+            self.messages().join("\n").contains(words).then_some(())
+        });
+    }
+
+    /// Returns what QEMU has logged so far, without what it warns of.
+    pub fn messages(&self) -> Vec<String> {
+        let logged = self.machine.stderr();
+        let lines = logged.lines().filter(|line| !line.is_empty());
+        let ours = lines.filter(|line| !line.ends_with(NO_DIRTY_TRACKING));
+        ours.map(str::to_owned).collect()
     }
 
     /// Ends a QEMU that has logged host errors, and checks its exit status.

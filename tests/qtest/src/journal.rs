@@ -50,6 +50,24 @@ const CHANGING: [&str; 7] = [
     "DESTROY",
 ];
 
+/// The state of a device that does not migrate
+const RUNNING: &str = "RUNNING";
+
+/// Returns whether a device may do DMA in this state of its migration.
+fn may_do_dma(state: &str) -> bool {
+    matches!(state, RUNNING | "RUNNING_P2P" | "PRE_COPY" | "PRE_COPY_P2P")
+}
+
+/// Notes an attachment in a state in which the device may do DMA, unless it is the
+/// last one.
+fn note(found: &mut Vec<On>, on: Option<On>, state: &str) {
+    if let Some(now) = on.filter(|_| may_do_dma(state)) {
+        if found.last() != Some(&now) {
+            found.push(now);
+        }
+    }
+}
+
 /// A line of the log: its first word, and its fields.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -173,6 +191,10 @@ pub struct Journal {
     path: PathBuf,
     offset: u64,
     devices: BTreeMap<String, Device>,
+    /// The migration states of devices that have left RUNNING once
+    states: BTreeMap<String, String>,
+    /// Both of these at the last mark
+    marked: (BTreeMap<String, Device>, BTreeMap<String, String>),
     /// The lines `new` of the objects of all iommufds, by iommufd and ID
     objects: BTreeMap<(String, u64), Line>,
     /// Lines since the last mark
@@ -188,6 +210,8 @@ impl Journal {
             path: path.to_owned(),
             offset: 0,
             devices: BTreeMap::new(),
+            states: BTreeMap::new(),
+            marked: Default::default(),
             objects: BTreeMap::new(),
             recent: Vec::new(),
             totals: BTreeMap::new(),
@@ -220,6 +244,10 @@ impl Journal {
                 let name = line.text("name").to_owned();
                 self.devices.insert(name, line.device());
             }
+            "migration" => {
+                let name = line.text("name").to_owned();
+                self.states.insert(name, line.text("state").to_owned());
+            }
             "new" => {
                 self.objects.insert(object(), line.clone());
             }
@@ -237,6 +265,49 @@ impl Journal {
     /// Drops the calls that were made so far.
     pub fn mark(&mut self) {
         self.recent.clear();
+        self.marked = (self.devices.clone(), self.states.clone());
+    }
+
+    /// Returns the state of the device's migration, such as `RUNNING`.
+    pub fn migration_state(&self, name: &str) -> &str {
+        self.states.get(name).map_or(RUNNING, String::as_str)
+    }
+
+    /// Returns the states of the device's migration since the mark, in order.
+    pub fn migration_states(&self, name: &str) -> Vec<&str> {
+        self.recent
+            .iter()
+            .filter(|line| line.word == "migration" && line.text("name") == name)
+            .map(|line| line.text("state"))
+            .collect()
+    }
+
+    /// Returns whether the device `name` may do DMA now.
+    pub fn may_do_dma(&self, name: &str) -> bool {
+        may_do_dma(self.migration_state(name))
+    }
+
+    /// Returns the attachments that the device `name` had since the mark while it
+    /// could do DMA, in order. If it has got the state of another one since, those
+    /// before that are another guest's, and left out.
+    pub fn attached_during_dma(&self, name: &str) -> Vec<On> {
+        let (devices, states) = &self.marked;
+        let mut on = devices.get(name).map(|device| device.on);
+        let mut state = states.get(name).map_or(RUNNING, String::as_str);
+        let mut found = Vec::new();
+        note(&mut found, on, state);
+        for line in self.recent.iter().filter(|line| line.text("name") == name) {
+            match line.word.as_str() {
+                "device" => on = Some(line.device().on),
+                "migration" => state = line.text("state"),
+                _ => continue,
+            }
+            if state == "RESUMING" {
+                found.clear();
+            }
+            note(&mut found, on, state);
+        }
+        found
     }
 
     /// Returns the device `name`.

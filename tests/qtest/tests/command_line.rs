@@ -369,9 +369,8 @@ fn accel_without_firmware_or_acpi_is_refused() {
 }
 
 #[test]
-fn accel_with_only_migratable_is_refused() {
-    let builder = Builder::virt(qemu()).smmu(FIXED).arg("-only-migratable");
-    refused(builder, &["migratable"]);
+fn accel_with_only_migratable_is_accepted() {
+    accepted(Builder::virt(qemu()).smmu(FIXED).arg("-only-migratable"));
 }
 
 /// Returns a machine as libvirt describes it.

@@ -279,8 +279,8 @@ impl SmmuProperties {
         features
     }
 
-    /// Returns the ID registers of the same SMMU with accel=off, where ATS, RIL, OAS and SSIDSIZE
-    /// have one value each.
+    /// Returns the ID registers of the same SMMU with accel=off, where ATS, RIL, CD2L, VAX, OAS and
+    /// SSIDSIZE have one value each.
     ///
     /// They are what a guest has seen whose migration stream has no ID registers: that of the C
     /// device, or with accel=off.
@@ -288,6 +288,8 @@ impl SmmuProperties {
         Self {
             ats: Auto::FromHost,
             ril: Auto::FromHost,
+            cd2l: Auto::FromHost,
+            vax: Auto::FromHost,
             oas: Auto::FromHost,
             ssidsize: Auto::FromHost,
             accel: false,
@@ -304,6 +306,8 @@ impl SmmuProperties {
             .with_ats(base.ats())
             .with_msi(base.msi())
             .with_ril(base.ril())
+            .with_cd2l(base.cd2l())
+            .with_vax(base.vax())
             .with_oas(base.oas())
             .with_ssidsize(base.ssidsize())
             .with_asid16(base.asid16())
@@ -311,6 +315,7 @@ impl SmmuProperties {
             .with_bbml(base.bbml());
         like_base == base
             && features.oas() <= MAX_OAS
+            && features.vax() <= 1
             && features.ssidsize() <= MAX_SSIDSIZE
             && features.bbml() <= base.bbml()
     }

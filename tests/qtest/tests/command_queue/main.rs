@@ -11,7 +11,6 @@ mod commands;
 mod device_memory;
 mod errors;
 mod geometry;
-mod migration;
 mod msi;
 mod random_accesses;
 mod time_slices;

@@ -23,13 +23,20 @@ use crate::{
 /// Waits until a job has succeeded.
 #[track_caller]
 fn finish_job(machine: &Machine) {
+    let error = end_job(machine);
+    assert!(error.is_null(), "{error}");
+}
+
+/// Waits until a job has ended, and returns its error.
+#[track_caller]
+fn end_job(machine: &Machine) -> serde_json::Value {
     let error = until("end of the job", || {
         let jobs = machine.qmp("query-jobs", json!({}));
         let job = jobs.as_array()?.first()?;
         (job["status"] == "concluded").then(|| job["error"].clone())
     });
-    assert!(error.is_null(), "{error}");
     machine.qmp("job-dismiss", json!({ "id": "job" }));
+    error
 }
 
 #[track_caller]
@@ -43,7 +50,7 @@ fn create_image(machine: &Machine, options: &serde_json::Value) {
 
 /// Adds a disk for snapshots, which no device uses.
 #[track_caller]
-fn add_disk(machine: &Machine, file: &TemporaryFile, new: bool) {
+pub fn add_disk(machine: &Machine, file: &TemporaryFile, new: bool) {
     if new {
         create_image(
             machine,
@@ -67,12 +74,19 @@ fn add_disk(machine: &Machine, file: &TemporaryFile, new: bool) {
 }
 
 #[track_caller]
-fn snapshot(machine: &Machine, command: &str) {
+pub fn snapshot(machine: &Machine, command: &str) {
+    let error = try_snapshot(machine, command);
+    assert!(error.is_null(), "{error}");
+}
+
+/// Saves or loads a snapshot, and returns the error.
+#[track_caller]
+pub fn try_snapshot(machine: &Machine, command: &str) -> serde_json::Value {
     machine.qmp(
         command,
         json!({ "job-id": "job", "tag": "then", "vmstate": "disk", "devices": ["disk"] }),
     );
-    finish_job(machine);
+    end_job(machine)
 }
 
 /// Checks that `to`, where another guest has run, loads a snapshot of a machine

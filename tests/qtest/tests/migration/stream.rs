@@ -95,6 +95,47 @@ impl Stream {
         Self(fs::read(file.path()).expect("the saved state"))
     }
 
+    /// Stops the machine and saves it. It can be started again.
+    #[track_caller]
+    pub fn copy(machine: &Machine) -> Self {
+        let file = TemporaryFile::new();
+        machine.qmp("stop", json!({}));
+        permit_downtime(machine);
+        machine.qmp("migrate", json!({ "uri": file.uri() }));
+        assert_eq!(outcome(machine), Ok(()), "{}", machine.stderr());
+        Self(fs::read(file.path()).expect("the saved state"))
+    }
+
+    /// Returns the offset of the fields of the SMMU's subsection `name`, if it is there.
+    pub fn subsection(&self, name: &str) -> Option<usize> {
+        const MARK: u8 = 5;
+        let length = u8::try_from(name.len()).expect("a short name");
+        let version = [0, 0, 0, 1];
+        let header = [&[MARK, length], name.as_bytes(), &version].concat();
+        let mut windows = self.0.windows(header.len());
+        let at = windows.position(|window| window == header)?;
+        Some(at + header.len())
+    }
+
+    /// Returns the state with other bytes from `at` on.
+    #[track_caller]
+    pub fn with_bytes(&self, at: usize, bytes: &[u8]) -> Self {
+        let mut changed = self.clone();
+        changed.0[at..at + bytes.len()].copy_from_slice(bytes);
+        changed
+    }
+
+    /// Returns the bytes of the state.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Returns the state up to the byte `end`.
+    #[track_caller]
+    pub fn truncated(&self, end: usize) -> Self {
+        Self(self.0[..end].to_owned())
+    }
+
     /// Starts a QEMU with this state, with the guest stopped.
     #[track_caller]
     pub fn load(&self, builder: Builder) -> Machine {
@@ -202,4 +243,11 @@ impl Stream {
     pub fn cut(&self, end: usize) -> Self {
         Self(self.0[..self.smmu() + end].to_owned())
     }
+}
+
+/// Lets a migration end although all memory is dirty: a device whose DMA is not tracked can have
+/// written anything.
+pub fn permit_downtime(machine: &Machine) {
+    let parameters = json!({ "downtime-limit": 2_000_000, "max-bandwidth": 1_u64 << 40 });
+    machine.qmp("migrate-set-parameters", parameters);
 }
