@@ -351,5 +351,6 @@ fn saved(u: &mut Unstructured<'_>) -> Result<Registers> {
         eventq_base: u64::arbitrary(u)?,
         eventq_prod: u32::arbitrary(u)?,
         eventq_cons: u32::arbitrary(u)?,
+        is_cmdq_running: false,
     })
 }

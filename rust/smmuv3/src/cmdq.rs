@@ -15,14 +15,19 @@ mod counters;
 mod held;
 mod interrupts;
 mod observer;
+mod shared_counters;
+mod token;
 
 use core::marker::PhantomData;
+use std::sync::Arc;
 
 pub use self::{
     backend::{Backend, LocalEffect},
     counters::{CommandCounters, Counters, HostCounters, QueueCounters, SIZES},
     interrupts::Interrupts,
     observer::Observer,
+    shared_counters::{SharedCounters, SharedHostCounters},
+    token::{Claim, Released, Token},
 };
 use self::{consumer::Consumer, held::HeldSyncs};
 use crate::{
@@ -107,9 +112,8 @@ pub struct Cmdq {
     /// Empty between calls. Boxed because consumers are moved in and out of
     /// cells.
     batch: Box<Batch>,
-    /// Boxed for the same reason.
-    counters: Box<Counters>,
-    /// Empty between calls, and boxed for the same reason.
+    counters: Arc<SharedCounters>,
+    /// Empty between calls, and boxed for the same reason as the batch.
     held: Box<HeldSyncs>,
 }
 
@@ -124,7 +128,7 @@ impl Cmdq {
             deferred_at: None,
             buffer: Vec::new(),
             batch: Box::default(),
-            counters: Box::default(),
+            counters: Arc::default(),
             held: Box::default(),
         }
     }
@@ -168,9 +172,14 @@ impl Cmdq {
         self.atc_failed = atc_inv_failed;
     }
 
-    /// Returns the counters.
-    pub const fn counters(&self) -> &Counters {
-        &self.counters
+    /// Returns a copy of the counters.
+    pub fn counters(&self) -> Counters {
+        self.counters.copy()
+    }
+
+    /// Returns the counters themselves, to be read while another thread has the consumer.
+    pub fn shared_counters(&self) -> Arc<SharedCounters> {
+        Arc::clone(&self.counters)
     }
 
     /// Returns the policy in use.
@@ -238,7 +247,7 @@ impl Cmdq {
             atc_failed: &mut self.atc_failed,
             stall: &mut self.stall,
             batch: &mut self.batch,
-            counters: &mut self.counters,
+            counters: &self.counters,
             held: &mut self.held,
             run,
             is_resumed,

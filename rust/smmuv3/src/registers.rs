@@ -4,7 +4,9 @@
 //! The register file of the Non-secure pages (§6.2, §6.3).
 //!
 //! Updates complete at once: `CR0ACK` and `IRQ_CTRLACK` show a written value
-//! as soon as it can be read, and `GBPA.Update` is never seen set.
+//! as soon as it can be read, and `GBPA.Update` is never seen set. The exception is
+//! `CR0.CMDQEN` = 0 while another thread consumes commands: `CR0ACK` follows when that has
+//! stopped (§6.3.9.3).
 //!
 //! Guarded registers follow SMMUv3.2 for every `AIDR`: a write that the
 //! guard forbids is ignored. Earlier versions permit that too.

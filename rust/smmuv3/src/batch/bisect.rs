@@ -11,7 +11,7 @@
 use super::{
     commands::Batch, errno::*, mask::CommandMask, EioReport, Failure, FlushPolicy, HostError,
 };
-use crate::{cmdq::HostCounters, command::Invalidation, gerror::CommandError, Backend};
+use crate::{cmdq::SharedHostCounters, command::Invalidation, gerror::CommandError, Backend};
 
 /// Number of retries of an interrupted call before the host is given up on: the
 /// consumer must not loop without bound.
@@ -53,7 +53,7 @@ struct Flush<'a, B> {
     policy: &'a FlushPolicy,
     backend: &'a mut B,
     atc_failed: &'a mut bool,
-    counters: &'a mut HostCounters,
+    counters: &'a SharedHostCounters,
 }
 
 /// Has `backend` execute the commands of `batch`.
@@ -70,7 +70,7 @@ pub fn submit<B: Backend>(
     policy: &FlushPolicy,
     backend: &mut B,
     atc_failed: &mut bool,
-    counters: &mut HostCounters,
+    counters: &SharedHostCounters,
 ) -> Result<(), Failure> {
     let mut flush = Flush {
         batch,
@@ -159,7 +159,7 @@ impl<B: Backend> Flush<'_, B> {
     /// Calls the host once.
     #[inline]
     fn call(&mut self, set: CommandMask) -> Result<(), HostError> {
-        let (backend, counters) = (&mut *self.backend, &mut *self.counters);
+        let (backend, counters) = (&mut *self.backend, self.counters);
         self.batch
             .with(set, |commands| counters.invalidate(backend, commands))
     }
@@ -286,7 +286,7 @@ impl<B: Backend> Flush<'_, B> {
                     policy: self.policy,
                     backend: &mut *self.backend,
                     atc_failed: &mut *self.atc_failed,
-                    counters: &mut *self.counters,
+                    counters: self.counters,
                 };
                 flush.execute(chunk.all()).map_err(|stop| Stop {
                     index,

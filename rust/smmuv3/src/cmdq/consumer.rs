@@ -6,7 +6,7 @@
 use core::marker::PhantomData;
 
 use super::{
-    held::HeldSyncs, Backend, Counters, Interrupts, LocalEffect, Observer, Progress, Stall,
+    held::HeldSyncs, Backend, Interrupts, LocalEffect, Observer, Progress, SharedCounters, Stall,
     COMMAND_BYTES,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         Cfgi, Command, CompletionSignal, Illegal, Invalidation, Leniency, Restriction,
     },
     features::Features,
-    gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR},
+    gerror::{CommandError, CMDQ_ERR, MSI_CMDQ_ABT_ERR, MSI_GERROR_ABT_ERR},
     memory::GuestMemory,
     queue::QueueLayout,
     registers::CmdqRun,
@@ -52,7 +52,7 @@ pub(super) struct Consumer<'a, M, B, I, O, R> {
     pub(super) atc_failed: &'a mut bool,
     pub(super) stall: &'a mut Stall,
     pub(super) batch: &'a mut Batch,
-    pub(super) counters: &'a mut Counters,
+    pub(super) counters: &'a SharedCounters,
     /// Empty unless the batch holds something, and TLB invalidations only.
     pub(super) held: &'a mut HeldSyncs,
     pub(super) ring: QueueLayout,
@@ -361,6 +361,7 @@ where
     /// complete: `CMDQ_CONS` passes it first, then comes its signal.
     fn complete_sync(&mut self, position: u32, signal: CompletionSignal) {
         self.run.consumed_until(self.ring.advance(position, 1));
+        self.interrupts.show(self.run, 0);
         self.observer.sync_completed(self.run);
         match signal {
             CompletionSignal::None => {}
@@ -446,7 +447,7 @@ where
         if self.stall.errors >= self.policy.max_errors.max(1) {
             self.backend.give_up();
         }
-        let host = &mut self.counters.host;
+        let host = &self.counters.host;
         let flushed = submit(self.batch, self.policy, self.backend, self.atc_failed, host);
         self.batch.clear();
         match &flushed {
@@ -486,9 +487,15 @@ where
         self.activate(CMDQ_ERR);
     }
 
-    /// Activates a global error, and its interrupts if that is new (§7.5.1).
+    /// Activates a global error, and its interrupts if that is new (§7.5.1): first the registers
+    /// show it. An MSI of it that aborts is an error, too, without an interrupt.
     fn activate(&mut self, error: u32) {
-        let activation = self.run.activate_errors(error, self.memory);
+        let mut activation = self.interrupts.show(self.run, error);
+        if activation.interrupt && self.run.gerror_msi_aborts(self.memory) {
+            let aborted = self.interrupts.show(self.run, MSI_GERROR_ABT_ERR);
+            activation.new |= aborted.new;
+            activation.gerror = aborted.gerror;
+        }
         if activation.new != 0 {
             self.observer.activated(activation.new, activation.gerror);
         }

@@ -4,33 +4,27 @@
 //! Counters of the Command queue, for users to read while the machine runs.
 //!
 //! All of them grow, wrap around at 2^64, and are 0 in a new [`Cmdq`](super::Cmdq):
-//! a reset of the SMMU does not change them. They are plain integers, because the
-//! consumer owns them while it runs. A command costs one increment, and what follows
-//! from that is computed when the counters are read.
+//! a reset of the SMMU does not change them. A command costs one increment, and what
+//! follows from that is computed when the counters are read.
 
-use super::{Backend, Progress};
-use crate::{
-    batch::{errno, HostError, MAX_BATCH},
-    command::{opcode::*, Invalidation},
-    gerror::CommandError,
-};
+use crate::{batch::MAX_BATCH, command::opcode::*};
 
 /// Number of counters of [`HostCounters::sizes`].
 pub const SIZES: usize = MAX_BATCH.ilog2() as usize + 1;
 
-/// Counters of one Command queue.
+/// Counters of one Command queue, at one moment.
 #[derive(Clone, Debug)]
 pub struct Counters {
     /// Legal commands that were fetched, by opcode.
-    legal: [u64; 256],
+    pub(super) legal: [u64; 256],
     /// Fetched commands that are ILLEGAL.
-    illegal: u64,
+    pub(super) illegal: u64,
     /// Legal invalidations that are of no effect.
-    idle_invalidations: u64,
+    pub(super) idle_invalidations: u64,
     /// Other legal commands that are of no effect.
-    idle_others: u64,
+    pub(super) idle_others: u64,
     /// Commands that `CMDQ_CONS` has passed.
-    consumed: u64,
+    pub(super) consumed: u64,
     /// Runs and errors of the queue.
     pub queue: QueueCounters,
     /// Calls of the host.
@@ -189,101 +183,5 @@ impl Counters {
             .fold(0, u64::wrapping_add)
             .wrapping_sub(self.idle_invalidations);
         commands
-    }
-
-    /// Counts a fetched command, as a legal one.
-    #[inline]
-    pub(super) fn note_fetched(&mut self, opcode: u8) {
-        add(&mut self.legal[usize::from(opcode)], 1);
-    }
-
-    /// Corrects [`note_fetched`](Self::note_fetched) for a command that is ILLEGAL.
-    #[cold]
-    pub(super) fn note_illegal(&mut self, opcode: u8) {
-        let legal = &mut self.legal[usize::from(opcode)];
-        *legal = legal.wrapping_sub(1);
-        add(&mut self.illegal, 1);
-    }
-
-    /// Counts a legal command that is of no effect.
-    #[inline]
-    pub(super) fn note_without_effect(&mut self, opcode: u8) {
-        let is_invalidation = matches!(
-            opcode,
-            CFGI_CD | CFGI_CD_ALL | TLBI_NH_ALL..=TLBI_NSNH_ALL | ATC_INV
-        );
-        let counter = if is_invalidation {
-            &mut self.idle_invalidations
-        } else {
-            &mut self.idle_others
-        };
-        add(counter, 1);
-    }
-
-    /// Counts a run that has consumed so many commands.
-    pub(super) fn note_run(&mut self, consumed: u32, progress: Progress) {
-        add(&mut self.consumed, consumed.into());
-        add(&mut self.queue.runs, 1);
-        match progress {
-            Progress::Idle => {}
-            Progress::More => add(&mut self.queue.slices, 1),
-            Progress::Deferred => add(&mut self.queue.deferred, 1),
-        }
-    }
-
-    /// Counts an error that stops the queue.
-    pub(super) fn note_error(&mut self, error: CommandError) {
-        let counter = match error {
-            CommandError::Illegal => &mut self.queue.errors_ill,
-            CommandError::Abort => &mut self.queue.errors_abt,
-            CommandError::AtcInvSync => &mut self.queue.errors_atc_inv_sync,
-        };
-        add(counter, 1);
-    }
-}
-
-impl HostCounters {
-    /// Has `backend` execute `commands`, and counts the call if a host was called.
-    pub(crate) fn invalidate<B: Backend>(
-        &mut self,
-        backend: &mut B,
-        commands: &[Invalidation],
-    ) -> Result<(), HostError> {
-        let result = backend.invalidate(commands);
-        if let Some(nanoseconds) = backend.call_ns() {
-            let errno = result.map_err(|error| error.errno).err();
-            self.note_call(commands.len(), nanoseconds, errno);
-        }
-        result
-    }
-
-    fn note_call(&mut self, commands: usize, nanoseconds: u64, errno: Option<i32>) {
-        add(&mut self.calls, 1);
-        add(&mut self.commands, commands as u64);
-        add(&mut self.time_ns, nanoseconds);
-        self.longest_ns = self.longest_ns.max(nanoseconds);
-        let size = commands.checked_ilog2().unwrap_or(0) as usize;
-        if let Some(counter) = self.sizes.get_mut(size) {
-            add(counter, 1);
-        }
-        let error = match errno {
-            None => return,
-            Some(errno::EIO) => &mut self.eio,
-            Some(errno::ENOMEM) => &mut self.enomem,
-            Some(errno::ETIMEDOUT) => &mut self.etimedout,
-            Some(errno::EINTR | errno::EAGAIN) => &mut self.eintr,
-            Some(_) => &mut self.other,
-        };
-        add(error, 1);
-    }
-
-    /// Counts a call that repeats one that failed.
-    pub(crate) fn note_retry(&mut self) {
-        add(&mut self.retries, 1);
-    }
-
-    /// Counts a batch that is divided into halves.
-    pub(crate) fn note_bisection(&mut self) {
-        add(&mut self.bisections, 1);
     }
 }

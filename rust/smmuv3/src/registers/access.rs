@@ -115,8 +115,12 @@ impl Registers {
         let offset = offset & PAGE_OFFSET_MASK;
         match Half::readable_at(offset) {
             Some(half) => {
-                let shown = (half.row.shown)(self, features);
-                half.get((half.row.get)(self) & shown)
+                let row = half.row;
+                let mut value = (row.get)(self) & (row.shown)(self, features);
+                if row.ack == Some(offset) {
+                    value |= (row.lagging)(self);
+                }
+                half.get(value)
             }
             None => identification(features, offset),
         }
@@ -160,7 +164,7 @@ impl Registers {
     fn permits(&self, guard: Guard, value: u32) -> Result<u64, Effects> {
         match guard {
             Guard::ReadOnly => Err(Effects::default()),
-            Guard::Cr0(bits) if self.cr0 & bits != 0 => Err(Effects::forbidden(
+            Guard::Cr0(bits) if self.cr0_in_effect() & bits != 0 => Err(Effects::forbidden(
                 "write to a register that an enable in CR0 guards",
             )),
             Guard::IrqCtrl(bits, message) if self.irq_ctrl & bits != 0 => {

@@ -12,7 +12,10 @@ use crate::{
     gerror::{CommandError, CMDQ_ERR},
     memory::GuestMemory,
     queue::QueueLayout,
-    spec::register::CmdqCons,
+    spec::{
+        mask,
+        register::{CmdqCons, Cr0},
+    },
 };
 
 /// The registers of a queue that is not the SMMU's Command queue, but is consumed like
@@ -111,13 +114,15 @@ impl CmdqRun {
         self.cons = cons.raw();
     }
 
-    /// Makes the errors in `bits` active, and sends the MSI of those that are new (§7.5).
-    pub(crate) fn activate_errors<M: GuestMemory>(
-        &mut self,
-        bits: u32,
-        memory: &mut M,
-    ) -> Activation {
-        self.errors.activate(bits, memory)
+    /// Makes the errors in `bits` active (§7.5). Their interrupts are up to the caller, as soon as
+    /// the registers show them.
+    pub fn note_errors(&mut self, bits: u32) -> Activation {
+        self.errors.note(bits)
+    }
+
+    /// Sends the MSI of global errors, if they have one (§7.5.1). Returns whether that aborts.
+    pub(crate) fn gerror_msi_aborts<M: GuestMemory>(&self, memory: &mut M) -> bool {
+        self.errors.msi_aborts(memory)
     }
 }
 
@@ -135,11 +140,45 @@ impl Registers {
         }
     }
 
-    /// Puts back the consumer's `CMDQ_CONS`, and the errors that it activated. Errors
-    /// that were activated concurrently stay.
-    pub fn finish_cmdq(&mut self, run: CmdqRun) {
+    /// Shows the consumer's `CMDQ_CONS` and the errors that it has activated, while it runs, and
+    /// makes those in `errors` active, too. Afterwards the run knows what software has
+    /// acknowledged in the meantime.
+    ///
+    /// In one step, because software may acknowledge an error at any time: the one that is
+    /// activated next is new then.
+    pub fn show_cmdq(&mut self, run: &mut CmdqRun, errors: u32) -> Activation {
         self.cmdq_cons = run.cons;
-        self.activate_errors(run.errors.activated());
+        self.activate_errors(run.errors.take_activated());
+        run.errors = Errors::of(self);
+        let activation = run.errors.note(errors);
+        self.activate_errors(run.errors.take_activated());
+        activation
+    }
+
+    /// Puts back the consumer's `CMDQ_CONS`, and the errors that it activated. Errors
+    /// that were activated concurrently stay. The run is over.
+    pub fn finish_cmdq(&mut self, mut run: CmdqRun) {
+        self.cmdq_cons = run.cons;
+        self.activate_errors(run.errors.take_activated());
+        self.is_cmdq_running = false;
+    }
+
+    /// Returns whether a run is to end, because software has disabled the queue (§6.3.9.3).
+    #[inline]
+    pub const fn must_stop_cmdq(&self) -> bool {
+        self.is_cmdq_running && !self.cmdq_enabled()
+    }
+
+    /// Returns `CR0` with the enables of which an update to 0 is not complete: commands are
+    /// processed as long as the consumer runs (§6.3.9.3). This is what `CR0ACK` shows, and what
+    /// guards other registers.
+    #[inline]
+    pub(super) const fn cr0_in_effect(&self) -> u32 {
+        if self.is_cmdq_running {
+            self.cr0 | mask!(Cr0: cmdqen)
+        } else {
+            self.cr0
+        }
     }
 
     /// Returns whether commands may be processed (§4.1.2): the queue is enabled, no
@@ -159,25 +198,8 @@ mod tests {
     use super::*;
     use crate::{
         gerror::{EVENTQ_ABT_ERR, MSI_CMDQ_ABT_ERR},
-        spec::{
-            mask,
-            register::{Cr0, IrqCtrl},
-        },
-        BusAbort,
+        spec::register::IrqCtrl,
     };
-
-    /// Memory without any.
-    struct Nowhere;
-
-    impl GuestMemory for Nowhere {
-        fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), BusAbort> {
-            Err(BusAbort)
-        }
-
-        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BusAbort> {
-            Err(BusAbort)
-        }
-    }
 
     /// A queue of 16 entries with three commands in it.
     fn machine() -> (Registers, Features) {
@@ -198,7 +220,7 @@ mod tests {
         registers.cmdq_prod = 5;
         registers.activate_errors(EVENTQ_ABT_ERR);
         run.stopped_at(2, CommandError::Illegal);
-        let activation = run.activate_errors(CMDQ_ERR, &mut Nowhere);
+        let activation = run.note_errors(CMDQ_ERR);
         assert_eq!((activation.new, activation.interrupt), (CMDQ_ERR, true));
         assert_eq!(registers.cmdq_cons, 0, "nothing is shown yet");
         registers.finish_cmdq(run);
@@ -213,9 +235,57 @@ mod tests {
         registers.activate_errors(MSI_CMDQ_ABT_ERR);
         let before = registers.clone();
         let mut run = registers.begin_cmdq(&features);
-        let activation = run.activate_errors(MSI_CMDQ_ABT_ERR, &mut Nowhere);
+        let activation = run.note_errors(MSI_CMDQ_ABT_ERR);
         assert_eq!((activation.new, activation.interrupt), (0, false));
         registers.finish_cmdq(run);
         assert_eq!(registers, before);
+    }
+
+    #[test]
+    fn shown_run_is_seen_and_sees_acknowledgements() {
+        let (mut registers, features) = machine();
+        let mut run = registers.begin_cmdq(&features);
+        run.consumed_until(1);
+        let first = registers.show_cmdq(&mut run, MSI_CMDQ_ABT_ERR);
+        assert_eq!((first.new, first.interrupt), (MSI_CMDQ_ABT_ERR, true));
+        assert_eq!(
+            (registers.cmdq_cons, registers.active_errors()),
+            (1, MSI_CMDQ_ABT_ERR)
+        );
+        let second = registers.show_cmdq(&mut run, MSI_CMDQ_ABT_ERR);
+        assert_eq!((second.new, second.interrupt), (0, false), "it is active");
+        registers.gerrorn ^= MSI_CMDQ_ABT_ERR;
+        let third = registers.show_cmdq(&mut run, MSI_CMDQ_ABT_ERR);
+        assert_eq!((third.new, third.interrupt), (MSI_CMDQ_ABT_ERR, true));
+        registers.gerrorn ^= MSI_CMDQ_ABT_ERR;
+        registers.finish_cmdq(run);
+        assert_eq!(registers.active_errors(), 0, "activated once only");
+    }
+
+    #[test]
+    fn disabled_cmdq_is_acknowledged_when_run_ends() {
+        let (mut registers, features) = machine();
+        let run = registers.begin_cmdq(&features);
+        registers.is_cmdq_running = run.is_ready();
+        assert!(!registers.must_stop_cmdq());
+        let write = |to: &mut Registers, offset, value| {
+            to.write(&features, offset, value, 4);
+        };
+        write(&mut registers, 0x20, 0);
+        assert!(registers.must_stop_cmdq());
+        assert_eq!(registers.read(&features, 0x20, 4), 0);
+        let cmdqen = u64::from(mask!(Cr0: cmdqen));
+        assert_eq!(registers.read(&features, 0x24, 4), cmdqen);
+        // what the enable guards is guarded still
+        write(&mut registers, 0x9c, 7);
+        write(&mut registers, 0x90, 0x5000_0000);
+        write(&mut registers, 0x28, 0x3f);
+        assert_eq!(registers.cmdq_cons, 0);
+        assert_eq!(registers.cmdq_base, 0x4000_0004);
+        assert_eq!(registers.cr1 & 0x3f, 0);
+        registers.finish_cmdq(run);
+        assert_eq!(registers.read(&features, 0x24, 4), 0);
+        write(&mut registers, 0x9c, 7);
+        assert_eq!(registers.cmdq_cons, 7);
     }
 }

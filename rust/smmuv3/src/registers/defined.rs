@@ -43,7 +43,7 @@ pub(super) const CR1_TABLE: u64 = mask!(Cr1: table_ic | table_oc | table_sh) as 
 /// Returns the fields of `CR1` that describe nothing that is enabled (§6.3.11).
 pub(super) fn cr1_writable(registers: &Registers) -> u64 {
     let mut mask = 0;
-    if registers.cr0 & mask!(Cr0: cmdqen | eventqen | priqen) == 0 {
+    if registers.cr0_in_effect() & mask!(Cr0: cmdqen | eventqen | priqen) == 0 {
         mask |= CR1_QUEUE;
     }
     if !registers.smmu_enabled() {

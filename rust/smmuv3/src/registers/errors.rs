@@ -50,17 +50,34 @@ impl Errors {
     /// Makes the errors in `bits` active, and sends the MSI of those that are new. An
     /// MSI that aborts is an error, too, of which no interrupt is raised (§7.5.1).
     pub(super) fn activate<M: GuestMemory>(&mut self, bits: u32, memory: &mut M) -> Activation {
-        let mut new = self.toggle(bits);
-        let interrupt = new != 0 && self.irq_enabled;
-        let msi = self.msi.filter(|_| interrupt);
-        if msi.is_some_and(|msi| msi.send(memory).is_err()) {
-            new |= self.toggle(MSI_GERROR_ABT_ERR);
+        let mut activation = self.note(bits);
+        if activation.interrupt && self.msi_aborts(memory) {
+            activation.new |= self.toggle(MSI_GERROR_ABT_ERR);
+            activation.gerror = self.gerror;
         }
+        activation
+    }
+
+    /// Makes the errors in `bits` active, and sends no MSI.
+    pub(super) const fn note(&mut self, bits: u32) -> Activation {
+        let new = self.toggle(bits);
         Activation {
             new,
             gerror: self.gerror,
-            interrupt,
+            interrupt: new != 0 && self.irq_enabled,
         }
+    }
+
+    /// Sends the MSI of an interrupt, if it has one. Returns whether that aborts.
+    pub(super) fn msi_aborts<M: GuestMemory>(&self, memory: &mut M) -> bool {
+        self.msi.is_some_and(|msi| msi.send(memory).is_err())
+    }
+
+    /// Returns the errors that were activated here and that the registers do not have yet.
+    pub(super) const fn take_activated(&mut self) -> u32 {
+        let activated = self.activated;
+        self.activated = 0;
+        activated
     }
 
     /// Toggles the errors in `bits` that are not active, and returns them.

@@ -45,6 +45,8 @@ pub(super) struct Register {
     pub(super) set: fn(&mut Registers, u64),
     /// Offset at which the value can be read, too: as an acknowledgement.
     pub(super) ack: Option<u64>,
+    /// Bits that the acknowledgement shows besides, because their update to 0 is not complete.
+    pub(super) lagging: fn(&Registers) -> u64,
     /// The bits that exist with given features; the rest is RES0 and neither stored
     /// nor shown (§6.2).
     pub(super) defined: fn(&Features) -> u64,
@@ -77,6 +79,9 @@ macro_rules! registers {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Registers {
             $($(#[$doc])* pub $field: $ty,)+
+            /// The Command queue is being consumed by another thread, so `CR0ACK.CMDQEN` is 1
+            /// whatever `CR0` says. Not saved: no consumer runs then.
+            pub is_cmdq_running: bool,
         }
 
         pub(super) static TABLE: &[Register] = &[$(
@@ -109,6 +114,7 @@ impl Register {
             get,
             set,
             ack: None,
+            lagging: |_| 0,
             defined,
             kept: 0,
             shown: |_, _| u64::MAX,
@@ -164,10 +170,11 @@ registers! {
         wakes_cmdq: true,
     }
     /// `SMMU_CR0` (§6.3.9). An update completes at once, so `SMMU_CR0ACK` (§6.3.10)
-    /// reads as this.
+    /// reads as this; only that of `CMDQEN` to 0 completes when the consumer has stopped.
     cr0: u32 at 0x020 {
         defined: defined::cr0,
         ack: Some(0x024),
+        lagging: |registers| u64::from(registers.cr0_in_effect()),
         // Enabling starts the processing of commands that are already there (§6.3.9.3).
         wakes_cmdq: true,
     }
