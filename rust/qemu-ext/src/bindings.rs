@@ -46,6 +46,40 @@ extern "C" {
     /// `ReplayMode` of qapi/replay.json, 0 is none. The bindings leave out the header of
     /// the declaration, include/exec/replay-core.h.
     pub static replay_mode: std::ffi::c_uint;
+
+    /// include/system/kvm.h
+    pub static kvm_allowed: bool;
+
+    /// include/qemu/main-loop.h
+    pub fn bql_lock_impl(file: *const std::ffi::c_char, line: std::ffi::c_int);
+    /// include/qemu/main-loop.h
+    pub fn bql_unlock();
+
+    /// include/hw/core/cpu.h, whose types are not in the bindings
+    pub fn qemu_get_cpu(index: std::ffi::c_int) -> *mut CPUState;
+    /// include/hw/core/cpu.h
+    pub fn qemu_cpu_is_self(cpu: *mut CPUState) -> bool;
+    /// include/hw/core/cpu.h
+    pub fn cpu_is_stopped(cpu: *mut CPUState) -> bool;
+    /// include/hw/core/cpu.h
+    pub fn async_run_on_cpu(
+        cpu: *mut CPUState,
+        function: unsafe extern "C" fn(*mut CPUState, RunOnCpuData),
+        data: RunOnCpuData,
+    );
+}
+
+/// A vCPU, which is only pointed to.
+#[derive(Debug)]
+pub enum CPUState {}
+
+/// `run_on_cpu_data` of include/hw/core/cpu.h.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub union RunOnCpuData {
+    host_int: std::ffi::c_int,
+    pub host_ptr: *mut std::ffi::c_void,
+    target_ptr: u64,
 }
 
 // SAFETY: a struct of nullable function pointers

@@ -30,7 +30,7 @@ use std::{
     fmt,
     fs::File,
     mem::size_of,
-    os::fd::{FromRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr::{self, addr_of_mut},
 };
 
@@ -364,27 +364,6 @@ impl HostObject {
         self.id
     }
 
-    /// Issues an ioctl on the iommufd.
-    ///
-    /// # Errors
-    ///
-    /// errno
-    ///
-    /// # Safety
-    ///
-    /// `request` must be the argument that the kernel's uAPI has for `number`.
-    #[inline]
-    unsafe fn ioctl<T>(&self, number: u64, request: &mut T) -> std::result::Result<(), i32> {
-        let backend: *mut bindings::IOMMUFDBackend =
-            self.backend.as_mut_ptr::<IommufdBackend>().cast();
-        // SAFETY: the backend is open as long as a device is bound to it, as the one is that
-        // the object was made for; the caller promises the rest
-        if unsafe { libc::ioctl((*backend).fd, number, addr_of_mut!(*request)) } == 0 {
-            return Ok(());
-        }
-        Err(last_errno().unwrap_or(libc::EIO))
-    }
-
     /// Issues an `IOMMU_DESTROY`, without a message if it fails.
     ///
     /// # Errors
@@ -396,8 +375,11 @@ impl HostObject {
             size: size_of::<bindings::iommu_destroy>() as u32,
             id: self.id,
         };
-        // SAFETY: the request is the one of this ioctl
-        if unsafe { self.ioctl(IOMMU_DESTROY, &mut request) }.is_err() {
+        let backend: *mut bindings::IOMMUFDBackend =
+            self.backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: the backend is open as long as a device is bound to it, as the one is that
+        // the object was made for; the request is the one of this ioctl
+        if unsafe { ioctl((*backend).fd, IOMMU_DESTROY, &mut request) }.is_err() {
             return Err(self);
         }
         self.id = NO_OBJECT;
@@ -476,32 +458,96 @@ impl HostObject {
         window.map(unsafe { (*backend).fd }, offset)
     }
 
+    /// Returns a handle by which a vIOMMU executes invalidations without the Big QEMU Lock: with a
+    /// descriptor of its own.
+    pub fn invalidator(&self) -> std::io::Result<Invalidator> {
+        let backend: *mut bindings::IOMMUFDBackend =
+            self.backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: the backend is open as long as a device is bound to it, as the one is that
+        // the object was made for
+        let fd = unsafe { BorrowedFd::borrow_raw((*backend).fd) };
+        Ok(Invalidator {
+            fd: fd.try_clone_to_owned()?,
+            id: self.id,
+        })
+    }
+
     /// Has a vIOMMU execute `entries` (`IOMMU_HWPT_INVALIDATE`), and returns when they are
+    /// complete.
+    pub fn invalidate<E: InvalidateEntry>(
+        &self,
+        entries: &[E],
+    ) -> std::result::Result<(), InvalidateError> {
+        let backend: *mut bindings::IOMMUFDBackend =
+            self.backend.as_mut_ptr::<IommufdBackend>().cast();
+        // SAFETY: the backend is open as long as a device is bound to it
+        invalidate(unsafe { (*backend).fd }, self.id, entries)
+    }
+}
+
+/// A vIOMMU, for invalidations only. Does not need the Big QEMU Lock.
+///
+/// IDs of destroyed objects are used again, so the value must go before the vIOMMU.
+#[derive(Debug)]
+pub struct Invalidator {
+    fd: OwnedFd,
+    id: u32,
+}
+
+impl Invalidator {
+    /// Has the vIOMMU execute `entries` (`IOMMU_HWPT_INVALIDATE`), and returns when they are
     /// complete.
     #[inline]
     pub fn invalidate<E: InvalidateEntry>(
         &self,
         entries: &[E],
     ) -> std::result::Result<(), InvalidateError> {
-        #[allow(clippy::cast_possible_truncation)]
-        let mut request = bindings::iommu_hwpt_invalidate {
-            size: size_of::<bindings::iommu_hwpt_invalidate>() as u32,
-            hwpt_id: self.id,
-            data_uptr: entries.as_ptr() as u64,
-            data_type: E::TYPE,
-            entry_len: size_of::<E>() as u32,
-            entry_num: entries.len() as u32,
-            __reserved: 0,
-        };
-        // SAFETY: the request is the one of this ioctl, and points to `entries`
-        let Err(errno) = (unsafe { self.ioctl(IOMMU_HWPT_INVALIDATE, &mut request) }) else {
-            return Ok(());
-        };
-        Err(InvalidateError {
-            errno,
-            entry_num: request.entry_num,
-        })
+        invalidate(self.fd.as_raw_fd(), self.id, entries)
     }
+}
+
+#[inline]
+fn invalidate<E: InvalidateEntry>(
+    fd: RawFd,
+    viommu: u32,
+    entries: &[E],
+) -> std::result::Result<(), InvalidateError> {
+    #[allow(clippy::cast_possible_truncation)]
+    let mut request = bindings::iommu_hwpt_invalidate {
+        size: size_of::<bindings::iommu_hwpt_invalidate>() as u32,
+        hwpt_id: viommu,
+        data_uptr: entries.as_ptr() as u64,
+        data_type: E::TYPE,
+        entry_len: size_of::<E>() as u32,
+        entry_num: entries.len() as u32,
+        __reserved: 0,
+    };
+    // SAFETY: the request is the one of this ioctl, and points to `entries`
+    let Err(errno) = (unsafe { ioctl(fd, IOMMU_HWPT_INVALIDATE, &mut request) }) else {
+        return Ok(());
+    };
+    Err(InvalidateError {
+        errno,
+        entry_num: request.entry_num,
+    })
+}
+
+/// Issues an ioctl on an iommufd.
+///
+/// # Errors
+///
+/// errno
+///
+/// # Safety
+///
+/// `request` must be the argument that the kernel's uAPI has for `number`.
+#[inline]
+unsafe fn ioctl<T>(fd: RawFd, number: u64, request: &mut T) -> std::result::Result<(), i32> {
+    // SAFETY: promised by the caller; a descriptor that is not open is an error
+    if unsafe { libc::ioctl(fd, number, addr_of_mut!(*request)) } == 0 {
+        return Ok(());
+    }
+    Err(last_errno().unwrap_or(libc::EIO))
 }
 
 impl Drop for HostObject {

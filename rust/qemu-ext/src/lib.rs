@@ -10,6 +10,8 @@
 //! | module | subsystem | place in QEMU |
 //! |---|---|---|
 //! | [`bh`] | bottom halves | `util` |
+//! | [`lock`] | the Big QEMU Lock | `bql` |
+//! | [`vcpu`] | threads of vCPUs | `hwcore` |
 //! | [`timer`] | extensions of `util::timer::Timer` | `util` |
 //! | [`notify`] | notifiers | `util` |
 //! | [`log`], [`error`] | messages to the user | `util` |
@@ -52,6 +54,7 @@ pub mod error;
 pub mod event_file;
 pub mod iommu;
 pub mod iommufd;
+pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod notify;
@@ -65,3 +68,4 @@ pub mod qapi_props;
 pub mod qdev;
 pub mod runstate;
 pub mod timer;
+pub mod vcpu;

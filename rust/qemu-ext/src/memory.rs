@@ -23,11 +23,12 @@
 //! ```
 
 use std::{
-    ffi::CStr,
+    ffi::{c_uint, c_void, CStr},
     mem::size_of,
     ptr::{self, addr_of},
 };
 
+use common::callbacks::FnCall;
 use hwcore::prelude::*;
 use qom::prelude::*;
 use system::{MemoryRegion, MemoryRegionOps};
@@ -59,6 +60,66 @@ pub fn init_io<T: IsA<DeviceState> + IsA<Object>>(
             size,
         );
     }
+}
+
+/// Makes `region`, a field of `device` that was all-zeroes before it was realized, an I/O region. An
+/// access aborts if `accepts` returns false, which is asked first, in the same thread.
+pub fn init_checked_io<T, A>(
+    device: &T,
+    region: &MemoryRegion,
+    ops: &'static MemoryRegionOps<T>,
+    _accepts: &A,
+    name: &CStr,
+    size: u64,
+) where
+    T: IsA<DeviceState> + IsA<Object> + Sync,
+    A: for<'a> FnCall<(&'a T,), bool>,
+{
+    unsafe extern "C" fn accepts<T, A: for<'a> FnCall<(&'a T,), bool>>(
+        opaque: *mut c_void,
+        _address: u64,
+        _size: c_uint,
+        _is_write: bool,
+        _attributes: bindings::MemTxAttrs,
+    ) -> bool {
+        // SAFETY: the region's owner, which outlives it
+        A::call((unsafe { &*opaque.cast::<T>() },))
+    }
+    const { assert!(A::IS_SOME) };
+    let Some(region) = uninitialized(device, region) else {
+        return;
+    };
+    let owner: *const T = device;
+    // SAFETY: `MemoryRegionOps` is transparent, and its C struct is plain data. The copy is never
+    // freed. The region lives as long as its owner, of which users of the region keep a
+    // reference. The name is copied.
+    unsafe {
+        let mut copy = Box::new(
+            ptr::from_ref(ops)
+                .cast::<bindings::MemoryRegionOps>()
+                .read(),
+        );
+        copy.valid.accepts = Some(accepts::<T, A>);
+        system::bindings::memory_region_init_io(
+            region,
+            device.upcast::<Object>().as_mut_ptr(),
+            Box::leak(copy),
+            owner.cast_mut().cast(),
+            name.as_ptr(),
+            size,
+        );
+    }
+}
+
+/// Has the callbacks of an I/O region called with or without the Big QEMU Lock: whether the
+/// thread has it already decides. To be called before the region is mapped.
+///
+/// QEMU's guard against re-entrant I/O does not cover such a region, because it would refuse one
+/// thread's access for another's: [`init_checked_io`] can have one in its place.
+pub fn enable_lockless_io(region: &MemoryRegion) {
+    assert!(bql::is_locked());
+    // SAFETY: an initialized region
+    unsafe { system::bindings::memory_region_enable_lockless_io(region.as_mut_ptr()) }
 }
 
 /// Makes `region`, a field of `device` that was all-zeroes before, a region of RAM that is
