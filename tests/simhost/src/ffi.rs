@@ -13,6 +13,8 @@ use std::{
     path::PathBuf,
     slice,
     sync::{Mutex, OnceLock, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use crate::{
@@ -116,6 +118,15 @@ fn finish(result: Result<c_long>) -> c_long {
     }
 }
 
+/// Lets time pass, as precisely as the kernel can.
+fn wait(time: Duration) {
+    // SAFETY: sets a number of this thread.
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64, 0_u64, 0_u64, 0_u64);
+    }
+    thread::sleep(time);
+}
+
 /// # Safety
 ///
 /// Replaces the C library's function. Its third argument is in the register
@@ -123,7 +134,17 @@ fn finish(result: Result<c_long>) -> c_long {
 #[no_mangle]
 pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
     if is_simulated(request) {
+        let begun = simulated(fd, |host, memory, file| {
+            host.begin_call(memory, file, request, argument)
+        });
+        let begun = begun.flatten();
+        if let Some(begun) = &begun {
+            wait(begun.latency);
+        }
         let result = simulated(fd, |host, memory, file| {
+            if let Some(begun) = &begun {
+                host.end_call(begun);
+            }
             host.ioctl(memory, file, fd, request, argument, &identify)
         });
         if let Some(result) = result {

@@ -9,6 +9,7 @@ use std::{
     os::fd::RawFd,
     path::{Path, PathBuf},
     process, thread,
+    time::Duration,
 };
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     script::{Circumstances, Fault, Script},
     shared::{self, Shared},
     stored::Stored,
+    uapi,
     vfio::VfioDevice,
 };
 
@@ -53,6 +55,16 @@ pub struct Host {
     sockets: BTreeMap<u64, (String, Id)>,
     /// The processes that use the host, if it is shared
     processes: BTreeSet<u32>,
+    /// vIOMMUs, with their iommufd, that calls in progress use
+    in_use: Vec<(String, Id)>,
+}
+
+/// An invalidation that has begun.
+#[derive(Debug)]
+pub struct Begun {
+    /// For how long it lasts
+    pub latency: Duration,
+    viommu: (String, Id),
 }
 
 impl Host {
@@ -71,7 +83,49 @@ impl Host {
             shared: None,
             sockets: BTreeMap::new(),
             processes: BTreeSet::new(),
+            in_use: Vec::new(),
         }
+    }
+
+    /// Begins an invalidation, if that has a latency.
+    pub fn begin_call(
+        &mut self,
+        memory: &dyn Memory,
+        file: &File,
+        request: u64,
+        address: u64,
+    ) -> Option<Begun> {
+        let File::Iommufd(name) = file else {
+            return None;
+        };
+        if request != uapi::HWPT_INVALIDATE.number {
+            return None;
+        }
+        self.read_script();
+        let latency = self.script.take_latency();
+        if latency.is_zero() {
+            return None;
+        }
+        let viommu = uapi::read_u32(memory, address + 4).ok()?;
+        self.log
+            .line(format_args!("begin op=HWPT_INVALIDATE on={name}"));
+        let viommu = (name.clone(), viommu);
+        self.in_use.push(viommu.clone());
+        Some(Begun { latency, viommu })
+    }
+
+    /// Ends it, before it has its effect.
+    pub fn end_call(&mut self, begun: &Begun) {
+        let position = self.in_use.iter().position(|it| *it == begun.viommu);
+        if let Some(position) = position {
+            self.in_use.swap_remove(position);
+        }
+    }
+
+    /// Returns whether a call in progress uses an object.
+    pub(crate) fn is_in_use(&self, iommufd: &str, id: Id) -> bool {
+        let mut used = self.in_use.iter();
+        used.any(|(of, used)| of == iommufd && *used == id)
     }
 
     /// Reads the script for the first time. If it says so, the host is that of other processes,
@@ -264,7 +318,9 @@ impl Host {
     }
 
     fn read_script(&mut self) {
-        if let Err(lines) = self.script.refresh() {
+        let result = self.script.refresh();
+        self.log.turn_off(self.script.is_silent());
+        if let Err(lines) = result {
             for line in lines {
                 self.log.line(format_args!("trouble script={line:?}"));
             }
@@ -488,7 +544,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{cmdqv, uapi};
+    use crate::cmdqv;
 
     /// Memory of one page at 0x1000.
     struct Page(Vec<u8>);

@@ -191,6 +191,9 @@ impl Host {
     fn destroy(&mut self, call: &mut Call<'_>) -> Result<()> {
         let id = call.argument.u32(4);
         call.field("id", id);
+        if self.is_in_use(call.iommufd, id) {
+            return Err(Errno::EBUSY);
+        }
         if let Ok(Some(vintf)) = self.objects(call.iommufd).vintf(id) {
             if cmdqv::is_mapped(call.iommufd, vintf.offset) {
                 return Err(Errno::EBUSY);

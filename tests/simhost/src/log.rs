@@ -7,6 +7,7 @@
 //!
 //! * `call op=OP on=FILE ... result=ok|ERRNO`, and what else the call gave; `by=` is the process
 //!   that made it, if the host is shared;
+//! * `begin op=HWPT_INVALIDATE on=FILE`: a call with a latency (see `script.rs`) is in progress;
 //! * `new id=N kind=KIND ...` and `gone id=N kind=KIND`: objects of an iommufd.
 //!   Those of CMDQ virtualization are `cmdqv-viommu`, with `vintf=` and the
 //!   `offset=` of its page, `cmdqv-veventq`, and `hwqueue`, with `index=`,
@@ -27,7 +28,10 @@ use std::{
 
 /// The destination of log lines.
 #[derive(Debug)]
-pub struct Log(Sink);
+pub struct Log {
+    sink: Sink,
+    is_off: bool,
+}
 
 #[derive(Debug)]
 enum Sink {
@@ -44,27 +48,41 @@ impl Log {
     /// The file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self(Sink::File(file)))
+        Ok(Self {
+            sink: Sink::File(file),
+            is_off: false,
+        })
     }
 
     /// Keeps the lines.
     #[cfg(test)]
     pub const fn in_memory() -> Self {
-        Self(Sink::Lines(Vec::new()))
+        Self {
+            sink: Sink::Lines(Vec::new()),
+            is_off: false,
+        }
     }
 
     /// Returns the lines since the last time.
     #[cfg(test)]
     pub fn take(&mut self) -> Vec<String> {
-        match &mut self.0 {
+        match &mut self.sink {
             Sink::File(_) => Vec::new(),
             Sink::Lines(lines) => std::mem::take(lines),
         }
     }
 
+    /// Turns the log off or on.
+    pub const fn turn_off(&mut self, is_off: bool) {
+        self.is_off = is_off;
+    }
+
     /// Writes a line with one call, so that a reader sees all of it or nothing.
     pub fn line(&mut self, line: impl fmt::Display) {
-        match &mut self.0 {
+        if self.is_off {
+            return;
+        }
+        match &mut self.sink {
             Sink::File(file) => {
                 // errors cannot be reported here; the test fails because the
                 // line is missing

@@ -30,6 +30,10 @@
 //! * `clear`: no more failures.
 //! * `shared`, before the first process starts: the host is one of several processes, which are
 //!   QEMUs with the same directory. All have the script's failures together.
+//! * `latency us=N [count=N]`: the next `count` calls of `HWPT_INVALIDATE` (default: all) take N
+//!   microseconds before they have an effect. Unlike with `delay_ms`, calls of other threads are
+//!   handled meanwhile, and the vIOMMU is not destroyed (`EBUSY`).
+//! * `log off`, `log on`: whether there are lines in the log.
 //! * `lose NAME [errno=NAME]`: the iommufd or the device of this name is no more,
 //!   which nothing undoes: no call on its file works (default: `ENODEV`), and
 //!   such a device is attached to nothing.
@@ -129,6 +133,10 @@ pub struct Script {
     is_shared: bool,
     lost: BTreeMap<String, Errno>,
     recovering: BTreeSet<String>,
+    latency: Duration,
+    /// Number of calls that have it
+    latency_count: u64,
+    is_silent: bool,
 }
 
 /// The file that a test appends to.
@@ -193,6 +201,20 @@ impl Script {
         self.recovering.contains(name)
     }
 
+    /// Returns for how long the next invalidation takes.
+    pub const fn take_latency(&mut self) -> Duration {
+        if self.latency_count == 0 {
+            return Duration::ZERO;
+        }
+        self.latency_count -= 1;
+        self.latency
+    }
+
+    /// Returns whether the log is off.
+    pub const fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     /// Returns the contract by which invalidations are reported.
     pub const fn contract(&self) -> Contract {
         self.contract
@@ -228,6 +250,9 @@ impl Script {
             return Some(());
         };
         let subject = words.next();
+        if verb == "latency" {
+            return self.set_latency(subject.into_iter().chain(words));
+        }
         let fields = words
             .map(|word| word.split_once('='))
             .collect::<Option<BTreeMap<_, _>>>()?;
@@ -236,6 +261,8 @@ impl Script {
             ("#", _) => {}
             ("clear", None) => self.rules.clear(),
             ("shared", None) => self.is_shared = true,
+            ("log", Some("off")) if fields.0.is_empty() => self.is_silent = true,
+            ("log", Some("on")) if fields.0.is_empty() => self.is_silent = false,
             ("contract", Some(name)) => self.contract = Contract::named(name)?,
             ("smmu", Some(name)) => {
                 let smmu = fields.smmu(name)?;
@@ -273,6 +300,17 @@ impl Script {
             }
             _ => return None,
         }
+        Some(())
+    }
+
+    fn set_latency<'a>(&mut self, words: impl Iterator<Item = &'a str>) -> Option<()> {
+        let fields = words
+            .map(|word| word.split_once('='))
+            .collect::<Option<BTreeMap<_, _>>>()?;
+        let fields = Fields(fields);
+        fields.knows_only(&["us", "count"])?;
+        self.latency = Duration::from_micros(fields.number("us")??);
+        self.latency_count = fields.number("count")?.unwrap_or(u64::MAX);
         Some(())
     }
 
@@ -494,6 +532,20 @@ mod tests {
         }
         let busy = Some(Errno::EBUSY);
         assert_eq!(results, [None, busy, busy, None]);
+    }
+
+    #[test]
+    fn script_latency_ends_after_its_count() {
+        let mut script = script(&["latency us=50 count=2", "log off"]);
+        let taken: Vec<_> = (0..3).map(|_| script.take_latency()).collect();
+        let some = Duration::from_micros(50);
+        assert_eq!(taken, [some, some, Duration::ZERO]);
+        assert!(script.is_silent());
+        assert_eq!(script.apply("latency count=2"), None);
+        script.apply("latency us=7").expect("a good line");
+        assert_eq!(script.take_latency(), Duration::from_micros(7));
+        script.apply("log on").expect("a good line");
+        assert!(!script.is_silent());
     }
 
     #[test]
