@@ -4,24 +4,30 @@
 //! Runs the consumer of the Command queue: slice by slice, at once or later.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    },
     time::Duration,
 };
 
-use bql::BqlCell;
-use qemu_ext::{bh::BottomHalf, runstate::is_replay_enabled, timer::TimerExt};
+use qemu_ext::{bh::BottomHalf, lock::BigLock, runstate::is_replay_enabled, timer::TimerExt};
 use smmuv3::{
     batch::FlushPolicy,
-    cmdq::{Backend, Cmdq, Counters, Interrupts, Platform, Progress},
+    cmdq::{
+        Backend, Claim, Cmdq, Counters, Interrupts, Platform, Progress, Released, SharedCounters,
+        Token,
+    },
     cmdqv::VcmdqRun,
     command::Leniency,
     features::Features,
+    registers::{Activation, CmdqRun},
 };
 use util::timer::{Timer, CLOCK_VIRTUAL};
 
 use crate::{
     irq::{Interrupt, IrqLines},
-    memory::GuestRam,
+    memory::GuestBus,
     state::GuestState,
     trace::CmdqObserver,
 };
@@ -46,19 +52,35 @@ pub const SLICES_AT_STOP: u32 = 1 << 20;
 /// guest does not wake the main loop for every doorbell.
 const DEFERRAL: u64 = 10_000_000;
 
+/// Most runs of one doorbell, if other vCPUs ring meanwhile: the rest is consumed later, so that
+/// a vCPU does not work for the others without end.
+const MAX_ROUNDS: u32 = 16;
+
 /// The Command queue's consumer.
+///
+/// It is a token: one thread has it for a run, and no lock is held meanwhile. A thread that finds
+/// it gone does not wait for it, least of all with the Big QEMU Lock (BQL), which the run may
+/// wait for.
 pub struct CommandQueue {
-    /// None before the SMMU is realized, and while the consumer runs. Boxed because it is
-    /// moved for every run.
-    consumer: BqlCell<Option<Box<Cmdq>>>,
+    /// Locked for a step of [`Token`] only, and inside the lock of the state
+    slot: Mutex<Slot>,
     /// Resumes the run when a slice is used up
     pub continue_later: BottomHalf,
     /// Consumes commands that were deferred
     pub deferred: Timer,
-    /// Atomic, as the next field, because that costs less than a check that the BQL is held
+    counters: OnceLock<Arc<SharedCounters>>,
     doorbells: AtomicU64,
     /// Whether the last run has deferred commands
     is_deferred: AtomicBool,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Without a consumer before the SMMU is realized, and while the consumer runs. Boxed because
+    /// it is moved for every run.
+    token: Token<Box<Cmdq>>,
+    /// The policy from the next run on, if it is another one
+    new_policy: Option<FlushPolicy>,
 }
 
 impl CommandQueue {
@@ -66,38 +88,41 @@ impl CommandQueue {
     /// [`Self::consume_later`].
     pub fn new(deferred: Timer) -> Self {
         Self {
-            consumer: BqlCell::new(None),
+            slot: Mutex::default(),
             continue_later: BottomHalf::new(),
             deferred,
+            counters: OnceLock::new(),
             doorbells: AtomicU64::default(),
             is_deferred: AtomicBool::default(),
         }
     }
 
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        // nothing panics while it is locked, and if it did, every value is valid
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the queue ready to be consumed.
     pub fn enable(&self, leniency: Leniency) {
         let consumer = Cmdq::new(FlushPolicy::default()).with_leniency(leniency);
-        self.consumer.set(Some(Box::new(consumer)));
+        // an SMMU is realized once
+        let _ = self.counters.set(consumer.shared_counters());
+        self.slot().token.set(Box::new(consumer));
     }
 
     /// Calls `function` with the consumer, unless that runs or there is none yet.
     fn with_consumer<R>(&self, function: impl FnOnce(&mut Cmdq) -> R) -> Option<R> {
-        let mut consumer = self.consumer.take()?;
-        let result = function(&mut consumer);
-        self.consumer.set(Some(consumer));
-        Some(result)
+        self.slot().token.get_mut().map(|it| function(it))
     }
 
-    /// Sets the policy for batches.
+    /// Sets the policy for batches. A run in progress keeps the one that it has begun with.
     pub fn set_policy(&self, policy: FlushPolicy) {
-        self.with_consumer(|consumer| consumer.set_policy(policy));
+        self.slot().new_policy = Some(policy);
     }
 
     /// Counts a write of a register after which the queue has commands to consume.
     pub fn note_doorbell(&self) {
-        // under the BQL, so no other thread writes in between
-        let doorbells = self.doorbells().wrapping_add(1);
-        self.doorbells.store(doorbells, Ordering::Relaxed);
+        self.doorbells.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the number of doorbells.
@@ -105,17 +130,17 @@ impl CommandQueue {
         self.doorbells.load(Ordering::Relaxed)
     }
 
-    /// Returns the consumer's counters. Must not be called from within a run, which has taken
-    /// the consumer: all counters would be 0.
+    /// Returns the consumer's counters, also while that runs.
     pub fn counters(&self) -> Counters {
-        self.with_consumer(|consumer| consumer.counters().clone())
-            .unwrap_or_default()
+        let counters = self.counters.get();
+        counters.map(|it| it.copy()).unwrap_or_default()
     }
 
     /// Returns the policy for batches.
     pub fn policy(&self) -> FlushPolicy {
-        self.with_consumer(|consumer| consumer.policy())
-            .unwrap_or_default()
+        let mut slot = self.slot();
+        let current = slot.token.get_mut().map(|consumer| consumer.policy());
+        slot.new_policy.or(current).unwrap_or_default()
     }
 
     /// Returns whether a failed `CMD_ATC_INV` is still to be reported to the guest.
@@ -156,84 +181,167 @@ impl CommandQueue {
         }
     }
 
-    /// Takes the consumer, for one run. Nothing that the run does can come back here, because
-    /// of QEMU's guards against re-entrant I/O; if it did, it would find no consumer.
-    pub fn begin(&self) -> Option<Run<'_>> {
-        let consumer = self.consumer.take()?;
+    /// Takes the consumer and its registers for a run. `None`: another thread has it, which sees
+    /// the doorbell that this one has written, or this thread has it already, because an address
+    /// of the guest's leads back here.
+    #[inline]
+    pub fn claim(&self, state: &GuestState) -> Option<Run> {
+        let mut locked = state.lock();
+        let mut slot = self.slot();
+        let features = locked.features;
+        let mut claim = slot.token.claim(&mut locked.registers, &features)?;
+        if let Some(policy) = slot.new_policy.take() {
+            claim.consumer.set_policy(policy);
+        }
+        drop(slot);
+        state.run_begins(&mut locked);
+        drop(locked);
         Some(Run {
-            queue: self,
-            consumer,
+            claim,
+            features,
+            rounds: 0,
         })
     }
-}
 
-/// One run of the consumer.
-pub struct Run<'a> {
-    queue: &'a CommandQueue,
-    consumer: Box<Cmdq>,
-}
-
-impl Run<'_> {
-    /// Consumes one slice of commands.
-    pub fn consume<B: Backend>(
-        self,
+    /// Ends a run that has come so far. Returns another one, if commands came in the meantime that
+    /// nothing else has consumed, or the progress.
+    #[inline]
+    pub fn release(
+        &self,
         state: &GuestState,
-        irqs: &IrqLines,
-        backend: &mut B,
-    ) -> Progress {
-        self.run(|consumer, budget| {
-            state.consume(|run, features| {
-                let platform = Platform {
-                    memory: &mut GuestRam,
-                    backend,
-                    interrupts: &mut CmdqIrqs(irqs),
-                    observer: &mut CmdqObserver::new(&state.guest_errors, features),
-                };
-                consumer.consume(run, features, platform, budget)
-            })
-        })
+        run: Run,
+        progress: Progress,
+    ) -> Result<Run, Progress> {
+        let is_deferred = run.claim.consumer.is_deferred();
+        let rounds = run.rounds + 1;
+        let mut locked = state.lock();
+        state.run_ends(&mut locked);
+        let features = locked.features;
+        let mut slot = self.slot();
+        let released = slot.token.release(
+            &mut locked.registers,
+            &features,
+            run.claim,
+            progress,
+            rounds < MAX_ROUNDS,
+        );
+        self.is_deferred.store(is_deferred, Ordering::Relaxed);
+        match released {
+            Released::Done(progress) => Err(progress),
+            Released::Again(claim) => {
+                drop(slot);
+                state.run_begins(&mut locked);
+                Ok(Run {
+                    claim,
+                    features,
+                    rounds,
+                })
+            }
+        }
     }
 
-    /// Consumes one slice of commands of a VCMDQ.
+    /// Consumes one slice of commands of a VCMDQ. Its registers are the caller's, who has the BQL.
     pub fn consume_vcmdq<B: Backend, I: Interrupts>(
-        self,
+        &self,
         run: &mut VcmdqRun,
         state: &GuestState,
         features: &Features,
         interrupts: &mut I,
         backend: &mut B,
-    ) -> Progress {
-        self.run(|consumer, budget| {
-            let platform = Platform {
-                memory: &mut GuestRam,
-                backend,
-                interrupts,
-                observer: &mut CmdqObserver::new(&state.guest_errors, features),
-            };
-            run.consume(consumer, features, platform, budget)
-        })
-    }
-
-    fn run(mut self, consume: impl FnOnce(&mut Cmdq, u32) -> Progress) -> Progress {
-        // The moment at which the main loop resumes the consumer cannot be replayed.
-        let budget = if is_replay_enabled() { u32::MAX } else { SLICE };
-        let progress = consume(&mut self.consumer, budget);
-        let is_deferred = self.consumer.is_deferred();
-        self.queue.is_deferred.store(is_deferred, Ordering::Relaxed);
-        self.queue.consumer.set(Some(self.consumer));
-        progress
+    ) -> Option<Progress> {
+        let mut consumer = {
+            let mut slot = self.slot();
+            let mut consumer = slot.token.take()?;
+            if let Some(policy) = slot.new_policy.take() {
+                consumer.set_policy(policy);
+            }
+            consumer
+        };
+        let platform = Platform {
+            memory: &mut GuestBus,
+            backend,
+            interrupts,
+            observer: &mut CmdqObserver::new(&state.guest_errors, features),
+        };
+        let progress = run.consume(&mut consumer, features, platform, budget());
+        self.is_deferred
+            .store(consumer.is_deferred(), Ordering::Relaxed);
+        self.slot().token.set(consumer);
+        Some(progress)
     }
 }
 
-/// The interrupts of a run.
-struct CmdqIrqs<'a>(&'a IrqLines);
+/// Commands of one run.
+fn budget() -> u32 {
+    // The moment at which the main loop resumes the consumer cannot be replayed.
+    if is_replay_enabled() {
+        u32::MAX
+    } else {
+        SLICE
+    }
+}
+
+/// One run of the consumer.
+pub struct Run {
+    claim: Claim<Box<Cmdq>>,
+    features: Features,
+    /// Runs without a break before this one
+    rounds: u32,
+}
+
+impl Run {
+    /// Consumes one slice of commands. `is_shared`: other threads read the registers meanwhile.
+    pub fn consume<B: Backend>(
+        &mut self,
+        state: &GuestState,
+        irqs: &IrqLines,
+        is_shared: bool,
+        backend: &mut B,
+    ) -> Progress {
+        let features = &self.features;
+        let platform = Platform {
+            memory: &mut GuestBus,
+            backend,
+            interrupts: &mut CmdqIrqs {
+                irqs,
+                shared: is_shared.then_some(state),
+            },
+            observer: &mut CmdqObserver::new(&state.guest_errors, features),
+        };
+        let Claim { consumer, run } = &mut self.claim;
+        consumer.consume(run, features, platform, budget())
+    }
+}
+
+/// The interrupts of a run, each of which takes the BQL for itself.
+struct CmdqIrqs<'a> {
+    irqs: &'a IrqLines,
+    /// The registers, if other threads read them while the consumer runs
+    shared: Option<&'a GuestState>,
+}
+
+impl CmdqIrqs<'_> {
+    #[cold]
+    fn pulse(&self, interrupt: Interrupt) {
+        let _lock = BigLock::acquire();
+        self.irqs.pulse(interrupt);
+    }
+}
 
 impl Interrupts for CmdqIrqs<'_> {
+    #[inline]
+    fn show(&mut self, run: &mut CmdqRun, errors: u32) -> Activation {
+        match self.shared {
+            Some(state) => state.lock().registers.show_cmdq(run, errors),
+            None => run.note_errors(errors),
+        }
+    }
+
     fn cmd_sync(&mut self) {
-        self.0.pulse(Interrupt::CmdSync);
+        self.pulse(Interrupt::CmdSync);
     }
 
     fn gerror(&mut self) {
-        self.0.pulse(Interrupt::Gerror);
+        self.pulse(Interrupt::Gerror);
     }
 }

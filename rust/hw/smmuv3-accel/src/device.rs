@@ -6,6 +6,7 @@
 use std::{
     ffi::{c_int, c_uint, CStr},
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
@@ -26,7 +27,8 @@ use qemu_ext::{
         IommuTlbEntry, NotifierFlags,
     },
     iommufd::{HostDevice, HostIommuDevice, HostObject},
-    memory::init_io,
+    lock::BigLock,
+    memory::{enable_lockless_io, init_checked_io, init_io},
     notify::Notifier,
     object::ObjectExt,
     pci::{add_bus_number_notifier, PciDevice, PciFunction},
@@ -34,7 +36,11 @@ use qemu_ext::{
     property::{add_read_only, Value},
     qapi_props::{OnOffAuto, StringProperty},
     qdev::{describe_property, DeviceExt, ParentMethods},
-    runstate::{add_machine_init_done_notifier, is_incoming, is_machine_ready, VmStateHandler},
+    runstate::{
+        add_machine_init_done_notifier, is_incoming, is_machine_ready, is_replay_enabled,
+        VmStateHandler,
+    },
+    vcpu::{is_kvm_enabled, is_vcpu_thread, VcpuWork},
 };
 use qom::prelude::*;
 use smmuv3::{cmdq::Progress, cmdqv::QUEUES, command::Leniency, features::Features};
@@ -47,11 +53,11 @@ use util::{
 
 use crate::{
     accel::{
-        cmdq::{AccelBackend, NoCaches},
+        cmdq::{AccelBackend, LockingCaches, NoCaches},
         probe_cmdqv, Accel, Owner, SavedAccel, SavedFeatures, VcmdqErrors, VeventQ, Vintf,
         VintfRequest,
     },
-    cmdq::{CommandQueue, SLICES_AT_STOP, TIME_AT_STOP},
+    cmdq::{CommandQueue, Run, SLICES_AT_STOP, TIME_AT_STOP},
     cmdqv::{self, CmdqvRegions, CmdqvUnit, Surroundings},
     eventq::{PendingEvent, PendingEvents},
     introspection::{self, AllCounters},
@@ -63,6 +69,7 @@ use crate::{
     properties::{
         Auto, OasMode, SmmuProperties, SsidSizeMode, Values, DESCRIPTIONS, OWN_DESCRIPTIONS,
     },
+    reentry::{is_from_outside, Engaged},
     state::GuestState,
     vmstate::{declare_vmstate, SavedRegisters},
 };
@@ -116,8 +123,8 @@ declare_vmstate!(Smmuv3, saved, saved_features, saved_accel);
 ///  * sysbus IRQ 4: errors of its queues
 /// ```
 ///
-/// The Big QEMU Lock protects everything but `state` and `events`, which translation on behalf
-/// of other devices uses without it.
+/// The Big QEMU Lock (BQL) protects everything but `state` and `events`, which translation on
+/// behalf of other devices uses without it, and `cmdq`, which vCPUs consume without it.
 ///
 /// Each component uses only what its caller passes to it; this file connects them.
 #[repr(C)]
@@ -171,6 +178,10 @@ pub struct Smmuv3 {
     events: PendingEvents,
     /// The Command queue's consumer
     cmdq: CommandQueue,
+    /// Continues a run of it without the BQL
+    cmdq_work: VcpuWork,
+    /// vCPUs access registers without the BQL
+    is_lockless: AtomicBool,
     /// Emulated functions that have an IOMMU notifier
     notified: NotifiedFunctions,
     /// Assigned devices
@@ -260,6 +271,8 @@ impl Smmuv3 {
         uninit_field_mut!(*this, events).write(Default::default());
         // SAFETY: `init_callbacks` initializes the timer
         uninit_field_mut!(*this, cmdq).write(CommandQueue::new(unsafe { Timer::new() }));
+        uninit_field_mut!(*this, cmdq_work).write(Default::default());
+        uninit_field_mut!(*this, is_lockless).write(Default::default());
         uninit_field_mut!(*this, notified).write(Default::default());
         // SAFETY: `init_callbacks` initializes the timer
         uninit_field_mut!(*this, assigned).write(Accel::new(unsafe { Timer::new() }));
@@ -288,9 +301,12 @@ impl Smmuv3 {
         BottomHalf::init(
             self.as_mut(),
             c"arm-smmuv3-cmdq",
-            &Self::consume,
+            &Self::continue_run,
             |device| &mut device.cmdq.continue_later,
         );
+        VcpuWork::init(self.as_mut(), &Self::continue_on_vcpu, |device| {
+            &mut device.cmdq_work
+        });
         // Nothing is deferred in them, so their timers are never set.
         for lvcmdq in 0..QUEUES {
             BottomHalf::init(
@@ -312,7 +328,7 @@ impl Smmuv3 {
         BottomHalf::init(
             self.as_mut(),
             c"arm-smmuv3-events",
-            &Self::flush_events,
+            &Self::record_events,
             |device| &mut device.events.record_later,
         );
         Timer::init_full(
@@ -403,7 +419,13 @@ impl Smmuv3 {
             self.devices.register();
         }
         add_bus_number_notifier(&self.bus_numbers);
-        init_io(self, &self.iomem, &REGISTERS_OPS, c"arm-smmuv3", MMIO_SIZE);
+        let (ops, name) = (&REGISTERS_OPS, c"arm-smmuv3");
+        if self.accel {
+            init_checked_io(self, &self.iomem, ops, &Self::accepts, name, MMIO_SIZE);
+            enable_lockless_io(&self.iomem);
+        } else {
+            init_io(self, &self.iomem, ops, name, MMIO_SIZE);
+        }
         self.init_mmio(&self.iomem);
         for interrupt in self.irqs.sources() {
             self.init_irq(interrupt);
@@ -536,8 +558,29 @@ impl Smmuv3 {
 }
 
 /// Registers, commands and events.
+///
+/// With accel=on registers may be accessed without the BQL, which KVM's vCPUs do. A doorbell and a
+/// read of `CMDQ_CONS` do not take it, every other access does. The consumer takes it for everything
+/// but the queue, the host's invalidations and the completion of a `CMD_SYNC`.
 impl Smmuv3 {
+    /// Returns whether an access to a register is permitted.
+    fn accepts(&self) -> bool {
+        is_from_outside(self)
+    }
+
+    /// Notes that this thread is in this SMMU: no access of the SMMU leads to its own registers.
+    /// Without accel QEMU's own guard sees to that.
+    #[inline]
+    fn enter(&self) -> Option<Engaged> {
+        self.accel.then(|| Engaged::enter(self))
+    }
+
     fn read(&self, offset: u64, size: u32) -> u64 {
+        let _engaged = self.enter();
+        if !mmio::is_of_cmdq(offset) {
+            let _lock = BigLock::acquire();
+            return mmio::read(&self.state, offset, size);
+        }
         // A guest that reads CMDQ_CONS waits: for space, or for commands without a CMD_SYNC.
         if self.cmdq.is_deferred() && mmio::reads_cmdq_cons(offset, size) {
             self.consume();
@@ -546,6 +589,21 @@ impl Smmuv3 {
     }
 
     fn write(&self, offset: u64, value: u64, size: u32) {
+        let _engaged = self.enter();
+        let rings = if mmio::is_doorbell(offset, size) {
+            mmio::ring(&self.state, offset, value)
+        } else {
+            let _lock = BigLock::acquire();
+            self.write_register(offset, value, size)
+        };
+        if rings {
+            self.cmdq.note_doorbell();
+            self.consume();
+        }
+    }
+
+    /// Writes a register, with the BQL. Returns whether there may be commands to consume.
+    fn write_register(&self, offset: u64, value: u64, size: u32) -> bool {
         let effects = mmio::write(&self.state, &self.events, &self.irqs, offset, value, size);
         if effects.streams {
             invalidate_all(&self.state, &self.notified);
@@ -558,10 +616,7 @@ impl Smmuv3 {
             self.state.separate_accesses();
             self.sync_veventq();
         }
-        if effects.cmdq {
-            self.cmdq.note_doorbell();
-            self.consume();
-        }
+        effects.cmdq
     }
 
     /// Prepares for a start of the machine, before VFIO lets devices run.
@@ -607,7 +662,15 @@ impl Smmuv3 {
     }
 
     /// Consumes commands: one slice, the rest later.
+    ///
+    /// A stop or a reset of the machine waits for vCPUs only, so any other thread, of a device
+    /// whose DMA leads here, holds the BQL for the whole run.
     fn consume(&self) {
+        let is_lockless = !bql::is_locked() && is_vcpu_thread();
+        let _lock = (!is_lockless).then(BigLock::acquire);
+        if is_lockless {
+            self.is_lockless.store(true, Ordering::Relaxed);
+        }
         self.cmdq.arm(self.consume_slice());
     }
 
@@ -615,32 +678,81 @@ impl Smmuv3 {
         self.cmdq.consume_later();
     }
 
+    /// Continues a run, from the main loop. That must not wait for the host, so a vCPU's thread
+    /// does it, where these have no BQL.
+    fn continue_run(&self) {
+        let is_lockless = is_kvm_enabled() || self.is_lockless.load(Ordering::Relaxed);
+        if self.accel && is_lockless && !is_replay_enabled() {
+            if self.assigned.is_stopped() || self.cmdq_work.schedule() {
+                return;
+            }
+        }
+        let _engaged = self.enter();
+        self.consume();
+    }
+
+    /// Continues a run in the thread of a vCPU.
+    fn continue_on_vcpu(&self, is_paused: bool) {
+        if is_paused {
+            // This vCPU may be paused for a moment, so ask again; when the machine has
+            // stopped, its start does.
+            self.consume_later();
+            return;
+        }
+        let _engaged = self.enter();
+        self.consume();
+    }
+
     fn consume_slice(&self) -> Progress {
         if self.assigned.is_stopped() {
             return Progress::Idle;
         }
-        let Some(run) = self.cmdq.begin() else {
+        let Some(mut run) = self.cmdq.claim(&self.state) else {
             return Progress::Idle;
         };
+        loop {
+            let progress = self.consume_run(&mut run);
+            run = match self.cmdq.release(&self.state, run, progress) {
+                Ok(next) => next,
+                Err(progress) => return progress,
+            };
+        }
+    }
+
+    fn consume_run(&self, run: &mut Run) -> Progress {
         // a CMD_SYNC is not seen to complete before the events of what it waits for
         self.flush_events();
         let (state, irqs) = (&self.state, &self.irqs);
-        if self.accel {
-            if self.assigned.is_pending() {
-                self.record_all(self.assigned.begin_commands());
-            }
-            if self.endpoints.is_empty() {
-                run.consume(state, irqs, &mut self.host_with(NoCaches))
-            } else {
-                run.consume(state, irqs, &mut self.host_with(self.own_caches()))
-            }
+        if !self.accel {
+            return run.consume(state, irqs, false, &mut self.own_caches());
+        }
+        if self.assigned.is_pending() {
+            let _lock = BigLock::acquire();
+            self.record_all(self.assigned.begin_commands());
+        }
+        // Asked in every run: commands about an endpoint that came meanwhile are in a later one.
+        if self.endpoints.is_empty() {
+            run.consume(state, irqs, true, &mut self.host_with(NoCaches))
         } else {
-            run.consume(state, irqs, &mut self.own_caches())
+            let own = {
+                let _lock = BigLock::acquire();
+                LockingCaches(self.own_caches())
+            };
+            run.consume(state, irqs, true, &mut self.host_with(own))
         }
     }
 
     fn flush_events(&self) {
-        self.events.flush(&self.state, &self.irqs);
+        if self.events.are_pending() {
+            let _lock = BigLock::acquire();
+            self.events.flush(&self.state, &self.irqs);
+        }
+    }
+
+    /// Records events from the main loop.
+    fn record_events(&self) {
+        let _engaged = self.enter();
+        self.flush_events();
     }
 
     fn record_all(&self, events: Vec<PendingEvent>) {
@@ -768,7 +880,7 @@ impl Smmuv3 {
             return Ok(());
         }
         self.vcmdqs
-            .add_to(self, &self.cmdqv_regions, &CMDQV_OPS, cmdqs)?;
+            .add_to(self, &self.cmdqv_regions, &CMDQV_OPS, &Self::accepts, cmdqs)?;
         self.limit_queues();
         Ok(())
     }
@@ -809,10 +921,12 @@ impl Smmuv3 {
     }
 
     fn read_cmdqv(&self, offset: u64, size: u32) -> u64 {
+        let _engaged = self.enter();
         self.vcmdqs.read(&self.state.features(), offset, size)
     }
 
     fn write_cmdqv(&self, offset: u64, value: u64, size: u32) {
+        let _engaged = self.enter();
         let features = self.state.features();
         let around = self.around_vcmdqs();
         let ready = self.vcmdqs.write(&features, &around, offset, value, size);
@@ -820,6 +934,7 @@ impl Smmuv3 {
     }
 
     fn consume_ready_vcmdqs(&self) {
+        let _engaged = self.enter();
         self.consume_vcmdqs(self.vcmdqs.ready(&self.state.features()));
     }
 
@@ -838,9 +953,6 @@ impl Smmuv3 {
         let Some(mut run) = self.vcmdqs.begin(&features, lvcmdq, stream_table) else {
             return Progress::Idle;
         };
-        let Some(consumer) = queue.begin() else {
-            return Progress::Idle;
-        };
         self.flush_events();
         if self.assigned.is_pending() {
             self.record_all(self.assigned.begin_commands());
@@ -849,10 +961,13 @@ impl Smmuv3 {
         let state = &self.state;
         let progress = if self.endpoints.is_empty() {
             let mut backend = self.host_with(NoCaches);
-            consumer.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend)
+            queue.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend)
         } else {
             let mut backend = self.host_with(self.own_caches());
-            consumer.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend)
+            queue.consume_vcmdq(&mut run, state, &features, &mut interrupts, &mut backend)
+        };
+        let Some(progress) = progress else {
+            return Progress::Idle;
         };
         self.vcmdqs.finish(run);
         progress

@@ -215,12 +215,18 @@ impl PendingEvents {
         }
     }
 
+    /// Returns whether [`Self::flush`] has something to do. Does not need the BQL.
+    #[inline]
+    pub fn are_pending(&self) -> bool {
+        self.is_pending.load(Ordering::Acquire)
+    }
+
     /// Records the pending events. The address of a record may lead to a register of this
     /// device; events that are pending then are left to the outermost caller.
     #[inline]
     pub fn flush(&self, state: &GuestState, irqs: &IrqLines) {
         // An event that is queued at this moment comes after this.
-        if self.is_pending.load(Ordering::Acquire) && !self.is_recording.replace(true) {
+        if self.are_pending() && !self.is_recording.replace(true) {
             self.record_pending(state, irqs);
         }
     }

@@ -16,8 +16,8 @@
 //! * [`state`]: registers and caches, which the above are given
 //! * [`properties`], [`vmstate`]: the user's settings, and the migration stream
 //! * [`introspection`]: what users can read while the machine runs
-//! * [`irq`], [`memory`], [`deadline`], [`guest_errors`], [`trace`][mod@trace], [`statistics`]: used by
-//!   all of them
+//! * [`irq`], [`memory`], [`reentry`], [`deadline`], [`guest_errors`], [`trace`][mod@trace],
+//!   [`statistics`]: used by all of them
 
 mod accel;
 mod bindings;
@@ -34,6 +34,7 @@ mod memory;
 mod mmio;
 mod pci;
 mod properties;
+mod reentry;
 mod state;
 mod statistics;
 mod trace;

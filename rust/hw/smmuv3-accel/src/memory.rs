@@ -42,6 +42,37 @@ impl GuestMemory for GuestRam {
     }
 }
 
+/// Guest physical memory, devices included, for a thread that holds no lock of this device: an
+/// access to a device takes the Big QEMU Lock if that device needs it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuestBus;
+
+impl GuestMemory for GuestBus {
+    fn read(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BusAbort> {
+        AddressSpace::memory()
+            .read(address, MEMTXATTRS_UNSPECIFIED, buffer)
+            .map_err(|_| BusAbort)
+    }
+
+    fn read_u64(&mut self, address: u64) -> Result<u64, BusAbort> {
+        AddressSpace::memory()
+            .read_u64_le(address, MEMTXATTRS_UNSPECIFIED)
+            .map_err(|_| BusAbort)
+    }
+
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), BusAbort> {
+        AddressSpace::memory()
+            .write(address, MEMTXATTRS_UNSPECIFIED, data)
+            .map_err(|_| BusAbort)
+    }
+
+    fn write_u32(&mut self, address: u64, value: u32) -> Result<(), BusAbort> {
+        AddressSpace::memory()
+            .write_u32_le(address, MEMTXATTRS_UNSPECIFIED, value)
+            .map_err(|_| BusAbort)
+    }
+}
+
 /// The plain part of guest physical memory, which needs no lock. Accesses to the rest, and
 /// writes, abort.
 #[derive(Clone, Copy, Debug)]

@@ -12,9 +12,25 @@ use crate::{eventq::PendingEvents, irq::IrqLines, state::GuestState};
 /// Page 1 shows the registers of page 0 (§6.1 leaves that choice).
 const PAGE_MASK: u64 = 0xffff;
 
+/// Offset of `CMDQ_PROD` (§6.3.27).
+const CMDQ_PROD: u64 = 0x98;
+
 /// Offset of `CMDQ_CONS` (§6.3.28), which is also the second half of the 8 bytes from
 /// `CMDQ_PROD` on.
 const CMDQ_CONS: u64 = 0x9c;
+
+/// Returns whether an access of 4 or 8 bytes, aligned, is to `CMDQ_PROD` and `CMDQ_CONS` alone:
+/// these reads, and a doorbell, need no Big QEMU Lock.
+#[inline]
+pub const fn is_of_cmdq(offset: u64) -> bool {
+    offset & PAGE_MASK & !4 == CMDQ_PROD
+}
+
+/// Returns whether a write of 4 or 8 bytes, aligned, is a doorbell: of `CMDQ_PROD` alone.
+#[inline]
+pub const fn is_doorbell(offset: u64, size: u32) -> bool {
+    offset & PAGE_MASK == CMDQ_PROD && size == 4
+}
 
 /// Returns whether a read of 4 or 8 bytes, aligned, has `CMDQ_CONS` in it.
 #[inline]
@@ -41,15 +57,27 @@ pub fn write(
     value: u64,
     size: u32,
 ) -> Effects {
-    trace::trace_smmuv3_write_mmio(offset & PAGE_MASK, value, size, 0);
     // events recorded before the queue is disabled must be in it (§7.2.1)
     events.flush(state, irqs);
+    write_register(state, offset, value, size)
+}
+
+/// Writes `CMDQ_PROD`. Returns whether there may be commands to consume. Needs no Big QEMU Lock.
+#[inline]
+pub fn ring(state: &GuestState, offset: u64, value: u64) -> bool {
+    write_register(state, offset, value, 4).cmdq
+}
+
+#[inline]
+fn write_register(state: &GuestState, offset: u64, value: u64, size: u32) -> Effects {
+    trace::trace_smmuv3_write_mmio(offset & PAGE_MASK, value, size, 0);
     let (effects, acknowledged, gerrorn) = {
         let mut locked = state.lock();
         let features = locked.features;
         let pending = locked.registers.gerror ^ locked.registers.gerrorn;
         let effects = locked.registers.write(&features, offset, value, size);
         let still = locked.registers.gerror ^ locked.registers.gerrorn;
+        state.note_write(&locked);
         (effects, pending & !still, locked.registers.gerrorn)
     };
     if acknowledged != 0 {

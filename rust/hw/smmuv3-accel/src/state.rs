@@ -3,11 +3,14 @@
 
 //! The state of an SMMU that the guest can see and that translation depends on.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    Condvar, Mutex, MutexGuard, PoisonError,
+};
 
 use smmuv3::{
     features::Features,
-    registers::{CmdqRun, EventqRun, Registers, StreamTableRegisters},
+    registers::{EventqRun, Registers, StreamTableRegisters},
     translation::{Store, Walk},
 };
 
@@ -18,11 +21,14 @@ use crate::{guest_errors::GuestErrors, statistics::Statistics};
 /// It is locked for the length of a copy or a look-up only: never across an ioctl, an
 /// access to guest memory, a notifier, or an interrupt. Code that needs these copies the few
 /// registers that it needs. The owner of a queue takes the queue's state, which
-/// [`Self::consume`] and [`Self::record`] put back.
+/// [`CommandQueue`](crate::cmdq::CommandQueue) and [`Self::record`] put back.
 pub struct GuestState {
     locked: Mutex<Locked>,
     /// Walks that invalidations wait for have ended
     walks_ended: Condvar,
+    /// The guest has disabled the Command queue that another thread consumes. Changes while the
+    /// state is locked
+    must_stop_cmdq: AtomicBool,
     /// The log of the guest's errors
     pub guest_errors: GuestErrors,
 }
@@ -82,6 +88,7 @@ impl GuestState {
                 separations: 0,
             }),
             walks_ended: Condvar::new(),
+            must_stop_cmdq: AtomicBool::new(false),
             guest_errors: GuestErrors::default(),
         }
     }
@@ -154,18 +161,29 @@ impl GuestState {
         locked.separations = locked.separations.wrapping_add(1);
     }
 
-    /// Runs the consumer of the Command queue on the registers that it owns.
-    pub fn consume<R>(&self, consumer: impl FnOnce(&mut CmdqRun, &Features) -> R) -> R {
-        let mut locked = self.lock();
+    /// Notes that a run of the Command queue begins.
+    #[inline]
+    pub fn run_begins(&self, locked: &mut Locked) {
         locked.separations = locked.separations.wrapping_add(1);
-        let features = locked.features;
-        let mut run = locked.registers.begin_cmdq(&features);
-        drop(locked);
-        let result = consumer(&mut run, &features);
-        let mut again = self.lock();
-        again.registers.finish_cmdq(run);
-        again.separations = again.separations.wrapping_add(1);
-        result
+        self.must_stop_cmdq.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that a run of the Command queue ends.
+    #[inline]
+    pub fn run_ends(&self, locked: &mut Locked) {
+        locked.separations = locked.separations.wrapping_add(1);
+    }
+
+    /// Notes a write of a register, after which the run of another thread may have to end.
+    pub fn note_write(&self, locked: &Locked) {
+        let must_stop = locked.registers.must_stop_cmdq();
+        self.must_stop_cmdq.store(must_stop, Ordering::Relaxed);
+    }
+
+    /// Returns whether the run of the Command queue is to end before its next call of the host.
+    #[inline]
+    pub fn must_stop_cmdq(&self) -> bool {
+        self.must_stop_cmdq.load(Ordering::Relaxed)
     }
 
     /// Runs the producer of the Event queue on the registers that it owns.

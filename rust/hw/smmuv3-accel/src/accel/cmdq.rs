@@ -5,7 +5,7 @@
 //! SMMU's own caches if it has emulated devices, too.
 
 use hwcore::prelude::*;
-use qemu_ext::{error::report, object::ObjectExt, qapi_events, qdev::DeviceExt};
+use qemu_ext::{error::report, lock::BigLock, object::ObjectExt, qapi_events, qdev::DeviceExt};
 use smmuv3::{
     batch::{HostError, MAX_BATCH},
     cmdq::{Backend, LocalEffect},
@@ -17,7 +17,8 @@ use util::Error;
 use super::{
     counters::count,
     stream::{Quarantine, Stream},
-    viommu::{CallTimes, Viommu},
+    target::Call,
+    viommu::Viommu,
     Accel,
 };
 use crate::{deadline::TimeSlice, state::GuestState};
@@ -71,7 +72,30 @@ impl OwnCaches for NoCaches {
     }
 }
 
+/// The SMMU's own caches, for a run that may not have the Big QEMU Lock (BQL): every command
+/// takes it for itself, because it may notify vhost.
+pub struct LockingCaches<L>(pub L);
+
+impl<L: OwnCaches> OwnCaches for LockingCaches<L> {
+    fn execute(&mut self, command: &Invalidation) -> LocalEffect {
+        let _lock = BigLock::acquire();
+        self.0.execute(command)
+    }
+
+    fn execute_configurations(&mut self, first: u32, last: u32) {
+        let _lock = BigLock::acquire();
+        self.0.execute_configurations(first, last);
+    }
+
+    fn has_used_slice(&mut self) -> bool {
+        self.0.has_used_slice()
+    }
+}
+
 /// The host, for one run of the consumer, beside the SMMU's own caches `L`.
+///
+/// The run may not have the BQL. A call of the host needs none; everything else takes it for
+/// itself, and finds devices as they are then.
 pub struct AccelBackend<'a, L> {
     accel: &'a Accel,
     state: &'a GuestState,
@@ -79,8 +103,12 @@ pub struct AccelBackend<'a, L> {
     smmu: &'a DeviceState,
     own: L,
     slice: TimeSlice,
-    /// Duration of the last call of the host in nanoseconds, if there was one
-    last_call: Option<u64>,
+    /// The last call of the host, if there was one
+    last_call: Option<Call>,
+    /// A stream that was found to have a vDEVICE, since that was last changed here
+    with_vdevice: Option<u32>,
+    /// The BQL is held for the whole run, so nothing changes meanwhile
+    is_locked: bool,
 }
 
 impl<'a, L> AccelBackend<'a, L> {
@@ -93,11 +121,44 @@ impl<'a, L> AccelBackend<'a, L> {
             own,
             slice: TimeSlice::new(),
             last_call: None,
+            with_vdevice: None,
+            is_locked: bql::is_locked(),
         }
     }
 
     fn with<R>(&self, function: impl FnOnce(&mut [Stream], &mut Viommu) -> R) -> Option<R> {
+        let _lock = BigLock::acquire();
         self.accel.with_parts(function)
+    }
+
+    /// Returns whether the vIOMMU of the last call is gone, maybe in favour of another one, which
+    /// has nothing to do with that.
+    fn has_lost_target(&self) -> bool {
+        let generation = self.accel.target.generation();
+        self.last_call
+            .is_some_and(|call| call.generation != generation)
+    }
+
+    fn finds_vdevice(&self, sid: u32) -> bool {
+        // nothing is cached for a stream that is attached to abort, and a device whose
+        // ATS does not answer would make every flush wait for it
+        self.with(|streams, _| {
+            streams
+                .iter()
+                .any(|stream| stream.has_vdevice(sid) && !stream.is_quarantined())
+        })
+        .unwrap_or(false)
+    }
+
+    fn call(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
+        let (result, call) = self.accel.target.invalidate(commands);
+        if let Some(Call { begun, ended, .. }) = call {
+            // the slice begins with the first call, if nothing has begun it
+            self.slice.note(begun);
+            self.slice.note(ended);
+        }
+        self.last_call = call;
+        result
     }
 
     /// Returns whether a stream that `select` picks is not quarantined yet.
@@ -116,6 +177,11 @@ impl<'a, L> AccelBackend<'a, L> {
 
     /// Quarantines the streams that `select` picks, for as long as `how` says.
     fn quarantine_streams(&mut self, how: Quarantine, select: impl Fn(&Stream) -> bool) {
+        let _lock = BigLock::acquire();
+        if self.has_lost_target() {
+            return;
+        }
+        self.with_vdevice = None;
         self.slice.note_delay();
         self.with(|streams, viommu| {
             for stream in streams.iter_mut().filter(|stream| select(stream)) {
@@ -136,25 +202,21 @@ impl<L: OwnCaches> Backend for AccelBackend<'_, L> {
         self.own.execute_configurations(first, last);
     }
 
+    #[inline]
     fn invalidate(&mut self, commands: &[Invalidation]) -> Result<(), HostError> {
-        // without a device nothing is cached that is used, and a later vIOMMU is invalidated first
-        self.last_call = None;
-        let (slice, last_call) = (&mut self.slice, &mut self.last_call);
-        let result = self.accel.with_parts(|_, viommu| {
-            let (result, times) = viommu.invalidate(commands);
-            if let Some(CallTimes { begun, ended }) = times {
-                // the slice begins with the first call, if nothing has begun it
-                slice.note(begun);
-                slice.note(ended);
-                *last_call = Some(ended.since(begun));
-            }
-            result
-        });
-        result.unwrap_or(Ok(()))
+        let Err(error) = self.call(commands) else {
+            return Ok(());
+        };
+        if self.has_lost_target() {
+            return Ok(());
+        }
+        // a command about a device that is gone is illegal to the host, but not the guest's error
+        self.with_vdevice = None;
+        Err(error)
     }
 
     fn call_ns(&mut self) -> Option<u64> {
-        self.last_call
+        self.last_call.map(|call| call.ended.since(call.begun))
     }
 
     fn next_stream(&mut self, first: u32, last: u32) -> Option<u32> {
@@ -169,23 +231,31 @@ impl<L: OwnCaches> Backend for AccelBackend<'_, L> {
     }
 
     fn has_vdevice(&mut self, sid: u32) -> bool {
-        // nothing is cached for a stream that is attached to abort, and a device whose
-        // ATS does not answer would make every flush wait for it
-        self.with(|streams, _| {
-            streams
-                .iter()
-                .any(|stream| stream.has_vdevice(sid) && !stream.is_quarantined())
-        })
-        .unwrap_or(false)
+        // one look for a row of commands about one stream
+        if self.with_vdevice == Some(sid) {
+            return true;
+        }
+        let found = self.finds_vdevice(sid);
+        self.with_vdevice = found.then_some(sid);
+        found
     }
 
     fn set_stream(&mut self, sid: u32, config: &StreamConfig) -> bool {
+        let _lock = BigLock::acquire();
+        self.with_vdevice = None;
         self.slice.note_delay();
         self.accel.clear_quarantine_if(|stream_id| stream_id == sid);
-        self.accel.attach_stream(self.state, sid, config)
+        if self.is_locked {
+            self.accel.attach_stream(self.state, sid, config)
+        } else {
+            // Registers may have been written since this was read, and the stream attached as
+            // they say.
+            self.accel.reattach_stream(self.state, sid)
+        }
     }
 
     fn quarantine(&mut self, sid: u32) {
+        let _lock = BigLock::acquire();
         let is_new = self.has_unquarantined(|stream| stream.has_vdevice(sid));
         self.quarantine_streams(Quarantine::Held, |stream| stream.has_vdevice(sid));
         if is_new {
@@ -205,6 +275,10 @@ impl<L: OwnCaches> Backend for AccelBackend<'_, L> {
     }
 
     fn fail_closed(&mut self) {
+        let _lock = BigLock::acquire();
+        if self.has_lost_target() {
+            return;
+        }
         let is_new = self.has_unquarantined(|_| true);
         self.quarantine_streams(Quarantine::Held, |_| true);
         if is_new {
@@ -214,11 +288,14 @@ impl<L: OwnCaches> Backend for AccelBackend<'_, L> {
     }
 
     fn is_exhausted(&mut self) -> bool {
-        self.with(|_, viommu| viommu.is_exhausted())
-            .unwrap_or(false)
+        self.accel.target.is_exhausted()
     }
 
     fn give_up(&mut self) -> bool {
+        let _lock = BigLock::acquire();
+        if self.has_lost_target() {
+            return true;
+        }
         self.fail_closed();
         let lost = self.with(|streams, viommu| {
             let is_off_stage1 = !streams.iter().any(Stream::may_use_stage1);
@@ -238,10 +315,10 @@ impl<L: OwnCaches> Backend for AccelBackend<'_, L> {
     }
 
     fn deadline_expired(&mut self) -> bool {
-        self.slice.is_over() || self.own.has_used_slice()
+        self.state.must_stop_cmdq() || self.slice.is_over() || self.own.has_used_slice()
     }
 
     fn is_gone(&mut self) -> bool {
-        self.with(|_, _| ()).is_none()
+        !self.accel.target.is_open() || self.has_lost_target()
     }
 }

@@ -16,7 +16,10 @@
 //! * Once the machine has stopped, no event is read from the host, because the interrupt
 //!   controller may be saved already. The events are read by the QEMU that starts.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::{
+    collections::HashSet,
+    sync::{atomic::Ordering, Arc},
+};
 
 use qemu_ext::{cpr, event_file::EventFile, iommufd::HostObject};
 use smmuv3::{
@@ -28,7 +31,9 @@ use util::{ensure, Error, Result};
 use super::{
     host_caps::HostInfo,
     saved::{SavedAccel, MAX_STREAMS},
+    target::Target,
     veventq::{self, VeventQ},
+    viommu::AdoptError,
     Accel, Devices, Stream, Viommu,
 };
 use crate::{eventq::PendingEvent, state::GuestState};
@@ -198,6 +203,7 @@ impl Devices {
     fn adopt(
         &mut self,
         saved: &SavedAccel,
+        target: &Arc<Target>,
         open: impl FnOnce(HostObject, EventFile, Option<u32>) -> Result<VeventQ>,
     ) -> Result<Option<FlushPolicy>> {
         if let Some(field) = saved.damage() {
@@ -214,12 +220,14 @@ impl Devices {
         if with_stage2.is_some() != saved.is_stage2_vfios {
             return Err(damaged("stage2_id"));
         }
-        let viommu = Viommu::adopt(device, &info, &self.owner, saved).map_err(|other| {
-            Error::msg(format!(
-                "the stage 2 of its assigned devices is that of '{other}' here: put the same devices behind \
-                 each arm-smmuv3"
-            ))
-        })?;
+        let viommu =
+            Viommu::adopt(device, &info, &self.owner, saved, target).map_err(|error| match error {
+                AdoptError::OfAnother(other) => Error::msg(format!(
+                    "the stage 2 of its assigned devices is that of '{other}' here: put the same devices behind \
+                     each arm-smmuv3"
+                )),
+                AdoptError::Failed(error) => error,
+            })?;
         let backend = viommu.backend.clone();
         let events_id = if saved.veventq_id == 0 {
             saved.busy_veventq_id
@@ -422,7 +430,7 @@ impl Accel {
         let Some(devices) = devices.as_mut() else {
             return Ok(None);
         };
-        let policy = devices.adopt(saved, open)?;
+        let policy = devices.adopt(saved, &self.target, open)?;
         devices.is_parked = true;
         self.is_stopped.store(true, Ordering::Relaxed);
         Ok(policy)

@@ -50,6 +50,7 @@ mod rate_limit;
 mod saved;
 mod stage2;
 mod stream;
+mod target;
 mod veventq;
 mod vintf;
 mod viommu;
@@ -61,6 +62,7 @@ use host_caps::{HostInfo, When};
 pub use rate_limit::ErrorRateLimit;
 pub use saved::{SavedAccel, SavedFeatures};
 use stream::Stream;
+use target::Target;
 use veventq::Drained;
 pub use veventq::{Received, VcmdqErrors, VeventQ};
 pub use vintf::{probe as probe_cmdqv, Vintf, VintfRequest};
@@ -71,6 +73,8 @@ pub use viommu::Viommu;
 
 /// The assigned devices behind one SMMU.
 pub struct Accel {
+    /// The way of the guest's commands to the vIOMMU, without the Big QEMU Lock
+    target: Arc<Target>,
     /// None before the SMMU is realized, and none with accel=off
     devices: BqlRefCell<Option<Devices>>,
     /// Retries attachments that the host has refused for now
@@ -203,6 +207,7 @@ impl Accel {
     /// [`Self::retry_due`].
     pub fn new(retry: Timer) -> Self {
         Self {
+            target: Arc::default(),
             devices: BqlRefCell::new(None),
             retry,
             is_stopped: AtomicBool::new(false),
@@ -339,7 +344,7 @@ impl Accel {
                 );
                 None
             }
-            None => Some(Viommu::new(&device, &info, &owner, vintf)?),
+            None => Some(Viommu::new(&device, &info, &owner, vintf, &self.target)?),
         };
         let new = fresh.as_mut().map(|viommu| NewHost {
             policy: FlushPolicy {
@@ -450,6 +455,12 @@ impl Accel {
     /// Attaches every device as registers and Stream table say now.
     pub fn reattach_all(&self, state: &GuestState) {
         self.attach_streams(state, None, |_| true);
+    }
+
+    /// Attaches the stream `sid` as registers and Stream table say now. Returns whether stage 1
+    /// translates it.
+    pub fn reattach_stream(&self, state: &GuestState, sid: u32) -> bool {
+        self.attach_streams(state, None, |stream_id| stream_id == sid)
     }
 
     /// Attaches the devices whose `StreamID` has changed as registers and Stream table say now.

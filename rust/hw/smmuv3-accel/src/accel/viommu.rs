@@ -4,19 +4,21 @@
 //! The vIOMMU, which is the guest's slice of a host SMMU, and the two HWPTs that all
 //! streams share: abort and bypass.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use qemu_ext::{
     error::warn,
     iommufd::{
-        ArmSmmuv3Hwpt, ArmSmmuv3Invalidation, Connection, HostDevice, HostFailure, HostObject,
-        IommufdBackend, ViommuType,
+        ArmSmmuv3Hwpt, Connection, HostDevice, HostFailure, HostObject, IommufdBackend, ViommuType,
     },
     qapi_events,
 };
 use qom::prelude::*;
 use smmuv3::{
-    batch::{EioReport, Granules, HostError, MAX_BATCH},
+    batch::{EioReport, Granules, HostError},
     command::{Invalidation, Tlbi},
     features::Features,
 };
@@ -28,11 +30,10 @@ use super::{
     host_caps::HostInfo,
     saved::SavedAccel,
     stage2::Stage2,
+    target::{submit, OpenTarget, Target},
     vintf::{Vintf, VintfRequest},
     Owner,
 };
-use crate::deadline::Moment;
-
 ::trace::include_trace!("hw_arm");
 
 /// STE.V, and STE.Config for a stream that bypasses stage 1 (§5.2).
@@ -48,10 +49,6 @@ const TLBI_NSNH_ALL: [u64; 2] = Invalidation::Tlbi(Tlbi::NSNH_ALL).to_words();
 /// does no harm, and the reserved opcode 0.
 const PROBE: [[u64; 2]; 2] = [TLBI_NSNH_ALL, [0, 0]];
 
-/// Total duration of consecutive failing calls that may hold up the machine: twice the
-/// time for which Linux waits for a `CMD_SYNC` of its own.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Returns words 0 and 1 of an STE as the host takes them.
 pub const fn hwpt_data(ste: [u64; 2]) -> ArmSmmuv3Hwpt {
     ArmSmmuv3Hwpt {
@@ -59,38 +56,13 @@ pub const fn hwpt_data(ste: [u64; 2]) -> ArmSmmuv3Hwpt {
     }
 }
 
-/// Has the host's SMMU execute commands, given as words in CPU order, and returns when they
+/// Has the host's SMMU execute a few commands, given as words in CPU order, and returns when they
 /// are complete.
 fn invalidate(
     viommu: &HostObject,
     commands: impl ExactSizeIterator<Item = [u64; 2]>,
 ) -> std::result::Result<(), HostError> {
-    // Most batches are a few commands, and clearing room for 63 costs more than they do.
-    match commands.len() {
-        ..=4 => invalidate_within::<4>(viommu, commands),
-        _ => invalidate_within::<MAX_BATCH>(viommu, commands),
-    }
-}
-
-/// Does what [`invalidate`] does, for up to `MAX` commands.
-fn invalidate_within<const MAX: usize>(
-    viommu: &HostObject,
-    commands: impl ExactSizeIterator<Item = [u64; 2]>,
-) -> std::result::Result<(), HostError> {
-    let mut entries = [ArmSmmuv3Invalidation::default(); MAX];
-    let Some(batch) = entries.get_mut(..commands.len()) else {
-        return Err(HostError {
-            errno: libc::E2BIG,
-            entry_num: 0,
-        });
-    };
-    for (entry, command) in batch.iter_mut().zip(commands) {
-        entry.cmd = command.map(u64::to_le);
-    }
-    viommu.invalidate(batch).map_err(|error| HostError {
-        errno: error.errno,
-        entry_num: error.entry_num,
-    })
+    submit::<4>(commands, |batch| viommu.invalidate(batch))
 }
 
 /// Returns a failure for an invalidation without which stage 1 must not be used.
@@ -116,16 +88,11 @@ fn explained(failure: HostFailure) -> Error {
     ))
 }
 
-/// Start and end of a call of the host.
-#[derive(Clone, Copy, Debug)]
-pub struct CallTimes {
-    pub begun: Moment,
-    pub ended: Moment,
-}
-
-/// A vIOMMU. The fields are dropped in this order: children first.
+/// A vIOMMU. The fields are dropped in this order: calls first, then children.
 #[derive(Debug)]
 pub struct Viommu {
+    /// The way of the guest's commands to it
+    target: OpenTarget,
     /// The VINTF, if it has CMDQ virtualization
     pub vintf: Option<Vintf>,
     /// The HWPT that aborts every transaction
@@ -144,18 +111,31 @@ pub struct Viommu {
     /// The host may have cached translations of stage 1 that the guest believes to be
     /// invalidated: nothing may be attached to stage 1 before they are
     is_stale: bool,
-    /// The host was given up on: see [`Self::give_up`]
-    is_lost: bool,
-    /// Total duration of the calls that have failed since one succeeded
-    failing: Duration,
-    /// Duration of the last of them
-    last_failure: Duration,
     /// Set while the host fails to invalidate what is stale
     backoff: Option<Backoff>,
     /// Counters of what concerns all devices together
     pub counters: AttachCounters,
     /// The path of the guest's SMMU in QOM
     path: String,
+}
+
+/// Opens the way of the guest's commands to a vIOMMU.
+fn open(target: &Arc<Target>, viommu: &HostObject) -> Result<OpenTarget> {
+    let invalidator = viommu.invalidator().map_err(|error| {
+        Error::msg(format!(
+            "cannot duplicate the descriptor of the iommufd: {error}"
+        ))
+    })?;
+    Ok(OpenTarget::new(target, invalidator))
+}
+
+/// The reason for which a vIOMMU is not taken over.
+#[derive(Debug)]
+pub enum AdoptError {
+    /// The SMMU of this name has its stage 2.
+    OfAnother(String),
+    /// Something in this process has failed.
+    Failed(Error),
 }
 
 impl Viommu {
@@ -166,6 +146,7 @@ impl Viommu {
         info: &HostInfo,
         owner: &Owner,
         request: Option<&VintfRequest<'_>>,
+        target: &Arc<Target>,
     ) -> Result<Self> {
         let stage2 = Stage2::new(device, &owner.name)?;
         // in this order, because on failure the VINTF has to go before the vIOMMU
@@ -173,7 +154,11 @@ impl Viommu {
         let abort = device.allocate_nested(&object, &hwpt_data([STE_VALID, 0]))?;
         let bypass =
             device.allocate_nested(&object, &hwpt_data([STE_VALID | STE_CONFIG_BYPASS, 0]))?;
+        let target = open(target, &object)?;
+        target.set_lost(false);
+        target.set_failures(0, 0);
         Ok(Self {
+            target,
             vintf,
             abort,
             bypass,
@@ -185,9 +170,6 @@ impl Viommu {
             // Another vIOMMU may have had the VMID, and the guest's commands had no
             // effect while there was no vIOMMU.
             is_stale: true,
-            is_lost: false,
-            failing: Duration::ZERO,
-            last_failure: Duration::ZERO,
             backoff: None,
             counters: AttachCounters::default(),
             path: owner.path.clone(),
@@ -198,28 +180,42 @@ impl Viommu {
     ///
     /// # Errors
     ///
-    /// The name of another SMMU that has its stage 2.
+    /// See [`AdoptError`].
     pub fn adopt(
         device: &HostDevice,
         info: &HostInfo,
         owner: &Owner,
         saved: &SavedAccel,
-    ) -> std::result::Result<Self, String> {
-        let stage2 = Stage2::adopted(device, saved.stage2_id, saved.is_stage2_vfios, &owner.name)?;
+        target: &Arc<Target>,
+    ) -> std::result::Result<Self, AdoptError> {
+        let stage2 = Stage2::adopted(device, saved.stage2_id, saved.is_stage2_vfios, &owner.name)
+            .map_err(AdoptError::OfAnother)?;
         let object = |id| HostObject::adopt(device.backend(), id);
+        let viommu = object(saved.viommu_id);
+        let target = match open(target, &viommu) {
+            Ok(target) => target,
+            Err(error) => {
+                // it is the other QEMU's
+                viommu.abandon();
+                if let Stage2::Own(object) = stage2 {
+                    object.abandon();
+                }
+                return Err(AdoptError::Failed(error));
+            }
+        };
+        target.set_lost(saved.is_lost);
+        target.set_failures(saved.failing, saved.last_failure);
         Ok(Self {
+            target,
             vintf: None,
             abort: object(saved.abort_id),
             bypass: object(saved.bypass_id),
-            object: object(saved.viommu_id),
+            object: viommu,
             stage2,
             backend: device.backend(),
             stalls: info.features().stall_model() == 0b00,
             repeats: info.repeats_invalidations(),
             is_stale: saved.is_stale,
-            is_lost: saved.is_lost,
-            failing: Duration::from_nanos(saved.failing),
-            last_failure: Duration::from_nanos(saved.last_failure),
             backoff: Backoff::restored(&saved.backoff),
             counters: AttachCounters::default(),
             path: owner.path.clone(),
@@ -235,9 +231,9 @@ impl Viommu {
         saved.stage2_id = self.stage2.id();
         saved.is_stage2_vfios = self.stage2.is_vfios();
         saved.is_stale = self.is_stale;
-        saved.is_lost = self.is_lost;
-        saved.failing = nanoseconds(self.failing);
-        saved.last_failure = nanoseconds(self.last_failure);
+        saved.is_lost = self.target.is_lost();
+        saved.failing = nanoseconds(self.target.failing());
+        saved.last_failure = nanoseconds(self.target.last_failure());
         saved.backoff = Backoff::save(self.backoff);
     }
 
@@ -322,49 +318,16 @@ impl Viommu {
             .then_some(granules)
     }
 
-    /// Has the host execute invalidations, unless it was given up on. Returns when the call
-    /// began and ended, too, if there was one.
-    pub fn invalidate(
-        &mut self,
-        commands: &[Invalidation],
-    ) -> (std::result::Result<(), HostError>, Option<CallTimes>) {
-        if self.is_lost {
-            // no stream is on stage 1, so nothing uses what they would invalidate
-            return (Ok(()), None);
-        }
-        let begun = Moment::now();
-        let result = invalidate(&self.object, commands.iter().map(Invalidation::to_words));
-        let ended = Moment::now();
-        if result.is_ok() {
-            self.failing = Duration::ZERO;
-        } else {
-            self.last_failure = Duration::from_nanos(ended.since(begun));
-            self.failing = self.failing.saturating_add(self.last_failure);
-        }
-        let (errno, entry_num) = match &result {
-            Ok(()) => (0, commands.len() as u32),
-            Err(error) => (error.errno, error.entry_num),
-        };
-        trace::trace_smmuv3_accel_invalidate_batch(commands.len() as u32, errno, entry_num);
-        (result, Some(CallTimes { begun, ended }))
-    }
-
-    /// Returns whether the host's calls have failed for as long as the machine can be
-    /// held up.
-    pub fn is_exhausted(&self) -> bool {
-        self.failing >= PATIENCE
-    }
-
     /// Asks the host for no more invalidations until it has invalidated everything.
     /// No stream may be on stage 1. Returns whether that is new.
     pub fn give_up(&mut self) -> bool {
         self.is_stale = true;
-        let is_new = !std::mem::replace(&mut self.is_lost, true);
+        let is_new = !self.target.set_lost(true);
         if is_new {
             count(&mut self.counters.host_lost);
             let now = Instant::now();
             // The duration of one attempt: many quick ones must not delay the next one.
-            let begun = now.checked_sub(self.last_failure).unwrap_or(now);
+            let begun = now.checked_sub(self.target.last_failure()).unwrap_or(now);
             self.backoff = Some(Backoff::after(None, begun));
         }
         is_new
@@ -409,11 +372,11 @@ impl Viommu {
             }
         }
         self.is_stale = false;
-        if std::mem::take(&mut self.is_lost) {
+        if self.target.set_lost(false) {
             count(&mut self.counters.host_recovered);
             qapi_events::host_recovered(&self.path);
         }
-        self.failing = Duration::ZERO;
+        self.target.set_failures(0, 0);
         self.backoff = None;
         Ok(())
     }
@@ -432,6 +395,8 @@ pub struct Leftover {
 impl Leftover {
     /// Returns the vIOMMU if its queues are not released, and `None` if it is destroyed.
     pub fn of(mut viommu: Viommu) -> Option<Self> {
+        // commands do not reach it any more
+        viommu.target.close();
         viommu.vintf.as_mut().map(Vintf::retire);
         let mut leftover = Self {
             _connection: viommu.backend.connect().ok()?,

@@ -12,6 +12,7 @@
 use std::ffi::CStr;
 
 use bql::{BqlCell, BqlRefCell};
+use common::callbacks::FnCall;
 use hwcore::{prelude::*, InterruptSource};
 use qemu_ext::{memory, page_window::PageWindow, qdev::DeviceExt};
 use qom::prelude::*;
@@ -128,19 +129,21 @@ impl CmdqvUnit {
 
     /// Adds the unit to `smmu`, which has it and `regions` as fields: a region behind its others, and an
     /// interrupt. The board connects both when the machine is complete. `cmdqs` is
-    /// `IDR1.CMDQS` of the host, which takes no larger queue.
-    pub fn add_to<T>(
+    /// `IDR1.CMDQS` of the host, which takes no larger queue. An access that `accepts` refuses aborts.
+    pub fn add_to<T, A>(
         &self,
         smmu: &T,
         regions: &CmdqvRegions,
         ops: &'static MemoryRegionOps<T>,
+        accepts: &A,
         cmdqs: u8,
     ) -> Result<()>
     where
-        T: IsA<SysBusDevice> + IsA<DeviceState> + IsA<Object>,
+        T: IsA<SysBusDevice> + IsA<DeviceState> + IsA<Object> + Sync,
+        A: for<'a> FnCall<(&'a T,), bool>,
     {
         let window = self.window()?;
-        memory::init_io(smmu, &regions.registers, ops, REGION, SIZE);
+        memory::init_checked_io(smmu, &regions.registers, ops, accepts, REGION, SIZE);
         memory::init_device_page(smmu, &regions.page, PAGE_REGION, window);
         memory::set_enabled(&regions.page, false);
         memory::add_overlapping(&regions.registers, &regions.page, PAGE_OFFSET);
