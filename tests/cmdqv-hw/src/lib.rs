@@ -17,6 +17,10 @@
 //! * [`hardware`]: all registers, and the execution of commands
 //! * [`board`]: the machine around it
 //! * [`device`]: the QOM type
+//!
+//! Besides, for functional tests:
+//!
+//! * [`vcpus`], [`unmaps`]: vCPUs that access the device under test without the Big QEMU Lock
 
 mod board;
 mod device;
@@ -24,4 +28,6 @@ mod fields;
 mod hardware;
 mod layout;
 mod queue;
+mod unmaps;
+mod vcpus;
 mod vintf;

@@ -27,6 +27,18 @@ pub fn qemu_c() -> PathBuf {
     )
 }
 
+/// Returns the same QEMU with devices that only tests have, from `QEMU_TESTBED_BIN`.
+///
+/// # Panics
+///
+/// See [`qemu`].
+pub fn qemu_testbed() -> PathBuf {
+    named(
+        "QEMU_TESTBED_BIN",
+        "qemu-system-aarch64 that scripts/qemu-build x86-testbed has built",
+    )
+}
+
 /// Returns the runtime of `AddressSanitizer`, from `QEMU_ASAN`, if the binary
 /// needs it.
 pub fn sanitizer() -> Option<OsString> {

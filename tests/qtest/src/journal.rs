@@ -358,6 +358,12 @@ impl Journal {
             .collect()
     }
 
+    /// Returns the number of invalidations with a latency that have begun since the mark.
+    pub fn begun(&self) -> usize {
+        let lines = self.recent.iter();
+        lines.filter(|line| line.word == "begin").count()
+    }
+
     /// Returns how often `operation` was called since the beginning: by `process`, if the host is
     /// shared.
     pub fn total(&self, operation: &str, process: u32) -> u64 {

@@ -29,10 +29,11 @@ pub mod smmu;
 pub mod tables;
 pub mod translated;
 pub mod update;
+pub mod vcpus;
 pub mod virtio;
 mod wait;
 
-pub use binary::{qemu, qemu_c, sanitizer};
+pub use binary::{qemu, qemu_c, qemu_testbed, sanitizer};
 pub use edu::{Access, Edu};
 pub use machine::Machine;
 pub use process::{Builder, Finished};

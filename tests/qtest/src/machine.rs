@@ -3,7 +3,7 @@
 
 //! A running QEMU with its two connections.
 
-use std::{cell::RefCell, io};
+use std::{cell::RefCell, fs, io};
 
 use serde_json::{json, Value};
 
@@ -257,6 +257,26 @@ impl Machine {
     /// Returns QEMU's process identifier.
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Lets QEMU open no file more, or as many as before.
+    #[track_caller]
+    pub fn permit_files(&self, are_permitted: bool) {
+        let files = format!("/proc/{}/fd", self.pid());
+        let lowest_free = (0..).find(|fd| fs::symlink_metadata(format!("{files}/{fd}")).is_err());
+        let pid = self.pid() as libc::pid_t;
+        // SAFETY: valid pointers to a struct of integers
+        let done = unsafe {
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit);
+            limit.rlim_cur = if are_permitted {
+                limit.rlim_max
+            } else {
+                lowest_free.unwrap_or(0)
+            };
+            libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut())
+        };
+        assert_eq!(done, 0, "prlimit: {}", io::Error::last_os_error());
     }
 
     /// Ends QEMU through QMP.

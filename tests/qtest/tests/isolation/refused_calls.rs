@@ -319,3 +319,20 @@ fn refused_destroy_does_not_end_qemu() {
     bench.expect("gone", &[("d0", On::Nothing)]);
     bench.finish_with_errors();
 }
+
+/// The vIOMMU is called by a descriptor of its own.
+#[test]
+fn device_is_refused_without_free_descriptor() {
+    let mut setup = Setup::new(EXPLICIT).slot(1);
+    let fd = setup.spare("d0", "a");
+    let bench = setup.start();
+    bench.machine().permit_files(false);
+    let refused = bench.plug("d0", fd, 1).expect_err("no descriptor is left");
+    bench.machine().permit_files(true);
+    assert!(
+        refused.contains("cannot duplicate the descriptor of the iommufd"),
+        "{refused}"
+    );
+    bench.expect_objects("refused", &[]);
+    bench.end_without_statistics();
+}
