@@ -28,6 +28,7 @@ bench: tools ## compare with the C device, PAIRS=6 pairs of each time, and print
 	@tests/e2e/run --throughput --pairs $(or $(PAIRS),6)
 	@scripts/in-root cargo bench --quiet --package smmuv3
 	@scripts/in-root QEMU_BIN="$$(scripts/qemu-build x86)" QEMU_C_BIN="$$(scripts/qemu-build x86-c)" cargo bench --quiet --package smmuv3-qtest --bench stall
+	@scripts/in-root QEMU_TESTBED_BIN="$$(scripts/qemu-build x86-testbed)" cargo bench --quiet --package smmuv3-qtest --bench scaling
 
 fuzz: tools ## fuzz the architecture crate, then run hostile guests with AddressSanitizer, TIME=60 seconds each
 	@scripts/in-root scripts/fuzz --seconds $(or $(TIME),60)
