@@ -61,8 +61,8 @@ fn queues(bench: &Bench) -> Vec<(u64, u64)> {
     let queue = |number: usize| QUEUE + 0x1_0000 * number as u64;
     let bases = bases(bench.machine()).into_iter().enumerate();
     let queues: Vec<_> = bases.map(|(number, base)| (base, queue(number))).collect();
-    for (base, queue) in &queues {
-        Smmu::at(bench.machine(), *base).setup_queue(*queue, LOG2SIZE);
+    for (base, address) in &queues {
+        Smmu::at(bench.machine(), *base).setup_queue(*address, LOG2SIZE);
     }
     queues
 }
@@ -136,9 +136,9 @@ fn hanging() {
     let doorbell = hang();
     let answer = longest_answer(&bench, || doorbell.is_done(machine));
     line("QMP, while a call of the host takes 1 s", answer, 20);
-    let doorbell = hang();
+    let second = hang();
     let mut longest = Duration::ZERO;
-    while !doorbell.is_done(machine) {
+    while !second.is_done(machine) {
         let (_, duration) = Vcpu::of(machine, 1).read(0x0901_0000);
         longest = longest.max(duration);
     }

@@ -225,18 +225,19 @@ impl CommandQueue {
             progress,
             rounds < MAX_ROUNDS,
         );
+        drop(slot);
         self.is_deferred.store(is_deferred, Ordering::Relaxed);
+        if matches!(released, Released::Again(_)) {
+            state.run_begins(&mut locked);
+        }
+        drop(locked);
         match released {
-            Released::Done(progress) => Err(progress),
-            Released::Again(claim) => {
-                drop(slot);
-                state.run_begins(&mut locked);
-                Ok(Run {
-                    claim,
-                    features,
-                    rounds,
-                })
-            }
+            Released::Done(left) => Err(left),
+            Released::Again(claim) => Ok(Run {
+                claim,
+                features,
+                rounds,
+            }),
         }
     }
 
@@ -249,14 +250,13 @@ impl CommandQueue {
         interrupts: &mut I,
         backend: &mut B,
     ) -> Option<Progress> {
-        let mut consumer = {
-            let mut slot = self.slot();
-            let mut consumer = slot.token.take()?;
-            if let Some(policy) = slot.new_policy.take() {
-                consumer.set_policy(policy);
-            }
-            consumer
-        };
+        let mut slot = self.slot();
+        let mut consumer = slot.token.take()?;
+        let new_policy = slot.new_policy.take();
+        drop(slot);
+        if let Some(policy) = new_policy {
+            consumer.set_policy(policy);
+        }
         let platform = Platform {
             memory: &mut GuestBus,
             backend,

@@ -419,12 +419,12 @@ impl Smmuv3 {
             self.devices.register();
         }
         add_bus_number_notifier(&self.bus_numbers);
-        let (ops, name) = (&REGISTERS_OPS, c"arm-smmuv3");
+        let (ops, region) = (&REGISTERS_OPS, c"arm-smmuv3");
         if self.accel {
-            init_checked_io(self, &self.iomem, ops, &Self::accepts, name, MMIO_SIZE);
+            init_checked_io(self, &self.iomem, ops, &Self::accepts, region, MMIO_SIZE);
             enable_lockless_io(&self.iomem);
         } else {
-            init_io(self, &self.iomem, ops, name, MMIO_SIZE);
+            init_io(self, &self.iomem, ops, region, MMIO_SIZE);
         }
         self.init_mmio(&self.iomem);
         for interrupt in self.irqs.sources() {
@@ -682,10 +682,12 @@ impl Smmuv3 {
     /// does it, where these have no BQL.
     fn continue_run(&self) {
         let is_lockless = is_kvm_enabled() || self.is_lockless.load(Ordering::Relaxed);
-        if self.accel && is_lockless && !is_replay_enabled() {
-            if self.assigned.is_stopped() || self.cmdq_work.schedule() {
-                return;
-            }
+        if self.accel
+            && is_lockless
+            && !is_replay_enabled()
+            && (self.assigned.is_stopped() || self.cmdq_work.schedule())
+        {
+            return;
         }
         let _engaged = self.enter();
         self.consume();

@@ -79,7 +79,7 @@ pub struct QueueCounters {
     pub errors_atc_inv_sync: u64,
 }
 
-/// Calls of the host ([`Backend::invalidate`], as far as it calls a host).
+/// Calls of the host ([`Backend::invalidate`](crate::Backend::invalidate), as far as it calls a host).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostCounters {
     /// Calls.

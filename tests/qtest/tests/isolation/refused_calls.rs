@@ -323,11 +323,14 @@ fn refused_destroy_does_not_end_qemu() {
 /// The vIOMMU is called by a descriptor of its own.
 #[test]
 fn device_is_refused_without_free_descriptor() {
-    let mut setup = Setup::new(EXPLICIT).slot(1);
-    let fd = setup.spare("d0", "a");
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
+    let fd = setup.spare("d1", "a");
     let bench = setup.start();
+    bench.number_buses();
+    // the next device is the first again
+    bench.unplug("d0", 1);
     bench.machine().permit_files(false);
-    let refused = bench.plug("d0", fd, 1).expect_err("no descriptor is left");
+    let refused = bench.plug("d1", fd, 2).expect_err("no descriptor is left");
     bench.machine().permit_files(true);
     assert!(
         refused.contains("cannot duplicate the descriptor of the iommufd"),

@@ -55,8 +55,7 @@ fn reset_waits_for_hanging_invalidation() {
     assert_eq!(smmu.read(reg::CR0) & CMDQEN, 0);
     assert_eq!(smmu.read(CR0ACK) & CMDQEN, 0);
     assert_eq!((smmu.read(reg::CMDQ_PROD), smmu.cons()), (0, 0));
-    let smmu = boot(&bench);
-    expect_usable(&bench, &smmu);
+    expect_usable(&bench, &boot(&bench));
     bench.finish();
 }
 

@@ -61,8 +61,7 @@ impl Target {
     }
 
     fn replace(&self, invalidator: Option<Invalidator>) {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        *open = invalidator;
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = invalidator;
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -197,8 +197,8 @@ impl Viommu {
             Err(error) => {
                 // it is the other QEMU's
                 viommu.abandon();
-                if let Stage2::Own(object) = stage2 {
-                    object.abandon();
+                if let Stage2::Own(own) = stage2 {
+                    own.abandon();
                 }
                 return Err(AdoptError::Failed(error));
             }
