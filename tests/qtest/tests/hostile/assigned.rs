@@ -5,6 +5,7 @@
 
 use std::{
     os::fd::RawFd,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -51,7 +52,7 @@ struct History(Vec<String>);
 
 impl Drop for History {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             let last = self.0.len().saturating_sub(60);
             println!("{}", self.0[last..].join("\n"));
         }
@@ -319,12 +320,20 @@ impl World<'_> {
             let Some(name) = self.model.device(slot) else {
                 continue;
             };
-            let on = self.bench.journal().device(name).map(|device| device.on);
-            let on = on.unwrap_or_else(|| panic!("{name} is not in the host"));
+            let mut on = self.attachment(name);
             if self.model.random_state {
                 assert_ne!(on, On::Stage2, "{name} has the guest's memory");
             } else {
                 let allowed = self.model.allowed(slot);
+                if matches!(on, On::Abort | On::Nothing) && !allowed.contains(&on) {
+                    // blocked, and retried after a delay that depends on how long the
+                    // host's last failure took: on a busy machine that can be long
+                    let deadline = Instant::now() + BOUND;
+                    while !allowed.contains(&on) && Instant::now() < deadline {
+                        thread::sleep(Duration::from_millis(5));
+                        on = self.attachment(name);
+                    }
+                }
                 let held = self.holds && on == self.seen[slot];
                 assert!(
                     allowed.contains(&on) || held,
@@ -337,6 +346,13 @@ impl World<'_> {
         if let Some(vcmdqs) = &self.vcmdqs {
             vcmdqs.check();
         }
+    }
+
+    /// Returns what a device is attached to.
+    #[track_caller]
+    fn attachment(&self, name: &str) -> On {
+        let device = self.bench.journal().device(name);
+        device.map_or_else(|| panic!("{name} is not in the host"), |device| device.on)
     }
 
     /// Records the host's actions.
