@@ -46,6 +46,39 @@ pub fn without_arguments(message: &str, open: char, close: char) -> String {
     result
 }
 
+/// Returns the messages of `ensure!` below a directory that name an argument in braces and have no
+/// argument after them: QEMU's macro does not format these, so users would see the braces.
+///
+/// # Panics
+///
+/// If a file cannot be read.
+pub fn unformatted(directory: &str) -> Vec<String> {
+    let sources = files(&project().join(directory)).into_iter();
+    sources
+        .filter(|path| is_source(path))
+        .flat_map(|path| unformatted_of_source(&read(&path)))
+        .collect()
+}
+
+fn unformatted_of_source(source: &str) -> Vec<String> {
+    let calls = source.split("ensure!(").skip(1);
+    calls.filter_map(unformatted_message).collect()
+}
+
+/// Returns the message of `call`, which is what follows `ensure!(`, if it is not formatted.
+fn unformatted_message(call: &str) -> Option<String> {
+    let mut rest = call.split_once("\n    }").map_or(call, |(body, _)| body);
+    while let Some((_, from)) = rest.split_once('"') {
+        let (message, after) = literal(from);
+        let next = after.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+        if next.starts_with(");") {
+            return message.contains('{').then_some(message);
+        }
+        rest = after;
+    }
+    None
+}
+
 /// Returns the literals of a source, as the compiler joins their lines.
 fn of_source(source: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -101,6 +134,13 @@ mod self_tests {
             "// not \"this\"\nlet x = '\"'; f(\"one \\\n      two\", c\"three\", \"a \\\"b\\\"\");";
         assert_eq!(of_source(source), ["one two", "a \"b\""]);
         assert_eq!(of_source("\"without an end"), ["without an end"]);
+    }
+
+    #[test]
+    fn ensure_without_arguments_is_found() {
+        let source =
+            r#"ensure!(x == "a", "{x} is not"); ensure!(y, "{} is", y); ensure!(z, "no",);"#;
+        assert_eq!(unformatted_of_source(source), ["{x} is not"]);
     }
 
     #[test]

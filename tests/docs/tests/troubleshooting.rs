@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use smmuv3_docs::{
-    literals::{literals, without_arguments},
+    literals::{literals, unformatted, without_arguments},
     page::{self, Row},
     tests::{Place, Tests},
 };
@@ -45,6 +45,11 @@ fn troubleshooting_messages_are_in_the_sources() {
         .filter(|message| !known.contains(message))
         .collect();
     expect_none(&missing);
+}
+
+#[test]
+fn ensure_messages_are_formatted() {
+    expect_none(&unformatted("rust"));
 }
 
 #[test]
