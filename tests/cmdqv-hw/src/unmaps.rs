@@ -77,7 +77,7 @@ impl Queue {
         static QUEUES: Mutex<BTreeMap<u64, Arc<Queue>>> = Mutex::new(BTreeMap::new());
 
         let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.entry(registers).or_insert_with(|| {
+        let queue = Arc::clone(queues.entry(registers).or_insert_with(|| {
             Arc::new(Self {
                 registers,
                 base,
@@ -85,8 +85,9 @@ impl Queue {
                 gathered: Mutex::default(),
                 published: AtomicU32::new(0),
             })
-        });
-        Arc::clone(queue)
+        }));
+        drop(queues);
+        queue
     }
 
     fn gathered(&self) -> MutexGuard<'_, Gathered> {
@@ -112,6 +113,7 @@ impl Queue {
             store(sync, &[SYNC, sync]);
             gathered.prod = (first + COMMANDS) & self.pointer_mask();
             let is_owner = !std::mem::replace(&mut gathered.has_owner, true);
+            drop(gathered);
             (first, is_owner)
         };
         if is_owner {
