@@ -33,7 +33,7 @@ fn id_registers(machine: &Machine) -> [u32; 8] {
     ID_REGISTERS.map(|register| smmu.read(register))
 }
 
-/// Fields that hosts differ in, a host with less, and what a guest of the full host is told there.
+/// Fields that hosts differ in, a host with less, and the error there for a guest of the full host.
 const LESS: [(&str, &str, &str); 7] = [
     (
         "IDR0.ASID16",
