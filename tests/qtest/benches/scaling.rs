@@ -174,7 +174,15 @@ fn full() {
 }
 
 fn main() {
-    scaling();
-    hanging();
-    full();
+    let parts: [(&str, fn()); 3] = [("scaling", scaling), ("hanging", hanging), ("full", full)];
+    // cargo itself adds `--bench`
+    let wanted: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|it| !it.starts_with('-'))
+        .collect();
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|it| it == name) {
+            part();
+        }
+    }
 }

@@ -20,6 +20,7 @@ use std::{
 use crate::{
     errno::{Errno, Result},
     file::{identify, File},
+    given,
     host::Host,
     log::Log,
     memory::OwnMemory,
@@ -89,19 +90,29 @@ fn with_host<R>(function: impl FnOnce(&mut Host, &mut OwnMemory) -> R) -> Option
         drop(state);
         value
     });
-    // identifying a descriptor must not change errno
     set_errno(errno);
     INSIDE.set(false);
     result
 }
 
-/// Calls `function` if `fd` is simulated.
+/// Calls `function` if `fd` is simulated. Any other call does not wait for those in progress.
 fn simulated<R>(
     fd: RawFd,
     function: impl FnOnce(&mut Host, &mut OwnMemory, &File) -> R,
 ) -> Option<R> {
+    if INSIDE.replace(true) {
+        return None;
+    }
+    let errno = get_errno();
+    let opened_by_test = identify(fd);
+    // identifying a descriptor must not change errno
+    set_errno(errno);
+    INSIDE.set(false);
+    if opened_by_test.is_none() && !given::may_be(fd) {
+        return None;
+    }
     with_host(|host, memory| {
-        let file = identify(fd).or_else(|| host.own_file(fd))?;
+        let file = opened_by_test.or_else(|| host.own_file(fd))?;
         Some(function(host, memory, &file))
     })
     .flatten()
@@ -261,10 +272,14 @@ pub unsafe extern "C" fn pwrite64(
 /// Replaces the C library's function.
 #[no_mangle]
 pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, count: usize) -> isize {
-    let answer = with_host(|host, _| {
-        let file = host.veventq(fd)?;
-        Some(host.read_veventq(&file, fd))
-    });
+    let answer = if given::may_be(fd) {
+        with_host(|host, _| {
+            let file = host.veventq(fd)?;
+            Some(host.read_veventq(&file, fd))
+        })
+    } else {
+        None
+    };
     match answer.flatten() {
         Some(Err(errno)) => return finish(Err(errno)) as isize,
         Some(Ok(false)) => return 0,
@@ -290,7 +305,10 @@ pub unsafe extern "C" fn ppoll(
     if !files.is_null() {
         // SAFETY: promised by the caller.
         let polled = unsafe { slice::from_raw_parts(files, count as usize) };
-        with_host(|host, _| polled.iter().for_each(|entry| host.poll(entry.fd)));
+        let mut given = polled.iter().filter(|entry| given::may_be(entry.fd));
+        if given.next().is_some() {
+            with_host(|host, _| polled.iter().for_each(|entry| host.poll(entry.fd)));
+        }
     }
     // SAFETY: the caller's pointers. The kernel writes the time that is left.
     unsafe {

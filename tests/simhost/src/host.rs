@@ -15,6 +15,7 @@ use std::{
 use crate::{
     errno::{Errno, Result},
     file::{from_link, File},
+    given,
     log::{Log, Words},
     memory::Memory,
     migration::Migration,
@@ -29,6 +30,8 @@ use crate::{
 /// The effects of an ioctl, for the log.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
+    /// The log is off, so that the fields are not formatted
+    pub is_off: bool,
     /// Further fields of the line `call`
     pub fields: String,
     /// Lines that follow it
@@ -134,7 +137,10 @@ impl Host {
         self.read_script();
         if self.script.is_shared() {
             match Shared::open(&self.directory) {
-                Ok(shared) => self.shared = Some(shared),
+                Ok(shared) => {
+                    given::note_any();
+                    self.shared = Some(shared);
+                }
                 Err(error) => self.log_shared(&error),
             }
         }
@@ -246,6 +252,9 @@ impl Host {
 
     /// Records a descriptor of the process.
     pub(crate) fn opened(&mut self, file: File, fd: RawFd) {
+        if matches!(file, File::Veventq(..) | File::Migration(_)) {
+            given::note(fd);
+        }
         if self.shared.is_none() {
             self.open.entry(file).or_default().insert(fd);
         } else if let File::Veventq(iommufd, id) = file {
@@ -520,6 +529,9 @@ impl Host {
 
     /// Writes the line of a call and those that follow from it.
     pub(crate) fn record(&mut self, operation: &str, on: &str, report: Report, result: Result<()>) {
+        if self.log.is_off() {
+            return;
+        }
         let result = match result {
             Ok(()) => "ok".to_owned(),
             Err(errno) => errno.to_string(),

@@ -42,6 +42,9 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn field(&mut self, key: &str, value: impl std::fmt::Display) {
+        if self.report.is_off {
+            return;
+        }
         let _ = write!(self.report.fields, " {key}={value}");
     }
 
@@ -97,7 +100,10 @@ impl Host {
             memory,
             iommufd,
             fd,
-            report: Report::default(),
+            report: Report {
+                is_off: self.log.is_off(),
+                ..Report::default()
+            },
         };
         let result = self.iommufd_command(&mut call, command);
         self.record(command.name, iommufd, call.report, result);
@@ -562,9 +568,7 @@ impl Host {
         if 16 * u64::from(count) > 4 << 20 {
             return Err((Errno::ENOMEM, count));
         }
-        let commands = (0..u64::from(count))
-            .map(|index| uapi::read_words::<2>(call.memory, array + index * u64::from(length)))
-            .collect::<Result<Vec<_>>>()
+        let commands = uapi::read_array(call.memory, array, length as usize, count as usize)
             .map_err(nothing)?;
         call.field("cmds", Words(&commands));
 
@@ -593,7 +597,12 @@ impl Host {
             }
             _ => invalidation::run(contract, &target, &commands),
         };
-        for block in &outcome.issued {
+        let logged = if self.log.is_off() {
+            &[][..]
+        } else {
+            &outcome.issued
+        };
+        for block in logged {
             let (smmu, n) = (&target.smmu.name, block.len());
             call.report
                 .lines

@@ -35,6 +35,7 @@ pub mod errno;
 #[allow(unsafe_code)]
 mod ffi;
 pub mod file;
+pub mod given;
 pub mod host;
 pub mod invalidation;
 mod iommufd;

@@ -77,6 +77,11 @@ impl Log {
         self.is_off = is_off;
     }
 
+    /// Returns whether lines are dropped.
+    pub const fn is_off(&self) -> bool {
+        self.is_off
+    }
+
     /// Writes a line with one call, so that a reader sees all of it or nothing.
     pub fn line(&mut self, line: impl fmt::Display) {
         if self.is_off {

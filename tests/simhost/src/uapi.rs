@@ -212,6 +212,26 @@ pub fn read_u32(memory: &dyn Memory, address: u64) -> Result<u32> {
     Ok(u32::from_ne_bytes(word))
 }
 
+/// Reads the first two little-endian 64-bit words of each of `count` elements of `length` bytes,
+/// in one access to the caller's memory.
+pub fn read_array(
+    memory: &dyn Memory,
+    address: u64,
+    length: usize,
+    count: usize,
+) -> Result<Vec<[u64; 2]>> {
+    let mut bytes = vec![0; length * count];
+    memory.read(address, &mut bytes)?;
+    let words = |element: &[u8]| {
+        [0, 8].map(|at| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&element[at..at + 8]);
+            u64::from_le_bytes(word)
+        })
+    };
+    Ok(bytes.chunks_exact(length).map(words).collect())
+}
+
 /// Reads little-endian 64-bit words of the caller's memory.
 pub fn read_words<const N: usize>(memory: &dyn Memory, address: u64) -> Result<[u64; N]> {
     let mut words = [0; N];
@@ -221,4 +241,20 @@ pub fn read_words<const N: usize>(memory: &dyn Memory, address: u64) -> Result<[
         *word = u64::from_le_bytes(bytes);
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{errno::Errno, memory::OwnMemory};
+
+    #[test]
+    fn array_elements_longer_than_command_are_read() {
+        let memory = OwnMemory::open().expect("/proc/self/mem");
+        let elements: [[u64; 3]; 2] = [[1, 2, 3], [4, 5, 6]];
+        let address = std::hint::black_box(&elements).as_ptr() as u64;
+        let read = read_array(&memory, address, 24, 2);
+        assert_eq!(read, Ok(vec![[1, 2], [4, 5]]));
+        assert_eq!(read_array(&memory, 8, 24, 2), Err(Errno::EFAULT));
+    }
 }
