@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     fs::{File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::fd::{FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process,
@@ -90,9 +90,18 @@ impl Directory {
     /// Returns a directory with a script that begins with `lines`.
     fn new(lines: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("simhost-{}-{number}", process::id()));
-        fs::create_dir(&path).expect("a directory for the simulated host");
+        // a failed test, whose process had this number, has left its directory
+        let path = loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = env::temp_dir().join(format!("simhost-{}-{number}", process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    made.expect("a directory for the simulated host");
+                    break path;
+                }
+            }
+        };
         fs::write(path.join("script"), format!("{lines}\n")).expect("the script");
         Self(path)
     }

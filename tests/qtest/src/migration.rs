@@ -39,9 +39,15 @@ impl TemporaryFile {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("smmuv3-state-{}-{number}", process::id());
-        Self(env::temp_dir().join(name))
+        loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("smmuv3-state-{}-{number}", process::id());
+            let path = env::temp_dir().join(name);
+            // a process that was killed, and had this number, has left its file
+            if !path.exists() {
+                return Self(path);
+            }
+        }
     }
 
     /// Returns its name.
