@@ -673,7 +673,11 @@ impl HostDevice {
     /// Returns the ID of the I/O address space that has the guest's memory.
     ///
     /// It belongs to the VFIO device, not to the base class.
-    fn ioas_id(&self) -> Result<u32> {
+    ///
+    /// # Errors
+    ///
+    /// The device is not one of VFIO.
+    pub fn ioas_id(&self) -> Result<u32> {
         let is_vfio = self.dynamic_cast::<VfioHostDevice>().is_some();
         util::ensure!(is_vfio, "only vfio-pci devices can be assigned");
         // SAFETY: the agent of an object of this type is the VFIODevice that made it, which

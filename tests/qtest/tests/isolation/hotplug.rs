@@ -214,6 +214,36 @@ fn two_iommufds_behind_one_smmu_are_refused() {
     }
 }
 
+/// VFIO tries the stage 2 of the other devices, and if the host refuses it, it makes another I/O
+/// address space. The vIOMMU has the stage 2 of the first device, and would lose its memory with that.
+#[test]
+fn device_in_address_space_of_its_own_is_refused() {
+    let mut setup = Setup::new(EXPLICIT).assign("d0", 1).slot(2);
+    let spares = ["EINTR", "EBUSY", "ENOMEM"].map(|errno| (errno, setup.spare(errno, "a")));
+    let last = setup.spare("d1", "a");
+    let bench = setup.start();
+    bench.translating(&[ste::FIRST]);
+    for (errno, fd) in spares {
+        bench.script(&format!("fail ATTACH device={errno} errno={errno} count=1"));
+        let refusal = bench.plug(errno, fd, 2).expect_err(errno);
+        assert!(
+            refusal.contains("I/O address space of its own: plug it in again"),
+            "{errno}: {refusal}"
+        );
+        bench.expect(errno, &[("d0", On::Nested(ste::FIRST))]);
+    }
+    bench.plug("d1", last, 2).expect("plugged");
+    bench.mark();
+    bench.unplug("d0", 1);
+    let unmapped = bench.journal().calls("IOAS_UNMAP");
+    let unmapped: Vec<_> = unmapped
+        .iter()
+        .filter(|call| call.result() == "ok")
+        .collect();
+    assert!(unmapped.is_empty(), "{unmapped:?}");
+    bench.finish();
+}
+
 #[test]
 fn quarantined_device_can_be_replaced() {
     let (bench, fd) = with_a_successor();

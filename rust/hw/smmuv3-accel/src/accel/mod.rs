@@ -342,6 +342,16 @@ impl Accel {
                     owner.name,
                     id_of(&viommu.backend)
                 );
+                if let Some(other) = devices.streams.first() {
+                    // Stage 2 is that of the first device, whose I/O address space ends with the last
+                    // device that VFIO has put into it: this one would go on without memory.
+                    ensure!(
+                        device.ioas_id()? == other.device().ioas_id()?,
+                        "the host has refused to attach the device to the stage 2 of the others behind arm-smmuv3 '{}', \
+                         so VFIO has given it an I/O address space of its own: plug it in again",
+                        owner.name
+                    );
+                }
                 None
             }
             None => Some(Viommu::new(&device, &info, &owner, vintf, &self.target)?),
