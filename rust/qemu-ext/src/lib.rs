@@ -28,6 +28,7 @@
 //! | [`runstate`] | start and stop of the machine, its phases, replay | `system` |
 //! | [`blocker`] | migration blockers | `migration` |
 //! | [`cpr`] | live update of QEMU | `migration` |
+//! | [`early_state`] | state that is sent when a migration begins | `migration` |
 //! | [`pci`], [`pci_iommu`] | PCI functions, and their IOMMU | `hw/pci` |
 //! | [`iommufd`], [`event_file`] | the host's IOMMU | `backends` |
 //! | [`arm_smmu`] | the C base class of Arm's SMMUs | `hw/arm` |
@@ -50,6 +51,7 @@ pub mod blocker;
 pub mod cpr;
 pub mod device_listener;
 pub mod dma;
+pub mod early_state;
 pub mod error;
 pub mod event_file;
 pub mod iommu;

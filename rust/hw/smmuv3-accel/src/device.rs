@@ -21,6 +21,7 @@ use qemu_ext::{
     cpr,
     device_listener::DeviceListener,
     dma::{AddressSpace, DirectMemory},
+    early_state::EarlyState,
     error::report,
     iommu::{
         IommuAccess, IommuMemoryRegion, IommuMemoryRegionClassExt, IommuMemoryRegionImpl,
@@ -198,6 +199,8 @@ pub struct Smmuv3 {
     saved: BqlRefCell<SavedRegisters>,
     /// ID registers in the stream with accel=on, while one is written or read
     saved_features: BqlRefCell<SavedFeatures>,
+    /// The same before the guest's memory
+    early_state: EarlyState,
     /// Assigned devices in the stream of a live update, while one is written or read
     saved_accel: BqlRefCell<SavedAccel>,
     /// Blocks migration and live updates of an SMMU that has or had queues in hardware
@@ -285,6 +288,7 @@ impl Smmuv3 {
         uninit_field_mut!(*this, properties).write(Default::default());
         uninit_field_mut!(*this, saved).write(Default::default());
         uninit_field_mut!(*this, saved_features).write(Default::default());
+        uninit_field_mut!(*this, early_state).write(Default::default());
         uninit_field_mut!(*this, saved_accel).write(Default::default());
         uninit_field_mut!(*this, cmdqv_blocker).write(Default::default());
         uninit_field_mut!(*this, run_state).write(Default::default());
@@ -409,6 +413,8 @@ impl Smmuv3 {
             queue.enable(Leniency::Strict);
         }
         self.run_state.register(RUN_STATE_PRIORITY);
+        // with accel=off, too: it refuses a guest that was started with accel=on
+        self.early_state.register(self, &VMSTATE_EARLY)?;
         if self.accel {
             let owner = Owner {
                 name: name.into(),
@@ -1166,6 +1172,18 @@ impl Smmuv3 {
         Ok(())
     }
 
+    /// Refuses a guest before its memory is loaded, if a host lacks what it has seen.
+    fn check_early(&self, _version_id: u8) -> std::result::Result<(), InvalidError> {
+        let saved = *self.saved_features.borrow();
+        let result = self
+            .accepts_features(&saved)
+            .and_then(|()| self.assigned.check_features(&saved));
+        result.map_err(|error| {
+            report(&error);
+            InvalidError
+        })
+    }
+
     fn post_load(&self, _version_id: u8) -> std::result::Result<(), InvalidError> {
         self.load().map_err(|error| {
             report(&error);
@@ -1212,9 +1230,8 @@ impl Smmuv3 {
         }
     }
 
-    /// Shows the guest the ID registers that it has read at the source.
-    fn load_features(&self) -> Result<()> {
-        let saved = *self.saved_features.borrow();
+    /// Checks that this QEMU was started for a guest that has read the ID registers of a state.
+    fn accepts_features(&self, saved: &SavedFeatures) -> Result<()> {
         ensure!(
             self.accel || !saved.is_present,
             "{}: cannot load this state: the guest was started with accel=on, and this QEMU with accel=off",
@@ -1226,6 +1243,13 @@ impl Smmuv3 {
              with it: set cmdqv=off",
             self.name()
         );
+        Ok(())
+    }
+
+    /// Shows the guest the ID registers that it has read at the source.
+    fn load_features(&self) -> Result<()> {
+        let saved = *self.saved_features.borrow();
+        self.accepts_features(&saved)?;
         let policy = self.cmdq.policy();
         let policy = self.assigned.load_features(&self.state, &saved, policy)?;
         self.cmdq.set_policy(policy);

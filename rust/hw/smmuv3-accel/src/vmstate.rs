@@ -122,7 +122,8 @@ pub const fn at(offset: usize, mut field: VMStateField) -> VMStateField {
 /// `$accel` is a `BqlRefCell<SavedAccel>`, the state of assigned devices for a live update.
 ///
 /// `$device` has the methods `gbpa_needed`, `pre_save`, `pre_load` and `post_load`,
-/// `features_needed` and `save_features`, and `accel_needed` and `save_accel`.
+/// `features_needed`, `save_features` and `check_early`, and `accel_needed` and `save_accel`. It
+/// registers `VMSTATE_EARLY`.
 macro_rules! declare_vmstate {
     ($device:ident, $saved:ident, $features:ident, $accel:ident) => {
         $crate::vmstate::with_stream_fields! {
@@ -156,6 +157,22 @@ macro_rules! declare_vmstate {
                 .minimum_version_id(1)
                 .needed(&$device::features_needed)
                 .pre_save(&$device::save_features)
+                .fields(::migration::vmstate_fields! {
+                    ::migration::vmstate_of!($device, $features),
+                })
+                .build();
+
+        /// The same registers before the guest's memory, so that a host that lacks something
+        /// refuses the guest while it runs at the source.
+        static VMSTATE_EARLY: ::migration::VMStateDescription<$device> =
+            ::migration::VMStateDescriptionBuilder::<$device>::new()
+                .name(c"smmuv3-accel-early")
+                .version_id(1)
+                .minimum_version_id(1)
+                .early_setup()
+                .needed(&$device::features_needed)
+                .pre_save(&$device::save_features)
+                .post_load(&$device::check_early)
                 .fields(::migration::vmstate_fields! {
                     ::migration::vmstate_of!($device, $features),
                 })

@@ -117,6 +117,24 @@ impl Stream {
         Some(at + header.len())
     }
 
+    /// Returns the offset of the ID registers that come before the guest's memory, if they do.
+    pub fn early(&self) -> Option<usize> {
+        const HEADER: &[u8] = b"\x12smmuv3-accel-early\0\0\0\0\0\0\0\x01";
+        self.find(HEADER).map(|at| at + HEADER.len())
+    }
+
+    /// Returns the offset of the first part of the guest's memory.
+    #[track_caller]
+    pub fn memory(&self) -> usize {
+        self.find(b"\x03ram").expect("memory")
+    }
+
+    fn find(&self, bytes: &[u8]) -> Option<usize> {
+        self.0
+            .windows(bytes.len())
+            .position(|window| window == bytes)
+    }
+
     /// Returns the state with other bytes from `at` on.
     #[track_caller]
     pub fn with_bytes(&self, at: usize, bytes: &[u8]) -> Self {

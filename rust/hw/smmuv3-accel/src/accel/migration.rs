@@ -14,7 +14,7 @@
 
 use std::sync::atomic::Ordering;
 
-use smmuv3::batch::FlushPolicy;
+use smmuv3::{batch::FlushPolicy, features::Features};
 use util::{ensure, Result};
 
 use super::{
@@ -25,6 +25,19 @@ use super::{
 use crate::{properties::SmmuProperties, state::GuestState};
 
 impl Accel {
+    /// Checks that all hosts have what the ID registers say that the guest has read at the source.
+    ///
+    /// # Errors
+    ///
+    /// A host lacks something, or the values are damaged.
+    pub fn check_features(&self, saved: &SavedFeatures) -> Result<()> {
+        let devices = self.devices.borrow();
+        match devices.as_ref() {
+            Some(devices) => devices.loadable(saved).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Shows the guest the ID registers that it has read at the source, if all hosts have what they
     /// say. `policy` is that for commands; returns the one to use from now on.
     ///
@@ -43,24 +56,9 @@ impl Accel {
         let Some(devices) = devices.as_mut() else {
             return Ok(policy);
         };
-        let smmu = &devices.owner.name;
-        let without_accel = || devices.properties.features_without_accel();
-        let features = saved.get().unwrap_or_else(without_accel);
-        ensure!(
-            SmmuProperties::can_show(&features),
-            "{}: the migration stream is damaged: the ID registers have values that no device shows",
-            smmu
-        );
-        let hosts = devices
-            .streams
-            .iter()
-            .map(|stream| HostInfo::of(stream.device()))
-            .collect::<Result<Vec<_>>>()?;
-        for info in &hosts {
-            host_caps::check(smmu, &features, info, When::Load)?;
-        }
+        let (features, first_host) = devices.loadable(saved)?;
         let mut merge_ranges = policy.merge_ranges;
-        if let (Some(viommu), Some(info)) = (&mut devices.viommu, hosts.first()) {
+        if let (Some(viommu), Some(info)) = (&mut devices.viommu, &first_host) {
             // the guest may see ranges here that it has not seen when its first device came, or not
             if merge_ranges.is_some() == features.ril() {
                 merge_ranges = viommu.granules_to_merge(&features, info);
@@ -112,5 +110,27 @@ impl Accel {
         if self.devices.borrow_mut().as_mut().is_some_and(is_loaded) {
             self.reattach_all(state);
         }
+    }
+}
+
+impl Devices {
+    /// Returns the ID registers of a saved state and the host of the first device, if every host has
+    /// what they say.
+    fn loadable(&self, saved: &SavedFeatures) -> Result<(Features, Option<HostInfo>)> {
+        let smmu = &self.owner.name;
+        let without_accel = || self.properties.features_without_accel();
+        let features = saved.get().unwrap_or_else(without_accel);
+        ensure!(
+            SmmuProperties::can_show(&features),
+            "{}: the migration stream is damaged: the ID registers have values that no device shows",
+            smmu
+        );
+        let mut first = None;
+        for stream in &self.streams {
+            let info = HostInfo::of(stream.device())?;
+            host_caps::check(smmu, &features, &info, When::Load)?;
+            first.get_or_insert(info);
+        }
+        Ok((features, first))
     }
 }

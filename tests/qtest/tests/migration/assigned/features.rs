@@ -96,6 +96,51 @@ fn destination_that_lacks_a_feature_refuses_the_guest() {
     }
 }
 
+#[test]
+fn destination_refuses_the_guest_before_its_memory_is_sent() {
+    let [(name, line, words), ..] = LESS;
+    let source = on_host("smmu a", "accel=on").start();
+    boot(&source);
+    let target = on_host(&format!("smmu a {line}"), "accel=on")
+        .incoming()
+        .start();
+    Migration {
+        source: &source,
+        target: &target,
+    }
+    .is_refused_early(words);
+    target.expect_as_configured(name);
+    source.end();
+    target.end();
+}
+
+/// Of a file, too, nothing but the ID registers is loaded.
+#[test]
+fn id_registers_are_checked_at_the_begin_of_the_stream() {
+    for (name, line, words) in LESS {
+        let source = on_host("smmu a", "accel=on").start();
+        boot(&source);
+        let stream = saved(source);
+        let begin = stream.truncated(stream.memory());
+        assert!(begin.early().is_some());
+        for (host, is_refused) in [(format!("smmu a {line}"), true), ("smmu a".into(), false)] {
+            let target = on_host(&host, "accel=on").incoming().start();
+            let result = begin.load_into(target.machine());
+            assert!(result.is_err(), "{name}: it has no memory");
+            if is_refused {
+                target.expect_message(words);
+            } else {
+                let mut messages = target.messages().into_iter();
+                assert!(
+                    !messages.any(|it| it.contains("was started with")),
+                    "{name}"
+                );
+            }
+            target.end();
+        }
+    }
+}
+
 /// Two features that a guest is shown on request only.
 #[test]
 fn destination_without_cd2l_or_vax_refuses_the_guest() {
@@ -231,6 +276,7 @@ fn stream_without_accel_loads_into_accel() {
         smmu.write(reg::CR1, 0xd75);
         let stream = Stream::save(source);
         assert_eq!(stream.subsection("smmuv3/accel"), None);
+        assert_eq!(stream.early(), None);
 
         let target = with_device("smmu a");
         assert_ne!(id_registers(target.machine()), before);
@@ -258,11 +304,16 @@ fn stream_with_accel_needs_accel() {
     const FIXED: &str = "accel=on,ats=off,ril=on,oas=44,ssidsize=0";
     let stream = Stream::save(without_device(FIXED).start());
     assert!(stream.subsection("smmuv3/accel").is_some());
+    let begin = stream.truncated(stream.memory());
+    let early_off = without_device("").args(["-incoming", "defer"]).start();
+    assert!(begin.load_into(&early_off).is_err());
     let off = without_device("").args(["-incoming", "defer"]).start();
     assert!(stream.load_into(&off).is_err());
     let words =
         "cannot load this state: the guest was started with accel=on, and this QEMU with accel=off";
-    smmuv3_qtest::until(words, || off.stderr().contains(words).then_some(()));
+    for refusing in [early_off, off] {
+        smmuv3_qtest::until(words, || refusing.stderr().contains(words).then_some(()));
+    }
     let c = Builder::virt(qemu_c())
         .smmu("")
         .args(["-incoming", "defer"])

@@ -17,6 +17,7 @@ use smmuv3_qtest::{
     assigned::{sid, ste, Bench, Guest, Setup, EXPLICIT},
     command::TLBI_NSNH_ALL,
     journal::On,
+    machine::RAM,
     until, Smmu,
 };
 
@@ -79,6 +80,13 @@ impl Migration<'_> {
     /// which has to live until the source has connected to it.
     #[track_caller]
     pub fn begin(&self) -> TemporaryFile {
+        permit_downtime(self.source.machine());
+        self.begin_with_limits()
+    }
+
+    /// The same with the limits that the source has.
+    #[track_caller]
+    fn begin_with_limits(&self) -> TemporaryFile {
         let socket = TemporaryFile::new();
         let uri = format!("unix:{}", socket.path().display());
         for bench in [self.source, self.target] {
@@ -89,7 +97,6 @@ impl Migration<'_> {
                 json!({ "capabilities": [capability] }),
             );
         }
-        permit_downtime(self.source.machine());
         let target = self.target.machine();
         let incoming = json!({ "uri": uri, "exit-on-error": false });
         target.qmp("migrate-incoming", incoming);
@@ -117,6 +124,32 @@ impl Migration<'_> {
     #[track_caller]
     pub fn is_refused(&self, words: &str) {
         let _socket = self.begin();
+        self.expect_refusal(words);
+    }
+
+    /// Makes it, and checks that the target refuses the guest with `words` before the source has
+    /// stopped it to send its memory.
+    #[track_caller]
+    pub fn is_refused_early(&self, words: &str) {
+        /// Takes seconds with the limit below
+        const BYTES: u64 = 16 << 20;
+        let source = self.source.machine();
+        source.fill_memory(RAM + (64 << 20), BYTES, 0x5a);
+        let limits = json!({ "downtime-limit": 1, "max-bandwidth": 1 << 20 });
+        source.qmp("migrate-set-parameters", limits);
+        self.source.mark();
+        let _socket = self.begin_with_limits();
+        let ended = outcome(source);
+        assert!(ended.is_err(), "the source has not noticed it");
+        {
+            let journal = self.source.journal();
+            assert_eq!(journal.migration_states("d0"), [""; 0], "it was stopped");
+        }
+        self.expect_refusal(words);
+    }
+
+    #[track_caller]
+    fn expect_refusal(&self, words: &str) {
         let refusal = outcome(self.target.machine());
         assert!(refusal.is_err(), "the target has taken the guest");
         let ended = outcome(self.source.machine());
