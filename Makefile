@@ -9,10 +9,10 @@ STARTED := $(or $(STARTED),$(shell date +%s))
 export STARTED
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz compare hostile soak qemu install uninstall deb test-deb overlay revert clean tools
+.PHONY: help run test check bench fuzz compare hostile soak qemu install uninstall deb test-deb series series-check overlay revert clean tools
 
 help: ## print this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 run: tools ## boot the three levels, run a guest's NVMe I/O through the Rust SMMUv3, and print a table of the device's work
 	@tests/e2e/run --run
@@ -57,6 +57,12 @@ deb: tools ## build a Debian package of that QEMU and print its path: OUT=direct
 
 test-deb: tools ## install that package beside Debian's QEMU in a new Debian system, boot Debian's kernel with it, remove it: DEB=
 	@scripts/test-deb $(if $(DEB),"$(DEB)")
+
+series: tools ## write the device as a series of patches for QEMU: OUT=directory QEMU_SRC=
+	@scripts/series $(if $(OUT),--out "$(OUT)")
+
+series-check: tools ## build QEMU after each patch of that series, with Rust and without, and run clippy: QEMU_SRC=
+	@scripts/series-check
 
 overlay: tools ## add the Rust device to the source tree QEMU_SRC
 	@scripts/qemu-overlay apply

@@ -61,6 +61,7 @@ TREE = {
         "e()\n{\n    if (eva->event == QAPI_EVENT_MEMORY_DEVICE_SIZE_CHANGE ||\n        x) {\n    }\n}\n"),
     "qapi/meson.build": "    'qdev',\n    'misc-arm',\n    'misc-i386',\n",
     "qapi/qapi-schema.json": "{ 'include': 'misc-arm.json' }\n{ 'include': 'misc-i386.json' }\n",
+    "tests/qtest/meson.build": "  (\n   ['iommu-smmuv3-test'] : []) + \\\n  qtests_cxl + \\\n",
     "rust/meson.build": "subdir('trace')\nsubdir('hw')\n",
     "rust/hw/meson.build": "subdir('char')\nsubdir('timer')\n",
     "rust/hw/Kconfig": "source char/Kconfig\nsource timer/Kconfig\n",
@@ -113,6 +114,7 @@ CRATES = {
     "rust/hw/smmuv3-accel/src/lib.rs": "",
     "include/hw/arm/smmuv3-rust.h": "/* ours */\n",
     "qapi/arm-smmuv3.json": "# ours\n",
+    "tests/qemu/qtest/smmuv3-rust-test.c": "/* ours */\n",
     "tests/cmdqv-hw/Cargo.toml": (
         "[package]\nname = \"cmdqv_hw\"\nversion = \"0.1.0\"\nedition.workspace = true\n\n"
         "[dependencies]\nsmmuv3_accel = { path = \"../smmuv3-accel\" }\n"),
@@ -221,7 +223,7 @@ def apply_makes_every_edit(case: Case) -> None:
     assert "when: ['CONFIG_ARM_SMMUV3_C', 'CONFIG_TEGRA241_CMDQV'], if_true" in meson
     assert "when: 'CONFIG_ARM_SMMUV3', if_true: files('another.c')" in meson
     virt = read("hw/arm/virt.c")
-    assert virt.count("if (!qtest_enabled() && (!kvm_enabled() || !kvm_irqchip_in_kernel())) {") == 1
+    assert virt.count("if (!qtest_enabled() &&\n                (!kvm_enabled() || !kvm_irqchip_in_kernel())) {") == 1
     assert virt.index("qtest_enabled") < virt.index("SMMUv3 accel")
     assert '"virtio-iommu");\n            return;\n' in virt
     compat = '{\n    { "arm-smmuv3", "msi", "off", .optional = true },\n    { "b", "c", "d" },\n};\n'
@@ -239,12 +241,14 @@ def apply_makes_every_edit(case: Case) -> None:
     events = read("hw/arm/trace-events")
     assert "smmuv3_accel_invalidate_batch(" in events and "smmuv3_illegal_config(" in events
     assert '    "hw/char/pl011",\n    "hw/smmuv3-accel",\n]' in read("rust/Cargo.toml")
-    assert "\n\nARM SMMUv3 Rust device\n" in read("MAINTAINERS") and "\nF: rust/smmuv3/\n\nAfter" in read("MAINTAINERS")
+    assert "\n\nARM SMMUv3 Rust device\n" in read("MAINTAINERS") and "\nF: tests/qtest/smmuv3-rust-test.c\n\nAfter" in read("MAINTAINERS")
     virt = read("docs/system/arm/virt.rst")
     assert "\n\n  *Rust implementation*\n\n" in virt and "host is lost.\n\nSBSA Generic Watchdog" in virt
     rust = read("docs/devel/rust.rst")
     assert "\n\n* ``smmuv3`` (under" in rust and "lack.\n\n.. [#issues]" in rust
-    assert "- before\n        - In the Rust implementation, auto" in read("qemu-options.hx")
+    assert "- before\n\n    ``msi=on|off|auto``" in read("qemu-options.hx")
+    tests = "['iommu-smmuv3-test'] : []) + \\\n  (config_all_devices.has_key('CONFIG_X_ARM_SMMUV3_RUST') ? ['smmuv3-rust-test']"
+    assert tests in read("tests/qtest/meson.build")
     tree = overlay.Tree(case.src, case.project)
     assert all(map(tree.has, tree.edits))
 
@@ -252,7 +256,7 @@ def apply_makes_every_edit(case: Case) -> None:
 def apply_copies_what_qemu_builds_and_nothing_else(case: Case) -> None:
     case.apply()
     assert (case.src / "rust/hw/smmuv3-accel/src/accel/host.rs").read_text() == "// d\n"
-    assert (case.src / "include/hw/arm/smmuv3-rust.h").exists()
+    assert (case.src / "include/hw/arm/smmuv3-rust.h").exists() and (case.src / "tests/qtest/smmuv3-rust-test.c").exists()
     assert {path.name for path in (case.src / "rust/smmuv3").iterdir()} == {"Cargo.toml", "meson.build", "src"}
     assert (case.src / "rust/smmuv3/src/tlb/tests.rs").exists()
 

@@ -9,6 +9,7 @@
     non_upper_case_globals,
     unnecessary_transmutes,
     unsafe_op_in_unsafe_fn,
+    unused_imports,
     clippy::pedantic,
     clippy::restriction,
     clippy::style,

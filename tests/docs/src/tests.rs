@@ -149,7 +149,6 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
                 found.extend(files(&path));
             }
         } else if path.is_file() {
-            // build.rs is a link to a file of QEMU's tree, which is not here.
             found.push(path);
         }
     }

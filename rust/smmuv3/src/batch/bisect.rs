@@ -11,7 +11,11 @@
 use super::{
     commands::Batch, errno::*, mask::CommandMask, EioReport, Failure, FlushPolicy, HostError,
 };
-use crate::{cmdq::SharedHostCounters, command::Invalidation, gerror::CommandError, Backend};
+use crate::{
+    cmdq::{Backend, SharedHostCounters},
+    command::Invalidation,
+    gerror::CommandError,
+};
 
 /// Number of retries of an interrupted call before the host is given up on: the
 /// consumer must not loop without bound.
