@@ -77,6 +77,14 @@ def crash_is_a_failure_with_its_output(case: Case) -> None:
     assert "# before" in trouble and "exit status -11" in trouble, trouble
 
 
+def suite_of_the_rust_device_needs_that_device(case: Case) -> None:
+    config = case.place / "aarch64-softmmu-config-devices.mak"
+    for text, has_it in (("CONFIG_X_ARM_SMMUV3_RUST=y\n", True), ("CONFIG_ARM_SMMUV3_C=y\n", False)):
+        config.write_text(text)
+        programs = [suite.program for suite in qemu_tests.suites_of(case.place)]
+        assert ("smmuv3-rust-test" in programs) == has_it and "iommu-smmuv3-test" in programs, text
+
+
 def missing_or_foreign_result_is_a_failure(case: Case) -> None:
     assert "no result" in case.trouble("silent")
     assert "no result" in case.trouble("another")
@@ -137,6 +145,7 @@ CASES: list[Callable[[Case], None]] = [
     passed_case_passes,
     failure_and_bad_exit_status_are_failures,
     crash_is_a_failure_with_its_output,
+    suite_of_the_rust_device_needs_that_device,
     missing_or_foreign_result_is_a_failure,
     skipped_case_keeps_its_reason,
     hang_is_ended_and_is_a_failure,
