@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import subprocess
@@ -312,12 +313,58 @@ def check_reports_a_failure_and_repeats_it(case: Case) -> None:
         assert run() == [None, "broken", None] and len(calls) == 6
 
 
+def failure_of_a_patch_that_had_passed_is_repeated(case: Case) -> None:
+    with fake_builds(case) as (run, _):
+        assert run() == [None] * 3
+    with fake_builds(case, failing="changed") as (run, calls):
+        assert run(quick=True, again=True) == ["broken", None]
+        assert run(quick=True) == ["broken", None] and len(calls) == 4
+        assert run() == [None] * 3 and len(calls) == 7, "has not passed"
+
+
+def quick_check_compiles_crates_and_changed_files_only(case: Case) -> None:
+    with fake_builds(case) as (run, calls):
+        assert run(quick=True) == [None] * 2
+        assert [what for what, _ in calls] == ["changed", "clippy"]
+        assert run(quick=True) == [None] * 2 and len(calls) == 2, "was compiled again"
+        assert run() == [None] * 3 and len(calls) == 5, "took the quick check for builds"
+        for stamp in (case.root / "place/passed").glob("*.quick"):
+            stamp.unlink()
+        assert run(quick=True) == [None] * 2 and len(calls) == 5, "what builds was compiled again"
+
+
+def objects_of_changed_c_files_are_compiled(case: Case) -> None:
+    place = case.root / "place"
+    first = check.checks_of(case.series)[0]
+    assert Path("hw/pci/pci_bridge.c") in first.changed and Path("include/hw/pci/pci_bridge.h") in first.changed
+    commands = [{"file": file, "output": file.rpartition("/")[2] + ".o"}
+                for file in ("../src/hw/pci/pci_bridge.c", "../src/hw/pci/pci.c", f"{place}/src/hw/pci/pci_bridge.c", "qapi/qapi-events.c")]
+    stand_in.write_files(place / "build-rust", {"compile_commands.json": json.dumps(commands)})
+    assert list(check.changed_objects(first, place / "build-rust")) == ["pci_bridge.c.o"] * 2
+    ran: list[list[str]] = []
+    with changed(check, "in_root", lambda words, where: (bool(ran.append(words)), "x\nfailed")):
+        assert check.compile_targets([], place) is None and not ran, "ninja would build everything"
+        assert check.compile_targets(["a.o"], place) == "x\nfailed" and ran == [["ninja", "a.o"]]
+
+
+def copies_of_trees_that_are_not_used_are_deleted(case: Case) -> None:
+    cache = case.root / "cache"
+    places = [cache / f"series-{number:012x}" for number in range(5)]
+    for age, place in enumerate(places):
+        place.mkdir(parents=True)
+        os.utime(place, (10**9 - age, 10**9 - age))
+    for name in ("series", "series-notes"):
+        (cache / name).mkdir()
+    check.prune(places[4])
+    assert {path.name for path in cache.iterdir()} == {"series", "series-notes"} | {places[n].name for n in (0, 1, 4)}
+
+
 @contextmanager
 def fake_builds(case: Case, failing: str = "") -> Iterator[tuple[Callable[..., list[str | None]], list[tuple[str, bool]]]]:
     """Checks the patch that adds the first binding, with functions in place of builds. They note whether the tree has it."""
     calls: list[tuple[str, bool]] = []
     place = case.root / "place"
-    (place / "src").mkdir(parents=True)
+    (place / "src").mkdir(parents=True, exist_ok=True)
     overlay.Writer(place / "src").carry_out(dict(case.series.steps[0]) | {Path("VERSION"): b"1\n"})
     checks = [one for one in check.checks_of(case.series) if "blocker" in one.patch.name]
     assert len(checks) == 1 and checks[0].crates == {"rust/qemu-ext"}
@@ -326,11 +373,11 @@ def fake_builds(case: Case, failing: str = "") -> Iterator[tuple[Callable[..., l
         calls.append((kind, (place / "src/rust/qemu-ext/src/blocker.rs").exists()))
         return "broken" if kind == failing else None
 
-    def run(again: bool = False) -> list[str | None]:
-        return [one.trouble for one in check.outcomes(checks, place, 1, again)]
+    def run(again: bool = False, quick: bool = False) -> list[str | None]:
+        return [one.trouble for one in check.outcomes(checks, place, 1, again=again, quick=quick)]
 
     with changed(check, "make", lambda kind, one, build: act(kind)), changed(check, "clippy", lambda one, build: act("clippy")), \
-            changed(check, "environment", lambda: "root"):
+            changed(check, "compile_changed", lambda one, build: act("changed")), changed(check, "environment", lambda: "root"):
         yield run, calls
     assert all(there for _, there in calls)
 
@@ -405,6 +452,10 @@ CASES = [
     sample_has_first_last_and_three_between,
     check_builds_each_patch_and_remembers_passes,
     check_reports_a_failure_and_repeats_it,
+    failure_of_a_patch_that_had_passed_is_repeated,
+    quick_check_compiles_crates_and_changed_files_only,
+    objects_of_changed_c_files_are_compiled,
+    copies_of_trees_that_are_not_used_are_deleted,
     copied_tree_has_no_overlay_and_no_builds,
     copied_git_tree_has_its_tracked_files_only,
 ]
