@@ -81,6 +81,8 @@ macro_rules! layout {
             }
 
             /// The bits of a field, for `mask!`.
+            // Evaluated by the compiler only: inlined, it has no machine code.
+            #[inline]
             pub const fn mask_of(field: &str) -> $raw {
                 $crate::spec::mask_of(Self::FIELDS, field) as $raw
             }
@@ -132,6 +134,7 @@ const fn is_same(one: &str, other: &str) -> bool {
 
 /// The bits of the field called `name`. Evaluated by the compiler only, which stops
 /// at a name that no field has.
+#[inline]
 const fn mask_of(fields: &[Field], name: &str) -> u64 {
     let (mut index, mut low) = (0, 0);
     while index < fields.len() {

@@ -117,18 +117,19 @@ where
                 .min(self.ring.until_wrap(self.cursor))
                 .min(MAX_FETCH);
             let fetched = self.fetch(buffer, run);
-            let entries = &buffer[..fetched.count as usize];
+            let entries = buffer.get(..fetched.count as usize).unwrap_or_default();
             if run == used && !fetched.aborted && self.may_defer_all(entries) {
                 return Ok(Progress::Deferred);
             }
-            for (index, entry) in entries.iter().enumerate() {
+            let mut rest = entries.iter();
+            while let Some(entry) = rest.next() {
                 let both = u128::from_le_bytes(*entry);
                 self.step([both as u64, (both >> 64) as u64])?;
                 // A command that cannot be read is not deferred: its error is raised at once.
                 if core::mem::take(&mut self.batch_completed)
                     && run == used
                     && !fetched.aborted
-                    && self.may_defer(&entries[index + 1..])
+                    && self.may_defer(rest.as_slice())
                 {
                     return Ok(Progress::Deferred);
                 }
@@ -151,7 +152,7 @@ where
         if buffer.len() < wanted {
             buffer.resize(wanted, [0; COMMAND_BYTES]);
         }
-        let entries = &mut buffer[..wanted];
+        let entries = buffer.get_mut(..wanted).unwrap_or_default();
         let start = self.ring.entry_address(self.cursor);
         if self.memory.read(start, entries.as_flattened_mut()).is_ok() {
             return Fetched {

@@ -60,7 +60,8 @@ enum Decoded {
 impl Tables {
     fn stage1(table: &TranslationTable, output_bits: u8, oas_bits: u8) -> Self {
         let input_bits = 64 - table.tsz;
-        let stride = table.granule_shift - DESCRIPTOR_LOG2_BYTES;
+        // At least 9. The compiler does not know that, and a panic would stand at the division.
+        let stride = (table.granule_shift - DESCRIPTOR_LOG2_BYTES).max(1);
         Self {
             granule_shift: table.granule_shift,
             input_bits,
