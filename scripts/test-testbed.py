@@ -20,10 +20,11 @@ sys.dont_write_bytecode = True
 from tap import Outcome, report as report_outcomes  # noqa: E402 (after dont_write_bytecode, which keeps the clone clean)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "e2e"))
-from testbed import bench, check_host_scenarios, cratebench, domains, goals, iort, lanes, main  # noqa: E402 (found through the path above)
+from testbed import bench, check_host_scenarios, cratebench, domains, goals, iort, judge_scenarios, lanes, main  # noqa: E402 (found through the path above)
 from testbed import results, systemcalls, unmap  # noqa: E402
 from testbed.consoles import TestbedError  # noqa: E402
 from testbed.counters import Counts  # noqa: E402
+from testbed.fat import fat_image  # noqa: E402
 from testbed.levels import GuestConfig, Hardware  # noqa: E402
 from testbed.machine import properties_in  # noqa: E402
 from testbed.registry import SCENARIOS, Bed, in_order  # noqa: E402
@@ -398,6 +399,28 @@ def findings_of_check_host_are_read() -> None:
     assert answer.changed(answer) == {}
 
 
+def compliance_results_belong_to_their_rules() -> None:
+    text = (b"B_SMMU_01 : 301 : Revision\r\n    i001.c:68\r\n   Result:  PASSED\r\n\x1b[37m\r\nS_L5SM_01 : 309 : Newer\r\n   Result:  FAILED\r\n"
+            b"S_L7SM_02 : 323 : ETR\r\n   Result:  NOT TESTED (PAL NOT SUPPORTED)\r\n")
+    assert judge_scenarios.rules_in(text) == {"B_SMMU_01": "PASSED", "S_L5SM_01": "FAILED", "S_L7SM_02": "NOT TESTED"}
+
+
+def fat_image_has_the_files_in_their_clusters() -> None:
+    image = fat_image({"a.efi": b"A" * 3000, "empty": b"", "b.nsh": b"B"})
+    directory = image[66 * 512:]
+    entries = [struct.unpack("<11sB14xHI", directory[at:at + 32]) for at in (0, 32, 64)]
+    assert entries == [(b"A       EFI", 0x20, 2, 3000), (b"EMPTY      ", 0x20, 0, 0), (b"B       NSH", 0x20, 4, 1)], entries
+    assert struct.unpack("<5H", image[512:522]) == (0xFFF8, 0xFFFF, 3, 0xFFFF, 0xFFFF)
+    data = 98 * 512
+    assert image[data:data + 3000] == b"A" * 3000 and image[data + 4096:data + 4098] == b"B\0"
+    assert len(image) == struct.unpack("<I", image[32:36])[0] * 512
+    try:
+        fat_image({"too-long-a-name.efi": b""})
+        raise AssertionError("a long name is accepted")
+    except ValueError:
+        pass
+
+
 def libvirt_is_downloaded_only_if_needed() -> None:
     for words, needed in (([], True), (["default", "cmdqv"], False), (["libvirt"], True), (["check-host-cmdqv"], True), (["--run"], False),
                           (["--bench"], False), (["--throughput"], False)):
@@ -527,6 +550,8 @@ CASES: list[Callable[[], None]] = [
     replies_belong_to_their_commands,
     statistics_give_what_a_trace_gives,
     findings_of_check_host_are_read,
+    compliance_results_belong_to_their_rules,
+    fat_image_has_the_files_in_their_clusters,
     libvirt_is_downloaded_only_if_needed,
     libvirt_that_cannot_be_had_skips_its_scenarios,
     scenarios_on_request_run_only_when_named,

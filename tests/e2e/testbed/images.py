@@ -146,15 +146,19 @@ class Images:
         source = GUEST / f"{name}.c"
         return self._cached(name, [*SHARED_CC, source, "-o"], source).read_bytes()
 
+    def add_tools(self, cpio: Cpio) -> None:
+        """Adds the shell's agent, the scripts and the programs of guests."""
+        for script in ("agent", "rebind", "disk", "busy", "counters"):
+            cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
+        for tool in TOOLS:
+            cpio.file(f"e2e/{tool}", self._tool(tool))
+
     def guest(self) -> bytes:
         """Level 2, or the guest that is alone on an emulated machine."""
         cpio = Cpio()
         cpio.file("init", (GUEST / "l2-init").read_bytes())
         cpio.file("bin/busybox", BUSYBOX.read_bytes())
-        for script in ("agent", "rebind", "disk", "busy", "counters"):
-            cpio.file(f"e2e/{script}", (GUEST / script).read_bytes())
-        for tool in TOOLS:
-            cpio.file(f"e2e/{tool}", self._tool(tool))
+        self.add_tools(cpio)
         # A kernel of the user's own (KERNEL=) may come without it.
         if (benchmark := self.kernel / BENCHMARK).is_file():
             cpio.file(f"e2e/{BENCHMARK}", benchmark.read_bytes())

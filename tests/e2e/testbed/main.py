@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from . import (bench, check_host_scenarios, cmdqv_scenarios, cpr_scenarios, emulated_scenarios, hotplug_scenarios, lanes,
-               libvirt_scenarios, own_level0_scenarios, report, software_scenarios, throughput)
+               judge_scenarios, libvirt_scenarios, own_level0_scenarios, report, software_scenarios, throughput)
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Hardware, Level1
@@ -33,7 +33,7 @@ from .software import Place
 Say = Callable[[str], None]
 # Modules that register scenarios when they are imported.
 _MODULES = (check_host_scenarios, cmdqv_scenarios, cpr_scenarios, emulated_scenarios, hotplug_scenarios, libvirt_scenarios,
-            own_level0_scenarios, software_scenarios)
+            own_level0_scenarios, software_scenarios, judge_scenarios)
 _RUNS_KEPT = 5
 
 
@@ -184,7 +184,7 @@ class Ground:
     @contextmanager
     def software(self, device: str, defaults: Sequence[str] = ()) -> Iterator[Place]:
         with self._work() as work:
-            yield Place(self.images, self.qemus[f"{device}-x86"], work, self.logs, defaults)
+            yield Place(self.images, self.qemus[f"{device}-x86"], work, self.logs, defaults, self.qemus.get("c-x86"))
 
     @contextmanager
     def bed(self, bed: Bed, device: str, defaults: Sequence[str] = (), libvirt: bool = False) -> Iterator[Place | Bench]:

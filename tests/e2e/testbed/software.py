@@ -133,7 +133,7 @@ class SoftwareGuest:
 class Place:
     """Where the scenarios of this level run. `emulator` is the QEMU under test, for this machine.
 
-    `defaults` are properties of every arm-smmuv3 (--property).
+    `defaults` are properties of every arm-smmuv3 (--property), `reference` is a QEMU with the C device for scenarios that compare.
     """
 
     images: Images
@@ -141,6 +141,10 @@ class Place:
     work: Path
     logs: Path
     defaults: Sequence[str] = ()
+    reference: Path | None = None
+
+    def disk(self, name: str) -> Path:
+        return self._disks[name]
 
     @property
     def _disks(self) -> dict[str, Path]:
