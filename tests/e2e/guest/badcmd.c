@@ -7,6 +7,8 @@
  *   badcmd illegal [SMMU]       illegal commands: first with the GERROR interrupt off, so that the registers can be read
  *                               before a driver recovers, then one with it on, for the kernel's driver to recover from.
  *                               The last line is "injected N".
+ *   badcmd legal [SMMU]         a TLBI and a CMD_SYNC, of which the doorbell may take as long as it likes. The last line is
+ *                               "injected 2".
  *   badcmd rewind N [SMMU]      after N injected commands: CMD_SYNCs until PROD and CONS have gone twice round the queue,
  *                               and are again at the driver's own values, which do not count the N.
  *
@@ -91,19 +93,34 @@ static void illegal(void)
     printf("injected %u\n", injected);
 }
 
+static void legal(void)
+{
+    uint32_t start = position(CMDQ_PROD);
+
+    put(start, &tlbi_command);
+    put(start + 1, &sync_command);
+    set(CMDQ_PROD, (start + 2) & mask);
+    printf("the doorbell has returned\n");
+    wait_consumed("the TLBI");
+    printf("injected 2\n");
+}
+
 int main(int argc, char **argv)
 {
-    int illegal_wanted = argc >= 2 && !strcmp(argv[1], "illegal");
-    int fixed = illegal_wanted ? 2 : 3;
+    const char *mode = argc >= 2 ? argv[1] : "";
+    int is_rewind = !strcmp(mode, "rewind");
+    int fixed = is_rewind ? 3 : 2;
 
-    if (argc < fixed || argc > fixed + 1 || (!illegal_wanted && strcmp(argv[1], "rewind"))) {
-        fprintf(stderr, "usage: badcmd illegal [SMMU] | badcmd rewind N [SMMU]\n");
+    if (argc < fixed || argc > fixed + 1 || (!is_rewind && strcmp(mode, "illegal") && strcmp(mode, "legal"))) {
+        fprintf(stderr, "usage: badcmd illegal [SMMU] | badcmd legal [SMMU] | badcmd rewind N [SMMU]\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     open_queue(argc > fixed ? strtoul(argv[fixed], NULL, 0) : 0);
-    if (illegal_wanted) {
+    if (!strcmp(mode, "illegal")) {
         illegal();
+    } else if (!strcmp(mode, "legal")) {
+        legal();
     } else {
         rewind_indexes(strtoul(argv[2], NULL, 0));
     }

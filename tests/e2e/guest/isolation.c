@@ -11,10 +11,17 @@
  *   isolation unsaid PCI_ADDRESS       writes an STE that bypasses, and says so by CFGI_STE only when the file
  *                                      "isolation.go" exists; afterwards everything is as it was
  *   isolation storm PCI_ADDRESS        two STEs in turn, with CFGI_STE, until that file exists; then as above
+ *   isolation held PCI_ADDRESS         CPU 1 rings for a TLBI of which the host's call is held; when that file exists, this
+ *                                      CPU changes the STE and rings for CFGI_STE, and then waits until the call has
+ *                                      returned. CMDQ_PROD is not restored: the guest must be reset
  *   isolation eventqen PCI_ADDRESS     CR0.EVENTQEN becomes 0 and 1 again
  *
  * The SMMU is the first of the IORT; StreamID = PCI requester ID.
  */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+
 #include "edu.h"
 
 #define CR0_SMMUEN 1u
@@ -218,12 +225,67 @@ static void storm(void)
     printf("%u rounds\n", rounds);
 }
 
+/* argument: the new CMDQ_PROD */
+static void *ring_on_cpu_1(void *argument)
+{
+    cpu_set_t cpus;
+
+    CPU_ZERO(&cpus);
+    CPU_SET(1, &cpus);
+    if (sched_setaffinity(0, sizeof(cpus), &cpus)) {
+        fail("there is no CPU 1");
+    }
+    set(CMDQ_PROD, (uintptr_t)argument);
+    return NULL;
+}
+
+static void expect_cons(uint32_t wanted, const char *when)
+{
+    if (position(CMDQ_CONS) != wanted) {
+        fail("%s: CMDQ_CONS is 0x%x, not 0x%x", when, position(CMDQ_CONS), wanted);
+    }
+}
+
+/* A doorbell that waits for the host keeps no other CPU waiting, and an STE takes effect when its command is executed. */
+static void held(void)
+{
+    const Command cfgi_ste = {{0x03 | (uint64_t)stream_id << 32, 1}};
+    uint64_t original = ste[0];
+    uint32_t start = position(CMDQ_PROD);
+    pthread_t ringing;
+
+    check("STE translates, address not mapped", 0);
+    put(start, &tlbi_command);
+    put(start + 1, &sync_command);
+    if (pthread_create(&ringing, NULL, ring_on_cpu_1, (void *)(uintptr_t)((start + 2) & mask))) {
+        fail("no thread");
+    }
+    while (access(GO, F_OK)) {
+        usleep(10000);
+    }
+    expect_cons(start, "the call is held");
+    ste[0] = STE_V | STE_CONFIG_BYPASS;
+    put(start + 2, &cfgi_ste);
+    put(start + 3, &sync_command);
+    set(CMDQ_PROD, (start + 4) & mask);
+    expect_cons(start, "another CPU has rung");
+    check("STE bypasses, CFGI_STE is in the queue", 0);
+    expect_cons(start, "the device has done DMA");
+    printf("CFGI_STE is in the queue\n");
+    pthread_join(ringing, NULL);
+    wait_consumed("CFGI_STE");
+    expect_cons((start + 4) & mask, "all is consumed");
+    check("STE bypasses, CFGI_STE is executed", 1);
+    set_ste(original, 0);
+    check("STE translates again, CFGI_STE", 0);
+}
+
 int main(int argc, char **argv)
 {
     unsigned bus, device, function;
 
     if (argc < 3 || sscanf(argv[2], "%*x:%x:%x.%x", &bus, &device, &function) != 3) {
-        fprintf(stderr, "usage: isolation write PCI_ADDRESS IOVA | isolation states|unsaid|storm|eventqen PCI_ADDRESS\n");
+        fprintf(stderr, "usage: isolation write PCI_ADDRESS IOVA | isolation states|unsaid|storm|held|eventqen PCI_ADDRESS\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -239,6 +301,13 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "eventqen")) {
         set_cr0(CR0_EVENTQEN, 0);
         set_cr0(CR0_EVENTQEN, 1);
+        return 0;
+    }
+    if (!strcmp(argv[1], "held")) {
+        held();
+        if (wrong) {
+            fail("%d states are wrong", wrong);
+        }
         return 0;
     }
     if (!strcmp(argv[1], "unsaid")) {

@@ -31,6 +31,7 @@ typedef struct Command {
 } Command;
 
 static const Command sync_command = {{0x46, 0}}; /* CS = 0: no completion signal (§4.7.3) */
+static const Command tlbi_command = {{0x11, 0}}; /* CMD_TLBI_NH_ASID, ASID 0 (§4.4.2) */
 
 static volatile uint8_t *registers;
 static volatile Command *queue;

@@ -203,15 +203,23 @@ class Qmp:
         self._wait(lambda message: "QMP" in message, timeout, "QMP greeting")
         self.command("qmp_capabilities")
 
-    def command(self, name: str, arguments: Mapping[str, Any] | None = None, timeout: float = 20) -> Any:
+    def start(self, name: str, arguments: Mapping[str, Any] | None = None) -> Callable[[float], Any]:
+        """Sends a command and returns a function that waits for its answer. No other command may be sent before that."""
         request: dict[str, Any] = {"execute": name}
         if arguments:
             request["arguments"] = dict(arguments)
         self._stream.send(json.dumps(request).encode() + b"\n")
-        answer = self._wait(lambda message: "return" in message or "error" in message, timeout, f"answer to QMP {name}")
-        if "error" in answer:
-            raise TestbedError(f"QMP {name}: {answer['error']['desc']}")
-        return answer["return"]
+
+        def finish(timeout: float) -> Any:
+            answer = self._wait(lambda message: "return" in message or "error" in message, timeout, f"answer to QMP {name}")
+            if "error" in answer:
+                raise TestbedError(f"QMP {name}: {answer['error']['desc']}")
+            return answer["return"]
+
+        return finish
+
+    def command(self, name: str, arguments: Mapping[str, Any] | None = None, timeout: float = 20) -> Any:
+        return self.start(name, arguments)(timeout)
 
     def wait_event(self, name: str, timeout: float, **data: Any) -> dict[str, Any]:
         def wanted(message: dict[str, Any]) -> bool:

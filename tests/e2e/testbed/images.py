@@ -200,7 +200,8 @@ class Images:
         cpio.file("e2e/l2.cpio", self.guest(), executable=False)
         for tool in ("directio", "vintfs", "vhostloop"):
             cpio.file(f"e2e/{tool}", self._tool(tool))
-        cpio.file("e2e/refusing.so", self._preloaded("refusing"))
+        for library in ("refusing", "holding"):
+            cpio.file(f"e2e/{library}.so", self._preloaded(library))
         libraries: dict[str, Path] = {}
         for name, binary in self.qemus.items():
             if not binary.is_file():

@@ -38,8 +38,10 @@ SLOTS = (0, 1)
 _LINES = ("l1-shell", *(f"l2{slot or ''}-{line}" for slot in SLOTS for line in _GUEST_LINES))
 
 
-# In level 1: while this file exists, ioctls are refused (tests/e2e/guest/refusing.c); the directory of huge pages.
+# In level 1: while this file exists, ioctls are refused (tests/e2e/guest/refusing.c); if this one is made, one is held
+# (tests/e2e/guest/holding.c); the directory of huge pages.
 REFUSING = "/tmp/refusing"
+HOLDING = "/tmp/holding"
 HUGE_PAGES = "/huge"
 
 # The console of level 1 behind those lines: gdbserver's, which leads to a socket for gdb.
@@ -125,6 +127,7 @@ class GuestConfig:
     slot: int = 0
     huge_pages: bool = False  # of level 1, for the guest's memory
     refused: str = ""  # "NUMBER:ERRNO": an ioctl that fails while REFUSING exists in level 1
+    held: str = ""  # "NUMBER:MILLISECONDS": an ioctl of which HOLDING has one held, for that time at most
     accel: bool = True  # False: no SMMU, and the devices are on the same buses
     updatable: bool = False  # QEMU can be updated under the guest: other processes can map its memory
     incoming: Sequence[str] = ()  # options with which QEMU takes over a guest
@@ -154,10 +157,17 @@ class GuestConfig:
         """The root port that a device is plugged into."""
         return next(port for _, port, device in self.ports() if device == name)
 
+    def _preloaded(self) -> list[str]:
+        """The beginning of a command that has a library in front of level 1's kernel."""
+        if self.refused:
+            return ["env", "LD_PRELOAD=/e2e/refusing.so", f"REFUSED={self.refused}", f"REFUSING={REFUSING}"]
+        if self.held:
+            return ["env", "LD_PRELOAD=/e2e/holding.so", f"HELD={self.held}", f"HOLDING={HOLDING}"]
+        return []
+
     def command(self) -> list[str]:
-        environment = ["env", "LD_PRELOAD=/e2e/refusing.so", f"REFUSED={self.refused}", f"REFUSING={REFUSING}"] if self.refused else []
         shared = ",memory-backend=ram,aux-ram-share=on" if self.updatable else ""
-        words = [*environment, f"/e2e/qemu-{self.qemu}", "-M", f"virt,accel=kvm,gic-version=3{shared}", "-cpu", "host", "-m", self.memory,
+        words = [*self._preloaded(), f"/e2e/qemu-{self.qemu}", "-M", f"virt,accel=kvm,gic-version=3{shared}", "-cpu", "host", "-m", self.memory,
                  "-smp", str(self.smp), "-bios", "/e2e/QEMU_EFI.fd", "-kernel", "/e2e/Image", "-initrd", "/e2e/l2.cpio",
                  "-append", f"console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 {self.append}".strip(), "-nodefaults", "-display", "none",
                  "-serial", "chardev:console", "-mon", "chardev=qmp,mode=control",

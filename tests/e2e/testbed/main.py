@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from . import (bench, check_host_scenarios, cmdqv_scenarios, cpr_scenarios, emulated_scenarios, hotplug_scenarios, lanes,
-               judge_scenarios, libvirt_scenarios, own_level0_scenarios, report, software_scenarios, throughput)
+from . import (bench, check_host_scenarios, cmdqv_scenarios, cpr_scenarios, emulated_scenarios, held_scenarios, hotplug_scenarios,
+               judge_scenarios, lanes, libvirt_scenarios, own_level0_scenarios, report, software_scenarios, throughput)
 from .consoles import TestbedError
 from .images import Images, fits
 from .levels import STOCK_EMULATOR, Hardware, Level1
@@ -32,8 +32,8 @@ from .software import Place
 
 Say = Callable[[str], None]
 # Modules that register scenarios when they are imported.
-_MODULES = (check_host_scenarios, cmdqv_scenarios, cpr_scenarios, emulated_scenarios, hotplug_scenarios, libvirt_scenarios,
-            own_level0_scenarios, software_scenarios, judge_scenarios)
+_MODULES = (check_host_scenarios, cmdqv_scenarios, cpr_scenarios, emulated_scenarios, held_scenarios, hotplug_scenarios,
+            judge_scenarios, libvirt_scenarios, own_level0_scenarios, software_scenarios)
 _RUNS_KEPT = 5
 
 
